@@ -1,0 +1,61 @@
+# Settings go on the command line (make train-online-tldr LR=1e-6 GPUS=4), into the environment or into .env.
+# PYTHON=python3 uses an interpreter that has the packages already, instead of .venv.
+
+PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+
+# The jobs refuse names that they do not know, so they are told which ones were given here.
+export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
+
+JOBS := train-online-tldr simulator
+
+.DEFAULT_GOAL := help
+.PHONY: help setup ready demo test lint clean $(JOBS)
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
+		printf '  %-22s %s\n' "$$target" "$$text"; done
+	@echo
+	@echo 'A job lists its settings with:  $(PYTHON) -m jobs.train_online_tldr --help'
+
+setup: $(STAMP) ## create .venv and install the locked packages
+$(STAMP): requirements.lock pyproject.toml
+	@echo 'Installing the locked packages into .venv; this takes a few minutes the first time.'
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'error: python3 is missing or older than 3.11. Put a newer one first on PATH.' >&2; exit 2; }
+	@python3 -m venv .venv || \
+		{ echo 'error: python3 -m venv cannot make .venv here. The lines above say why.' >&2; exit 2; }
+	@{ .venv/bin/python -m pip install --quiet --requirement requirements.lock && \
+		.venv/bin/python -m pip install --quiet --no-deps --editable .; } || \
+		{ echo 'error: pip cannot install the packages. The lines above say why; then run make setup again.' >&2; exit 2; }
+	@touch $(STAMP)
+
+# A dry run writes nothing, so it does not set up either.
+ifeq ($(filter-out 0 false no,$(DRY_RUN)),)
+ready: $(if $(filter .venv/bin/python,$(PYTHON)),$(STAMP))
+endif
+ready:
+	@command -v $(firstword $(PYTHON)) >/dev/null || \
+		{ echo 'error: there is no $(PYTHON) here. Run make setup first, or give another PYTHON.' >&2; exit 2; }
+
+# The real job, not a look-alike: only its settings differ, so what is seen here is what a GPU run does. The taste
+# is one that a short run learns; a STYLE that is given, like every other setting (make demo SEED=3), goes before it.
+demo: ready ## show the whole method on the tiny model, on a CPU
+	@TINY=1 STYLE="$${STYLE:-no_emojis}" $(PYTHON) -m jobs.train_online_tldr
+
+train-online-tldr: ready ## train online on TL;DR with a simulated user
+	@$(PYTHON) -m jobs.train_online_tldr
+
+simulator: ready ## serve the simulated user's model until Ctrl-C
+	@$(PYTHON) -m jobs.simulator
+
+test: ready ## run the tests
+	@$(PYTHON) -m pytest
+
+lint: ready ## check style and formatting
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+
+clean: ## remove .venv and caches; runs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	find jobs sdpo tests -name __pycache__ -type d -prune -exec rm -rf {} +

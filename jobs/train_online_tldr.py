@@ -1,0 +1,57 @@
+"""Online SDPO on TL;DR: a model learns a user's taste in summaries from what the user says about them."""
+
+from sdpo.launch import Job, main
+from sdpo.prompts import SUMMARY_SYSTEM
+from sdpo.settings import OnlineSettings
+from sdpo.tiny import MODEL_DIR, STYLES_FILE, WORLD_DIR
+
+JOB = Job(
+    name="train-online-tldr",
+    summary="online SDPO on Reddit posts, with a simulated user who has a taste in summaries",
+    settings=OnlineSettings,
+    folder="sdpo-tldr-runs",
+    run="sdpo.train.online:run",
+    check="sdpo.train.online:check",
+    needs_simulator=True,
+    data_target="prep-tldr",
+    system_prompt=SUMMARY_SYSTEM,
+    prompt_suffix="\nTL;DR:\n",
+    defaults={
+        "model_name_or_path": "Qwen/Qwen3-4B",
+        "user_model_name_or_path": "Qwen/Qwen3-4B",
+        "style": "concise_casual_beginner",
+        "lr": 5e-6,
+        "bs": 4,
+        "ga": 1,
+        "world_size": 4,
+        "train_n": 256,
+        "max_prompt_tokens": 512,
+        "max_completion_tokens": 258,
+        "train_jsonl": "data/tldr_prompts_unique/train.jsonl",
+        "val_jsonl": "data/tldr_prompts_unique/validation.jsonl",
+    },
+    tiny={
+        "model_name_or_path": MODEL_DIR,
+        "user_model_name_or_path": MODEL_DIR,
+        "style_file": STYLES_FILE,
+        "train_jsonl": WORLD_DIR / "data" / "train.jsonl",
+        "val_jsonl": WORLD_DIR / "data" / "validation.jsonl",
+        "lr": 1e-4,
+        "bs": 16,
+        "ga": 1,
+        "world_size": 1,
+        "train_n": 480,
+        "max_prompt_tokens": 256,
+        "max_completion_tokens": 48,
+        "user_max_tokens": 48,
+        "teacher": "frozen",
+        "save_steps": 10,
+        "log_steps": 3,
+        "eval_n": 512,
+        "eval_batch_size": 128,
+        "gradient_checkpointing": False,
+    },
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

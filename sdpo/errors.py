@@ -1,0 +1,53 @@
+"""What can go wrong, in words that say what to do next.
+
+Every error a user can cause is an `SdpoError`: jobs print it in one line, without a traceback, and
+end with its `exit_code`. Anything else that escapes is a fault of ours and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SdpoError(Exception):
+    """Something the user can mend. The message says what happened, where, and what to do next."""
+
+    exit_code = 1
+
+
+class SettingError(SdpoError):
+    """A setting has a name or a value that cannot be used."""
+
+    exit_code = 2
+
+
+class RecordError(SdpoError):
+    """A data file holds something that is not the record it should be."""
+
+
+class ServerError(SdpoError):
+    """A model behind HTTP could not be asked, or not in time."""
+
+    exit_code = 3
+
+
+class SimulatorGone(ServerError):
+    """The simulated user stayed away; the run was saved and can be continued."""
+
+    exit_code = 4
+
+
+class RunError(SdpoError):
+    """A run directory cannot be used as asked."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean X?` for the known name closest to `name`, or an empty string."""
+    by_folded = {candidate.lower(): candidate for candidate in known}
+    matches = get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
+    return f" Did you mean {by_folded[matches[0]]}?" if matches else ""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """Return the error's message on one line of at most `limit` characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,277 @@
+"""What every job's `main` is: settings, checks, the simulated user's server, and the training processes.
+
+One process runs here; more run under `accelerate launch`, which starts the same job module again in each
+of them. Importing this is cheap: torch is imported by the job's own work, once it starts.
+"""
+
+import dataclasses
+import errno
+import importlib
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sdpo import processes
+from sdpo import settings as settings_module
+from sdpo.errors import RunError, SdpoError, SettingError, one_line
+from sdpo.resolve import export_dotenv, resolve
+from sdpo.settings import JobSettings, LaunchSettings, OnlineSettings
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One experiment: its settings and defaults, and the function that does the work.
+
+    `run` and `check` are "module:function", imported when needed and called with the settings and the job.
+    `check` runs before anything heavy and must not import torch; `run` returns an exit code or None.
+    """
+
+    name: str
+    summary: str
+    settings: type[JobSettings]
+    folder: str
+    run: str
+    check: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    needs_simulator: bool = False
+    data_target: str = ""
+    system_prompt: str = ""
+    prompt_suffix: str = ""
+    module: str = ""
+
+    @property
+    def module_name(self) -> str:
+        """The module that `python -m` starts."""
+        return self.module or f"jobs.{self.name.replace('-', '_')}"
+
+
+def main(job: Job, arguments: Sequence[str] | None = None) -> int:
+    """Run a job from its command line and return its exit code; an error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with processes.ending_on_signals():
+            return _main(job, arguments)
+    except SdpoError as error:
+        return _failed(error.exit_code, f"error: {one_line(error, limit=1000)}")
+    except KeyboardInterrupt:
+        return _failed(INTERRUPTED, "interrupted")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        return _failed(1, f"error: the disk is full{place}. Free some space, or choose another SCRATCH.")
+
+
+def _main(job: Job, arguments: list[str]) -> int:
+    settings = resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+    export_dotenv(secrets=not settings.dry_run)
+    processes.forget_world_size()
+    settings = _with_places(_with_processes(settings), job)
+    worker = processes.WORKER in os.environ
+    if "LOCAL_RANK" in os.environ and not worker:
+        _refuse_what_ranks_must_share(settings, job)
+    if not worker:
+        _check_processes(settings)
+        _check_writable(settings.output_dir)
+        if job.check:
+            _load(job.check)(settings, job)
+        if job.needs_simulator and settings.simulator_url:
+            _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
+    if settings.dry_run:
+        _print_plan(settings, job, arguments)
+        return 0
+    if worker or "LOCAL_RANK" in os.environ:
+        return _run_here(settings, job)
+    settings = _claim(settings, job)
+    with ExitStack() as stack:
+        if job.needs_simulator and not settings.simulator_url:
+            settings = stack.enter_context(_simulated_user(settings))
+        if _in_this_process(settings):
+            return _run_here(settings, job)
+        return processes.run_launched(settings, job.module_name, arguments)
+
+
+# Settings that are worked out here
+
+
+def _with_processes(settings: JobSettings) -> JobSettings:
+    """Take the number of processes from the user's accelerate file, unless it was given as a setting."""
+    if not isinstance(settings, LaunchSettings) or settings.accelerate_config is None:
+        return settings
+    import yaml
+
+    path = settings.accelerate_config
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"ACCELERATE_CONFIG={path} cannot be read: {one_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise SettingError(f"ACCELERATE_CONFIG={path} is not an accelerate file. Make one with `accelerate config`.")
+    number = content.get("num_processes")
+    if "world_size" in settings_module.given(settings) or not isinstance(number, int) or number < 1:
+        return settings
+    return _replaced(settings, "accelerate file", world_size=number)
+
+
+def _with_places(settings: JobSettings, job: Job) -> JobSettings:
+    """Fill in the run's name and folder."""
+    if settings.run_id is None:
+        settings = _replaced(settings, "date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = settings.output_dir or settings.scratch / job.folder / settings.run_id
+    return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
+
+
+def _replaced(settings: JobSettings, source: str, **values: Any) -> JobSettings:
+    return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, source)}, **values)
+
+
+def _claim(settings: JobSettings, job: Job) -> JobSettings:
+    """Make the run's folder; where the date alone names it, one that no job started this second has."""
+    named = settings_module.source(settings, "run_id") != "date" or "output_dir" in settings_module.given(settings)
+    run_id, folder, number = settings.run_id, settings.output_dir, 1
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=named)
+            return dataclasses.replace(settings, run_id=run_id, output_dir=folder)
+        except FileExistsError:
+            if named:
+                raise RunError(f"{folder} is a file. Choose another RUN_ID or OUTPUT_DIR.") from None
+            number += 1
+            run_id = f"{settings.run_id}-{number}"
+            folder = settings.output_dir.with_name(run_id)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise RunError(
+                f"{folder} cannot be made: {error.strerror}. Choose another OUTPUT_DIR or SCRATCH."
+            ) from None
+
+
+# Checks
+
+
+def _check_writable(folder: Path) -> None:
+    ancestor = next(place for place in (folder, *folder.parents) if place.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another OUTPUT_DIR or SCRATCH.")
+
+
+def _check_processes(settings: JobSettings) -> None:
+    if not isinstance(settings, LaunchSettings) or settings.accelerate_config or settings.tiny:
+        return
+    gpus = processes.visible_gpus()
+    if gpus and settings.world_size > len(gpus):
+        raise SettingError(
+            f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
+            f"the {len(gpus)} GPU(s) to be seen here. Give GPUS={len(gpus)} or less."
+        )
+
+
+def _refuse_what_ranks_must_share(settings: JobSettings, job: Job) -> None:
+    """Raise SettingError where processes that somebody else launched would each choose their own."""
+    missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
+    if job.needs_simulator and not settings.simulator_url:
+        missing.append("SIMULATOR_URL")
+    if missing:
+        raise SettingError(
+            f"{' and '.join(missing)} must be given when another launcher starts the processes: they all need the same."
+        )
+
+
+# The simulated user
+
+
+@contextmanager
+def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
+    """Run the simulated user's server for as long as the job lasts; yield settings that say where it is."""
+    gpus = processes.visible_gpus()
+    gpu, words = processes.simulator_gpu(settings, gpus)
+    print(f"simulated user: {settings.user_model_name_or_path} on {words}", flush=True)
+    # Beside the run's folder: a run is refused a folder that holds files of others.
+    log = settings.output_dir.with_name(f"{settings.output_dir.name}.simulator.log")
+    shared = gpu in gpus[: settings.world_size]
+    with _server().serve(
+        settings.user_model_name_or_path,
+        gpu=gpu,
+        log_path=log,
+        memory_share=processes.SHARED_MEMORY if shared else None,
+        temperature=settings.user_temperature,
+    ) as url:
+        yield _replaced(settings, "started for this job", simulator_url=url)
+
+
+def _server() -> Any:
+    return importlib.import_module("sdpo.server")
+
+
+# The job's work
+
+
+def _in_this_process(settings: JobSettings) -> bool:
+    return not isinstance(settings, LaunchSettings) or (settings.world_size == 1 and not settings.accelerate_config)
+
+
+def _run_here(settings: JobSettings, job: Job) -> int:
+    alone = (
+        isinstance(settings, LaunchSettings) and processes.WORKER not in os.environ and "LOCAL_RANK" not in os.environ
+    )
+    if alone and len(gpus := processes.visible_gpus()) > 1:
+        # transformers spreads one process over every GPU it sees, in its own slow way.
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+    code = int(_load(job.run)(settings, job) or 0)
+    if code:
+        processes.leave_reason(code, "")
+    return code
+
+
+def _failed(code: int, message: str) -> int:
+    print(message, file=sys.stderr, flush=True)
+    processes.leave_reason(code, message)
+    return code
+
+
+def _load(reference: str) -> Any:
+    module, _, function = reference.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+# The dry run
+
+
+def _print_plan(settings: JobSettings, job: Job, arguments: Sequence[str]) -> None:
+    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
+    if job.needs_simulator:
+        user = settings.user_model_name_or_path
+        words = (
+            settings.simulator_url
+            or f"a server started for this job, on {processes.simulator_gpu(settings, processes.visible_gpus())[1]}"
+        )
+        lines.append(f"  simulated user  {user} at {words}")
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    if _in_this_process(settings):
+        command, extra = [sys.executable, "-m", job.module_name, *arguments], {}
+    else:
+        command, extra = processes.launch_line(settings, job.module_name, arguments)
+    # So that the line is whole: it also says what came through the environment.
+    outside = {
+        name.upper(): str(value)
+        for name, value in settings_module.given(settings).items()
+        if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
+        and name not in ("dry_run", "world_size" if extra else "")
+    }
+    given = [f"{name}={shlex.quote(value)}" for name, value in {**outside, **extra}.items() if name != processes.WORKER]
+    lines.append("  " + " ".join([*given, shlex.join(command)]))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        # Whoever reads has seen enough; keep the interpreter from flushing into the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

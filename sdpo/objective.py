@@ -1,0 +1,51 @@
+"""The equations of SDPO from user interactions (arXiv 2603.12273): pure functions of tensors.
+
+Shapes: B completions of a batch, T tokens of the longest. Log-probabilities are natural and float32;
+`mask_BT` is 1.0 on a completion's tokens, its end token included, and 0.0 on padding.
+
+Departures from the paper: none in `signal` and `token_loss`. `row_weights` leaves out interactions without
+a usable follow-up, and gives their share to the others instead of shrinking the step.
+"""
+
+import torch
+from torch import Tensor
+
+
+def signal(teacher_logps_BT: Tensor, policy_logps_BT: Tensor, mask_BT: Tensor, centre: bool = False) -> Tensor:
+    """Return s_t = log π(y_t | x, o, y_<t) − log π(y_t | x, y_<t), without gradient, zero on padding.
+
+    Positive where hindsight would rather say the token. With `centre`, each row's mean over its own
+    tokens is taken off.
+    """
+    signal_BT = (teacher_logps_BT - policy_logps_BT).detach() * mask_BT
+    if centre:
+        signal_BT = (signal_BT - row_mean(signal_BT, mask_BT)[:, None]) * mask_BT
+    return signal_BT
+
+
+def token_loss(
+    logps_BT: Tensor, old_logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, weights_B: Tensor, clip: float
+) -> Tensor:
+    """Return the policy-gradient loss: mean over the tokens of a row, then weighted mean over the rows.
+
+    For each token −min(r·A, clip(r, 1 ± clip)·A) with r = π / π_old. On the first pass over a generation
+    r is 1 and the gradient is −A·∇log π; the clip acts only where completions are used again.
+    """
+    ratio_BT = torch.exp((logps_BT - old_logps_BT.detach()) * mask_BT)
+    clipped_BT = ratio_BT.clamp(1 - clip, 1 + clip)
+    loss_BT = -torch.minimum(ratio_BT * advantages_BT, clipped_BT * advantages_BT)
+    return (row_mean(loss_BT, mask_BT) * weights_B).mean()
+
+
+def row_weights(usable_B: Tensor, usable_total: int, total: int) -> Tensor:
+    """Return weights that make a plain mean over all `total` rows a mean over the usable ones.
+
+    `total` and `usable_total` count every rank and accumulation step of one optimizer step, so the step is
+    the same however its rows were divided. All zero where nothing is usable.
+    """
+    return usable_B.float() * (total / max(usable_total, 1))
+
+
+def row_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Return each row's mean over its unmasked tokens, 0 for a row without any; shape (B,)."""
+    return (values_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1.0)

@@ -1,0 +1,155 @@
+"""Devices and processes: the GPUs to be seen, and a job's processes under `accelerate launch`, to their end."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from sdpo import settings as settings_module
+from sdpo.settings import LaunchSettings, OnlineSettings
+
+_ACCELERATE = Path(__file__).parents[1] / "jobs" / "accelerate"
+MULTI_GPU = _ACCELERATE / "multi_gpu.yaml"
+MULTI_CPU = _ACCELERATE / "multi_cpu.yaml"
+
+# In a process that we launched: a marker, and the file in which it leaves why it failed. The launcher
+# between the two replaces every exit code by 1.
+WORKER = "SDPO_WORKER"
+EXIT_FILE = "SDPO_EXIT_FILE"
+
+# The launcher gives its processes 30 seconds to save and end; only then is it ended by force.
+_SECONDS_TO_END = 120
+# How much of a GPU's memory the user's server may keep for its cache beside the trainer.
+SHARED_MEMORY = 0.1
+
+
+# Devices
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them and as far as it shows them."""
+    listed: list[str] = []
+    if shutil.which("nvidia-smi"):
+        with suppress(OSError, subprocess.TimeoutExpired):
+            answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+            count = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if not answer.returncode else 0
+            listed = [str(index) for index in range(count)]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is None or not listed:
+        return listed
+    names = [name.strip() for name in shown.split(",")]
+    # CUDA ignores everything from the first name that is not a device.
+    valid = [name in listed or (not name.isdigit() and name not in ("", "-1")) for name in names]
+    return names[: valid.index(False)] if False in valid else names
+
+
+def simulator_gpu(settings: OnlineSettings, gpus: Sequence[str]) -> tuple[str, str]:
+    """Return the GPU of the simulated user's server, "" for the CPU, and a few words about the choice."""
+    if settings.simulator_gpu is not None:
+        return settings.simulator_gpu, f"GPU {settings.simulator_gpu}, as SIMULATOR_GPU says"
+    if not gpus:
+        return "", "the CPU"
+    if settings.world_size < len(gpus):
+        gpu = gpus[settings.world_size]
+        return gpu, f"GPU {gpu}, which the trainer leaves free"
+    return gpus[-1], f"GPU {gpus[-1]}, shared with the trainer: its cache gets {SHARED_MEMORY:.0%} of the memory"
+
+
+# Processes
+
+
+def forget_world_size(environment: MutableMapping[str, str] | None = None) -> None:
+    """Take WORLD_SIZE out of the environment unless a launcher set it.
+
+    Without LOCAL_RANK beside it accelerate would wait for processes that nobody started.
+    """
+    environment = os.environ if environment is None else environment
+    if "LOCAL_RANK" not in environment:
+        environment.pop("WORLD_SIZE", None)
+
+
+def run_launched(settings: LaunchSettings, module: str, arguments: Sequence[str]) -> int:
+    """Run the job's processes under accelerate and return the exit code of the first one that failed."""
+    command, extra = launch_line(settings, module, arguments)
+    with tempfile.TemporaryDirectory(prefix="sdpo-") as folder:
+        reason = Path(folder) / "reason"
+        environment = {**os.environ, **extra, EXIT_FILE: str(reason)}
+        for name in ("WORLD_SIZE", "GPUS"):
+            environment.pop(name, None)
+        # In a session of its own, so that Ctrl-C reaches it once, from here.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            _end(process, signal.SIGINT)
+            raise
+        except BaseException:
+            _end(process, signal.SIGTERM)
+            raise
+        if code and reason.exists():
+            code, message = json.loads(reason.read_text("utf-8"))
+            if message:
+                print(message, file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the launch command, and what it is told through the environment."""
+    extra = {WORKER: "1", "RUN_ID": settings.run_id, "OUTPUT_DIR": str(settings.output_dir)}
+    if getattr(settings, "simulator_url", None):
+        extra["SIMULATOR_URL"] = settings.simulator_url
+    processes = ["--num_processes", str(settings.world_size)]
+    if settings.accelerate_config:
+        explicit = "world_size" in settings_module.given(settings)
+        options = ["--config_file", str(settings.accelerate_config), *(processes if explicit else [])]
+    else:
+        on_gpu = visible_gpus() and not settings.tiny
+        # Port 0 lets accelerate choose a free one, so that two jobs can run side by side.
+        options = ["--config_file", str(MULTI_GPU if on_gpu else MULTI_CPU), *processes, "--main_process_port", "0"]
+        if not on_gpu:
+            # The launcher does not hand this on from its file, and without it the processes stay apart.
+            extra["ACCELERATE_USE_CPU"] = "true"
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", module, *arguments]
+    return command, extra
+
+
+def _end(process: subprocess.Popen, number: signal.Signals) -> None:
+    """Ask a launched process to end, and see to it that it does."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+    try:
+        process.wait(timeout=_SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def ending_on_signals() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the job as an exit does, so that what it started is stopped."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.signal(number, end) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_reason(code: int, message: str) -> None:
+    """Leave the exit code and the reason for the process that launched this one; the first to fail says it."""
+    if path := os.environ.get(EXIT_FILE):
+        with suppress(OSError), open(path, "x", encoding="utf-8") as file:
+            json.dump([code, message], file)

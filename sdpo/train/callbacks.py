@@ -1,0 +1,117 @@
+"""What happens around a training step: rows into the run directory, lines on the screen, a clean stop."""
+
+import resource
+import signal
+import time
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from sdpo.run import RunDirectory
+from sdpo.train.online_trainer import OnlineTrainer, StepRecord
+
+# Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
+Reader = Callable[[list[str]], dict[str, float]]
+
+
+class Recorder(TrainerCallback):
+    """Writes a row of metrics and a few interactions for each optimizer step, and prints every few steps."""
+
+    def __init__(self, run: RunDirectory, trainer: OnlineTrainer, every: int, read: Reader | None) -> None:
+        self.run, self.trainer, self.every, self.read = run, trainer, every, read
+        self.interactions = 0
+        self.started = time.perf_counter()
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Count on from the checkpoint where there is one."""
+        rows = self.run.read_rows("metrics.jsonl") if self.trainer.accelerator.is_main_process else []
+        self.interactions = rows[-1]["interactions"] if rows else 0
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        """Start the step's clock."""
+        self.started = time.perf_counter()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Add up the processes' records and write the step."""
+        seconds = time.perf_counter() - self.started
+        records = gather_object([self.trainer.take_record()])
+        if not self.trainer.accelerator.is_main_process:
+            return
+        self.interactions += sum(record.rows for record in records)
+        row = {"step": state.global_step, "interactions": self.interactions, **_metrics(records, seconds)}
+        row["learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
+        completions = [text for record in records for text in record.completions]
+        if self.read and completions:
+            row |= self.read(completions)
+        self.run.append("metrics.jsonl", [row])
+        samples = [sample for record in records for sample in record.samples][: self.trainer.SAMPLES]
+        self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
+        if state.global_step % self.every == 0 or state.global_step in (1, state.max_steps):
+            print(_line(row, state.max_steps), flush=True)
+
+    def on_save(self, args, state, control, **_) -> None:
+        """Call a checkpoint whole once every process has written its part."""
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.accelerator.is_main_process:
+            self.run.mark_complete(state.global_step)
+
+
+class CleanStop(TrainerCallback):
+    """On SIGTERM ends after the step under way, with a checkpoint; `asked` says that it was so."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        print("stopping: this step is finished and a checkpoint saved first", flush=True)
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Save and stop when asked to."""
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+
+
+def _metrics(records: list[StepRecord], seconds: float) -> dict:
+    def total(name: str) -> float:
+        return sum(getattr(record, name) for record in records)
+
+    tokens, rows = max(total("tokens"), 1), max(total("rows"), 1)
+    parts = {part: max(record.seconds[part] for record in records) for part in records[0].seconds}
+    parts["training"] = max(seconds - sum(parts.values()), 0.0)
+    return {
+        "loss": total("loss") / max(total("micro_batches"), 1),
+        "signal": total("signal") / tokens,
+        "signal_size": total("signal_size") / tokens,
+        "entropy": total("entropy") / tokens,
+        "completion_tokens": tokens / rows,
+        "truncated": total("truncated") / rows,
+        "usable": total("usable"),
+        "empty": total("empty"),
+        "too_long": total("too_long"),
+        "forwards": total("forwards"),
+        "seconds": {part: round(value, 4) for part, value in parts.items()},
+        "peak_memory_gb": round(_peak_memory_gb(), 3),
+    }
+
+
+def _peak_memory_gb() -> float:
+    """Return the peak of this process: GPU memory where it has one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+
+
+def _line(row: dict, steps: int) -> str:
+    seconds = row["seconds"]
+    read = f"  adherence {row['adherence']:.2f}  validity {row['validity']:.2f}" if "adherence" in row else ""
+    lost = row["empty"] + row["too_long"]
+    return (
+        f"step {row['step']:>4}/{steps}  interactions {row['interactions']:>5}  |signal| {row['signal_size']:.3f}  "
+        f"tokens {row['completion_tokens']:.1f}{read}  {sum(seconds.values()):.2f} s "
+        f"(answers {seconds['generation']:.2f}, user {seconds['user']:.2f}, hindsight {seconds['scoring']:.2f}, "
+        f"update {seconds['training']:.2f})" + (f"  {lost} without a usable follow-up" if lost else "")
+    )

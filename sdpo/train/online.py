@@ -1,0 +1,116 @@
+"""The online training job: what it checks before anything is loaded, and how it runs.
+
+Importing this is cheap; torch and its company are imported when the run starts.
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo import prompts, settings as settings_module
+from sdpo.errors import SettingError, SimulatorGone
+from sdpo.records import Prompt, read_prompts
+from sdpo.run import RunDirectory
+from sdpo.simulator import persona_of
+from sdpo.tiny import MODEL_DIR
+
+if TYPE_CHECKING:
+    from sdpo.launch import Job
+    from sdpo.settings import OnlineSettings
+
+STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
+
+
+def check(settings: "OnlineSettings", job: "Job") -> None:
+    """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
+    persona_of(settings.style, settings.style_file)
+    read_template(settings.hindsight_file)
+    for path in (settings.train_jsonl, *([settings.val_jsonl] if settings.eval_n else [])):
+        read_prompts(path, job.data_target)
+    for name in ("model_name_or_path", "user_model_name_or_path"):
+        check_model_path(name, getattr(settings, name))
+    batch = settings.bs * settings.ga * settings.world_size
+    if settings.train_n < batch:
+        raise SettingError(
+            f"TRAIN_N={settings.train_n} is less than one step's {batch} prompts (BS x GA x GPUS). Raise TRAIN_N or "
+            "lower BS or GA."
+        )
+    RunDirectory(settings.output_dir).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def check_model_path(name: str, value: str) -> None:
+    """Raise SettingError where a model given as a local path is not one."""
+    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+    if looks_local and not (Path(value).expanduser() / "config.json").exists():
+        raise SettingError(f"{name.upper()}={value} has no config.json. Name a model's folder or its hub id.")
+
+
+def read_template(path: Path | None) -> str:
+    """Return the hindsight template: the shipped one, or the file's. Raises SettingError for a bad file."""
+    if path is None:
+        return prompts.HINDSIGHT
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"HINDSIGHT_FILE={path} cannot be read: {error}.") from None
+    if text.count("{follow_up}") != 1:
+        raise SettingError(f"HINDSIGHT_FILE={path} must hold {{follow_up}} exactly once.")
+    return text
+
+
+def run(settings: "OnlineSettings", job: "Job") -> int:
+    """Train, and return the exit code: 0 when finished, 143 when asked to stop, 4 when the user is gone."""
+    _prepare_tracking(settings)
+    from sdpo.train.session import OnlineSession
+
+    session = OnlineSession(settings, job)
+    try:
+        finished = session.run()
+    except SimulatorGone as error:
+        session.save_now()
+        raise SimulatorGone(f"{error} The run is saved; continue it with: {resume_command(settings, job)}") from None
+    if not finished:
+        print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
+        return STOPPED
+    return 0
+
+
+def resume_command(settings: "OnlineSettings", job: "Job") -> str:
+    """Return the Make command that continues this run with the same settings."""
+    given = {
+        name: value
+        for name, value in settings_module.given(settings).items()
+        if name not in ("run_id", "output_dir", "simulator_url")
+    }
+    words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
+    words += [f"RUN_ID={settings.run_id}"]
+    if settings_module.source(settings, "output_dir") != "default":
+        words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
+    return " ".join(["make", job.name, *words])
+
+
+def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:
+    """Return dataset rows: id and the messages of the prompt, the data file's suffix taken off again."""
+    system = [{"role": "system", "content": job.system_prompt}] if job.system_prompt else []
+    return [
+        {"id": row.id, "prompt": [*system, {"role": "user", "content": row.prompt.removesuffix(job.prompt_suffix)}]}
+        for row in rows
+    ]
+
+
+def _prepare_tracking(settings: "OnlineSettings") -> None:
+    """Track with wandb: online with a key, offline without, into the run directory."""
+    os.environ.setdefault("WANDB_PROJECT", "sdpo")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DIR"] = str(settings.output_dir)
+    if not os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_MODE"] = "offline"
+        if not os.environ.get("LOCAL_RANK", "0") != "0":
+            print("WANDB_API_KEY is not set: metrics are kept in the run directory only", file=sys.stderr)
+
+
+def is_tiny(settings: "OnlineSettings") -> bool:
+    """Return whether the policy is the shipped tiny model, whose answers the oracle can read."""
+    return Path(settings.model_name_or_path).resolve() == MODEL_DIR.resolve()

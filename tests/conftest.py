@@ -1,0 +1,33 @@
+import os
+from pathlib import Path
+
+import pytest
+
+# No test may reach for a hub or a tracking server.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+for name in ("WANDB_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "WORLD_SIZE", "MAKEFLAGS", "MAKELEVEL"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from sdpo.tiny import MODEL_DIR
+
+    return AutoTokenizer.from_pretrained(MODEL_DIR)
+
+
+@pytest.fixture
+def model():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sdpo.tiny import MODEL_DIR
+
+    return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)

@@ -1,0 +1,139 @@
+"""An OpenAI-compatible server in this process whose every answer is scripted."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One scripted answer. `drip` seconds pass before each byte; `hang` lasts until the server closes."""
+
+    text: str | None = "fine"
+    status: int = 200
+    delay: float = 0.0
+    drip: float = 0.0
+    hang: bool = False
+    reset: bool = False
+    raw: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        if self.raw is not None:
+            return self.raw
+        if self.status != 200:
+            return json.dumps({"error": {"message": self.text}}).encode()
+        message = {"role": "assistant", "content": self.text}
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+        return json.dumps(answer | {"usage": usage}).encode()
+
+
+class FakeServer:
+    """Answers each chat request with `script(body, number)`; `number` counts requests from 0.
+
+    Keeps the bodies and headers it got, and the most requests it ever had at once.
+    """
+
+    def __init__(self, script: Callable[[dict, int], Answer] = lambda body, number: Answer(), gets=None):
+        self.script = script
+        self.gets = gets if gets is not None else {"/health": Answer(raw=b"{}")}
+        self.bodies: list[dict] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.most = 0
+        self._now = 0
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+
+    def __enter__(self) -> "FakeServer":
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def do_GET(self):
+                server.paths.append(self.path)
+                self.send(server.gets.get(self.path, Answer("not here", status=404)))
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with server._lock:
+                    number = len(server.bodies)
+                    server.bodies.append(body)
+                    server.headers.append(dict(self.headers))
+                    server._now += 1
+                    server.most = max(server.most, server._now)
+                try:
+                    answer = server.script(body, number)
+                    server._closing.wait(answer.delay)
+                finally:
+                    if not answer.hang:
+                        with server._lock:
+                            server._now -= 1
+                self.send(answer)
+
+            def send(self, answer: Answer) -> None:
+                if answer.hang:
+                    server._closing.wait()
+                if answer.hang or answer.reset:
+                    self.close_connection = True
+                    return
+                content = answer.body()
+                self.send_response(answer.status)
+                for name, value in {"Content-Type": "application/json", **answer.headers}.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                try:
+                    for start in range(0, len(content), 1 if answer.drip else max(len(content), 1)):
+                        if answer.drip and server._closing.wait(answer.drip):
+                            return
+                        self.wfile.write(content[start:] if not answer.drip else content[start : start + 1])
+                        self.wfile.flush()
+                except OSError:
+                    self.close_connection = True  # the client has gone
+
+        class Server(ThreadingHTTPServer):
+            request_queue_size = 256
+            daemon_threads = True
+            block_on_close = False
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._closing.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def root(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.root}/v1"
+
+
+def prompt_of(body: dict) -> str:
+    """Return the last message of a request."""
+    return body["messages"][-1]["content"]
+
+
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Return whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,65 @@
+"""The tiny world for tests: a user behind real HTTP that goes by the oracle's rule, and the job as a subprocess."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+from sdpo.prompts import USER_TURN
+from sdpo.tiny import oracle
+from sdpo.tiny.users import OracleUser
+from tests.servers import Answer, prompt_of
+
+PROJECT = Path(__file__).parents[1]
+_EXCHANGE = re.compile(re.escape(USER_TURN).replace(r"\{prompt\}", "(.*)").replace(r"\{completion\}", "(.*)"), re.S)
+
+
+def user_by_rule(style: str = "no_emojis"):
+    """Return a server script: the same words for the same exchange, whenever it is asked."""
+    wanted = oracle.wants_of(style)
+
+    def script(body: dict, number: int) -> Answer:
+        text = prompt_of(body)
+        completion = _EXCHANGE.fullmatch(text)[2]
+        user = OracleUser(wanted)
+        user.rng = Random(hashlib.sha256(text.encode()).digest())
+        return Answer(user.react([""], [completion])[0].text)
+
+    return script
+
+
+SMALL = {
+    "style": "no_emojis", "train_n": 96, "bs": 16, "save_steps": 2, "log_steps": 2, "eval_n": 32,
+    "eval_batch_size": 32, "seed": 7,
+}  # fmt: skip
+
+
+def job_command(url: str, out: Path, **settings) -> list[str]:
+    """Return the command line of the tiny online job against a server, writing to `out`."""
+    given = SMALL | {"simulator_url": url, "output_dir": out} | settings
+    flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return [sys.executable, "-m", "jobs.train_online_tldr", "--tiny", *flags]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with the variables, and the project importable."""
+    return os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "2"} | variables
+
+
+def run_job(url: str, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
+    """Run the job to its end and check its exit code; the last lines it printed are shown where it differs."""
+    done = subprocess.run(
+        job_command(url, out, **settings), env=environment(), capture_output=True, text=True, timeout=300, cwd=out.parent
+    )
+    tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+    assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"
+    return done
+
+
+def rows_of(path: Path) -> list[dict]:
+    """Return the rows of a JSONL file."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
