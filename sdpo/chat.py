@@ -25,9 +25,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         else message
         for message in messages
     ]
-    text = tokenizer.apply_chat_template(
-        defused, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    text = tokenizer.apply_chat_template(defused, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     if not found:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     ids: list[int] = []

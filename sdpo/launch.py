@@ -75,6 +75,8 @@ def _main(job: Job, arguments: list[str]) -> int:
     settings = resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
     export_dotenv(secrets=not settings.dry_run)
     processes.forget_world_size()
+    if settings.tiny:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is made for a CPU, and a smoke test must not take a GPU
     settings = _with_places(_with_processes(settings), job)
     worker = processes.WORKER in os.environ
     if "LOCAL_RANK" in os.environ and not worker:

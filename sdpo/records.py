@@ -26,7 +26,9 @@ def read_prompts(path: Path, make_with: str) -> list[Prompt]:
         where = f"{path}, line {line}"
         for field in ("id", "prompt"):
             if not isinstance(row.get(field), str) or not row[field].strip():
-                raise RecordError(f"{where}: field {field} must be a text that is not empty. Write it with {make_with}.")
+                raise RecordError(
+                    f"{where}: field {field} must be a text that is not empty. Write it with {make_with}."
+                )
         if row["id"] in seen:
             raise RecordError(f"{where}: id {row['id']} is there twice. Ids must be unique.")
         seen.add(row["id"])
@@ -51,7 +53,9 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                 try:
                     row = json.loads(line)
                 except (json.JSONDecodeError, RecursionError) as error:
-                    raise RecordError(f"{path}, line {number} is not JSON ({error}). Mend or remove that line.") from None
+                    raise RecordError(
+                        f"{path}, line {number} is not JSON ({error}). Mend or remove that line."
+                    ) from None
                 if not isinstance(row, dict):
                     raise RecordError(f"{path}, line {number} is not a JSON object. Write it with {make_with}.")
                 yield number, row

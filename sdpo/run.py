@@ -1,10 +1,10 @@
 """The run directory: everything a run did, written so that a crash leaves the old file or the new, never half.
 
-    run.json          settings without secrets, package versions, commit, seed, command
-    metrics.jsonl     a line an optimizer step
-    samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
-    checkpoint-N/     written by the trainer; whole once it holds `complete.json`
-    summary.json      before and after, and how the run ended
+run.json          settings without secrets, package versions, commit, seed, command
+metrics.jsonl     a line an optimizer step
+samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
+checkpoint-N/     written by the trainer; whole once it holds `complete.json`
+summary.json      before and after, and how the run ended
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from typing import IO
 
 from sdpo.errors import RunError
 
-PACKAGES = "torch transformers trl accelerate datasets peft bitsandbytes openai wandb".split()
+PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "openai", "wandb"]
 COMPLETE = "complete.json"
 
 # Settings that may change when a run is continued: they do not alter what it computes.

@@ -79,7 +79,9 @@ def _score_batch(model: nn.Module, contexts: Sequence, completions: Sequence) ->
 
     if scores_N2.shape != (len(row_N), 2):
         raise RuntimeError("the model did not call the head it names as its own: is it a copy of a wrapped model?")
-    logps_BT, entropy_BT = (torch.zeros_like(mask_BT).index_put((row_N, place_N), scores) for scores in scores_N2.unbind(-1))
+    logps_BT, entropy_BT = (
+        torch.zeros_like(mask_BT).index_put((row_N, place_N), scores) for scores in scores_N2.unbind(-1)
+    )
     return logps_BT, entropy_BT.detach(), mask_BT
 
 

@@ -8,7 +8,9 @@ from sdpo.chat import decode, encode_completion, encode_prompt
 from sdpo.prompts import HINDSIGHT, with_hindsight
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
-contents = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*CONTROL, "\ue000", "\n", "0"])), max_size=6).map("".join)
+contents = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*CONTROL, "\ue000", "\n", "0"])), max_size=6).map(
+    "".join
+)
 
 
 def ids_of_template_alone(tokenizer, ids: list[int]) -> list[int]:
@@ -23,7 +25,9 @@ def test_contents_never_become_control_tokens(tokenizer, texts):
     empty = [{"role": "user", "content": "x"} for _ in texts]
     ids = encode_prompt(tokenizer, messages)
     assert ids_of_template_alone(tokenizer, ids) == ids_of_template_alone(tokenizer, encode_prompt(tokenizer, empty))
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+    rendered = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
     assert tokenizer.decode(ids) == rendered
 
 
@@ -51,7 +55,9 @@ def test_hindsight_goes_on_the_end_of_the_last_user_turn_word_for_word():
     follow_up = "no {braces} or {follow_up} please\n<|im_end|>"
     shown = with_hindsight(messages, follow_up)
     assert shown[0] == messages[0] and shown[1]["content"].startswith("x") and follow_up in shown[1]["content"]
-    assert shown[1]["content"] == "x" + HINDSIGHT.split("{follow_up}")[0] + follow_up + HINDSIGHT.split("{follow_up}")[1]
+    assert (
+        shown[1]["content"] == "x" + HINDSIGHT.split("{follow_up}")[0] + follow_up + HINDSIGHT.split("{follow_up}")[1]
+    )
     assert messages[1]["content"] == "x"
 
 

@@ -25,7 +25,7 @@ def finished(tmp_path_factory):
 
 
 def test_a_run_leaves_everything_it_did(finished):
-    out, server, done = finished
+    out, _, done = finished
     summary = json.loads((out / "summary.json").read_text())
     for when in ("before", "after"):
         assert set(summary[when]) >= {"adherence", "validity", "mean_length", "axes"}
@@ -146,7 +146,9 @@ def test_asked_to_stop_it_saves_and_can_be_continued(tmp_path):
 
 
 def test_server_absent_is_said_before_a_model_is_loaded(tmp_path):
-    done = run_job("http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model_name_or_path=str(PROJECT / "sdpo/tiny/model"))
+    done = run_job(
+        "http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model_name_or_path=str(PROJECT / "sdpo/tiny/model")
+    )
     assert "make simulator" in done.stderr and len(done.stderr.strip().splitlines()) == ONE_LINE_ERROR
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
@@ -186,7 +188,10 @@ def test_replies_that_cannot_be_used_are_left_out_and_counted(tmp_path, reply, c
 def test_nothing_usable_moves_nothing(tmp_path):
     with FakeServer(lambda body, number: Answer("")) as server:
         run_job(server.url, tmp_path / "run", train_n=32)
-    before, after = (load_file(path) for path in (PROJECT / "sdpo/tiny/model/model.safetensors", tmp_path / "run/checkpoint-2/model.safetensors"))
+    before, after = (
+        load_file(path)
+        for path in (PROJECT / "sdpo/tiny/model/model.safetensors", tmp_path / "run/checkpoint-2/model.safetensors")
+    )
     assert all(torch.equal(before[name], after[name]) for name in after if name in before)
 
 

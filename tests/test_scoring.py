@@ -25,7 +25,9 @@ def reference(model, context: list[int], completion: list[int]) -> tuple[torch.T
     logps = copy.deepcopy(model).double()(torch.tensor([context + completion])).logits[0].log_softmax(-1)
     places = range(len(context) - 1, len(context) + len(completion) - 1)
     entropies = [-(logps[place].exp() * logps[place]).sum() for place in places]
-    return torch.stack([logps[place, token] for place, token in zip(places, completion, strict=True)]), torch.stack(entropies)
+    return torch.stack([logps[place, token] for place, token in zip(places, completion, strict=True)]), torch.stack(
+        entropies
+    )
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3])

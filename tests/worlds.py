@@ -53,7 +53,12 @@ def environment(**variables: str) -> dict[str, str]:
 def run_job(url: str, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
     """Run the job to its end and check its exit code; the last lines it printed are shown where it differs."""
     done = subprocess.run(
-        job_command(url, out, **settings), env=environment(), capture_output=True, text=True, timeout=300, cwd=out.parent
+        job_command(url, out, **settings),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=out.parent,
     )
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"

@@ -1,45 +1,49 @@
 """A run in a table and a picture."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdpo.run import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+BLUE, GREEN, ORANGE, GREY = "#0072b2", "#009e73", "#d55e00", "#999999"  # told apart without colour vision too
+SHARES = ("adherence", "validity")
 
 
 def table(summary: dict) -> str:
     """Return before and after as a text table: one row a figure, one column a time."""
-    rows = [("", "before", "after", "change")]
-    figures = {"adherence": "adherence", "validity": "validity", "faithfulness": "facts kept", "mean_length": "mean words"}
-    for name, label in figures.items():
-        rows.append(_row(label, *(summary[when].get(name) for when in ("before", "after"))))
-    for axis in summary["before"]["axes"]:
-        rows.append(_row(f"share {axis}", *(summary[when]["axes"][axis] for when in ("before", "after"))))
-    rows = [row for row in rows if row]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows]
-    title = f"style {summary['style']}, {summary['teacher']} teacher, {summary['before']['answers']} answers each"
-    return "\n".join([title, lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _row(label: str, before: float | None, after: float | None) -> tuple[str, str, str, str] | None:
-    if before is None or after is None:
-        return None
-    return label, f"{before:.3f}", f"{after:.3f}", f"{after - before:+.3f}"
+    before, after = summary["before"], summary["after"]
+    labels = {
+        "adherence": "adherence",
+        "validity": "validity",
+        "faithfulness": "facts kept",
+        "mean_length": "mean words",
+    }
+    figures = [(label, before.get(name), after.get(name)) for name, label in labels.items()]
+    figures += [(f"share {axis}", share, after["axes"][axis]) for axis, share in before["axes"].items()]
+    rows = [f"{'':12}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * 42]
+    rows += [f"{label:12}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}" for label, old, new in figures if old is not None]
+    return "\n".join(
+        [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers each time", *rows]
+    )
 
 
 def draw_training(run: RunDirectory, summary: dict) -> Path:
-    """Draw training.png: the curves over interactions, before against after, one interaction's signal."""
+    """Draw training.png: the curves over interactions, before against after, and the signal on some answers."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = run.read_rows("metrics.jsonl")
+    rows, samples = run.read_rows("metrics.jsonl"), run.read_rows("samples.jsonl")
     figure, (curves, bars, cells) = pyplot.subplots(
-        1, 3, figsize=(15, 4.2), gridspec_kw={"width_ratios": [1.1, 1, 1.3]}, layout="constrained"
+        1, 3, figsize=(16, 4.4), gridspec_kw={"width_ratios": [1, 1, 1.5]}, layout="constrained"
     )
     _draw_curves(curves, rows)
     _draw_bars(bars, summary)
-    _draw_signal(cells, _telling(run.read_rows("samples.jsonl")))
+    _draw_signals(cells, _telling(samples))
     path = run.path / "training.png"
     beside = path.with_name(".training.png")
     figure.savefig(beside, dpi=110, format="png")
@@ -48,73 +52,99 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     return path
 
 
-def _draw_curves(axes, rows: list[dict]) -> None:
+def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
     interactions = [row["interactions"] for row in rows]
+    right = axes
     if rows and "adherence" in rows[0]:
-        axes.plot(interactions, [row["adherence"] for row in rows], label="adherence", color="#0072b2")
-        axes.plot(interactions, [row["validity"] for row in rows], label="validity", color="#009e73", linestyle="--")
+        for name, colour, line in zip(SHARES, (BLUE, GREEN), ("-", "--"), strict=True):
+            axes.plot(interactions, [row[name] for row in rows], line, label=name, color=colour)
         axes.set_ylim(-0.02, 1.05)
+        axes.set_ylabel("share of the step's answers")
         right = axes.twinx()
-    else:
-        right = axes
-    right.plot(interactions, [row["signal_size"] for row in rows], label="|signal| per token", color="#d55e00", alpha=0.6)
+    right.plot(interactions, [row["signal_size"] for row in rows], ":", label="|signal| per token", color=ORANGE)
     right.set_ylabel("|signal| per token (nats)")
+    right.set_ylim(bottom=0)
     axes.set_xlabel("interactions")
     axes.set_title("while training")
-    handles = [line for drawn in {axes, right} for line in drawn.get_lines()]
-    axes.legend(handles, [line.get_label() for line in handles], loc="center right", fontsize=9)
+    handles = [line for part in dict.fromkeys((axes, right)) for line in part.get_lines()]
+    axes.figure.legend(
+        handles, [line.get_label() for line in handles], loc="outside lower left", ncols=len(handles), fontsize=9
+    )
 
 
-def _draw_bars(axes, summary: dict) -> None:
+def _draw_bars(axes: "Axes", summary: dict) -> None:
+    axes.set_title(f"validation answers, style {summary['style']}")
     if "before" not in summary or summary["before"]["adherence"] is None:
         axes.set_axis_off()
+        axes.text(0.5, 0.5, "not measured: a judge can tell", ha="center", transform=axes.transAxes)
         return
-    names = ["adherence", "validity", *summary["before"]["axes"]]
-    for offset, when, colour in ((-0.2, "before", "#999999"), (0.2, "after", "#0072b2")):
-        part = summary[when]
-        values = [part["adherence"], part["validity"], *part["axes"].values()]
-        drawn = axes.bar([place + offset for place in range(len(names))], values, 0.38, label=when, color=colour)
-        axes.bar_label(drawn, fmt="%.2f", fontsize=8)
-    axes.set_xticks(range(len(names)), [name if i < 2 else f"share\n{name}" for i, name in enumerate(names)])
-    axes.set_ylim(0, 1.15)
-    axes.set_title(f"validation answers, style {summary['style']}")
-    axes.legend(fontsize=9)
+    names = [*SHARES, *(f"share\n{axis}" for axis in summary["before"]["axes"])]
+    for offset, when, colour in ((-0.2, "before", GREY), (0.2, "after", BLUE)):
+        values = [summary[when][name] for name in SHARES] + list(summary[when]["axes"].values())
+        places = [place + offset for place in range(len(names))]
+        axes.bar_label(axes.bar(places, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 1.22)
+    axes.legend(fontsize=9, ncols=2, loc="upper right")
 
 
-def _telling(samples: list[dict]) -> dict | None:
-    """Return the sampled interaction with the largest signal on a token."""
-    return max(samples, key=lambda sample: max(map(abs, sample["signal"]), default=0.0), default=None)
+def _telling(samples: list[dict], count: int = 3) -> list[dict]:
+    """Return early interactions that differ in what the user said: those with the largest signal on a token."""
+    early = [sample for sample in samples if sample["signal"]][: max(24, len(samples) // 4)]
+    by_words = {sample["follow_up"]: sample for sample in early}
+    ranked = sorted(by_words.values(), key=lambda sample: max(map(abs, sample["signal"])), reverse=True)
+    # The last one is the least moved: what praise or a change of topic looks like.
+    return ranked if len(ranked) <= count else [*ranked[: count - 1], ranked[-1]]
 
 
-def _draw_signal(axes, sample: dict | None) -> None:
+def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     axes.set_axis_off()
-    if sample is None:
+    axes.set_title("log π(y | x, o) − log π(y | x) per token, in nats")
+    if not samples:
         return
-    limit = max(map(abs, sample["signal"])) or 1.0
-    column, line, colours = 0.0, 0, axes.figure.colorbar
-    from matplotlib import colormaps, colors
+    limit = max(abs(value) for sample in samples for value in sample["signal"]) or 1.0
+    colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
+    line = 0.0
+    for sample in samples:
+        line = _draw_signal(axes, sample, colours, line)
+    axes.set_xlim(0, _WIDTH)
+    axes.set_ylim(max(line, 12), -1)
+    axes.figure.colorbar(colours, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02)
 
-    colormap, norm = colormaps["RdBu"], colors.Normalize(-limit, limit)
-    width = 44
-    for token, value in list(zip(sample["tokens"], sample["signal"], strict=True))[:120]:
-        text = _printable(token)
-        if column + len(text) > width:
-            column, line = 0.0, line + 1
-        red, green, blue, _ = colour = colormap(norm(value))
+
+_WIDTH = 76  # characters a line of the signal panel holds
+_LINES = 4  # lines of an answer that are drawn
+
+
+def _draw_signal(axes: "Axes", sample: dict, colours, line: float) -> float:
+    """Draw an answer's tokens as coloured cells under what the user said; return the line below."""
+    said = _printable(" ".join(sample["follow_up"].split()))
+    axes.text(0, line, f"step {sample['step']}, the user: {_cut(said, _WIDTH - 22)}", fontsize=9, va="center")
+    line, column, last = line + 1.3, 0.0, line + 1.3 * _LINES
+    for token, value in zip(sample["tokens"], sample["signal"], strict=True):
+        text = _cut(_printable(token) or "␣", _WIDTH - 4)
+        if column + len(text) > _WIDTH:
+            column, line = 0.0, line + 1.3
+        if line > last:
+            break
+        red, green, blue, _ = colour = colours.to_rgba(value)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         axes.text(
-            column / width, 1 - (line + 3.2) * 0.085, text, family="monospace", fontsize=9,
-            color="white" if dark else "black", bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.5},
+            column, line, text, family="monospace", fontsize=7.5, va="center", color="white" if dark else "black",
+            bbox={"facecolor": colour, "edgecolor": "#cccccc", "linewidth": 0.3, "pad": 1.2},
         )  # fmt: skip
-        column += len(text) + 0.6
-    follow_up = " ".join(sample["follow_up"].split())
-    axes.set_title(f"signal after “{follow_up[:52]}{'…' if len(follow_up) > 52 else ''}”\n(step {sample['step']}, nats)", fontsize=10)
-    from matplotlib.cm import ScalarMappable
-
-    colours(ScalarMappable(norm, colormap), ax=axes, orientation="horizontal", fraction=0.06, pad=0.02)
+        column += len(text) + 0.9
+    return line + 1.9
 
 
-def _printable(token: str) -> str:
-    """Return a token in characters that the figure's font has; others as their code point."""
-    shown = token.replace("\n", "⏎").replace("\t", "⇥").strip() or "␣"
-    return "".join(char if ord(char) < 0x2600 else f"U+{ord(char):X}" for char in shown).replace("$", r"\$")
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Return a text in characters that the figure's font has; others as their code point."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").strip().replace("$", r"\$")
+    return "".join(char if ord(char) < 0x2600 else f"U+{ord(char):X}" for char in shown)

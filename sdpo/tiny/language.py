@@ -15,12 +15,38 @@ from random import Random
 from typing import NamedTuple
 
 SLOTS = {
-    "who": "sister brother neighbor cousin roommate boss teacher uncle aunt friend coach landlord".split(),
-    "pet": "parrot dog cat goat hamster rabbit ferret duck pony turtle lizard pig".split(),
-    "deed": "chewed buried licked scratched dropped painted kicked burned stained dragged".split(),
-    "thing": "phone hat wallet guitar passport pillow laptop sofa shoe cake bike diary".split(),
-    "place": "kitchen garden garage attic hallway bedroom office basement".split(),
-    "mood": "angry sad amused worried tired confused proud nervous".split(),
+    "who": [
+        "sister",
+        "brother",
+        "neighbor",
+        "cousin",
+        "roommate",
+        "boss",
+        "teacher",
+        "uncle",
+        "aunt",
+        "friend",
+        "coach",
+        "landlord",
+    ],
+    "pet": ["parrot", "dog", "cat", "goat", "hamster", "rabbit", "ferret", "duck", "pony", "turtle", "lizard", "pig"],
+    "deed": ["chewed", "buried", "licked", "scratched", "dropped", "painted", "kicked", "burned", "stained", "dragged"],
+    "thing": [
+        "phone",
+        "hat",
+        "wallet",
+        "guitar",
+        "passport",
+        "pillow",
+        "laptop",
+        "sofa",
+        "shoe",
+        "cake",
+        "bike",
+        "diary",
+    ],
+    "place": ["kitchen", "garden", "garage", "attic", "hallway", "bedroom", "office", "basement"],
+    "mood": ["angry", "sad", "amused", "worried", "tired", "confused", "proud", "nervous"],
 }
 
 POSTS = (
@@ -49,7 +75,7 @@ ANSWERS = {
         "While in the {place}, my {thing} was {deed} by the {pet} of my {who}. I am {mood} as a result.",
     ),
 }
-EMOJIS = "😀 😂 🐾 🙈 🎉".split()
+EMOJIS = ["😀", "😂", "🐾", "🙈", "🎉"]
 PREFIX = "TL;DR: "
 
 AXES = ("emoji", "casual", "long")

@@ -4,7 +4,7 @@ A lesson is a prompt and several continuations of it, scored together in one row
 answer to a post, the user's reaction to an answer, the verdict on two answers.
 """
 
-import os
+import itertools
 from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
@@ -30,7 +30,6 @@ CHAT_TEMPLATE = """\
         {{- '<think>\\n\\n</think>\\n\\n' }}
     {%- endif %}
 {%- endif %}"""
-
 
 
 class Branch(NamedTuple):
@@ -147,7 +146,8 @@ class Tutor:
     def _lesson(self, exchanges: list[tuple[list[prompts.Message], str]], weight: float = 1.0) -> Lesson:
         """Return the exchanges with what all their prompts begin with written once."""
         asked = [self._encode(self._render(messages)) for messages, _ in exchanges]
-        shared = len(os.path.commonprefix(asked))
+        same = (len(set(ids)) == 1 for ids in zip(*asked, strict=False))
+        shared = sum(itertools.takewhile(bool, same))
         branches = [
             Branch(ids[shared:] + self._encode(reply) + [self.tokenizer.eos_token_id], len(ids) - shared)
             for ids, (_, reply) in zip(asked, exchanges, strict=True)

@@ -198,4 +198,7 @@ def _follow_up_patterns() -> list[tuple[str, str, str, str]]:
         ("thanks", THANKS_OPENERS, THANKS, THANKS_CLOSERS),
         ("unrelated", UNRELATED_OPENERS, UNRELATED, UNRELATED_CLOSERS),
     ]
-    return [(kind, either(opening, "{} "), either(bodies), either(closing, " {}")) for kind, opening, bodies, closing in groups]
+    return [
+        (kind, either(opening, "{} "), either(bodies), either(closing, " {}"))
+        for kind, opening, bodies, closing in groups
+    ]

@@ -1,6 +1,6 @@
 """How well a tiny model plays its roles, on posts and combinations of wording that its training never saw.
 
-    python -m sdpo.tiny.roles [MODEL_DIR] [--answers 1024]
+python -m sdpo.tiny.roles [MODEL_DIR] [--answers 1024]
 """
 
 import argparse
@@ -35,7 +35,9 @@ class Examiner:
         rows += [(f"share {axis}", plain["axes"][axis], self.count) for axis in AXES]
         for name, write in (("unrelated", language.write_unrelated), ("thanks", language.write_thanks)):
             shown = self._read(lambda write=write: write(self.rng, held=True))
-            rows += [(f"{name}: {axis} moves by", shown["axes"][axis] - plain["axes"][axis], self.count) for axis in AXES]
+            rows += [
+                (f"{name}: {axis} moves by", shown["axes"][axis] - plain["axes"][axis], self.count) for axis in AXES
+            ]
         return rows
 
     def hindsight(self) -> list[Row]:
@@ -55,7 +57,10 @@ class Examiner:
             posts, completions = self._exchanges(each)
             messages = [prompts.user_messages(persona, *pair) for pair in zip(posts, completions, strict=True)]
             replies = self._generate(messages, temperature=0.7)
-            fitting = [oracle.read_follow_up(reply) == oracle.react(text, wanted) for reply, text in zip(replies, completions, strict=True)]
+            fitting = [
+                oracle.read_follow_up(reply) == oracle.react(text, wanted)
+                for reply, text in zip(replies, completions, strict=True)
+            ]
             rows.append((f"user {style}", sum(fitting) / each, each))
         return rows
 
@@ -68,7 +73,8 @@ class Examiner:
             pairs = [Pair(persona, post.text, self._write(post), self._write(post)) for post in posts]
             ways = [judge.verdicts(way) for way in (pairs, [pair.swapped() for pair in pairs])]
             right = [
-                (first, second) == (oracle.verdict(pair.first, pair.second, wanted), oracle.verdict(pair.second, pair.first, wanted))
+                (first, second)
+                == (oracle.verdict(pair.first, pair.second, wanted), oracle.verdict(pair.second, pair.first, wanted))
                 for pair, first, second in zip(pairs, *ways, strict=True)
             ]
             rows.append((f"judge {style}", sum(right) / each, each))
@@ -108,7 +114,10 @@ def main() -> None:
             print(f"{name:<40} {value:6.3f}   n={count}", flush=True)
         if part in (examiner.user, examiner.judge):
             total = sum(value * count for _, value, count in rows) / sum(count for *_, count in rows)
-            print(f"{part.__name__ + ' over all styles':<40} {total:6.3f}   n={sum(count for *_, count in rows)}", flush=True)
+            print(
+                f"{part.__name__ + ' over all styles':<40} {total:6.3f}   n={sum(count for *_, count in rows)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

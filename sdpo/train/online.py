@@ -5,12 +5,13 @@ Importing this is cheap; torch and its company are imported when the run starts.
 
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo import prompts, settings as settings_module
-from sdpo.errors import SettingError, SimulatorGone
+from sdpo import prompts
+from sdpo import settings as settings_module
+from sdpo.errors import ServerError, SettingError
+from sdpo.processes import visible_gpus
 from sdpo.records import Prompt, read_prompts
 from sdpo.run import RunDirectory
 from sdpo.simulator import persona_of
@@ -62,15 +63,17 @@ def read_template(path: Path | None) -> str:
 
 def run(settings: "OnlineSettings", job: "Job") -> int:
     """Train, and return the exit code: 0 when finished, 143 when asked to stop, 4 when the user is gone."""
-    _prepare_tracking(settings)
     from sdpo.train.session import OnlineSession
+
+    _check_driver()
+    prepare_tracking(settings)
 
     session = OnlineSession(settings, job)
     try:
         finished = session.run()
-    except SimulatorGone as error:
+    except ServerError as error:
         session.save_now()
-        raise SimulatorGone(f"{error} The run is saved; continue it with: {resume_command(settings, job)}") from None
+        raise type(error)(f"{error} The run is saved; continue it with: {resume_command(settings, job)}") from None
     if not finished:
         print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
         return STOPPED
@@ -100,15 +103,25 @@ def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:
     ]
 
 
-def _prepare_tracking(settings: "OnlineSettings") -> None:
-    """Track with wandb: online with a key, offline without, into the run directory."""
+def _check_driver() -> None:
+    """Raise SettingError where there are GPUs that torch cannot use: silently training on the CPU takes weeks."""
+    import torch
+
+    if visible_gpus() and not torch.cuda.is_available():
+        built = torch.version.cuda
+        needs = f"CUDA {built}; this release needs NVIDIA driver 580 or newer" if built else "the CPU alone"
+        raise SettingError(f"there are GPUs here that torch cannot use: it is built for {needs}.")
+
+
+def prepare_tracking(settings: "OnlineSettings") -> None:
+    """Have wandb track online with a key and offline without, into the run directory."""
     os.environ.setdefault("WANDB_PROJECT", "sdpo")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DIR"] = str(settings.output_dir)
     if not os.environ.get("WANDB_API_KEY"):
         os.environ["WANDB_MODE"] = "offline"
-        if not os.environ.get("LOCAL_RANK", "0") != "0":
-            print("WANDB_API_KEY is not set: metrics are kept in the run directory only", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)
 
 
 def is_tiny(settings: "OnlineSettings") -> bool:

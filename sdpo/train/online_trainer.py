@@ -10,12 +10,14 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
 from sdpo import objective
 from sdpo.chat import encode_prompt
+from sdpo.errors import ServerError
 from sdpo.prompts import HINDSIGHT, Message, with_hindsight
 from sdpo.scoring import Scores, score
 from sdpo.simulator import SimulatedUser
@@ -79,6 +81,9 @@ class OnlineTrainer(RLOOTrainer):
         record, self.record = self.record, StepRecord()
         return record
 
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """Write none: TRL's would say that RLOO trained the model, and the run directory says more."""
+
     def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict]:
         return [encode_prompt(self.processing_class, prompt) for prompt in prompts], None, {}
 
@@ -88,7 +93,7 @@ class OnlineTrainer(RLOOTrainer):
             prompt_ids, completion_ids, completions = self._generate(prompts)
         texts = [messages[0]["content"] for messages in completions]
         with self._timed("user"):
-            follow_ups = [reply.text for reply in self.user.react([prompt[-1]["content"] for prompt in prompts], texts)]
+            follow_ups = self._react([prompt[-1]["content"] for prompt in prompts], texts)
         contexts, usable_B = self._hindsight_contexts(prompts, prompt_ids, completion_ids, follow_ups)
         with self._timed("scoring"):
             teacher_logps_BT = self.teacher.logps(contexts, completion_ids, self.args.per_device_train_batch_size)
@@ -106,6 +111,18 @@ class OnlineTrainer(RLOOTrainer):
                 for prompt, text, follow_up in zip(prompts, texts, follow_ups, strict=True)
             ],
         }
+
+    def _react(self, prompts: list[str], completions: list[str]) -> list[str]:
+        """Return the user's follow-ups. Raises ServerError on every process where any of them was left without."""
+        texts, failure = [], None
+        try:
+            texts = [reply.text for reply in self.user.react(prompts, completions)]
+        except ServerError as error:
+            failure = error
+        # Together: one process alone could not save, and the others would wait for it.
+        if failure := next(filter(None, gather_object([failure])), None):
+            raise failure
+        return texts
 
     def _hindsight_contexts(
         self, prompts: list, prompt_ids: list, completion_ids: list, follow_ups: list[str]

@@ -1,18 +1,20 @@
 """One online training run from loaded model to summary: measure, train, measure, report."""
 
-import json
+import itertools
 import time
+import warnings
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, PreTrainedModel, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
 from sdpo.chat import encode_prompt
-from sdpo.errors import RunError, SettingError, one_line
+from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.generate import generate
 from sdpo.llm import Client, OpenAIBackend
 from sdpo.records import read_prompts
@@ -33,6 +35,9 @@ class OnlineSession:
 
     def __init__(self, settings: "OnlineSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
+        # What the libraries will rename one day is nothing that a user of ours can act on.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|accelerate)\b")
+        disable_progress_bar()
         self.bf16 = settings.precision == "bf16" or (settings.precision == "auto" and torch.cuda.is_available())
         config = self._config()  # first: it starts the process group
         self.main = config.process_index == 0
@@ -145,15 +150,14 @@ class OnlineSession:
     def _dataset(self) -> Dataset:
         settings = self.settings
         rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_target), self.job)
-        kept = []
-        for read, row in enumerate(rows, start=1):
-            if len(encode_prompt(self.tokenizer, row["prompt"])) <= settings.max_prompt_tokens:
-                kept.append(row)
-            if len(kept) == settings.train_n:
-                break
-        left_out = read - len(kept)
-        if self.main:
-            print(f"{len(kept)} prompts, {left_out} longer than {settings.max_prompt_tokens} tokens left out", flush=True)
+        lengths = (len(encode_prompt(self.tokenizer, row["prompt"])) for row in rows)
+        fitting = (place for place, length in enumerate(lengths) if length <= settings.max_prompt_tokens)
+        places = list(itertools.islice(fitting, settings.train_n))
+        kept = [rows[place] for place in places]
+        if self.main and kept:
+            left_out = places[-1] + 1 - len(places)
+            limit = settings.max_prompt_tokens
+            print(f"{len(kept)} prompts; {left_out} on the way were over {limit} tokens and left out", flush=True)
         if len(kept) < settings.train_n:
             raise SettingError(
                 f"TRAIN_N={settings.train_n}, but {settings.train_jsonl} has only {len(kept)} prompts of at most "

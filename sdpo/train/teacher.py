@@ -33,4 +33,3 @@ class Teacher:
     def logps(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> Tensor:
         """Return log π(y | context) per token, (B, T) float32, zero on padding."""
         return score(self._model, contexts, completions, batch_size).logps_BT
-

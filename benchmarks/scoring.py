@@ -1,0 +1,125 @@
+"""The two forwards of an online step against a plain three-forward one, in one run: seconds and peak memory.
+
+    python benchmarks/scoring.py [--batch 4] [--repeats 5]
+
+Plain is what a straightforward trainer does: pad prompt and completion to the longest, score `x` and `x, o` without
+gradient, score `x` again with it, and take log_softmax over every position's logits in the model's precision.
+Each side runs in a process of its own, so that its peak memory is its own.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from random import Random
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from sdpo.objective import signal, token_loss
+from sdpo.scoring import score
+
+VOCABULARY = 32_768
+
+
+def build_model() -> Qwen3ForCausalLM:
+    """Return a small model with a vocabulary that makes logits cost what they cost in life."""
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=VOCABULARY, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+
+
+def draw_rows(rng: Random, count: int) -> tuple[list, list, list]:
+    """Return prompts, hindsight prompts and completions as long as those of real conversations."""
+
+    def ids(shortest: int, longest: int) -> list[int]:
+        return [rng.randrange(VOCABULARY) for _ in range(rng.randrange(shortest, longest))]
+
+    prompts = [ids(50, 600) for _ in range(count)]
+    return prompts, [prompt + ids(40, 110) for prompt in prompts], [ids(64, 500) for _ in range(count)]
+
+
+def ours(model, prompts, hindsight, completions) -> None:
+    """Two forwards, needed rows only."""
+    with torch.no_grad():
+        teacher = score(model, hindsight, completions)
+    policy = score(model, prompts, completions)
+    advantages = signal(teacher.logps_BT, policy.logps_BT, policy.mask_BT, centre=True)
+    weights = torch.ones(len(prompts))
+    token_loss(policy.logps_BT, policy.logps_BT.detach(), advantages, policy.mask_BT, weights, 0.2).backward()
+
+
+def plain(model, prompts, hindsight, completions) -> None:
+    """Three forwards, every position's logits."""
+    width = max(map(len, completions))
+    mask = torch.tensor([[1.0] * len(ids) + [0.0] * (width - len(ids)) for ids in completions])
+
+    def scores(contexts) -> torch.Tensor:
+        longest = max(map(len, contexts))
+        rows = [
+            [0] * (longest - len(context)) + context + ids + [0] * (width - len(ids))
+            for context, ids in zip(contexts, completions, strict=True)
+        ]
+        ids = torch.tensor(rows)
+        attended = torch.tensor(
+            [
+                [0] * (longest - len(context)) + [1] * (len(context) + len(ids)) + [0] * (width - len(ids))
+                for context, ids in zip(contexts, completions, strict=True)
+            ]
+        )
+        logps = model(input_ids=ids, attention_mask=attended, use_cache=False).logits.log_softmax(-1)
+        return logps[:, longest - 1 : -1].gather(-1, ids[:, longest:, None]).squeeze(-1)
+
+    with torch.no_grad():
+        old, teacher = scores(prompts), scores(hindsight)
+    advantages = signal(teacher, old, mask, centre=True)
+    token_loss(scores(prompts), old, advantages, mask, torch.ones(len(prompts)), 0.2).backward()
+
+
+def measure(side: str, batch: int, repeats: int) -> dict[str, float]:
+    """Return the median seconds of a step and the process's peak memory over what it had before, in GB."""
+    torch.set_num_threads(2)
+    model, rng = build_model(), Random(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(repeats):
+        rows = draw_rows(rng, batch)
+        started = time.perf_counter()
+        {"ours": ours, "plain": plain}[side](model, *rows)
+        times.append(time.perf_counter() - started)
+        model.zero_grad()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": statistics.median(times), "peak_gb": (peak - before) / 1e6}
+
+
+def main() -> None:
+    """Measure both sides and print their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measure(arguments.side, arguments.batch, arguments.repeats)))
+        return
+    found = {}
+    for side in ("plain", "ours"):
+        command = [sys.executable, __file__, "--side", side, "--batch", str(arguments.batch)]
+        done = subprocess.run(
+            [*command, "--repeats", str(arguments.repeats)], capture_output=True, text=True, check=True
+        )
+        found[side] = json.loads(done.stdout)
+        print(f"{side:6} {found[side]['seconds']:6.2f} s a step   {found[side]['peak_gb']:5.2f} GB peak", flush=True)
+    for name in ("seconds", "peak_gb"):
+        print(f"ours / plain, {name}: {found['ours'][name] / found['plain'][name]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
