@@ -31,10 +31,9 @@ BATCH = 16
 class Probe(TrainerCallback):
     """Reads fresh answers at each point."""
 
-    def __init__(self, wanted: dict[str, bool], points: tuple[int, ...], answers: int) -> None:
-        self.wanted, self.points, self.answers = wanted, points, answers
+    def __init__(self, trainer: OnlineTrainer, wanted: dict[str, bool], points: tuple[int, ...], answers: int) -> None:
+        self.trainer, self.wanted, self.points, self.answers = trainer, wanted, points, answers
         self.curve: list[dict] = []
-        self.trainer: OnlineTrainer | None = None
 
     def read(self, interactions: int) -> None:
         """Add a point to the curve."""
@@ -58,34 +57,36 @@ def message_of(prompt: str) -> list[dict[str, str]]:
     return [system, {"role": "user", "content": prompt.removesuffix(SUFFIX)}]
 
 
-def train(
-    teacher: str, seed: int, style: str = "no_emojis", related: bool = True, points=POINTS, answers=512, **config
-) -> list[dict]:
+def build_trainer(
+    folder: str, teacher: str, seed: int, steps: int, user: OracleUser | UnrelatedUser, **config
+) -> OnlineTrainer:
+    """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
+    tokenizer, model = load_model(str(MODEL_DIR))
+    arguments = {
+        "output_dir": folder, "seed": seed, "teacher": teacher, "learning_rate": 1e-4, "max_steps": steps,
+        "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
+        "beta": 0.0, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
+        "report_to": [], "disable_tqdm": True, "optim": "adamw_torch",
+    }  # fmt: skip
+    rows = posts(steps * BATCH, 10_000 + seed, False, "study")
+    trainer = OnlineTrainer(
+        user=user,
+        model=model,
+        args=OnlineConfig(**{**arguments, **config}),
+        train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def train(teacher: str, seed: int, style: str = "no_emojis", related: bool = True, points=POINTS, answers=512) -> list:
     """Return the curve of one run: an oracle reading at the start and at each point."""
     wanted = oracle.wants_of(style)
-    tokenizer, model = load_model(str(MODEL_DIR))
-    rows = posts(max(points), 10_000 + seed, False, "study")
+    user = OracleUser(wanted, seed) if related else UnrelatedUser(seed)
     with tempfile.TemporaryDirectory() as folder:
-        arguments = OnlineConfig(
-            **{
-                "output_dir": folder, "seed": seed, "teacher": teacher, "learning_rate": 1e-4,
-                "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH,
-                "max_steps": max(points) // BATCH, "max_completion_length": 48, "beta": 0.0, "use_cpu": True,
-                "bf16": False, "gradient_checkpointing": False, "save_strategy": "no", "report_to": [],
-                "disable_tqdm": True, "optim": "adamw_torch",
-            }
-            | config
-        )  # fmt: skip
-        trainer = OnlineTrainer(
-            user=OracleUser(wanted, seed) if related else UnrelatedUser(seed),
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
-            processing_class=tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        probe = Probe(wanted, points, answers)
-        probe.trainer = trainer
+        trainer = build_trainer(folder, teacher, seed, max(points) // BATCH, user)
+        probe = Probe(trainer, wanted, points, answers)
         trainer.add_callback(probe)
         probe.read(0)
         trainer.train()
