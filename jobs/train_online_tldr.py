@@ -36,7 +36,7 @@ JOB = Job(
         "style_file": STYLES_FILE,
         "train_jsonl": WORLD_DIR / "data" / "train.jsonl",
         "val_jsonl": WORLD_DIR / "data" / "validation.jsonl",
-        "lr": 1e-4,
+        "lr": 1.5e-4,
         "bs": 16,
         "ga": 1,
         "world_size": 1,

@@ -344,7 +344,7 @@ def test_a_job_killed_at_any_moment_leaves_no_half_file(tmp_path):
 def from_hub(hub, module, *arguments):
     environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(Path("cache").resolve()), HF_HUB_OFFLINE="0")
     command = [sys.executable, "-m", module.JOB.module_name, "--out-dir", "out", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_tldr_comes_from_the_hubs_own_conversion():

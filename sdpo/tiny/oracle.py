@@ -159,7 +159,8 @@ def _share(values: Iterable) -> float:
 
 
 def _facts(match: re.Match) -> dict[str, str]:
-    return {slot: word for slot, word in match.groupdict().items() if slot in SLOTS and word}
+    found = match.groupdict()
+    return {slot: found[slot] for slot in SLOTS if found.get(slot)}
 
 
 def _pattern(template: str) -> str:

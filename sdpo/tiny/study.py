@@ -63,7 +63,7 @@ def build_trainer(
     """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
     tokenizer, model = load_model(str(MODEL_DIR))
     arguments = {
-        "output_dir": folder, "seed": seed, "teacher": teacher, "learning_rate": 1e-4, "max_steps": steps,
+        "output_dir": folder, "seed": seed, "teacher": teacher, "learning_rate": 1.5e-4, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
         "beta": 0.0, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
         "report_to": [], "disable_tqdm": True, "optim": "adamw_torch",
