@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs refuse names that they do not know, so they are told which ones were given here.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := train-online-tldr simulator
+JOBS := train-online-tldr train-online-helpsteer simulator
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready demo test lint clean $(JOBS)
@@ -45,6 +45,9 @@ demo: ready ## show the whole method on the tiny model, on a CPU
 
 train-online-tldr: ready ## train online on TL;DR with a simulated user
 	@$(PYTHON) -m jobs.train_online_tldr
+
+train-online-helpsteer: ready ## train online on general prompts with Claude as the simulated user
+	@$(PYTHON) -m jobs.train_online_helpsteer
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator

@@ -34,7 +34,7 @@ def user_by_rule(style: str = "no_emojis"):
 
 SMALL = {
     "style": "no_emojis", "train_n": 96, "bs": 16, "save_steps": 2, "log_steps": 2, "eval_n": 32,
-    "eval_batch_size": 32, "seed": 7,
+    "eval_batch_size": 32, "seed": 7, "simulator_wait": 1,
 }  # fmt: skip
 
 
