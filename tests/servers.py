@@ -23,6 +23,7 @@ class Answer:
     reset: bool = False
     cut: bool = False
     declined: bool = False
+    tokens: tuple[int, int] = (7, 3)
     raw: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -34,7 +35,7 @@ class Answer:
         if path.endswith("/messages"):
             return self.claude_message()
         message = {"role": "assistant", "content": self.text}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        usage = {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1], "total_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": "content_filter" if self.declined else "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
         return json.dumps(answer | {"usage": usage}).encode()
@@ -43,7 +44,9 @@ class Answer:
         answer = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_sequence": None}
         answer["content"] = [{"type": "text", "text": self.text}] if self.text else []
         answer["stop_reason"] = "refusal" if self.declined else "end_turn"
-        return json.dumps(answer | {"usage": {"input_tokens": 7, "output_tokens": 3}}).encode()
+        return json.dumps(
+            answer | {"usage": {"input_tokens": self.tokens[0], "output_tokens": self.tokens[1]}}
+        ).encode()
 
 
 class FakeServer:

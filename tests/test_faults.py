@@ -106,6 +106,24 @@ def test_a_fault_takes_its_own_place_its_own_time_and_no_more_attempts(fault, ba
     assert found == ["fine"] * 3 + [fault.outcome] + ["fine"] * 2
 
 
+def test_an_argument_that_the_sdk_does_not_take_ends_it_in_one_line(backend_of, monkeypatch):
+    def create(*_):
+        raise TypeError(f"create() got an unexpected keyword argument {KEY}")
+
+    with FakeServer() as server:
+        backend = backend_of(server)
+        monkeypatch.setattr(backend, "_create", create)
+        with pytest.raises(Refused, match="make setup") as caught:
+            Client(backend).complete([asked("0")])
+    assert server.bodies == [] and KEY not in str(caught.value)
+
+
+def test_half_a_character_is_no_reason_to_stop(backend_of):
+    with FakeServer() as server:
+        assert [reply.text for reply in Client(backend_of(server)).complete([asked("a\ud800b")])] == ["fine"]
+    assert prompt_of(server.bodies[0]) == "a?b"
+
+
 def test_a_server_that_restarts_is_found_again(backend_of):
     first = FakeServer(lambda body, number: Answer("before"))
     with first:

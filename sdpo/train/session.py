@@ -151,6 +151,8 @@ class OnlineSession:
             save_total_limit=settings.save_limit,
             logging_steps=settings.log_steps,
             report_to=["wandb"],
+            # A process whose user answers at once waits for those whose user takes all the time it has.
+            ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
             disable_tqdm=True,
             chat_template_kwargs={"enable_thinking": False},
             centre_signal=settings.centre_signal,
