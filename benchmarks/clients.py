@@ -7,7 +7,6 @@ after another with the same SDK. The server runs in a process of its own; the mo
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -30,9 +29,8 @@ def serve(seconds: float) -> None:
     with FakeServer(lambda body, number: Answer("Verdict: A", delay=seconds)) as server:
         print(server.root, flush=True)
         for _ in sys.stdin:
-            print(json.dumps({"most": server.most, "requests": len(server.bodies)}), flush=True)
+            print(server.most, flush=True)
             server.most = 0
-            server.bodies.clear()
 
 
 def backend(protocol: str, root: str):
@@ -57,30 +55,36 @@ def requests(part: str) -> list:
     return [Request(judge_messages(persona, PROMPT, *way), 0.0, 64, schema=VERDICT_SCHEMA) for way in ways]
 
 
-def ours(asked: list, protocol: str, root: str) -> None:
-    """Ask all of it through a client."""
+def ours(asked: list, server) -> None:
+    """Ask all of it through a client that remembers nothing."""
     from sdpo.llm import Client, Reply
 
-    replies = Client(backend(protocol, root)).complete(asked)
+    replies = Client(server).complete(asked)
     assert all(isinstance(reply, Reply) for reply in replies)
 
 
-def plain(asked: list, protocol: str, root: str) -> None:
+def plain(asked: list, server) -> None:
     """Ask one after another."""
-    one = backend(protocol, root)
     for request in asked:
-        one.ask(request, 60)
+        server.ask(request, 60)
 
 
 def measure(side: Callable, part: str, protocol: str, root: str, repeats: int) -> float:
     """Return the median seconds of a step."""
-    asked, times = requests(part), []
-    side(asked[:1], protocol, root)  # the SDK's import is paid once in a run
+    asked, server, times = requests(part), backend(protocol, root), []
+    side(asked[:1], server)  # imports and the like are paid once in a run
     for _ in range(repeats):
         started = time.perf_counter()
-        side(asked, protocol, root)
+        side(asked, server)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
+
+
+def most_at_once(server: subprocess.Popen) -> int:
+    """Return the most requests the server had at once since the last time it was asked."""
+    server.stdin.write("\n")
+    server.stdin.flush()
+    return int(server.stdout.readline())
 
 
 def main() -> None:
@@ -99,10 +103,9 @@ def main() -> None:
         for protocol in ("openai", "claude"):
             for part in ("user", "judge"):
                 before = measure(plain, part, protocol, root, 1)
-                server.stdin.write("\n"), server.stdin.flush(), server.stdout.readline()
+                most_at_once(server)
                 after = measure(ours, part, protocol, root, arguments.repeats)
-                server.stdin.write("\n"), server.stdin.flush()
-                most = json.loads(server.stdout.readline())["most"]
+                most = most_at_once(server)
                 print(
                     f"{protocol:6} {part:5} {len(requests(part))} requests   plain {before:6.2f} s   "
                     f"ours {after:5.2f} s   {before / after:5.1f} times   {most} at once",

@@ -58,8 +58,9 @@ class Patience(TrainerCallback):
             self._pause, self._missed = FIRST_PAUSE, 0
             self.save()
             step = self.trainer.state.global_step
+            saved = f"step {step} is saved" if step else "no step is finished yet"
             self._say(f"the simulated user is away: {one_line(failure, 400)}")
-            self._say(f"step {step} is saved; waiting up to {self.seconds:g} s (SIMULATOR_WAIT) for it to come back")
+            self._say(f"{saved}; waiting up to {self.seconds:g} s (SIMULATOR_WAIT) for it to come back")
         while True:
             found = gather_object([self._look() if self.trainer.accelerator.is_main_process else None])[0]
             if found == "back":
