@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs refuse names that they do not know, so they are told which ones were given here.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := train-online-tldr train-online-helpsteer simulator
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready demo test lint clean $(JOBS)
@@ -42,6 +42,21 @@ ready:
 # is one that a short run learns; a STYLE that is given, like every other setting (make demo SEED=3), goes before it.
 demo: ready ## show the whole method on the tiny model, on a CPU
 	@TINY=1 STYLE="$${STYLE:-no_emojis}" $(PYTHON) -m jobs.train_online_tldr
+
+prep-tldr: ready ## write the TL;DR prompts
+	@$(PYTHON) -m jobs.prep_tldr
+
+prep-helpsteer: ready ## write the HelpSteer2 prompts
+	@$(PYTHON) -m jobs.prep_helpsteer
+
+prep-wildfeedback: ready ## write the WildFeedback interactions
+	@$(PYTHON) -m jobs.prep_wildfeedback
+
+prep-wildchat: ready ## write the WildChat interactions
+	@$(PYTHON) -m jobs.prep_wildchat
+
+prep-logs: ready ## write the interactions of your own conversations (INPUT=...)
+	@$(PYTHON) -m jobs.prep_logs
 
 train-online-tldr: ready ## train online on TL;DR with a simulated user
 	@$(PYTHON) -m jobs.train_online_tldr

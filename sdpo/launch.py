@@ -21,7 +21,7 @@ from sdpo import processes
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
 from sdpo.resolve import export_dotenv, resolve
-from sdpo.settings import JobSettings, LaunchSettings, OnlineSettings
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
 
 INTERRUPTED = 130
 
@@ -36,9 +36,9 @@ class Job:
 
     name: str
     summary: str
-    settings: type[JobSettings]
-    folder: str
+    settings: type[CommonSettings]
     run: str
+    folder: str = ""
     check: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +47,11 @@ class Job:
     system_prompt: str = ""
     prompt_suffix: str = ""
     module: str = ""
+
+    @property
+    def data_command(self) -> str:
+        """The command that writes the job's data."""
+        return f"make {self.data_target}"
 
     @property
     def module_name(self) -> str:
@@ -68,7 +73,8 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         place = f" ({error.filename})" if error.filename else ""
-        return _failed(1, f"error: the disk is full{place}. Free some space, or choose another SCRATCH.")
+        other = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
+        return _failed(1, f"error: the disk is full{place}. Free some space, or choose another {other}.")
 
 
 def _main(job: Job, arguments: list[str]) -> int:
@@ -83,7 +89,8 @@ def _main(job: Job, arguments: list[str]) -> int:
         _refuse_what_ranks_must_share(settings, job)
     if not worker:
         _check_processes(settings)
-        _check_writable(settings.output_dir)
+        if isinstance(settings, JobSettings):
+            check_writable(settings.output_dir, "OUTPUT_DIR or SCRATCH")
         if job.check:
             _load(job.check)(settings, job)
         if job.needs_simulator and settings.simulator_url:
@@ -93,7 +100,7 @@ def _main(job: Job, arguments: list[str]) -> int:
         return 0
     if worker or "LOCAL_RANK" in os.environ:
         return _run_here(settings, job)
-    settings = _claim(settings, job)
+    settings = _claim(settings, job) if isinstance(settings, JobSettings) else settings
     with ExitStack() as stack:
         if _starts_user(settings, job):
             settings = stack.enter_context(_simulated_user(settings))
@@ -105,7 +112,7 @@ def _main(job: Job, arguments: list[str]) -> int:
 # Settings that are worked out here
 
 
-def _with_processes(settings: JobSettings) -> JobSettings:
+def _with_processes(settings: CommonSettings) -> CommonSettings:
     """Take the number of processes from the user's accelerate file, unless it was given as a setting."""
     if not isinstance(settings, LaunchSettings) or settings.accelerate_config is None:
         return settings
@@ -124,15 +131,17 @@ def _with_processes(settings: JobSettings) -> JobSettings:
     return _replaced(settings, "accelerate file", world_size=number)
 
 
-def _with_places(settings: JobSettings, job: Job) -> JobSettings:
+def _with_places(settings: CommonSettings, job: Job) -> CommonSettings:
     """Fill in the run's name and folder."""
+    if not isinstance(settings, JobSettings):
+        return settings
     if settings.run_id is None:
         settings = _replaced(settings, "date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
     folder = settings.output_dir or settings.scratch / job.folder / settings.run_id
     return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
 
 
-def _replaced(settings: JobSettings, source: str, **values: Any) -> JobSettings:
+def _replaced(settings: CommonSettings, source: str, **values: Any) -> CommonSettings:
     return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, source)}, **values)
 
 
@@ -161,13 +170,14 @@ def _claim(settings: JobSettings, job: Job) -> JobSettings:
 # Checks
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path, setting: str) -> None:
+    """Raise RunError where the folder cannot be made or written to; `setting` names another place."""
     ancestor = next(place for place in (folder, *folder.parents) if place.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another OUTPUT_DIR or SCRATCH.")
+        raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another {setting}.")
 
 
-def _check_processes(settings: JobSettings) -> None:
+def _check_processes(settings: CommonSettings) -> None:
     if not isinstance(settings, LaunchSettings) or settings.accelerate_config or settings.tiny:
         return
     gpus = processes.visible_gpus()
@@ -178,8 +188,10 @@ def _check_processes(settings: JobSettings) -> None:
         )
 
 
-def _refuse_what_ranks_must_share(settings: JobSettings, job: Job) -> None:
+def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:
     """Raise SettingError where processes that somebody else launched would each choose their own."""
+    if not isinstance(settings, JobSettings):
+        return
     missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
     if _starts_user(settings, job):
         missing.append("SIMULATOR_URL")
@@ -222,11 +234,11 @@ def _server() -> Any:
 # The job's work
 
 
-def _in_this_process(settings: JobSettings) -> bool:
+def _in_this_process(settings: CommonSettings) -> bool:
     return not isinstance(settings, LaunchSettings) or (settings.world_size == 1 and not settings.accelerate_config)
 
 
-def _run_here(settings: JobSettings, job: Job) -> int:
+def _run_here(settings: CommonSettings, job: Job) -> int:
     alone = (
         isinstance(settings, LaunchSettings) and processes.WORKER not in os.environ and "LOCAL_RANK" not in os.environ
     )
@@ -253,7 +265,7 @@ def _load(reference: str) -> Any:
 # The dry run
 
 
-def _print_plan(settings: JobSettings, job: Job, arguments: Sequence[str]) -> None:
+def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
     lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
     if job.needs_simulator:
         user = settings.user_model_name_or_path

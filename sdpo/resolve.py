@@ -27,7 +27,7 @@ from sdpo.settings import (
     JOB,
     MAKE,
     TINY,
-    JobSettings,
+    CommonSettings,
     Setting,
     as_text,
     by_any_name,
@@ -53,7 +53,7 @@ _FOREIGN_NAMES = set(
     "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE".split()
 )
 
-Kind = TypeVar("Kind", bound=JobSettings)
+Kind = TypeVar("Kind", bound=CommonSettings)
 
 
 @dataclass(frozen=True)

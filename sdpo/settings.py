@@ -41,6 +41,10 @@ def _existing_folder(value: Path) -> str | None:
     return None if value.is_dir() else "a folder that is there"
 
 
+def _existing_path(value: Path) -> str | None:
+    return None if value.exists() else "a file or folder that is there"
+
+
 def _template_file(value: Path) -> str | None:
     try:
         return None if "{follow_up}" in value.read_text("utf-8") else "a text file that contains {follow_up}"
@@ -70,23 +74,70 @@ def setting(
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobSettings:
+class CommonSettings:
     """Every job."""
+
+    seed: int = setting(42, "the seed of everything random", at_least=0, below=2**32)
+    tiny: bool = setting(False, "run the whole job with the shipped tiny model and data, in minutes on a CPU")
+    dry_run: bool = setting(False, "check all that can be checked, print settings and commands, do nothing")
+    hf_token: str | None = setting(None, "for models and data that the hub gives only to some", secret=True)
+
+    # Not a setting: name -> where its value came from.
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings(CommonSettings):
+    """Every job with a run folder."""
 
     run_id: str | None = setting(
         None, "the run's name instead of the date; the same name continues that run", check=_plain_name
     )
-    seed: int = setting(42, "the seed of everything random", at_least=0, below=2**32)
-    tiny: bool = setting(False, "run the whole job with the shipped tiny model and data, in minutes on a CPU")
-    dry_run: bool = setting(False, "check all that can be checked, print settings and commands, do nothing")
     scratch: Path = setting(Path("runs"), "the folder that run folders are put in")
     output_dir: Path | None = setting(None, "the run's folder, instead of the one in SCRATCH")
     wandb_api_key: str | None = setting(None, "tracks online; without it, offline", secret=True)
-    hf_token: str | None = setting(None, "for models and data that the hub gives only to some", secret=True)
     anthropic_api_key: str | None = setting(None, "for jobs that ask Claude", secret=True)
 
-    # Not a setting: name -> where its value came from.
-    sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+@dataclass(frozen=True, kw_only=True)
+class PrepSettings(CommonSettings):
+    """Preparing data."""
+
+    out_dir: Path = setting(Path("data"), "the folder that the data and the report on it go to")
+    force: bool = setting(False, "replace what is there already")
+    model: str | None = setting(
+        None, "report lengths in tokens of this model, a hub name or a folder; not set counts characters"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourcePrepSettings(PrepSettings):
+    """Where the rows come from."""
+
+    source: Path | None = setting(
+        None, "a local file, or a folder with files named by split, instead of the hub", check=_existing_path
+    )
+    revision: str | None = setting(None, "a branch or commit of the hub's data set, instead of the one we read")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationPrepSettings(SourcePrepSettings):
+    """Which conversations are kept."""
+
+    drop_toxic: bool = setting(False, "leave out conversations that the source marks as toxic")
+    drop_redacted: bool = setting(False, "leave out conversations that the source has blackened in places")
+    max_conversations: int = setting(0, "stop after so many kept conversations; 0 keeps all", at_least=0)
+    max_interactions: int = setting(
+        0, "stop at so many interactions, once MIN_CONVERSATIONS are kept; 0 keeps all", at_least=0
+    )
+    min_conversations: int = setting(0, "the conversations to keep before MAX_INTERACTIONS counts", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogsPrepSettings(PrepSettings):
+    """Conversations of your own."""
+
+    input: Path | None = setting(None, "the file with them, or a folder of such files", check=_existing_path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +292,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def settings_of(kind: type[JobSettings]) -> dict[str, Setting]:
+def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:
     """Return every setting of a settings class by name, the class's own ones first and every job's last."""
     hints = typing.get_type_hints(kind)
     groups = {name: owner for owner in kind.__mro__ for name in inspect.get_annotations(owner)}
@@ -267,7 +318,7 @@ def by_any_name(settings: Mapping[str, Setting]) -> dict[str, Setting]:
 def known_names() -> dict[str, Setting]:
     """Return the settings of all jobs by lower-case name, second names included."""
     found: dict[str, Setting] = {}
-    kinds: list[type[JobSettings]] = [JobSettings]
+    kinds: list[type[CommonSettings]] = [CommonSettings]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
@@ -275,12 +326,12 @@ def known_names() -> dict[str, Setting]:
     return found
 
 
-def source(settings: JobSettings, name: str) -> str:
+def source(settings: CommonSettings, name: str) -> str:
     """Return where a value came from: flag, make, environment, TINY, ".env, line N", job or default."""
     return settings.sources.get(name, DEFAULT)
 
 
-def given(settings: JobSettings) -> dict[str, Any]:
+def given(settings: CommonSettings) -> dict[str, Any]:
     """Return the values that the user gave, whichever way, as plain values and without secrets."""
     secrets = {name for name, declared in settings_of(type(settings)).items() if declared.secret}
     return {
@@ -290,7 +341,7 @@ def given(settings: JobSettings) -> dict[str, Any]:
     }
 
 
-def redacted(settings: JobSettings) -> dict[str, Any]:
+def redacted(settings: CommonSettings) -> dict[str, Any]:
     """Return every setting as a plain value that JSON can hold; of a secret not even whether it is set."""
     values = {}
     for name, declared in settings_of(type(settings)).items():
@@ -299,7 +350,7 @@ def redacted(settings: JobSettings) -> dict[str, Any]:
     return values
 
 
-def table(settings: JobSettings) -> str:
+def table(settings: CommonSettings) -> str:
     """Return the settings as lines of name, value and source; a secret is only set or not set."""
     rows = []
     for name, declared in settings_of(type(settings)).items():

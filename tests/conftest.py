@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 # No test may reach for a hub or a tracking server.
-os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false")
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 for name in ("WANDB_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "WORLD_SIZE", "MAKEFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
 

@@ -47,7 +47,7 @@ def job_command(url: str | None, out: Path, job: str = "train_online_tldr", **se
 
 def environment(**variables: str) -> dict[str, str]:
     """Return this process's environment with the variables, and the project importable."""
-    return os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "2"} | variables
+    return os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | variables
 
 
 def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:

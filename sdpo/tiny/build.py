@@ -5,17 +5,18 @@ continuations side by side; each continuation sees the prompt and itself, so a p
 """
 
 import argparse
-import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
-from sdpo.tiny.lessons import Lesson, Tutor, build_tokenizer
+from sdpo.tiny import oracle
+from sdpo.tiny.lessons import Lesson, Mix, Tutor, build_tokenizer
 
 HIDDEN, LAYERS, HEADS = 128, 4, 4
 
@@ -85,19 +86,22 @@ def collate(lessons: list[Lesson]) -> dict[str, torch.Tensor]:
     }
 
 
-def batches(tutor: Tutor, stage: int, size: int, count: int) -> Iterator[list[Lesson]]:
-    """Yield `count` batches of `size` lessons of similar length: eight batches are drawn and sorted at a time."""
-    waiting: list[list[Lesson]] = []
-    for _ in range(count):
-        if not waiting:
-            drawn = sorted((tutor.draw(stage) for _ in range(8 * size)), key=length_of)
-            waiting = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-            tutor.rng.shuffle(waiting)
-        yield waiting.pop()
+def halves(lessons: list[Lesson]) -> list[list[Lesson]]:
+    """Return the lessons as two lists, short and long, so that little is padded.
+
+    Only one step's lessons are ever sorted: steps of one length are steps of one role, and learned far worse.
+    """
+    ordered = sorted(lessons, key=length_of)
+    middle = min(range(1, len(ordered)), key=lambda place: _padded(ordered, place))
+    return [ordered[:middle], ordered[middle:]]
+
+
+def _padded(ordered: list[Lesson], middle: int) -> int:
+    return middle * length_of(ordered[middle - 1]) + (len(ordered) - middle) * length_of(ordered[-1])
 
 
 def loss_of(model: Qwen3ForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the mean negative log-probability of the continuations' tokens."""
+    """Return the weighted sum of the negative log-probabilities of what is taught."""
     hidden_BTH = model.model(
         input_ids=batch["ids_BT"],
         attention_mask=batch["mask_BTT"],
@@ -106,47 +110,139 @@ def loss_of(model: Qwen3ForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Te
     ).last_hidden_state
     logits_NV = model.lm_head(hidden_BTH[batch["rows_N"], batch["places_N"]])
     losses_N = functional.cross_entropy(logits_NV.float(), batch["targets_N"], reduction="none")
-    return (losses_N * batch["weights_N"]).sum() / batch["weights_N"].sum()
+    return (losses_N * batch["weights_N"]).sum()
 
 
-def train(seed: int, steps: tuple[int, int], sizes: tuple[int, int] = (16, 24)) -> tuple:
-    """Return a trained model and its tokenizer: `steps[0]` of plain answers, then `steps[1]` of every role.
+class Phase(NamedTuple):
+    """Some steps of `rows` lessons each."""
+
+    steps: int
+    rows: int
+    mix: Mix
+
+
+class Course(NamedTuple):
+    """Phases under one optimizer: its rate rises over 30 steps to `rate` and falls to zero over the last phase."""
+
+    phases: tuple[Phase, ...]
+    rate: float
+
+
+_STYLES = {"no_emojis": 6, "emojis": 6, "casual": 4, "formal": 4, "short": 3, "long": 3}
+_MORE_EMOJIS = {style: 1.5 for style in oracle.tiny_personas()} | dict.fromkeys(_STYLES, 2)
+_MORE_EMOJIS |= {"no_emojis": 8, "emojis": 8}
+
+COURSES = (
+    Course(
+        (
+            # Copying the post's facts first: on bare posts, where they are easy to find.
+            Phase(180, 16, Mix(kinds=(1, 0, 0), contexts=(1, 0, 0, 0), system=0.0, branches=6)),
+            Phase(
+                1500,
+                28,
+                Mix(
+                    kinds=(0.6, 0.16, 0.24),
+                    contexts=(26, 10, 20, 44),
+                    system=0.85,
+                    verdict_weight=10.0,
+                    reaction_styles=_STYLES,
+                    verdict_styles=_STYLES,
+                ),
+            ),
+        ),
+        rate=1.0,
+    ),
+    # The user and most verdicts are learned by now: all verdicts, and hindsight that asks for emojis or none.
+    Course(
+        (
+            Phase(
+                650,
+                28,
+                Mix(
+                    kinds=(0.62, 0.14, 0.24),
+                    contexts=(18, 8, 20, 54),
+                    system=0.85,
+                    hindsight_weight=2.0,
+                    verdict_weight=4.0,
+                    verdict_styles=_MORE_EMOJIS,
+                ),
+            ),
+        ),
+        rate=0.6,
+    ),
+    # Hindsight on tone and length; a little of the rest, so that it stays.
+    Course(
+        (
+            Phase(
+                400,
+                28,
+                Mix(
+                    kinds=(0.8, 0.08, 0.12),
+                    contexts=(12, 6, 20, 62),
+                    system=0.85,
+                    hindsight_branches=4,
+                    hindsight_weight=3.0,
+                    verdict_weight=4.0,
+                ),
+            ),
+        ),
+        rate=0.6,
+    ),
+)
+
+
+def train(seed: int, courses: Sequence[Course] = COURSES) -> tuple:
+    """Return a trained model and its tokenizer.
 
     Muon, not AdamW alone: with AdamW the model had not learned to copy the post's facts after 500
-    steps of stage 0, with Muon it has after 150.
+    steps of the first phase, with Muon it had after 150.
     """
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
-    tutor = Tutor(tokenizer, seed)
+    for number, course in enumerate(courses):
+        teach(model, Tutor(tokenizer, seed + number), course)
+    return model.eval(), tokenizer
+
+
+def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Course) -> None:
+    """Train the model through one course."""
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=0.01, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=0.01 * course.rate, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=3e-3 * course.rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, *steps)) for optimizer in optimizers
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, course)) for optimizer in optimizers
     ]
-    started = time.monotonic()
-    lessons = itertools.chain(*(batches(tutor, stage, sizes[stage], steps[stage]) for stage in (0, 1)))
-    for step, batch in enumerate(lessons):
-        loss = loss_of(model, collate(batch))
-        loss.backward()
+    started, total = time.monotonic(), sum(phase.steps for phase in course.phases)
+    planned = (phase for phase in course.phases for _ in range(phase.steps))
+    for step, phase in enumerate(planned, start=1):
+        loss = _backward(model, [tutor.draw(phase.mix) for _ in range(phase.rows)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad(set_to_none=True)
-        if step % 50 == 49:
-            print(f"step {step + 1}/{sum(steps)}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
-    return model.eval(), tokenizer
+        if step % 50 == 0:
+            print(f"step {step}/{total}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _schedule(step: int, first: int, second: int) -> float:
-    """Warm up over 30 steps, hold through stage 0, then a half cosine to zero."""
-    if step < first:
-        return min(1.0, (step + 1) / 30)
-    return 0.5 * (1 + math.cos(math.pi * (step - first) / second))
+def _backward(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
+    """Add the gradient of the lessons' mean loss, and return that loss."""
+    parts = [collate(part) for part in halves(lessons)]
+    total, loss = sum(part["weights_N"].sum() for part in parts), 0.0
+    for part in parts:
+        share = loss_of(model, part) / total
+        share.backward()
+        loss += share.item()
+    return loss
+
+
+def _schedule(step: int, course: Course) -> float:
+    last = course.phases[-1].steps
+    into_last = max(0, step - sum(phase.steps for phase in course.phases[:-1]))
+    return min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * into_last / last))
 
 
 def main() -> None:
@@ -154,11 +250,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out_dir", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, nargs=2, default=(180, 1600), metavar=("ANSWERS", "ROLES"))
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     torch.use_deterministic_algorithms(True)
-    model, tokenizer = train(arguments.seed, tuple(arguments.steps))
+    model, tokenizer = train(arguments.seed)
     model.save_pretrained(arguments.out_dir)
     tokenizer.save_pretrained(arguments.out_dir)
     print(f"saved {model.num_parameters():,} parameters to {arguments.out_dir}")

@@ -5,9 +5,10 @@ answer to a post, the user's reaction to an answer, the verdict on two answers.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -78,8 +79,22 @@ def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
     )
 
 
-# Styles of one axis are taught more often than those of two: they are what the others are made of.
-_STYLE_WEIGHTS = {"no_emojis": 6, "emojis": 6, "casual": 4, "formal": 4, "short": 3, "long": 3}
+class Mix(NamedTuple):
+    """How often a tutor draws each kind of lesson, and how much a token of its replies counts.
+
+    `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
+    unrelated and an asking one. `system` is the share with a system prompt. A style not named weighs 1.
+    """
+
+    kinds: tuple[float, float, float]
+    contexts: tuple[float, float, float, float]
+    system: float
+    branches: int = 4
+    hindsight_branches: int = 2
+    hindsight_weight: float = 1.0
+    verdict_weight: float = 1.0
+    reaction_styles: Mapping[str, float] = MappingProxyType({})
+    verdict_styles: Mapping[str, float] = MappingProxyType({})
 
 
 class Tutor:
@@ -88,23 +103,25 @@ class Tutor:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
         self.tokenizer = tokenizer
         self.rng = Random(seed)
-        self.styles = list(oracle.tiny_personas().values())
-        self.style_weights = [_STYLE_WEIGHTS.get(name, 1) for name in oracle.tiny_personas()]
+        self.styles = oracle.tiny_personas()
 
-    def draw(self, stage: int) -> Lesson:
-        """Return a lesson: in stage 0 plain answers to bare posts, in stage 1 every role."""
-        if stage == 0:
-            return self._answer(system=False, context="none", branches=6)
-        share = self.rng.random()
-        if share < 0.6:
-            return self._answer(system=self.rng.random() < 0.85, context=self._context(), branches=4)
-        return self._reaction() if share < 0.78 else self._verdict()
+    def draw(self, mix: Mix) -> Lesson:
+        """Return a lesson of the mix."""
+        return self._pick((self._answer, self._reaction, self._verdict), mix.kinds)(mix)
 
-    def _context(self) -> str:
-        return self.rng.choices(("none", "thanks", "unrelated", "request"), (26, 10, 20, 44))[0]
+    def _pick(self, options: Sequence, weights: Sequence[float]) -> Any:
+        """Return one of the options by weight; nothing is drawn where there is no choice."""
+        left = [option for option, weight in zip(options, weights, strict=True) if weight]
+        return left[0] if len(left) == 1 else self.rng.choices(options, weights)[0]
 
-    def _answer(self, system: bool, context: str, branches: int) -> Lesson:
-        rng, post, wanted = self.rng, language.sample_post(self.rng), {}
+    def _style(self, weights: Mapping[str, float]) -> tuple[str, dict[str, bool]]:
+        return self.rng.choices(list(self.styles.values()), [weights.get(name, 1) for name in self.styles])[0]
+
+    def _answer(self, mix: Mix) -> Lesson:
+        rng, wanted = self.rng, {}
+        context = self._pick(("none", "thanks", "unrelated", "request"), mix.contexts)
+        system = mix.system > 0 and rng.random() < mix.system
+        post = language.sample_post(rng)
         messages = [{"role": "system", "content": prompts.SUMMARY_SYSTEM}] * system
         messages.append({"role": "user", "content": post.text})
         if context == "request":
@@ -114,11 +131,13 @@ class Tutor:
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
+        branches, weight = (mix.branches, 1.0) if context == "none" else (mix.hindsight_branches, mix.hindsight_weight)
         styles = [language.sample_style(rng)._replace(**wanted) for _ in range(branches)]
-        return self._lesson([(messages, language.write_answer(rng, post, style)) for style in styles])
+        return self._lesson([(messages, language.write_answer(rng, post, style)) for style in styles], weight)
 
-    def _reaction(self, branches: int = 4) -> Lesson:
-        rng, post, (persona, wanted) = self.rng, language.sample_post(self.rng), self._style()
+    def _reaction(self, mix: Mix, branches: int = 4) -> Lesson:
+        rng, post = self.rng, language.sample_post(self.rng)
+        persona, wanted = self._style(mix.reaction_styles)
         exchanges = []
         for _ in range(branches):
             completion = self._completion(post)
@@ -127,18 +146,15 @@ class Tutor:
             exchanges.append((prompts.user_messages(persona, post.text, completion), reply))
         return self._lesson(exchanges)
 
-    def _verdict(self, branches: int = 4) -> Lesson:
-        post, (persona, wanted) = language.sample_post(self.rng), self._style()
+    def _verdict(self, mix: Mix, branches: int = 4) -> Lesson:
+        post, (persona, wanted) = language.sample_post(self.rng), self._style(mix.verdict_styles)
         exchanges = []
         for _ in range(branches):
             pair = self._completion(post), self._completion(post)
             reply = prompts.VERDICTS[oracle.verdict(*pair, wanted)]
             exchanges.append((prompts.judge_messages(persona, post.text, *pair), reply))
         # One token of a verdict's few says anything.
-        return self._lesson(exchanges, weight=4.0)
-
-    def _style(self) -> tuple[str, dict[str, bool]]:
-        return self.rng.choices(self.styles, self.style_weights)[0]
+        return self._lesson(exchanges, mix.verdict_weight)
 
     def _completion(self, post: language.Post) -> str:
         return language.write_answer(self.rng, post, language.sample_style(self.rng))

@@ -70,7 +70,8 @@ class CleanStop(TrainerCallback):
         print("stopping: this step is finished and a checkpoint saved first", flush=True)
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Save and stop when asked to."""
+        """Save and stop when any process was asked to: all have to do it in the same step."""
+        self.asked = any(gather_object([self.asked]))
         if self.asked:
             control.should_save = control.should_training_stop = True
 

@@ -27,7 +27,7 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
     check_user(settings)
     read_template(settings.hindsight_file)
     for path in (settings.train_jsonl, *([settings.val_jsonl] if settings.eval_n else [])):
-        read_prompts(path, job.data_target)
+        read_prompts(path, job.data_command)
     for name in ("model_name_or_path", "user_model_name_or_path"):
         check_model_path(name, getattr(settings, name))
     batch = settings.bs * settings.ga * settings.world_size

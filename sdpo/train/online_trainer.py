@@ -52,7 +52,7 @@ class StepRecord:
     empty: int = 0
     too_long: int = 0
     truncated: int = 0
-    tokens: int = 0
+    tokens: float = 0.0
     loss: float = 0.0
     micro_batches: int = 0
     signal: float = 0.0
@@ -176,13 +176,19 @@ class OnlineTrainer(RLOOTrainer):
 
     def _note_loss(self, loss: Tensor, signal_BT: Tensor, scores: Scores, inputs: dict) -> None:
         record, usable_B1 = self.record, (inputs["weights_B"] > 0).float()[:, None]
+        sums = {
+            "tokens": scores.mask_BT.sum().item(),
+            "signal": (signal_BT * usable_B1).sum().item(),
+            "signal_size": (signal_BT.abs() * usable_B1).sum().item(),
+            "entropy": (scores.entropy_BT * scores.mask_BT).sum().item(),
+        }
+        for name, value in sums.items():
+            setattr(record, name, getattr(record, name) + value)
+            if name != "tokens":  # TRL averages these and hands them to the tracker
+                self._metrics["train"][f"sdpo/{name}"].append(value / sums["tokens"])
         record.forwards += 1
         record.micro_batches += 1
         record.loss += loss.item()
-        record.tokens += int(scores.mask_BT.sum())
-        record.signal += (signal_BT * usable_B1).sum().item()
-        record.signal_size += (signal_BT.abs() * usable_B1).sum().item()
-        record.entropy += (scores.entropy_BT * scores.mask_BT).sum().item()
         for row in range(min(self.SAMPLES - len(record.samples), len(signal_BT))):
             ids = inputs["completion_ids"][row]
             tokens = [self.processing_class.decode([token]) for token in ids]

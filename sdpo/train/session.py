@@ -162,7 +162,7 @@ class OnlineSession:
 
     def _dataset(self) -> Dataset:
         settings = self.settings
-        rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_target), self.job)
+        rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_command), self.job)
         lengths = (len(encode_prompt(self.tokenizer, row["prompt"])) for row in rows)
         fitting = (place for place, length in enumerate(lengths) if length <= settings.max_prompt_tokens)
         places = list(itertools.islice(fitting, settings.train_n))
@@ -181,7 +181,7 @@ class OnlineSession:
     def _measure(self, when: str) -> dict:
         """Return what sampled answers to EVAL_N validation prompts are like; every process answers a share."""
         settings, accelerator = self.settings, self.trainer.accelerator
-        rows = training_prompts(read_prompts(settings.val_jsonl, self.job.data_target), self.job)[: settings.eval_n]
+        rows = training_prompts(read_prompts(settings.val_jsonl, self.job.data_command), self.job)[: settings.eval_n]
         mine = rows[accelerator.process_index :: accelerator.num_processes]
         answers = generate(
             accelerator.unwrap_model(self.trainer.model),

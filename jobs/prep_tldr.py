@@ -1,0 +1,18 @@
+"""The prompts of the TL;DR data: Reddit posts to be summarized."""
+
+from sdpo.launch import Job, main
+from sdpo.settings import SourcePrepSettings
+from sdpo.tiny import WORLD_DIR
+
+JOB = Job(
+    name="prep-tldr",
+    summary="write the prompts of openai/summarize_from_feedback",
+    settings=SourcePrepSettings,
+    run="sdpo.data.prepare:prompts",
+    check="sdpo.data.prepare:check",
+    defaults={"out_dir": "data/tldr_prompts_unique"},
+    tiny={"source": WORLD_DIR / "data" / "tldr", "out_dir": "data/tiny/tldr_prompts_unique"},
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

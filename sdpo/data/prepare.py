@@ -1,0 +1,266 @@
+"""The preparation jobs: what they check first, and how rows become files.
+
+Importing this is cheap; what reads and draws is imported when the work begins.
+"""
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdpo.data import rows as rows_module
+from sdpo.data.conversation import Conversation, Dropped, interactions, word_of
+from sdpo.data.files import batches, count_rows, find, rows
+from sdpo.data.output import Outputs, refuse_existing
+from sdpo.data.report import Lengths, Tally, draw, measure_of, table
+from sdpo.data.sources import SOURCES, Origin, Source, locate
+from sdpo.errors import RecordError, RunError
+from sdpo.records import Interaction, Prompt, interaction_lines, prompt_lines
+
+if TYPE_CHECKING:
+    from sdpo.launch import Job
+    from sdpo.settings import ConversationPrepSettings, PrepSettings, SourcePrepSettings
+
+REPORT, PICTURE = "report.json", "lengths.png"
+KINDS = ("prompt", "completion", "user_response")
+
+
+def check(settings: "SourcePrepSettings", job: "Job") -> None:
+    """Check whatever can be checked without the hub. Raises SdpoError on the first fault."""
+    source = SOURCES[job.name]
+    check_place(settings, _files_of(source))
+    if settings.source is not None:
+        find(settings.source, source.splits)
+
+
+def check_place(settings: "PrepSettings", names: Iterable[str]) -> None:
+    """Raise RunError where the output cannot go."""
+    from sdpo.launch import check_writable
+
+    check_writable(settings.out_dir, "OUT_DIR")
+    refuse_existing([settings.out_dir / name for name in names], settings.force)
+
+
+def _files_of(source: Source) -> list[str]:
+    data = [source.output] if source.output else [f"{split}.jsonl" for split in source.splits]
+    return [*data, REPORT, PICTURE]
+
+
+# Prompts
+
+
+def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
+    """Write the prompts of a source, each once, and nothing in validation that is in train."""
+    source = SOURCES[job.name]
+    lengths = Lengths(["prompt"], measure_of(settings.model))
+    origin = locate(source, settings.source, settings.revision)
+    names = [f"{split}.jsonl" for split in origin.files]
+    for split in source.splits:
+        if split not in origin.files and (settings.out_dir / f"{split}.jsonl").exists():
+            raise RunError(
+                f"{settings.out_dir} has a {split}.jsonl that SOURCE has no rows for. Choose another OUT_DIR."
+            )
+    tallies: dict[str, Tally] = {}
+    trained: frozenset[int] = frozenset()
+    with Outputs([settings.out_dir / name for name in (*names, REPORT, PICTURE)], settings.force) as outputs:
+        for split, files in origin.files.items():
+            tally = tallies[split] = Tally()
+            with Progress(f"{job.name} {split}", count_rows(files)) as advance:
+                found = (source.prompt_of(row) if isinstance(row, dict) else row
+                         for row in rows(files, source.columns, advance))  # fmt: skip
+                seen = write_prompts(
+                    found, split, trained, tally, lengths, outputs[settings.out_dir / f"{split}.jsonl"]
+                )
+            refuse_nothing(tally, f"the split {split} of {origin.source}")
+            trained = trained or frozenset(seen)
+        report = _report(settings, job, origin, tallies, lengths)
+        finish(settings, outputs, report, lengths)
+
+
+def write_prompts(
+    found: Iterable[str | Dropped], split: str, trained: frozenset[int], tally: Tally, lengths: Lengths, file: Any
+) -> set[int]:
+    """Write the prompts that are new, count all, and return a mark of each that was seen."""
+    seen: set[int] = set()
+    for number, prompt in enumerate(found):
+        if isinstance(prompt, Dropped):
+            tally.drop(prompt.reason)
+            continue
+        mark = hash(rows_module.folded(prompt))
+        if mark in trained:
+            tally.drop("also in train")
+        elif mark in seen:
+            tally.drop("duplicate")
+        else:
+            seen.add(mark)
+            tally.kept += 1
+            lengths.add("prompt", [prompt])
+            for line in prompt_lines([Prompt(f"{split}-{number}", prompt)]):
+                file.write(line.encode())
+    return seen
+
+
+# Interactions
+
+
+def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
+    """Write the interactions of a source's conversations."""
+    source = SOURCES[job.name]
+    lengths = Lengths(KINDS, measure_of(settings.model))
+    origin = locate(source, settings.source, settings.revision)
+    files = origin.files[source.splits[0]]
+    names = [source.output, REPORT, PICTURE]
+    writer, languages = InteractionWriter(lengths), Counter[str]()
+    with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
+        file = outputs[settings.out_dir / source.output]
+        with numbered_rows(source, settings, files) as (total, found), Progress(job.name, total) as advance:
+            for number, row in found:
+                if isinstance(row, dict) and (language := word_of(row.get("language"))):
+                    languages[language] += 1
+                writer.add(_conversation(source, settings, row, number), file)
+                advance(1)
+                if enough(settings, writer.rows.kept, writer.interactions.kept):
+                    break
+        refuse_nothing(writer.rows, origin.source)
+        counts = {"conversations": writer.rows, "interactions": writer.interactions}
+        report = _report(settings, job, origin, counts, lengths) | {
+            "not_read": total - writer.rows.seen if total is not None else None,
+            "duplicates": writer.duplicates,
+            "languages": dict(sorted(languages.items(), key=lambda item: (-item[1], item[0]))),
+        }
+        finish(settings, outputs, report, lengths)
+
+
+@contextmanager
+def numbered_rows(
+    source: Source, settings: "ConversationPrepSettings", files: list[Path]
+) -> Iterator[tuple[int | None, Iterable[tuple[int, dict | Dropped]]]]:
+    """Yield how many rows there are, where that is known, and each with its number; shuffled where the source is."""
+    total = count_rows(files)
+    if not source.shuffled:
+        yield total, enumerate(rows(files, source.columns, lambda count: None))
+        return
+    from sdpo.data.table import Table
+
+    with Progress("reading", total) as advance:
+        table = Table(_counted(batches(files, source.columns), advance), settings.out_dir)
+    with table:
+        yield len(table), table.shuffled(settings.seed)
+
+
+def _conversation(
+    source: Source, settings: "ConversationPrepSettings", row: dict | Dropped, number: int
+) -> Conversation | Dropped:
+    if isinstance(row, Dropped):
+        return row
+    dropped = rows_module.marked(row, settings.drop_toxic, settings.drop_redacted)
+    return dropped or source.conversation_of(row, number)
+
+
+def enough(settings: "ConversationPrepSettings", conversations: int, interactions: int) -> bool:
+    """Return whether as much has been kept as was asked for."""
+    if settings.max_conversations and conversations >= settings.max_conversations:
+        return True
+    return bool(
+        settings.max_interactions
+        and interactions >= settings.max_interactions
+        and conversations >= settings.min_conversations
+    )
+
+
+class InteractionWriter:
+    """Writes the interactions of one conversation after another and counts what is left out on both levels."""
+
+    def __init__(self, lengths: Lengths) -> None:
+        self.rows, self.interactions = Tally(), Tally()
+        self._lengths = lengths
+        self._ids: set[int] = set()
+        self._contents = array("q")
+
+    def add(self, conversation: Conversation | Dropped, file: Any) -> None:
+        """Write what can be used of a conversation."""
+        if isinstance(conversation, Dropped):
+            self.rows.drop(conversation.reason)
+            return
+        mark = hash(conversation.id)
+        found = [Dropped("an id that an earlier conversation has")] if mark in self._ids else interactions(conversation)
+        kept = [interaction for interaction in found if isinstance(interaction, Interaction)]
+        if not kept:
+            reason = found[0].reason if found else "no answer that the user replied to"
+            self.rows.drop(reason, conversation.rows)
+            return
+        self._ids.add(mark)
+        self._contents.append(hash(tuple(conversation.said)))
+        self.rows.kept += conversation.rows
+        self.interactions.kept += len(kept)
+        self.interactions.dropped.update(left.reason for left in found if isinstance(left, Dropped))
+        file.write("".join(interaction_lines(kept)).encode())
+        for interaction in kept:
+            self._lengths.add("prompt", [message["content"] for message in interaction.prompt])
+            self._lengths.add("completion", [interaction.completion])
+            self._lengths.add("user_response", [interaction.user_response])
+
+    @property
+    def duplicates(self) -> int:
+        """How many kept conversations say word for word what an earlier one does."""
+        import numpy
+
+        return len(self._contents) - len(numpy.unique(numpy.frombuffer(self._contents, "q")))
+
+
+# Both
+
+
+def refuse_nothing(tally: Tally, place: str) -> None:
+    """Raise RecordError where nothing at all was kept: an empty file would only fail later."""
+    if not tally.kept:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in tally.as_dict()["dropped"].items())
+        raise RecordError(f"nothing in {place} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
+
+
+def _report(
+    settings: "SourcePrepSettings", job: "Job", origin: Origin, tallies: dict[str, Tally], lengths: Lengths
+) -> dict[str, Any]:
+    return {
+        "job": job.name,
+        "source": origin.source,
+        "revision": origin.revision,
+        "commit": origin.commit,
+        "files": {split: [path.name for path in files] for split, files in origin.files.items()},
+        "seed": settings.seed,
+        "counts": {name: tally.as_dict() for name, tally in tallies.items()},
+        "lengths": lengths.as_dict(),
+    }
+
+
+def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], lengths: Lengths) -> None:
+    """Write the report and the picture, publish all files, and print the report."""
+    text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+    outputs[settings.out_dir / REPORT].write(text.encode(errors="backslashreplace"))
+    draw(lengths, f"{report['job']}: {report['source']}".replace("$", r"\$"), outputs[settings.out_dir / PICTURE])
+    outputs.publish()
+    print(f"\n{table(report)}\n\nwritten to {settings.out_dir}", flush=True)
+
+
+class Progress:
+    """A progress bar where somebody is watching; used as a block that yields a function to advance it."""
+
+    def __init__(self, name: str, total: int | None) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(desc=name, total=total, unit=" rows", disable=None, leave=False)
+
+    def __enter__(self) -> Callable[[int], Any]:
+        return self._bar.update
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+
+def _counted(found: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:
+    for batch in found:
+        yield batch
+        advance(len(batch) if isinstance(batch, list) else batch.num_rows)

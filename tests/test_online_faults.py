@@ -1,0 +1,60 @@
+"""What can go wrong with the simulated user: the README's table, row by row, each as a whole job."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.servers import Answer, FakeServer
+from tests.worlds import PROJECT, rows_of, run_job, user_by_rule
+
+ONE_LINE_ERROR = 1
+
+
+def test_server_absent_is_said_before_a_model_is_loaded(tmp_path):
+    done = run_job(
+        "http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model_name_or_path=str(PROJECT / "sdpo/tiny/model")
+    )
+    assert "make simulator" in done.stderr and len(done.stderr.strip().splitlines()) == ONE_LINE_ERROR
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_server_dying_mid_step_saves_the_run_which_then_continues(tmp_path):
+    out, rule = tmp_path / "run", user_by_rule()
+    with FakeServer(lambda body, number: rule(body, number) if number < 40 else Answer(reset=True)) as server:
+        done = run_job(server.url, out, expect=4, simulator_timeout=3, save_steps=50)
+    assert "Traceback" not in done.stderr and "RUN_ID=" in done.stderr
+    assert (out / "checkpoint-2" / "complete.json").exists()
+    with FakeServer(rule) as server:
+        run_job(server.url, out, simulator_timeout=3, save_steps=50)
+    assert [row["step"] for row in rows_of(out / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_server_answering_slowly_costs_its_own_time_once_a_step(tmp_path):
+    rule = user_by_rule()
+
+    def slowly(body, number):
+        return Answer(rule(body, number).text, delay=0.5)
+
+    with FakeServer(slowly) as server:
+        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
+    assert server.most == 16
+    assert all(row["seconds"]["user"] < 16 * 0.5 / 2 for row in rows_of(tmp_path / "run" / "metrics.jsonl"))
+
+
+@pytest.mark.parametrize(("reply", "counted"), [("  \n", "empty"), ("word " * 2000, "too_long")])
+def test_replies_that_cannot_be_used_are_left_out_and_counted(tmp_path, reply, counted):
+    rule = user_by_rule()
+    with FakeServer(lambda body, number: Answer(reply) if number % 4 == 0 else rule(body, number)) as server:
+        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
+    for row in rows_of(tmp_path / "run" / "metrics.jsonl"):
+        assert row[counted] == 4 and row["usable"] == 12
+
+
+def test_nothing_usable_moves_nothing(tmp_path):
+    with FakeServer(lambda body, number: Answer("")) as server:
+        run_job(server.url, tmp_path / "run", train_n=32)
+    before, after = (
+        load_file(path)
+        for path in (PROJECT / "sdpo/tiny/model/model.safetensors", tmp_path / "run/checkpoint-2/model.safetensors")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in after if name in before)
