@@ -132,6 +132,15 @@ _STYLES = {"no_emojis": 6, "emojis": 6, "casual": 4, "formal": 4, "short": 3, "l
 _MORE_EMOJIS = {style: 1.5 for style in oracle.tiny_personas()} | dict.fromkeys(_STYLES, 2)
 _MORE_EMOJIS |= {"no_emojis": 8, "emojis": 8}
 
+_HINDSIGHT = Mix(
+    kinds=(0.8, 0.08, 0.12),
+    contexts=(12, 6, 20, 62),
+    system=0.85,
+    hindsight_branches=4,
+    hindsight_weight=3.0,
+    verdict_weight=4.0,
+)
+
 COURSES = (
     Course(
         (
@@ -171,23 +180,9 @@ COURSES = (
         rate=0.6,
     ),
     # Hindsight on tone and length; a little of the rest, so that it stays.
-    Course(
-        (
-            Phase(
-                400,
-                28,
-                Mix(
-                    kinds=(0.8, 0.08, 0.12),
-                    contexts=(12, 6, 20, 62),
-                    system=0.85,
-                    hindsight_branches=4,
-                    hindsight_weight=3.0,
-                    verdict_weight=4.0,
-                ),
-            ),
-        ),
-        rate=0.6,
-    ),
+    Course((Phase(400, 28, _HINDSIGHT),), rate=0.6),
+    Course((Phase(250, 28, _HINDSIGHT),), rate=0.6),
+    Course((Phase(200, 28, _HINDSIGHT._replace(confusable=0.4)),), rate=0.6),
 )
 
 

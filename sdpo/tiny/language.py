@@ -107,6 +107,8 @@ REQUESTS = {
         "Add the details.", "I want the whole story.", "Spell it all out.",
     ),
 }  # fmt: skip
+# Each of these two differs from the other in one word, and that word names what is not wanted.
+CONFUSABLE = {("casual", True): REQUESTS["casual", True][4:5], ("casual", False): REQUESTS["casual", False][4:5]}
 THANKS = (
     "Perfect, thank you.", "That's just what I wanted.", "Great work.",
     "Nice one, that suits me.", "I like it.", "Good, keep it like that.",
@@ -171,11 +173,11 @@ def write_answer(rng: Random, post: Post, style: Style) -> str:
     return PREFIX + body + (" " + rng.choice(EMOJIS) if style.emoji else "")
 
 
-def write_request(rng: Random, wanted: dict[str, bool], held: bool = False) -> str:
-    """Return a follow-up that asks for every wanted axis value, in random order."""
+def write_request(rng: Random, wanted: dict[str, bool], held: bool = False, wordings: dict = REQUESTS) -> str:
+    """Return a follow-up that asks for every wanted axis value, in random order, in one of the wordings."""
     asked = list(wanted.items())
     rng.shuffle(asked)
-    return _compose(rng, OPENERS, [REQUESTS[item] for item in asked], CLOSERS, held)
+    return _compose(rng, OPENERS, [wordings[item] for item in asked], CLOSERS, held)
 
 
 def write_thanks(rng: Random, held: bool = False) -> str:

@@ -83,7 +83,8 @@ class Mix(NamedTuple):
     """How often a tutor draws each kind of lesson, and how much a token of its replies counts.
 
     `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
-    unrelated and an asking one. `system` is the share with a system prompt. A style not named weighs 1.
+    unrelated and an asking one. `system` is the share with a system prompt, `confusable`
+    that of requests in the wordings that are hardest to tell apart. A style not named weighs 1.
     """
 
     kinds: tuple[float, float, float]
@@ -92,6 +93,7 @@ class Mix(NamedTuple):
     branches: int = 4
     hindsight_branches: int = 2
     hindsight_weight: float = 1.0
+    confusable: float = 0.0
     verdict_weight: float = 1.0
     reaction_styles: Mapping[str, float] = MappingProxyType({})
     verdict_styles: Mapping[str, float] = MappingProxyType({})
@@ -125,9 +127,11 @@ class Tutor:
         messages = [{"role": "system", "content": prompts.SUMMARY_SYSTEM}] * system
         messages.append({"role": "user", "content": post.text})
         if context == "request":
-            axes = rng.sample(AXES, rng.choice((1, 1, 1, 2)))
+            confusable = mix.confusable > 0 and rng.random() < mix.confusable
+            axes = ["casual"] if confusable else rng.sample(AXES, rng.choice((1, 1, 1, 2)))
             wanted = {axis: rng.random() < 0.5 for axis in axes}
-            messages = prompts.with_hindsight(messages, language.write_request(rng, wanted))
+            wordings = language.CONFUSABLE if confusable else language.REQUESTS
+            messages = prompts.with_hindsight(messages, language.write_request(rng, wanted, wordings=wordings))
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
