@@ -80,7 +80,7 @@ def test_a_line_longer_than_a_chunk_is_one_line(tmp_path, monkeypatch):
     ("content", "expected"),
     [
         (b"\xff\xfe{", "UTF-8"),
-        (gzip.compress(b"{}" * 1000)[:-9], "cut short"),
+        (gzip.compress(b"{}" * 1000, mtime=0)[:-9], "cut short"),
         (b"\x1f\x8bnot gzip at all", "cut short"),
     ],
 )
