@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs refuse names that they do not know, so they are told which ones were given here.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr simulator
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready demo test lint clean $(JOBS)
@@ -60,6 +60,9 @@ prep-logs: ready ## write the interactions of your own conversations (INPUT=...)
 
 train-online-tldr: ready ## train online on TL;DR with a simulated user
 	@$(PYTHON) -m jobs.train_online_tldr
+
+train-online-helpsteer: ready ## train online on general prompts with Claude as the simulated user
+	@$(PYTHON) -m jobs.train_online_helpsteer
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator

@@ -36,6 +36,18 @@ class SimulatorGone(ServerError):
     exit_code = 4
 
 
+class BudgetSpent(SdpoError):
+    """The next request could pass MAX_COST; the run was saved and can be continued."""
+
+    exit_code = 5
+
+
+class RunStopped(SdpoError):
+    """The run was asked to stop while it waited; it was saved and can be continued."""
+
+    exit_code = 143  # what a shell reports for a process that ended on SIGTERM
+
+
 class RunError(SdpoError):
     """A run directory cannot be used as asked."""
 

@@ -1,14 +1,22 @@
 """A judge: which of two completions fits a persona's taste better, asked in both orders."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sdpo.chat import encode_completion, encode_prompt
-from sdpo.prompts import VERDICTS, judge_messages
+from sdpo.errors import ServerError, one_line
+from sdpo.llm import Client, Request
+from sdpo.prompts import VERDICT_SCHEMA, VERDICTS, judge_messages
 from sdpo.scoring import score
+
+# The whole reply, but for marks that a model may put around it: a letter elsewhere is no verdict.
+_FORM = re.compile(r"[\s\"'*`]*verdict:[\s*]*([ABC])[\s\"'*`.]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,13 @@ class Pair:
     def swapped(self) -> "Pair":
         """Return the pair in the other order."""
         return Pair(self.persona, self.prompt, self.second, self.first)
+
+
+class Judge(Protocol):
+    """Whatever gives a verdict on pairs as they stand."""
+
+    def verdicts(self, pairs: Sequence[Pair]) -> list[str]:
+        """Return A, B or C for each pair."""
 
 
 class LocalJudge:
@@ -45,7 +60,55 @@ class LocalJudge:
         return [list(self._replies)[index] for index in best]
 
 
-def both_orders(judge: LocalJudge, pairs: Sequence[Pair]) -> list[str]:
+class ApiJudge:
+    """A model behind an API. `unreadable` counts verdicts that were none on a second try either: ties."""
+
+    MAX_TOKENS = 64
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.unreadable = 0
+
+    def verdicts(self, pairs: Sequence[Pair]) -> list[str]:
+        """Return A, B or C for each pair as it stands, in this one order.
+
+        Raises ServerError where any did not come; those that came are in the client's cache.
+        """
+        verdicts = self._ask(pairs, again=False)
+        unread = [place for place, verdict in enumerate(verdicts) if verdict is None]
+        for place, verdict in zip(unread, self._ask([pairs[place] for place in unread], again=True), strict=True):
+            verdicts[place] = verdict or "C"
+            self.unreadable += verdict is None
+        return verdicts
+
+    def _ask(self, pairs: Sequence[Pair], again: bool) -> list[str | None]:
+        asked = [judge_messages(pair.persona, pair.prompt, pair.first, pair.second, again) for pair in pairs]
+        replies = self.client.complete(
+            [Request(messages, 0.0, self.MAX_TOKENS, schema=VERDICT_SCHEMA) for messages in asked]
+        )
+        failed = [reply for reply in replies if isinstance(reply, ServerError)]
+        if failed:
+            raise ServerError(
+                f"{len(failed)} of {len(replies)} verdicts of the judge ({self.client.name}) did not come. "
+                f"First cause: {one_line(failed[0], 200)} Run the same command again: it asks only for those."
+            )
+        return [read_verdict(reply.text) for reply in replies]
+
+
+def read_verdict(text: str) -> str | None:
+    """Return A, B or C where the whole reply is a verdict in one of its two forms, else None."""
+    if found := _FORM.fullmatch(text):
+        return found[1].upper()
+    try:
+        reply = json.loads(text)
+    except ValueError:
+        return None
+    verdict = reply.get("verdict") if isinstance(reply, dict) and len(reply) == 1 else None
+    return verdict if isinstance(verdict, str) and verdict in VERDICTS else None
+
+
+def both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[str]:
     """Return first, second or tie: a side wins only where both orders name it."""
-    ways = zip(judge.verdicts(pairs), judge.verdicts([pair.swapped() for pair in pairs]), strict=True)
+    verdicts = judge.verdicts([*pairs, *(pair.swapped() for pair in pairs)])
+    ways = zip(verdicts[: len(pairs)], verdicts[len(pairs) :], strict=True)
     return [{("A", "B"): "first", ("B", "A"): "second"}.get(way, "tie") for way in ways]

@@ -102,7 +102,7 @@ def _main(job: Job, arguments: list[str]) -> int:
         return _run_here(settings, job)
     settings = _claim(settings, job) if isinstance(settings, JobSettings) else settings
     with ExitStack() as stack:
-        if job.needs_simulator and not settings.simulator_url:
+        if _starts_user(settings, job):
             settings = stack.enter_context(_simulated_user(settings))
         if _in_this_process(settings):
             return _run_here(settings, job)
@@ -193,7 +193,7 @@ def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:
     if not isinstance(settings, JobSettings):
         return
     missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
-    if job.needs_simulator and not settings.simulator_url:
+    if _starts_user(settings, job):
         missing.append("SIMULATOR_URL")
     if missing:
         raise SettingError(
@@ -202,6 +202,10 @@ def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:
 
 
 # The simulated user
+
+
+def _starts_user(settings: JobSettings, job: Job) -> bool:
+    return job.needs_simulator and not settings.simulator_url and not settings.user_is_claude
 
 
 @contextmanager
@@ -220,7 +224,7 @@ def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
         memory_share=processes.SHARED_MEMORY if shared else None,
         temperature=settings.user_temperature,
     ) as url:
-        yield _replaced(settings, "started for this job", simulator_url=url)
+        yield _replaced(settings, processes.STARTED, simulator_url=url)
 
 
 def _server() -> Any:
@@ -265,10 +269,10 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
     lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
     if job.needs_simulator:
         user = settings.user_model_name_or_path
-        words = (
-            settings.simulator_url
-            or f"a server started for this job, on {processes.simulator_gpu(settings, processes.visible_gpus())[1]}"
-        )
+        words = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
+        if _starts_user(settings, job):
+            gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
+            words = f"a server started for this job, on {gpu}"
         lines.append(f"  simulated user  {user} at {words}")
     arguments = [argument for argument in arguments if argument != "--dry-run"]
     if _in_this_process(settings):

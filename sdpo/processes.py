@@ -24,6 +24,10 @@ MULTI_CPU = _ACCELERATE / "multi_cpu.yaml"
 WORKER = "SDPO_WORKER"
 EXIT_FILE = "SDPO_EXIT_FILE"
 
+# Where the job's processes learn that the simulated user's server was started for the job, and its source here.
+OWN_SIMULATOR = "SDPO_OWN_SIMULATOR"
+STARTED = "started for this job"
+
 # The launcher gives its processes 30 seconds to save and end; only then is it ended by force.
 _SECONDS_TO_END = 120
 # How much of a GPU's memory the user's server may keep for its cache beside the trainer.
@@ -60,6 +64,11 @@ def simulator_gpu(settings: OnlineSettings, gpus: Sequence[str]) -> tuple[str, s
         gpu = gpus[settings.world_size]
         return gpu, f"GPU {gpu}, which the trainer leaves free"
     return gpus[-1], f"GPU {gpus[-1]}, shared with the trainer: its cache gets {SHARED_MEMORY:.0%} of the memory"
+
+
+def simulator_is_ours(settings: OnlineSettings) -> bool:
+    """Return whether the simulated user's server was started for the job and will end with it."""
+    return settings_module.source(settings, "simulator_url") == STARTED or OWN_SIMULATOR in os.environ
 
 
 # Processes
@@ -105,6 +114,8 @@ def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str])
     extra = {WORKER: "1", "RUN_ID": settings.run_id, "OUTPUT_DIR": str(settings.output_dir)}
     if getattr(settings, "simulator_url", None):
         extra["SIMULATOR_URL"] = settings.simulator_url
+        if simulator_is_ours(settings):
+            extra[OWN_SIMULATOR] = "1"
     processes = ["--num_processes", str(settings.world_size)]
     if settings.accelerate_config:
         explicit = "world_size" in settings_module.given(settings)

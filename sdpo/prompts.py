@@ -29,6 +29,15 @@ JUDGE_SYSTEM = (
 )
 JUDGE_TURN = "The request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
 VERDICTS = {label: f"Verdict: {label}" for label in "ABC"}
+# Goes on the end of the turn where the first reply was neither of these.
+JUDGE_AGAIN = '\n\nReply with nothing but "Verdict: A", "Verdict: B" or "Verdict: C".'
+# The same verdict for servers that can keep a reply to a form.
+VERDICT_SCHEMA = {
+    "type": "object",
+    "properties": {"verdict": {"type": "string", "enum": list(VERDICTS)}},
+    "required": ["verdict"],
+    "additionalProperties": False,
+}
 
 _LENGTH = {
     "concise": "I like short answers that give only the main point.",
@@ -88,9 +97,13 @@ def user_messages(persona: str, prompt: str, completion: str) -> list[Message]:
     return _two_turns(USER_SYSTEM, persona, USER_TURN, prompt=prompt, completion=completion)
 
 
-def judge_messages(persona: str, prompt: str, first: str, second: str) -> list[Message]:
-    """Return what a judge is sent to compare two completions of one prompt, in this order."""
-    return _two_turns(JUDGE_SYSTEM, persona, JUDGE_TURN, prompt=prompt, first=first, second=second)
+def judge_messages(persona: str, prompt: str, first: str, second: str, again: bool = False) -> list[Message]:
+    """Return what a judge is sent to compare two completions of one prompt, in this order.
+
+    `again` adds a reminder of the reply's form, for a judge that did not keep to it.
+    """
+    turn = JUDGE_TURN + JUDGE_AGAIN if again else JUDGE_TURN
+    return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=prompt, first=first, second=second)
 
 
 def _two_turns(system: str, persona: str, turn: str, **fields: str) -> list[Message]:

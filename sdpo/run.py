@@ -3,6 +3,8 @@
 run.json          settings without secrets, package versions, commit, seed, command
 metrics.jsonl     a line an optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
+replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
+meter.json        what they cost so far
 checkpoint-N/     written by the trainer; whole once it holds `complete.json`
 summary.json      before and after, and how the run ended
 """
@@ -21,11 +23,13 @@ from typing import IO
 
 from sdpo.errors import RunError
 
-PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "openai", "wandb"]
+PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
+PACKAGES += ["openai", "anthropic"]
 COMPLETE = "complete.json"
 
 # Settings that may change when a run is continued: they do not alter what it computes.
 MAY_CHANGE = {"dry_run", "concurrency", "simulator_url", "simulator_gpu", "simulator_timeout", "save_limit", "resume"}
+MAY_CHANGE |= {"simulator_wait", "simulator_api_key", "max_cost", "price_file"}
 MAY_CHANGE |= {"output_dir", "scratch", "run_id", "accelerate_config", "log_steps", "eval_batch_size"}
 
 

@@ -197,6 +197,10 @@ class OnlineSettings(TrainingSettings):
     )
     concurrency: int = setting(32, "how many replies to ask for at once", at_least=1)
     simulator_timeout: float = setting(120.0, "seconds one reply may take, retries included", above=0)
+    simulator_wait: float = setting(900.0, "seconds to wait, saved, for a user who went away", at_least=0)
+    simulator_api_key: str | None = setting(None, "for a SIMULATOR_URL that asks for a key", secret=True)
+    max_cost: float | None = setting(None, "stop, saved, before the user costs more US dollars than this", above=0)
+    price_file: Path | None = setting(None, "a JSON file of prices in place of ours", check=_existing_file)
     user_temperature: float = setting(0.7, "the sampling temperature of the user", at_least=0)
     user_max_tokens: int = setting(128, "the longest reply of the user", at_least=1)
     max_prompt_tokens: int = setting(512, "longer prompts are left out and counted", at_least=1)
@@ -205,6 +209,11 @@ class OnlineSettings(TrainingSettings):
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
     centre_signal: bool = setting(True, "centre the signal within each sequence")
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
+
+    @property
+    def user_is_claude(self) -> bool:
+        """Whether Anthropic's API plays the user: a model of its, and no other server named for it."""
+        return self.simulator_url is None and self.user_model_name_or_path.startswith("claude-")
 
 
 @dataclass(frozen=True, kw_only=True)

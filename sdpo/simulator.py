@@ -1,7 +1,6 @@
 """A persona and a client make a user: it reads an exchange and writes a follow-up."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,45 +54,41 @@ def persona_of(style: str, style_file: Path | None = None) -> str:
 
 
 class SimulatedUser:
-    """A user with a taste. `latest` holds what the last call of `react` got, failures among it."""
+    """A user with a taste. `latest` holds what the last call of `react` got, failures among it.
+
+    `round` numbers the draws: the same exchange in another round gets another reply, in the same round the
+    reply that is already there.
+    """
 
     def __init__(self, client: Client, persona: str, temperature: float, max_tokens: int):
         self.client = client
         self.persona = persona
         self.temperature = temperature
         self.max_tokens = max_tokens
+        self.round = 0
         self.latest: list[FollowUp] = []
-        self._kept: dict[tuple[str, str, int], FollowUp] = {}
 
     def react(self, prompts: Sequence[str], completions: Sequence[str]) -> list[FollowUp]:
-        """Return the follow-up to each exchange.
+        """Return the follow-up to each exchange, and begin another round.
 
-        Raises SimulatorGone where any is missing. Those that arrived are kept: a second call with the same
-        exchanges asks only for the rest.
+        Raises SimulatorGone where any is missing. The round then stays: a second call with the same exchanges
+        asks only for the rest.
         """
-        seen: Counter[tuple[str, str]] = Counter()
-        keys = []
-        for pair in zip(prompts, completions, strict=True):
-            keys.append((*pair, seen[pair]))
-            seen[pair] += 1
-        self._kept = {key: self._kept[key] for key in keys if key in self._kept}
-        missing = [key for key in keys if key not in self._kept]
-        replies = self.client.complete([self._request(prompt, completion) for prompt, completion, _ in missing])
-        arrived = {key: _follow_up(reply) for key, reply in zip(missing, replies, strict=True)}
-        self.latest = [self._kept.get(key) or arrived[key] for key in keys]
+        requests = [self._request(*exchange) for exchange in zip(prompts, completions, strict=True)]
+        self.latest = [_follow_up(reply) for reply in self.client.complete(requests)]
         failed = [follow_up for follow_up in self.latest if follow_up.problem == "failed"]
         if failed:
-            self._kept |= {key: follow_up for key, follow_up in arrived.items() if follow_up.problem != "failed"}
             raise SimulatorGone(
-                f"{len(failed)} of {len(keys)} reactions of the simulated user ({self.client.name}) did not come. "
+                f"{len(failed)} of {len(requests)} reactions of the simulated user ({self.client.name}) did not come. "
                 f"First cause: {one_line(failed[0].error, 200)} "
-                "Start its server again (make simulator), then run the same command with this RUN_ID to go on."
+                "Bring it back (a local server: make simulator), then run the same command with this RUN_ID to go on."
             )
-        self._kept = {}
+        self.round += 1
         return self.latest
 
     def _request(self, prompt: str, completion: str) -> Request:
-        return Request(user_messages(self.persona, prompt, completion), self.temperature, self.max_tokens)
+        messages = user_messages(self.persona, prompt, completion)
+        return Request(messages, self.temperature, self.max_tokens, sample=self.round)
 
 
 def _follow_up(reply: Reply | ServerError) -> FollowUp:

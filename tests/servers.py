@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server in this process whose every answer is scripted."""
+"""A server in this process whose every answer is scripted; it speaks OpenAI's protocol and Anthropic's."""
 
 import json
 import threading
@@ -10,7 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer. `drip` seconds pass before each byte; `hang` lasts until the server closes."""
+    """One scripted answer. `drip` seconds pass before each byte; `hang` lasts until the server closes.
+
+    `reset` closes the connection without a word, `cut` in the middle of the body; `declined` is a refusal.
+    """
 
     text: str | None = "fine"
     status: int = 200
@@ -18,19 +21,32 @@ class Answer:
     drip: float = 0.0
     hang: bool = False
     reset: bool = False
+    cut: bool = False
+    declined: bool = False
+    tokens: tuple[int, int] = (7, 3)
     raw: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
-    def body(self) -> bytes:
+    def body(self, path: str = "") -> bytes:
         if self.raw is not None:
             return self.raw
         if self.status != 200:
-            return json.dumps({"error": {"message": self.text}}).encode()
+            return json.dumps({"type": "error", "error": {"type": "error", "message": self.text}}).encode()
+        if path.endswith("/messages"):
+            return self.claude_message()
         message = {"role": "assistant", "content": self.text}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1], "total_tokens": 10}
+        choice = {"index": 0, "message": message, "finish_reason": "content_filter" if self.declined else "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
         return json.dumps(answer | {"usage": usage}).encode()
+
+    def claude_message(self) -> bytes:
+        answer = {"id": "1", "type": "message", "role": "assistant", "model": "m", "stop_sequence": None}
+        answer["content"] = [{"type": "text", "text": self.text}] if self.text else []
+        answer["stop_reason"] = "refusal" if self.declined else "end_turn"
+        return json.dumps(
+            answer | {"usage": {"input_tokens": self.tokens[0], "output_tokens": self.tokens[1]}}
+        ).encode()
 
 
 class FakeServer:
@@ -51,6 +67,10 @@ class FakeServer:
         self._closing = threading.Event()
 
     def __enter__(self) -> "FakeServer":
+        return self.open()
+
+    def open(self, port: int = 0) -> "FakeServer":
+        """Listen, on any free port or on this one."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,15 +103,18 @@ class FakeServer:
             def send(self, answer: Answer) -> None:
                 if answer.hang:
                     server._closing.wait()
-                if answer.hang or answer.reset:
+                if answer.hang or answer.reset or server._closing.is_set():
                     self.close_connection = True
                     return
-                content = answer.body()
+                content = answer.body(self.path)
                 self.send_response(answer.status)
                 for name, value in {"Content-Type": "application/json", **answer.headers}.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
+                if answer.cut:
+                    content = content[: len(content) // 2]
+                    self.close_connection = True
                 try:
                     for start in range(0, len(content), 1 if answer.drip else max(len(content), 1)):
                         if answer.drip and server._closing.wait(answer.drip):
@@ -106,7 +129,7 @@ class FakeServer:
             daemon_threads = True
             block_on_close = False
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 

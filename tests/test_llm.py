@@ -116,8 +116,8 @@ def test_what_does_not_pass_takes_one_place_only():
     "status, setting",
     [
         (400, "USER_MODEL_NAME_OR_PATH"),
-        (401, "OPENAI_API_KEY"),
-        (403, "OPENAI_API_KEY"),
+        (401, "SIMULATOR_API_KEY"),
+        (403, "SIMULATOR_API_KEY"),
         (404, "USER_MODEL_NAME_OR_PATH"),
         (422, "USER_MODEL_NAME_OR_PATH"),
     ],

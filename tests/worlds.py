@@ -34,15 +34,15 @@ def user_by_rule(style: str = "no_emojis"):
 
 SMALL = {
     "style": "no_emojis", "train_n": 96, "bs": 16, "save_steps": 2, "log_steps": 2, "eval_n": 32,
-    "eval_batch_size": 32, "seed": 7,
+    "eval_batch_size": 32, "seed": 7, "simulator_wait": 1,
 }  # fmt: skip
 
 
-def job_command(url: str, out: Path, **settings) -> list[str]:
-    """Return the command line of the tiny online job against a server, writing to `out`."""
-    given = SMALL | {"simulator_url": url, "output_dir": out} | settings
+def job_command(url: str | None, out: Path, job: str = "train_online_tldr", **settings) -> list[str]:
+    """Return the command line of a tiny online job, against a server where one is given, writing to `out`."""
+    given = SMALL | ({"simulator_url": url} if url else {}) | {"output_dir": out} | settings
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    return [sys.executable, "-m", "jobs.train_online_tldr", "--tiny", *flags]
+    return [sys.executable, "-m", f"jobs.{job}", "--tiny", *flags]
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def environment(**variables: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | variables
 
 
-def run_job(url: str, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
+def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
     """Run the job to its end and check its exit code; the last lines it printed are shown where it differs."""
     done = subprocess.run(
         job_command(url, out, **settings),

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING
 
 from sdpo import prompts
 from sdpo import settings as settings_module
-from sdpo.errors import ServerError, SettingError
+from sdpo.errors import BudgetSpent, RunStopped, ServerError, SettingError
 from sdpo.processes import visible_gpus
 from sdpo.records import Prompt, read_prompts
 from sdpo.run import RunDirectory
-from sdpo.simulator import persona_of
 from sdpo.tiny import MODEL_DIR
+from sdpo.train.user import check_user
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
     from sdpo.settings import OnlineSettings
 
-STOPPED = 143  # what a shell reports for a process that ended on SIGTERM
-
 
 def check(settings: "OnlineSettings", job: "Job") -> None:
     """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
-    persona_of(settings.style, settings.style_file)
+    check_user(settings)
     read_template(settings.hindsight_file)
     for path in (settings.train_jsonl, *([settings.val_jsonl] if settings.eval_n else [])):
         read_prompts(path, job.data_command)
@@ -62,7 +60,10 @@ def read_template(path: Path | None) -> str:
 
 
 def run(settings: "OnlineSettings", job: "Job") -> int:
-    """Train, and return the exit code: 0 when finished, 143 when asked to stop, 4 when the user is gone."""
+    """Train, and return the exit code: 0 when finished, 143 when asked to stop.
+
+    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run.
+    """
     from sdpo.train.session import OnlineSession
 
     _check_driver()
@@ -71,24 +72,24 @@ def run(settings: "OnlineSettings", job: "Job") -> int:
     session = OnlineSession(settings, job)
     try:
         finished = session.run()
-    except ServerError as error:
+    except RunStopped:
+        finished = False
+    except (ServerError, BudgetSpent) as error:
         session.save_now()
-        raise type(error)(f"{error} The run is saved; continue it with: {resume_command(settings, job)}") from None
+        command = resume_command(settings, job, higher_cost=isinstance(error, BudgetSpent))
+        raise type(error)(f"{error} The run is saved; continue it with: {command}") from None
     if not finished:
         print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
-        return STOPPED
+        return RunStopped.exit_code
     return 0
 
 
-def resume_command(settings: "OnlineSettings", job: "Job") -> str:
-    """Return the Make command that continues this run with the same settings."""
-    given = {
-        name: value
-        for name, value in settings_module.given(settings).items()
-        if name not in ("run_id", "output_dir", "simulator_url")
-    }
+def resume_command(settings: "OnlineSettings", job: "Job", higher_cost: bool = False) -> str:
+    """Return the Make command that continues this run with the same settings, or with a MAX_COST to fill in."""
+    left_out = {"run_id", "output_dir", "simulator_url", *(["max_cost"] if higher_cost else [])}
+    given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
     words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
-    words += [f"RUN_ID={settings.run_id}"]
+    words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
     return " ".join(["make", job.name, *words])

@@ -7,6 +7,7 @@ and give the signal at once.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +18,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from sdpo import objective
 from sdpo.chat import encode_prompt
-from sdpo.errors import ServerError
+from sdpo.errors import SdpoError, SimulatorGone
 from sdpo.prompts import HINDSIGHT, Message, with_hindsight
 from sdpo.scoring import Scores, score
 from sdpo.simulator import SimulatedUser
@@ -64,7 +65,10 @@ class StepRecord:
 
 
 class OnlineTrainer(RLOOTrainer):
-    """RLOOTrainer whose advantage is the follow-up seen in hindsight. `record` holds the step under way."""
+    """RLOOTrainer whose advantage is the follow-up seen in hindsight. `record` holds the step under way.
+
+    `wait_for_user` returns when a user who went away can be asked again, or raises; without it nobody waits.
+    """
 
     SAMPLES = 4  # interactions of a step that are kept in full
 
@@ -73,6 +77,7 @@ class OnlineTrainer(RLOOTrainer):
         super().__init__(reward_funcs=[], model=model, args=args, **arguments)
         self.teacher.prepare(self.accelerator)
         self.user = user
+        self.wait_for_user: Callable[[SimulatorGone], None] | None = None
         self.record = StepRecord()
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
 
@@ -113,16 +118,22 @@ class OnlineTrainer(RLOOTrainer):
         }
 
     def _react(self, prompts: list[str], completions: list[str]) -> list[str]:
-        """Return the user's follow-ups. Raises ServerError on every process where any of them was left without."""
-        texts, failure = [], None
-        try:
-            texts = [reply.text for reply in self.user.react(prompts, completions)]
-        except ServerError as error:
-            failure = error
-        # Together: one process alone could not save, and the others would wait for it.
-        if failure := next(filter(None, gather_object([failure])), None):
-            raise failure
-        return texts
+        """Return the user's follow-ups. Raises SdpoError on every process where any of them was left without."""
+        while True:
+            texts, failure = [], None
+            try:
+                texts = [reply.text for reply in self.user.react(prompts, completions)]
+            except SdpoError as error:
+                failure = error
+            # Together: one process alone could not save, and the others would wait for it.
+            failures = [found for found in gather_object([failure]) if found is not None]
+            if not failures:
+                return texts
+            # First what no waiting mends.
+            failure = min(failures, key=lambda found: isinstance(found, SimulatorGone))
+            if self.wait_for_user is None or not isinstance(failure, SimulatorGone):
+                raise failure
+            self.wait_for_user(failure)
 
     def _hindsight_contexts(
         self, prompts: list, prompt_ids: list, completion_ids: list, follow_ups: list[str]

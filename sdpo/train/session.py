@@ -12,18 +12,20 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PrinterCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from sdpo import processes
 from sdpo import settings as settings_module
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.generate import generate
-from sdpo.llm import Client, OpenAIBackend
 from sdpo.records import read_prompts
 from sdpo.run import RunDirectory
-from sdpo.simulator import SimulatedUser, persona_of
 from sdpo.tiny import oracle
+from sdpo.train import user as user_module
+from sdpo.train.away import Patience
 from sdpo.train.callbacks import CleanStop, Recorder
 from sdpo.train.online import is_tiny, read_template, training_prompts
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.spending import Spending
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -47,8 +49,9 @@ class OnlineSession:
                 self._open_run_dir()
         set_seed(settings.seed)
         self.tokenizer, model = load_model(settings.model_name_or_path)
+        user = user_module.build_user(settings, self.run_dir.path, config.process_index, config.world_size)
         self.trainer = OnlineTrainer(
-            user=self._user(),
+            user=user,
             model=model,
             args=config,
             train_dataset=self._dataset(),
@@ -60,6 +63,19 @@ class OnlineSession:
         read = partial(_read_step, wanted=wanted) if wanted is not None else None
         self.trainer.add_callback(Recorder(self.run_dir, self.trainer, settings.log_steps, read))
         self.trainer.add_callback(self.stop)
+        self.spending = Spending(self.run_dir, self.trainer, user.client, settings.log_steps)
+        self.trainer.add_callback(self.spending)
+        self.patience = Patience(
+            self.trainer,
+            user,
+            user_module.address(settings),
+            settings.simulator_wait,
+            self.save_now,
+            lambda: self.stop.asked,
+            ours=processes.simulator_is_ours(settings),
+        )
+        self.trainer.add_callback(self.patience)
+        self.trainer.wait_for_user = self.patience.wait
 
     def run(self) -> bool:
         """Measure, train and measure again; return False where the run was asked to stop before its end."""
@@ -86,11 +102,13 @@ class OnlineSession:
         return True
 
     def save_now(self) -> None:
-        """Write a checkpoint of the last finished step, unless there is one."""
+        """Write a checkpoint of the last finished step, unless there is one. Every process calls it, in mid-step."""
         state = self.trainer.state
+        self.spending.write()
         last = self.run_dir.last_checkpoint()
         if state.global_step and (last is None or last.name != f"checkpoint-{state.global_step}"):
-            self.trainer._save_checkpoint(self.trainer.model, trial=None)
+            with self.patience.random:
+                self.trainer._save_checkpoint(self.trainer.model, trial=None)
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
 
     def _open_run_dir(self) -> None:
@@ -133,19 +151,14 @@ class OnlineSession:
             save_total_limit=settings.save_limit,
             logging_steps=settings.log_steps,
             report_to=["wandb"],
+            # A process whose user answers at once waits for those whose user takes all the time it has.
+            ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
             disable_tqdm=True,
             chat_template_kwargs={"enable_thinking": False},
             centre_signal=settings.centre_signal,
             teacher=settings.teacher,
             hindsight_template=read_template(settings.hindsight_file),
         )
-
-    def _user(self) -> SimulatedUser:
-        settings = self.settings
-        backend = OpenAIBackend(settings.simulator_url, settings.user_model_name_or_path)
-        client = Client(backend, settings.concurrency, settings.simulator_timeout)
-        persona = persona_of(settings.style, settings.style_file)
-        return SimulatedUser(client, persona, settings.user_temperature, settings.user_max_tokens)
 
     def _dataset(self) -> Dataset:
         settings = self.settings

@@ -1,0 +1,37 @@
+"""Online SDPO on general prompts: a model learns a user's taste from what Claude, in the user's role, says."""
+
+from jobs import train_online_tldr
+from sdpo.launch import Job, main
+from sdpo.settings import OnlineSettings
+
+JOB = Job(
+    name="train-online-helpsteer",
+    summary="online SDPO on HelpSteer2 prompts, with Claude as a simulated user who has a taste",
+    settings=OnlineSettings,
+    folder="sdpo-runs",
+    run="sdpo.train.online:run",
+    check="sdpo.train.online:check",
+    needs_simulator=True,
+    data_target="prep-helpsteer",
+    defaults={
+        "model_name_or_path": "Qwen/Qwen3-8B",
+        "user_model_name_or_path": "claude-haiku-4-5-20251001",
+        "user_temperature": 0,
+        "user_max_tokens": 256,
+        "style": "no_emojis",
+        "lr": 5e-6,
+        "bs": 2,
+        "ga": 4,
+        "world_size": 4,
+        "train_n": 512,
+        "max_prompt_tokens": 512,
+        "max_completion_tokens": 2048,
+        "train_jsonl": "data/helpsteer2_prompts/train.jsonl",
+        "val_jsonl": "data/helpsteer2_prompts/validation.jsonl",
+    },
+    # The tiny model plays the user here too, as it was taught to: with a temperature.
+    tiny={**train_online_tldr.JOB.tiny, "user_temperature": 0.7},
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

@@ -1,0 +1,37 @@
+"""One client for every model behind an API: an OpenAI-compatible server, Claude, or a scripted model.
+
+A backend answers one request and knows its transport; `Client` sends many at once and knows none.
+A new kind of model is a new backend: nothing else changes. An SDK is imported where its backend is made.
+"""
+
+from sdpo.llm.address import checked_url, is_loopback, shown_url
+from sdpo.llm.backend import Backend, Refused, Reply, Request, ScriptedBackend, late
+from sdpo.llm.cache import ReplyCache
+from sdpo.llm.claude_backend import ClaudeBackend, claude_url
+from sdpo.llm.client import Client
+from sdpo.llm.http_backend import defuse
+from sdpo.llm.meter import Meter, Price, Total, price_of, read_prices
+from sdpo.llm.openai_backend import OpenAIBackend
+
+__all__ = [
+    "Backend",
+    "ClaudeBackend",
+    "Client",
+    "Meter",
+    "OpenAIBackend",
+    "Price",
+    "Refused",
+    "Reply",
+    "ReplyCache",
+    "Request",
+    "ScriptedBackend",
+    "Total",
+    "checked_url",
+    "claude_url",
+    "defuse",
+    "is_loopback",
+    "late",
+    "price_of",
+    "read_prices",
+    "shown_url",
+]

@@ -1,0 +1,73 @@
+"""Claude, through Anthropic's own API."""
+
+import os
+from typing import Any
+
+from sdpo.errors import SettingError
+from sdpo.llm.address import checked_url, is_loopback
+from sdpo.llm.backend import Refused, Request
+from sdpo.llm.http_backend import HttpBackend
+
+URL = "https://api.anthropic.com"
+
+
+def claude_url() -> str:
+    """Return the API's address: Anthropic's, or the one in ANTHROPIC_BASE_URL."""
+    return checked_url(os.environ.get("ANTHROPIC_BASE_URL") or URL, "ANTHROPIC_BASE_URL")
+
+
+class ClaudeBackend(HttpBackend):
+    """A Claude model. The SDK's own retries are the only ones, and the given key is the only credential."""
+
+    kind = "claude"
+    expected = "a message"
+
+    def __init__(
+        self,
+        model: str,
+        api_key: str | None,
+        retries: int = 4,
+        *,
+        model_setting: str = "USER_MODEL_NAME_OR_PATH",
+    ):
+        if not api_key:
+            raise SettingError(f"{model} needs ANTHROPIC_API_KEY, in the environment or .env.")
+        url = claude_url()
+        try:
+            import anthropic
+        except ImportError:
+            raise SettingError(f"{model} needs the anthropic package: install the locked ones (make setup).") from None
+        self.settings = ("ANTHROPIC_BASE_URL", model_setting, "ANTHROPIC_API_KEY")
+        super().__init__(anthropic, url, model, api_key)
+        # The SDK's client takes proxies from the environment even when it is told not to trust it.
+        direct = {"mounts": dict.fromkeys(("http://", "https://", "all://"))} if is_loopback(url) else {}
+        self._client = anthropic.Anthropic(
+            base_url=url,
+            api_key=api_key,
+            max_retries=retries,
+            http_client=anthropic.DefaultHttpxClient(event_hooks={"request": [self._keep_deadline]}, **direct),
+        )
+
+    def _create(self, request: Request, left_out: frozenset[str], timeout: float) -> Any:
+        system = "\n\n".join(message["content"] for message in request.messages if message["role"] == "system")
+        optional: dict[str, Any] = {"system": system} if system else {}
+        if request.schema and "schema" not in left_out:
+            optional["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
+        if "temperature" not in left_out:
+            # This release of the SDK has no argument for it.
+            optional["extra_body"] = {"temperature": request.temperature}
+        return self._client.messages.with_raw_response.create(
+            model=self.model,
+            messages=[message for message in request.messages if message["role"] != "system"],
+            max_tokens=request.max_tokens,
+            timeout=timeout,
+            **optional,
+        )
+
+    def _read(self, body: Any) -> tuple[str, int | None, int | None]:
+        text = "".join(block.text for block in body.content if block.type == "text")
+        return "" if body.stop_reason == "refusal" else text, body.usage.input_tokens, body.usage.output_tokens
+
+    def _unknown_part(self, refusal: Refused, request: Request) -> str | None:
+        # Newer models choose their sampling themselves and refuse a temperature.
+        return "temperature" if "temperature" in str(refusal) else super()._unknown_part(refusal, request)

@@ -1,0 +1,114 @@
+"""What asking has cost so far, and what it may cost at most."""
+
+import json
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdpo.errors import SettingError, one_line
+from sdpo.llm.backend import Reply, Request
+
+PRICES = Path(__file__).with_name("prices.json")
+
+# What a server puts around each message, and around a schema, in tokens; generously.
+_MESSAGE_TOKENS, _SCHEMA_TOKENS = 32, 1000
+_SNAPSHOT = re.compile(r"[-@]\d{8}$")
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars for a million tokens."""
+
+    tokens_in: float
+    tokens_out: float
+
+    def of(self, tokens_in: int, tokens_out: int) -> float:
+        """Return what so many tokens cost."""
+        return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
+
+
+def read_prices(path: Path | None = None) -> dict[str, Price]:
+    """Return model -> price from the file, or from ours. Raises SettingError for a file that holds none."""
+    try:
+        return {
+            model: Price(float(row["in"]), float(row["out"]))
+            for model, row in json.loads((path or PRICES).read_text("utf-8")).items()
+            if row["in"] >= 0 and row["out"] >= 0
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingError(
+            f'PRICE_FILE {path} must hold {{"model": {{"in": 1.0, "out": 5.0}}}}, in dollars for a million tokens '
+            f"({type(error).__name__}: {one_line(error, 80)})."
+        ) from None
+
+
+def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
+    """Return the price of the model by its name, with or without the date of a snapshot."""
+    return prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
+
+
+@dataclass
+class Total:
+    """What was asked so far.
+
+    `requests` were sent, `cached` answered without; `retries` are those of replies that arrived, `seconds` the
+    time spent waiting, `cost` in dollars and 0 without a price.
+    """
+
+    requests: int = 0
+    failures: int = 0
+    retries: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    cached: int = 0
+    cost: float = 0.0
+
+
+class Meter:
+    """Adds up a client's work. With a price and `max_cost`, `begin` refuses what could take the cost over it."""
+
+    def __init__(self, price: Price | None = None, max_cost: float | None = None, paid: Iterable[Reply] = ()) -> None:
+        self.price, self.max_cost = price, max_cost
+        self.total = Total()
+        self._in_flight = 0.0
+        self._lock = threading.Lock()
+        for reply in paid:
+            self.total.requests += 1
+            self._add(reply, 0.0)
+
+    def begin(self, request: Request) -> bool:
+        """Return whether the request may be sent; then its highest cost is set aside until `end`."""
+        with self._lock:
+            most = self.most(request)
+            if self.max_cost is not None and self.total.cost + self._in_flight + most > self.max_cost:
+                return False
+            self._in_flight += most
+            self.total.requests += 1
+            return True
+
+    def end(self, request: Request, reply: Reply | None) -> None:
+        """Count the reply that a request got, if any."""
+        with self._lock:
+            most = self.most(request)
+            self._in_flight -= most
+            if reply is not None:
+                self._add(reply, most)
+
+    def most(self, request: Request) -> float:
+        """Return what a request can cost at most: no tokenizer makes more tokens than there are bytes."""
+        if self.price is None:
+            return 0.0
+        content = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
+        around = _MESSAGE_TOKENS * len(request.messages) + (_SCHEMA_TOKENS if request.schema else 0)
+        return self.price.of(content + around, request.max_tokens)
+
+    def _add(self, reply: Reply, most: float) -> None:
+        self.total.retries += reply.retries
+        self.total.tokens_in += reply.tokens_in or 0
+        self.total.tokens_out += reply.tokens_out or 0
+        if self.price is not None:
+            told = reply.tokens_in is not None and reply.tokens_out is not None
+            self.total.cost += self.price.of(reply.tokens_in, reply.tokens_out) if told else most
