@@ -3,12 +3,30 @@
 Shapes: B completions of a batch, T tokens of the longest. Log-probabilities are natural and float32;
 `mask_BT` is 1.0 on a completion's tokens, its end token included, and 0.0 on padding.
 
-Departures from the paper: none in `signal` and `token_loss`. `row_weights` leaves out interactions without
-a usable follow-up, and gives their share to the others instead of shrinking the step.
+The paper's are `signal` and `token_loss` as they are by default. Departures, each of them asked for by a setting:
+the signal clipped, its first tokens ignored, an unrelated follow-up's part taken off (`contrast`), and divergences
+over the vocabulary in place of the sampled token (`divergence`). `row_weights` leaves out interactions without a
+usable follow-up, and gives their share to the others instead of shrinking the step.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """How the signal becomes a loss; the defaults are the paper's, online."""
+
+    kind: str = "token"
+    direction: str = "reverse"
+    top_k: int = 20
+    clip: float = 0.2
+    centre: bool = True
+    clip_signal: float | None = None
+    ignore_first_k: int = 0
+    null_contrast: bool = False
 
 
 def signal(teacher_logps_BT: Tensor, policy_logps_BT: Tensor, mask_BT: Tensor, centre: bool = False) -> Tensor:

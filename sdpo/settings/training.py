@@ -29,6 +29,7 @@ class TrainingSettings(LaunchSettings):
         "live", "which model looks back with hindsight: the current one, or the one the run started from"
     )
     objective: Literal["token"] = setting("token", "how the signal becomes a loss")
+    centre_signal: bool = setting(True, "centre the signal within each sequence")
     save_steps: int = setting(3, "write a checkpoint every so many steps", at_least=1)
     log_steps: int = setting(3, "log every so many steps", at_least=1)
     save_limit: int | None = setting(None, "keep only so many checkpoints; not set keeps all", at_least=1)
@@ -68,7 +69,6 @@ class OnlineSettings(TrainingSettings):
     max_completion_tokens: int = setting(258, "the longest answer", at_least=1)
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
-    centre_signal: bool = setting(True, "centre the signal within each sequence")
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
 
     @property

@@ -17,13 +17,16 @@ from transformers import PrinterCallback, TrainerCallback
 
 from sdpo.chat import encode_prompt
 from sdpo.evaluate.generate import generate
+from sdpo.objective import Objective
 from sdpo.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, oracle
 from sdpo.tiny.data import SUFFIX, posts
 from sdpo.tiny.users import OracleUser, UnrelatedUser
+from sdpo.train.models import load_model
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
-from sdpo.train.session import load_model
+from sdpo.train.teacher import Teacher
 
+PAPER = Objective()
 POINTS = (160, 320, 480, 960, 1600)
 BATCH = 16
 
@@ -58,12 +61,18 @@ def message_of(prompt: str) -> list[dict[str, str]]:
 
 
 def build_trainer(
-    folder: str, teacher: str, seed: int, steps: int, user: OracleUser | UnrelatedUser, **config
+    folder: str,
+    teacher: str,
+    seed: int,
+    steps: int,
+    user: OracleUser | UnrelatedUser,
+    objective: Objective = PAPER,
+    **config,
 ) -> OnlineTrainer:
     """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
     tokenizer, model = load_model(str(MODEL_DIR))
     arguments = {
-        "output_dir": folder, "seed": seed, "teacher": teacher, "learning_rate": 1.5e-4, "max_steps": steps,
+        "output_dir": folder, "seed": seed, "learning_rate": 1.5e-4, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
         "beta": 0.0, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
         "report_to": [], "disable_tqdm": True, "optim": "adamw_torch",
@@ -72,6 +81,8 @@ def build_trainer(
     trainer = OnlineTrainer(
         user=user,
         model=model,
+        teacher=Teacher(teacher, model),
+        objective=objective,
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,

@@ -7,19 +7,22 @@ from collections.abc import Callable
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from sdpo.run import RunDirectory
-from sdpo.train.online_trainer import OnlineTrainer, StepRecord
+from sdpo.train.record import SAMPLES, StepRecord
 
 # Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
 Reader = Callable[[list[str]], dict[str, float]]
 
 
 class Recorder(TrainerCallback):
-    """Writes a row of metrics and a few interactions for each optimizer step, and prints every few steps."""
+    """Writes a row of metrics and a few interactions for each optimizer step, and prints every few steps.
 
-    def __init__(self, run: RunDirectory, trainer: OnlineTrainer, every: int, read: Reader | None) -> None:
+    The trainer's `take_record()` gives the StepRecord of the step that ended and begins the next.
+    """
+
+    def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: Reader | None) -> None:
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
         self.started = time.perf_counter()
@@ -46,7 +49,7 @@ class Recorder(TrainerCallback):
         if self.read and completions:
             row |= self.read(completions)
         self.run.append("metrics.jsonl", [row])
-        samples = [sample for record in records for sample in record.samples][: self.trainer.SAMPLES]
+        samples = [sample for record in records for sample in record.samples][:SAMPLES]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
         if state.global_step % self.every == 0 or state.global_step in (1, state.max_steps):
             print(_line(row, state.max_steps), flush=True)
