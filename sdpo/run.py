@@ -97,6 +97,10 @@ class RunDirectory:
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
+    def write_rows(self, name: str, rows: list[dict]) -> None:
+        """Write a JSONL file whole, as `write_json` does."""
+        self._replace(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
     def read_rows(self, name: str) -> list[dict]:
         """Return the rows of a JSONL file; a last line cut short by a crash is left out."""
         path = self.path / name
@@ -113,8 +117,7 @@ class RunDirectory:
     def forget_after(self, name: str, step: int) -> None:
         """Take from a JSONL file what was written after `step`: a resumed run writes it again."""
         if (self.path / name).exists():
-            kept = [row for row in self.read_rows(name) if row["step"] <= step]
-            self._replace(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            self.write_rows(name, [row for row in self.read_rows(name) if row["step"] <= step])
 
     def mark_complete(self, step: int) -> None:
         """Say that checkpoint `step` is whole. Called after its last file is written."""

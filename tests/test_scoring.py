@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sdpo.errors import SettingError
-from sdpo.scoring import CHUNK, score
+from sdpo.scoring import CHUNK, pack_rows, score
 from sdpo.train.teacher import Teacher
 
 
@@ -30,9 +30,10 @@ def reference(model, context: list[int], completion: list[int]) -> tuple[torch.T
     )
 
 
-@pytest.mark.parametrize("batch_size", [None, 1, 3])
-def test_agrees_with_one_row_at_a_time(model, batch_size):
+@pytest.mark.parametrize(("batch_size", "packed"), [(None, False), (1, False), (3, False), (None, True), (3, True)])
+def test_agrees_with_one_row_at_a_time(model, batch_size, packed):
     contexts, completions = rows(0, 7, len(model.lm_head.weight))
+    assert not packed or pack_rows(model)
     with torch.no_grad():
         scores = score(model, contexts, completions, batch_size)
         for row, pair in enumerate(zip(contexts, completions, strict=True)):
@@ -134,3 +135,31 @@ def test_a_frozen_teacher_stays_and_a_live_one_moves(model):
             weight.add_(0.01 * torch.randn_like(weight))
     torch.testing.assert_close(teachers["frozen"].logps(contexts, completions, 2), before["frozen"])
     assert (teachers["live"].logps(contexts, completions, 2) - before["live"]).abs().max() > 1e-3
+
+
+def test_rows_end_to_end_are_trained_as_rows_alone(model):
+    contexts, completions = rows(6, 4, len(model.lm_head.weight))
+    weights = torch.randn(4, max(map(len, completions)))
+    alone, packed = copy.deepcopy(model), copy.deepcopy(model)
+    assert pack_rows(packed)
+    lines = []
+    packed.model.register_forward_pre_hook(
+        lambda module, _, given: lines.append(given["input_ids"].shape), with_kwargs=True
+    )
+    for copied in (alone, packed):
+        (score(copied, contexts, completions).logps_BT * weights).sum().backward()
+    assert lines == [(1, sum(map(len, [*contexts, *completions])))]
+    for first, second in zip(alone.parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, atol=2e-4, rtol=1e-3)
+
+
+def test_an_attention_that_sees_other_rows_is_found_out(model):
+    deaf = copy.deepcopy(model)
+    whole = deaf.model.forward
+    deaf.model.forward = lambda *given, position_ids=None, **more: whole(*given, **more)
+    assert not pack_rows(deaf)
+    contexts, completions = rows(7, 3, len(model.lm_head.weight))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            score(deaf, contexts, completions).logps_BT, score(model, contexts, completions).logps_BT
+        )

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
+from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",
+    "OfflineSettings",
     "OnlineSettings",
     "PrepSettings",
     "Setting",

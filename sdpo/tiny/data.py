@@ -1,10 +1,14 @@
-"""The tiny world's prompts: training posts, and validation posts from the part that no model is trained on."""
+"""The tiny world's prompts and logs: training posts, validation posts that no model is trained on, conversations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from sdpo.records import Prompt, prompt_lines
-from sdpo.tiny.language import sample_post
+from sdpo.prompts import SUMMARY_SYSTEM
+from sdpo.records import Interaction, Prompt, interaction_lines, prompt_lines
+from sdpo.tiny import oracle
+from sdpo.tiny.language import sample_post, sample_style, write_answer
+from sdpo.tiny.users import OracleUser, UnrelatedUser
 
 # As the preparation of the TL;DR data leaves its prompts.
 SUFFIX = "\nTL;DR:\n"
@@ -23,3 +27,36 @@ def write_prompts(folder: Path, training: int = 2048, validation: int = 512) -> 
     folder.mkdir(parents=True, exist_ok=True)
     for name, count, seed, held in (("train", training, 1, False), ("validation", validation, 2, True)):
         (folder / f"{name}.jsonl").write_text("".join(prompt_lines(posts(count, seed, held, name))), "utf-8")
+
+
+# Whose tastes agree: what they all want together is one style.
+LOG_STYLES = ("short", "formal", "concise_professional_beginner", "concise_professional_expert")
+
+
+def logged(
+    count: int, seed: int, held: bool = False, styles: Sequence[str] = LOG_STYLES, unrelated: bool = False
+) -> list[Interaction]:
+    """Return `count` conversations of users of these styles with a model that answers in any style.
+
+    Each is a post, an answer and the user's reaction to it, by the oracle; with `unrelated`, about something else.
+    """
+    rng, found = Random(seed), []
+    for number in range(count):
+        post = sample_post(rng, held)
+        answer = write_answer(rng, post, sample_style(rng))
+        wanted = oracle.wants_of(rng.choice(styles))
+        user = UnrelatedUser() if unrelated else OracleUser(wanted)
+        user.rng = rng
+        prompt = [{"role": "system", "content": SUMMARY_SYSTEM}, {"role": "user", "content": post.text}]
+        reply = user.react([post.text], [answer])[0].text
+        found.append(Interaction(f"logged-{number}", f"logged-{number}", 1, "tiny", None, prompt, answer, reply))
+    return found
+
+
+def write_interactions(folder: Path, training: int = 1024, validation: int = 512) -> None:
+    """Write interactions.jsonl and interactions_validation.jsonl into the folder."""
+    for name, count, seed, held in (
+        ("interactions", training, 3, False),
+        ("interactions_validation", validation, 4, True),
+    ):
+        (folder / f"{name}.jsonl").write_text("".join(interaction_lines(logged(count, seed, held))), "utf-8")

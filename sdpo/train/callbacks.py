@@ -98,11 +98,11 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "too_long": total("too_long"),
         "forwards": total("forwards"),
         "seconds": {part: round(value, 4) for part, value in parts.items()},
-        "peak_memory_gb": round(_peak_memory_gb(), 3),
+        "peak_memory_gb": round(peak_memory_gb(), 3),
     }
 
 
-def _peak_memory_gb() -> float:
+def peak_memory_gb() -> float:
     """Return the peak of this process: GPU memory where it has one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9

@@ -31,7 +31,7 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
     for name in models:
         check_model_path(name, getattr(settings, name))
     batch = settings.bs * settings.ga * settings.world_size
-    if settings.train_n < batch:
+    if settings.train_n is not None and settings.train_n < batch:
         raise SettingError(
             f"TRAIN_N={settings.train_n} is less than one step's {batch} rows (BS x GA x GPUS). Raise TRAIN_N or "
             "lower BS or GA."

@@ -45,7 +45,7 @@ class Session:
             if self.main:
                 self._open_run_dir()
         set_seed(settings.seed)
-        self.wanted = oracle.wants_of(settings.style) if is_tiny(settings) and hasattr(settings, "style") else None
+        self.wanted = oracle.wants_of(settings.style) if is_tiny(settings) and settings.style else None
         self.tokenizer, model = load_model(settings.model_name_or_path)
         self.teacher = Teacher(settings.teacher, model)
         self.trainer = self.build_trainer(config, model)
@@ -99,9 +99,7 @@ class Session:
             return False
         if after := self.measure("after training"):
             summary["after"] = after
-        summary |= {"steps": steps, "teacher": self.settings.teacher, "finished": True}
-        if hasattr(self.settings, "style"):
-            summary["style"] = self.settings.style
+        summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
             self._report(summary)

@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
         "context": _IDS,
         "hindsight": _IDS,
         "completion": _IDS,
+        "follow_up": pa.string(),
         "cut": pa.string(),
         "completion_cut": pa.bool_(),
         "fits": pa.bool_(),
@@ -96,6 +97,7 @@ def _row(interaction: Interaction, fitted: FittedRow | None) -> dict:
     return {
         "id": interaction.id,
         "conversation_id": interaction.conversation_id,
+        "follow_up": interaction.user_response,
         "fits": fitted is not None,
         **ids,
     }
