@@ -8,9 +8,10 @@ STAMP := .venv/.installed
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test lint clean $(JOBS)
+.PHONY: help setup ready demo test bench lint clean $(JOBS)
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -69,6 +70,9 @@ simulator: ready ## serve the simulated user's model until Ctrl-C
 
 test: ready ## run the tests
 	@$(PYTHON) -m pytest
+
+bench: ready ## measure against plain baselines (ONLY=scoring for one)
+	@set -e; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) benchmarks/$$name.py; done
 
 lint: ready ## check style and formatting
 	@$(PYTHON) -m ruff check .
