@@ -22,6 +22,7 @@ from sdpo.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, oracle
 from sdpo.tiny.data import SUFFIX, posts
 from sdpo.tiny.users import OracleUser, UnrelatedUser
+from sdpo.train.callbacks import TeacherKeeper
 from sdpo.train.models import load_model
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.teacher import Teacher
@@ -71,6 +72,7 @@ def build_trainer(
 ) -> OnlineTrainer:
     """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
     tokenizer, model = load_model(str(MODEL_DIR))
+    looking_back = Teacher(teacher, model)
     arguments = {
         "output_dir": folder, "seed": seed, "learning_rate": 1.5e-4, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
@@ -81,13 +83,14 @@ def build_trainer(
     trainer = OnlineTrainer(
         user=user,
         model=model,
-        teacher=Teacher(teacher, model),
+        teacher=looking_back,
         objective=objective,
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TeacherKeeper(trainer, looking_back))
     return trainer
 
 

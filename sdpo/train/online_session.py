@@ -15,6 +15,7 @@ from sdpo.train import user as user_module
 from sdpo.train.away import Patience
 from sdpo.train.job import read_template
 from sdpo.train.measure import measure
+from sdpo.train.models import adapter_config
 from sdpo.train.online import training_prompts
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.session import Session
@@ -45,6 +46,7 @@ class OnlineSession(Session):
             # A process whose user answers at once waits for those whose user takes all the time it has.
             ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
             chat_template_kwargs={"enable_thinking": False},
+            mask_truncated_completions=settings.mask_truncated,
         )
 
     def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
@@ -60,6 +62,8 @@ class OnlineSession(Session):
             train_dataset=self._dataset(),
             processing_class=self.tokenizer,
             hindsight_template=read_template(settings.hindsight_file),
+            unrelated_follow_up=settings.unrelated_follow_up,
+            peft_config=adapter_config(settings),
         )
 
     def callbacks(self) -> list[TrainerCallback]:

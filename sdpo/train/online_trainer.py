@@ -18,9 +18,10 @@ from trl import RLOOConfig, RLOOTrainer
 from sdpo.chat import encode_prompt
 from sdpo.errors import SdpoError, SimulatorGone
 from sdpo.objective import Objective, row_weights
-from sdpo.prompts import HINDSIGHT, Message, with_hindsight
+from sdpo.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.simulator import SimulatedUser
 from sdpo.train.loss import Contexts, HindsightLoss
+from sdpo.train.models import keep_adapter_precise
 from sdpo.train.record import StepRecord
 from sdpo.train.teacher import Teacher
 
@@ -55,12 +56,15 @@ class OnlineTrainer(RLOOTrainer):
         objective: Objective,
         args: OnlineConfig,
         hindsight_template: str = HINDSIGHT,
+        unrelated_follow_up: str = UNRELATED_FOLLOW_UP,
         **arguments,
     ) -> None:
         super().__init__(reward_funcs=[], model=model, args=args, **arguments)
+        keep_adapter_precise(self.model)
         teacher.prepare(self.accelerator, self.model)
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.hindsight_template = hindsight_template
+        self.unrelated_follow_up = unrelated_follow_up if objective.null_contrast else ""
         self.user = user
         self.wait_for_user: Callable[[SimulatorGone], None] | None = None
         self.record = StepRecord()
@@ -90,7 +94,6 @@ class OnlineTrainer(RLOOTrainer):
             self.record.forwards += self.hindsight.forwards(len(contexts))
         self.record.rows += len(texts)
         self.record.completions += texts
-        self.record.truncated += sum(ids[-1] not in self.eos_token_ids for ids in completion_ids)
         return {
             "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length
             "targets": targets,
@@ -129,17 +132,23 @@ class OnlineTrainer(RLOOTrainer):
         """
         contexts, usable = [], []
         for prompt, bare, completion, follow_up in zip(prompts, prompt_ids, completion_ids, follow_ups, strict=True):
-            hindsight = bare
-            if follow_up:
-                messages = with_hindsight(prompt, follow_up, self.hindsight_template)
-                hindsight = encode_prompt(self.processing_class, messages)
-            fits = len(hindsight) + len(completion) <= self._context_limit
+            shown = {
+                name: self._hindsight(prompt, text) if follow_up and text else bare
+                for name, text in (("hindsight", follow_up), ("unrelated", self.unrelated_follow_up))
+            }
+            fits = max(map(len, shown.values())) + len(completion) <= self._context_limit
+            finished = completion[-1] in self.eos_token_ids
             self.record.empty += not follow_up
             self.record.too_long += not fits
-            usable.append(bool(follow_up) and fits)
-            contexts.append(Contexts(bare, hindsight if fits else bare))
+            self.record.truncated += not finished
+            learnable = self.hindsight.counts(completion) and (finished or not self.args.mask_truncated_completions)
+            usable.append(bool(follow_up) and fits and learnable)
+            contexts.append(Contexts(bare, **(shown if fits else dict.fromkeys(shown, bare))))
         self.record.usable += sum(usable)
         return contexts, torch.tensor(usable, device=self.accelerator.device)
+
+    def _hindsight(self, prompt: list[Message], follow_up: str) -> list[int]:
+        return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
     def _row_weights(self, usable_B: Tensor) -> Tensor:
         counts = torch.tensor([int(usable_B.sum()), len(usable_B)], device=usable_B.device)

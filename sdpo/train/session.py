@@ -15,10 +15,10 @@ from sdpo import settings as settings_module
 from sdpo.objective import Objective
 from sdpo.run import RunDirectory
 from sdpo.tiny import oracle
-from sdpo.train.callbacks import CleanStop, Recorder
+from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
 from sdpo.train.job import is_tiny
 from sdpo.train.measure import read_step
-from sdpo.train.models import load_model
+from sdpo.train.models import load_policy
 from sdpo.train.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ class Session:
                 self._open_run_dir()
         set_seed(settings.seed)
         self.wanted = oracle.wants_of(settings.style) if is_tiny(settings) and hasattr(settings, "style") else None
-        self.tokenizer, model = load_model(settings.model_name_or_path)
-        self.teacher = Teacher(settings.teacher, model)
+        self.tokenizer, model = load_policy(settings, config.bf16)
+        self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=settings.adapter != "none")
         self.trainer = self.build_trainer(config, model)
         self.trainer.remove_callback(PrinterCallback)
         self.stop = CleanStop()
@@ -89,6 +89,7 @@ class Session:
             summary["before"] = before
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
+        self.keeper.resume_from = checkpoint
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -119,11 +120,23 @@ class Session:
 
     def objective(self, **more: Any) -> Objective:
         """Return how the signal becomes a loss, by the settings."""
-        return Objective(kind=self.settings.objective, centre=self.settings.centre_signal, **more)
+        settings = self.settings
+        return Objective(
+            kind=settings.objective,
+            direction=settings.direction,
+            top_k=settings.top_k,
+            centre=settings.centre_signal,
+            clip_signal=settings.clip_signal,
+            ignore_first_k=settings.ignore_first_k,
+            null_contrast=settings.null_contrast,
+            **more,
+        )
 
     def _shared_callbacks(self) -> list[TrainerCallback]:
         read: Callable | None = partial(read_step, wanted=self.wanted) if self.wanted is not None else None
-        return [Recorder(self.run_dir, self.trainer, self.settings.log_steps, read), self.stop]
+        self.keeper = TeacherKeeper(self.trainer, self.teacher)
+        self.recorder = Recorder(self.run_dir, self.trainer, self.settings.log_steps, read)
+        return [self.keeper, self.recorder, self.stop]
 
     def _open_run_dir(self) -> None:
         state = self.run_dir.open(settings_module.redacted(self.settings), self.settings.resume == "auto")
