@@ -70,6 +70,11 @@ class TrainingSettings(LaunchSettings):
 class OnlineSettings(TrainingSettings):
     """Online training and its simulated user."""
 
+    replay_jsonl: Path | None = setting(
+        None,
+        "answers and follow-ups to train on instead of new ones, such as a run's samples.jsonl",
+        check=existing_file,
+    )
     user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model that plays the user")
     style: str = setting("concise_casual_beginner", "the user's taste, by name")
     style_file: Path | None = setting(None, "a JSON file of tastes of your own: name -> text", check=existing_file)
@@ -89,9 +94,23 @@ class OnlineSettings(TrainingSettings):
     user_max_tokens: int = setting(128, "the longest reply of the user", at_least=1)
     max_prompt_tokens: int = setting(512, "longer prompts are left out and counted", at_least=1)
     max_completion_tokens: int = setting(258, "the longest answer", at_least=1)
+    generation: Literal["transformers", "continuous_batching", "vllm_colocate", "vllm_server"] = setting(
+        "transformers", "what generates the answers"
+    )
+    generation_batch: int | None = setting(
+        None,
+        "how many answers a process generates at once; the user reads them during the next; not set: all",
+        at_least=1,
+    )
+    vllm_url: str | None = setting(None, "the server of GENERATION=vllm_server", check=http_address)
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
+
+    @property
+    def asks_user(self) -> bool:
+        """Whether there is a user to ask: not where answers and follow-ups are replayed."""
+        return self.replay_jsonl is None
 
     @property
     def user_is_claude(self) -> bool:

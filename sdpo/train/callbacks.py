@@ -62,7 +62,7 @@ class Recorder(TrainerCallback):
         """Call a checkpoint whole once every process has written its part."""
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.accelerator.is_main_process:
-            self.run.mark_complete(state.global_step)
+            self.run.mark_complete(state.global_step, self.trainer.accelerator.num_processes)
 
 
 class TeacherKeeper(TrainerCallback):

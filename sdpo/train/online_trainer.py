@@ -7,7 +7,8 @@ and give the signal at once.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
@@ -15,11 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
-from sdpo.chat import encode_prompt
-from sdpo.errors import SdpoError, SimulatorGone
+from sdpo.chat import encode_completion, encode_prompt
+from sdpo.errors import LossNotFinite, SdpoError, SimulatorGone
 from sdpo.objective import Objective, row_weights
 from sdpo.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.simulator import SimulatedUser
+from sdpo.train.asking import Asking
 from sdpo.train.loss import Contexts, HindsightLoss
 from sdpo.train.models import keep_adapter_precise
 from sdpo.train.record import StepRecord
@@ -28,9 +30,13 @@ from sdpo.train.teacher import Teacher
 
 @dataclass
 class OnlineConfig(RLOOConfig):
-    """RLOO's configuration with one completion per prompt."""
+    """RLOO's configuration with one completion per prompt.
+
+    `generation_batch` answers of a process are generated at once, all of a step's when None.
+    """
 
     num_generations: int = 1
+    generation_batch: int | None = None
 
     def __post_init__(self) -> None:
         # RLOO compares completions of one prompt, so it refuses a single one, as the last thing it does.
@@ -78,41 +84,79 @@ class OnlineTrainer(RLOOTrainer):
     def create_model_card(self, *_: object, **__: object) -> None:
         """Write none: TRL's would say that RLOO trained the model, and the run directory says more."""
 
+    def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
+        # Continuous batching would cast the weights to bf16 for good; its forwards run under autocast all the same.
+        bf16 = self.args.bf16
+        self.args.bf16 = bf16 and not self.use_transformers_continuous_batching
+        try:
+            return super()._generate_single_turn(*arguments)
+        finally:
+            self.args.bf16 = bf16
+
     def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict]:
         return [encode_prompt(self.processing_class, prompt) for prompt in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         prompts = [row["prompt"] for row in inputs]
-        with self.record.timed("generation"):
-            prompt_ids, completion_ids, completions = self._generate(prompts)
-        texts = [messages[0]["content"] for messages in completions]
-        with self.record.timed("user"):
-            follow_ups = self._react([prompt[-1]["content"] for prompt in prompts], texts)
-        contexts, usable_B = self._contexts(prompts, prompt_ids, completion_ids, follow_ups)
+        answers = self._replayed(inputs) if "completion" in inputs[0] else self._answered(prompts)
+        contexts, usable_B = self._contexts(prompts, answers)
         with self.record.timed("scoring"):
-            targets = self.hindsight.look_back(contexts, completion_ids)
+            targets = self.hindsight.look_back(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
-        self.record.rows += len(texts)
-        self.record.completions += texts
+        self.record.rows += len(prompts)
+        self.record.completions += answers.texts
         return {
             "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length
             "targets": targets,
             "contexts": contexts,
-            "completion_ids": completion_ids,
+            "completion_ids": answers.completion_ids,
             "text": [
                 {"prompt": prompt[-1]["content"], "completion": text, "follow_up": follow_up}
-                for prompt, text, follow_up in zip(prompts, texts, follow_ups, strict=True)
+                for prompt, text, follow_up in zip(prompts, answers.texts, answers.follow_ups, strict=True)
             ],
         }
 
-    def _react(self, prompts: list[str], completions: list[str]) -> list[str]:
+    def _answered(self, prompts: list[list[Message]]) -> "_Answers":
+        """Return new answers and the user's follow-ups, who reads some while the next are generated."""
+        size = self.args.generation_batch or len(prompts)
+        answers, asked, asking = _Answers(), [], None
+        first_round = getattr(self.user, "round", 0)
+        for number, start in enumerate(range(0, len(prompts), size)):
+            part = prompts[start : start + size]
+            with self.record.timed("generation"):
+                prompt_ids, completion_ids, completions = self._generate(part)
+            texts = [messages[0]["content"] for messages in completions]
+            answers.add(prompt_ids, completion_ids, texts)
+            ask = partial(self._ask, first_round + number, [prompt[-1]["content"] for prompt in part], texts)
+            if size < len(prompts):
+                asking = Asking(ask, after=asking)
+                asked.append((ask, asking.result))
+            else:
+                asked.append((ask, ask))
+        with self.record.timed("user"):
+            answers.follow_ups = [text for ask, result in asked for text in self._replies(ask, result)]
+        return answers
+
+    def _replayed(self, rows: list[dict]) -> "_Answers":
+        """Return the rows' own answers and follow-ups."""
+        prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
+        answers = _Answers(follow_ups=[row["follow_up"] for row in rows])
+        completions = [row["completion"] for row in rows]
+        answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
+        return answers
+
+    def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[str]:
+        self.user.round = number  # by its place, so that a step that is begun again asks the same
+        return [reply.text for reply in self.user.react(prompts, completions)]
+
+    def _replies(self, ask: Callable[[], list[str]], result: Callable[[], list[str]]) -> list[str]:
         """Return the user's follow-ups. Raises SdpoError on every process where any of them was left without."""
         while True:
             texts, failure = [], None
             try:
-                texts = [reply.text for reply in self.user.react(prompts, completions)]
+                texts = result()
             except SdpoError as error:
-                failure = error
+                failure, result = error, ask
             # Together: one process alone could not save, and the others would wait for it.
             failures = [found for found in gather_object([failure]) if found is not None]
             if not failures:
@@ -123,15 +167,14 @@ class OnlineTrainer(RLOOTrainer):
                 raise failure
             self.wait_for_user(failure)
 
-    def _contexts(
-        self, prompts: list, prompt_ids: list, completion_ids: list, follow_ups: list[str]
-    ) -> tuple[list[Contexts], Tensor]:
+    def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
         """Return the contexts to score each completion after, and which rows have a follow-up that can be used.
 
         A row without one is scored after its bare prompt, so that every process runs the same forwards.
         """
         contexts, usable = [], []
-        for prompt, bare, completion, follow_up in zip(prompts, prompt_ids, completion_ids, follow_ups, strict=True):
+        columns = (prompts, answers.prompt_ids, answers.completion_ids, answers.follow_ups)
+        for prompt, bare, completion, follow_up in zip(*columns, strict=True):
             shown = {
                 name: self._hindsight(prompt, text) if follow_up and text else bare
                 for name, text in (("hindsight", follow_up), ("unrelated", self.unrelated_follow_up))
@@ -164,9 +207,28 @@ class OnlineTrainer(RLOOTrainer):
             inputs["weights_B"],
             inputs.get("old_logps_BT"),
         )
+        if not torch.isfinite(result.loss):
+            rows = self.record.rows_not_finite(inputs["text"], inputs["completion_ids"], result)
+            raise LossNotFinite(self.state.global_step + 1, rows)
         # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
         inputs.setdefault("old_logps_BT", result.scores.logps_BT.detach())
         for name, mean in self.record.add(result, inputs["weights_B"]).items():
             self._metrics["train"][f"sdpo/{name}"].append(mean)  # TRL averages these and hands them to the tracker
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
         return result.loss
+
+
+@dataclass
+class _Answers:
+    """What was answered to some prompts, and what the user wrote next."""
+
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    completion_ids: list[list[int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    follow_ups: list[str] = field(default_factory=list)
+
+    def add(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], texts: list[str]) -> None:
+        """Put more answers behind these."""
+        self.prompt_ids += prompt_ids
+        self.completion_ids += completion_ids
+        self.texts += texts

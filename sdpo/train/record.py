@@ -58,6 +58,25 @@ class StepRecord:
             signal = [round(value, 4) for value in result.signal_BT[row, : len(ids)].tolist()]
             self.samples.append({**texts[row], "tokens": tokens, "signal": signal})
 
+    @staticmethod
+    def rows_not_finite(texts: list[dict], completions: list[list[int]], result: Result) -> list[dict]:
+        """Return the interactions with a value that is not finite, each token's signal and log-probability beside it.
+
+        All of them where no row's own values tell: then it is the weights.
+        """
+        logps_BT, signal_BT = result.scores.logps_BT.detach(), result.signal_BT
+        bad_B = ~(torch.isfinite(logps_BT) & torch.isfinite(signal_BT)).all(1)
+        rows = bad_B.nonzero().flatten().tolist() or range(len(completions))
+        return [
+            {
+                **texts[row],
+                "completion_ids": completions[row],
+                "log_probabilities": [repr(value) for value in logps_BT[row, : len(completions[row])].tolist()],
+                "signal": [repr(value) for value in signal_BT[row, : len(completions[row])].tolist()],
+            }
+            for row in rows
+        ]
+
     def timed(self, part: str) -> "Timer":
         """Return a context that adds the seconds spent inside to a part of the step."""
         return Timer(self.seconds, part)

@@ -1,10 +1,12 @@
 """One training run from loaded model to summary, whatever the job: measure, train, measure, report."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +14,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
+from sdpo.errors import LossNotFinite, RunError
 from sdpo.objective import Objective
-from sdpo.run import RunDirectory
+from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
 from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
 from sdpo.train.job import is_tiny
@@ -90,8 +93,11 @@ class Session:
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.keeper.resume_from = checkpoint
+        self._say_what_cannot_go_on(checkpoint)
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except LossNotFinite as error:
+            raise self._not_finite(error) from None
         finally:
             summary["seconds"] = round(summary.get("seconds", 0) + time.monotonic() - started, 1)
             self._write_summary(summary)
@@ -132,6 +138,30 @@ class Session:
             **more,
         )
 
+    def _say_what_cannot_go_on(self, checkpoint: Path | None) -> None:
+        """Print where a continued run will not be what it would have been without the break."""
+        if checkpoint is None or not self.main:
+            return
+        complete = self.run_dir.read_json(f"{checkpoint.name}/{COMPLETE}") or {}
+        before, now = complete.get("processes", 1), self.trainer.accelerator.num_processes
+        if before != now:
+            print(
+                f"{checkpoint.name} was saved by {before} process(es) and {now} go on: weights, optimizer and data "
+                "continue exactly, the random numbers that answers are sampled with do not",
+                flush=True,
+            )
+
+    def _not_finite(self, error: LossNotFinite) -> RunError:
+        """Write the rows to the run directory and return what to say."""
+        name = f"not-finite-{self.trainer.accelerator.process_index}.json"
+        self.run_dir.write_json(name, {"step": error.step, "rows": error.rows})
+        last = self.run_dir.last_checkpoint()
+        return RunError(
+            f"{error}: the {len(error.rows)} row(s) are in {self.run_dir.path / name}. "
+            + (f"{last.name} is the last whole checkpoint. " if last else "")
+            + "Lower LR, or take these rows out of the data, and start again under another RUN_ID."
+        )
+
     def _shared_callbacks(self) -> list[TrainerCallback]:
         read: Callable | None = partial(read_step, wanted=self.wanted) if self.wanted is not None else None
         self.keeper = TeacherKeeper(self.trainer, self.teacher)
@@ -167,7 +197,10 @@ class Session:
 def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     """Return what every training job tells its trainer: sizes, optimizer, precision, saving, tracking, seed."""
     on_gpu = torch.cuda.is_available()
-    eight_bit = settings.optimizer == "adamw_8bit" or (settings.optimizer == "auto" and on_gpu)
+    # The 8-bit one cannot step weights that FSDP shares out.
+    auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
+    chosen = auto if settings.optimizer == "auto" else settings.optimizer
+    optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
     return {
         "output_dir": str(settings.output_dir),
         "run_name": settings.run_id,
@@ -175,7 +208,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "learning_rate": settings.lr,
         "per_device_train_batch_size": settings.bs,
         "gradient_accumulation_steps": settings.ga,
-        "optim": "adamw_bnb_8bit" if eight_bit else "adamw_torch",
+        "optim": optimizer,
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and on_gpu),
         "use_cpu": not on_gpu,
         "gradient_checkpointing": settings.gradient_checkpointing,
