@@ -3,6 +3,8 @@
 run.json          settings without secrets, package versions, commit, seed, command
 metrics.jsonl     a line an optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
+guard.jsonl       what the guard saw in each step, and what it made of it
+guard-start.json  some of the start's answers, with their log-probabilities, that it measures against
 replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
 meter.json        what they cost so far
 checkpoint-N/     written by the trainer; whole once it holds `complete.json`

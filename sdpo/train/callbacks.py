@@ -121,6 +121,8 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "signal_size": total("signal_size") / tokens,
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
+        "repetition": total("repetition") / rows,
+        "satisfied": total("satisfied") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "empty": total("empty"),

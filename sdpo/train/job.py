@@ -88,7 +88,7 @@ def read_template(path: Path | None) -> str:
 def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "Session"]) -> int:
     """Train with the session that `start` makes, and return the exit code: 0 when finished, 143 when asked to stop.
 
-    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run.
+    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run, and GuardStopped.
     """
     check_driver()
     prepare_tracking(settings)

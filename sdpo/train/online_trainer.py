@@ -22,6 +22,7 @@ from sdpo.objective import Objective, row_weights
 from sdpo.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.simulator import SimulatedUser
 from sdpo.train.asking import Asking
+from sdpo.train.guard import repeated_share
 from sdpo.train.loss import Contexts, HindsightLoss
 from sdpo.train.models import keep_adapter_precise
 from sdpo.train.record import StepRecord
@@ -74,6 +75,7 @@ class OnlineTrainer(RLOOTrainer):
         self.user = user
         self.wait_for_user: Callable[[SimulatorGone], None] | None = None
         self.record = StepRecord()
+        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])  # prompts and completions of this process
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
 
     def take_record(self) -> StepRecord:
@@ -105,6 +107,8 @@ class OnlineTrainer(RLOOTrainer):
             self.record.forwards += self.hindsight.forwards(len(contexts))
         self.record.rows += len(prompts)
         self.record.completions += answers.texts
+        self.record.repetition += sum(map(repeated_share, answers.completion_ids))
+        self.latest = answers.prompt_ids, answers.completion_ids
         return {
             "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length
             "targets": targets,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpo.train.loss import Result
 
+COMPLAINT = -1.0  # nats, summed over an answer: in hindsight it is less than 1 / e as probable
 SAMPLES = 4  # interactions of a step that are kept in full
 
 
@@ -26,6 +27,8 @@ class StepRecord:
     micro_batches: int = 0
     signal: float = 0.0
     signal_size: float = 0.0
+    satisfied: float = 0.0
+    repetition: float = 0.0
     entropy: float = 0.0
     forwards: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("generation", "user", "scoring"), 0.0))
@@ -36,6 +39,9 @@ class StepRecord:
         """Add a micro-batch, and return its means per token for a tracker."""
         usable_B1, mask_BT = (weights_B > 0).float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
+        # Hindsight that takes an answer back is a complaint; praise and changes of topic leave it where it was.
+        kept_B = (result.signal_BT * mask_BT).sum(1) > COMPLAINT
+        self.satisfied += (kept_B & (weights_B > 0)).sum().item()
         sums = {
             "signal": (result.signal_BT * usable_B1).sum().item(),
             "signal_size": (result.signal_BT.abs() * usable_B1).sum().item(),

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
-from sdpo.errors import LossNotFinite, RunError
+from sdpo.errors import GuardStopped, LossNotFinite, RunError
 from sdpo.objective import Objective
 from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
+from sdpo.train import guard
 from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
+from sdpo.train.guard import Guard
 from sdpo.train.job import is_tiny
 from sdpo.train.measure import read_step
 from sdpo.train.models import load_policy
@@ -104,6 +106,13 @@ class Session:
         steps = self.trainer.state.global_step
         if self.stop.asked and steps < self.trainer.state.max_steps:
             return False
+        stopped = self.guard.stopped if self.guard else []
+        if best := self._best_checkpoint():
+            summary["best_checkpoint"] = best
+        if stopped:
+            summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
+            if best:
+                self.trainer._load_best_model()
         if after := self.measure("after training"):
             summary["after"] = after
         summary |= {"steps": steps, "teacher": self.settings.teacher, "finished": True}
@@ -112,7 +121,16 @@ class Session:
         self._write_summary(summary)
         if self.main:
             self._report(summary)
+        if stopped:
+            raise GuardStopped(
+                f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. The best checkpoint is "
+                f"{best or 'none'}; {self.run_dir.path / guard.FILE} has the curve."
+            )
         return True
+
+    def _best_checkpoint(self) -> str | None:
+        best = self.trainer.state.best_model_checkpoint
+        return Path(best).name if best else None
 
     def save_now(self) -> None:
         """Write a checkpoint of the last finished step, unless there is one. Every process calls it, in mid-step."""
@@ -166,7 +184,14 @@ class Session:
         read: Callable | None = partial(read_step, wanted=self.wanted) if self.wanted is not None else None
         self.keeper = TeacherKeeper(self.trainer, self.teacher)
         self.recorder = Recorder(self.run_dir, self.trainer, self.settings.log_steps, read)
-        return [self.keeper, self.recorder, self.stop]
+        callbacks: list[TrainerCallback] = [self.keeper, self.recorder]
+        self.guard = None
+        if self.settings.guard != "off":
+            stops = self.settings.guard == "stop"
+            row, answers = (lambda: self.recorder.row), (lambda: self.trainer.latest)
+            self.guard = Guard(self.run_dir, self.trainer, row, answers, stops)
+            callbacks.append(self.guard)
+        return [*callbacks, self.stop]
 
     def _open_run_dir(self) -> None:
         state = self.run_dir.open(settings_module.redacted(self.settings), self.settings.resume == "auto")
@@ -175,7 +200,7 @@ class Session:
                 print(f"removed {name}: it was only half written", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
-            for name in ("metrics.jsonl", "samples.jsonl"):
+            for name in ("metrics.jsonl", "samples.jsonl", guard.FILE):
                 self.run_dir.forget_after(name, step)
             print(f"continuing {self.run_dir.path} after step {step}", flush=True)
         else:
