@@ -9,6 +9,8 @@ replies-N.jsonl   process N's replies of models behind an API, as they came; onl
 meter.json        what they cost so far
 checkpoint-N/     written by the trainer; whole once it holds `complete.json`
 summary.json      before and after, and how the run ended
+README.md         the model card
+merged/           the model with its adapter merged in, where asked for
 """
 
 import fcntl
@@ -94,6 +96,10 @@ class RunDirectory:
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file whole: beside it first, then in its place."""
         self._replace(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole: beside it first, then in its place."""
+        self._replace(name, text)
 
     def read_json(self, name: str) -> dict | None:
         """Return a JSON file's content, None where it is not there."""

@@ -19,9 +19,9 @@ Reader = Callable[[list[str]], dict[str, float]]
 
 
 class Recorder(TrainerCallback):
-    """Writes a row of metrics and a few interactions for each optimizer step, and prints every few steps.
+    """Writes a row of metrics and a few interactions for each optimizer step, and prints some.
 
-    The trainer's `take_record()` gives the StepRecord of the step that ended and begins the next.
+    It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step that ended and begins the next.
     """
 
     def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: Reader | None) -> None:
@@ -55,7 +55,7 @@ class Recorder(TrainerCallback):
         self.run.append("metrics.jsonl", [row])
         samples = [sample for record in records for sample in record.samples][:SAMPLES]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
-        if state.global_step % self.every == 0 or state.global_step in (1, state.max_steps):
+        if self.every and (state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)):
             print(_line(row, state.max_steps), flush=True)
 
     def on_save(self, args, state, control, **_) -> None:

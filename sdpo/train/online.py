@@ -3,6 +3,7 @@
 Importing this is cheap; torch and its company are imported when the run starts.
 """
 
+import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ from sdpo.errors import SettingError
 from sdpo.records import Prompt, Replay, read_prompts, read_replays
 from sdpo.train.job import check_training, run_session
 from sdpo.train.user import check_user
+
+# Interactions after which live teachers began to fall on the tiny world (`make study`).
+LIVE_LASTED = 640
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -44,8 +48,20 @@ def _check_generation(settings: "OnlineSettings") -> None:
         raise SettingError("GENERATION=vllm_server needs VLLM_URL, the address that `trl vllm-serve` listens on.")
 
 
+def say_what_live_teachers_do(settings: "OnlineSettings") -> None:
+    """Print a warning before a run that is longer than a live teacher was seen to last."""
+    if settings.teacher == "live" and settings.train_n > LIVE_LASTED and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"TEACHER=live over {settings.train_n} interactions: on the tiny world every such run was losing its "
+            f"language after about {LIVE_LASTED}. GUARD watches for that; TEACHER=frozen learned as fast and stayed.",
+            flush=True,
+        )
+
+
 def run(settings: "OnlineSettings", job: "Job") -> int:
     """Train, and return the exit code. Raises as `run_session` does."""
+
+    say_what_live_teachers_do(settings)
 
     def start():
         from sdpo.train.online_session import OnlineSession

@@ -20,10 +20,12 @@ from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
 from sdpo.train import guard
 from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
+from sdpo.train.card import write_card
+from sdpo.train.gate import Gate
 from sdpo.train.guard import Guard
 from sdpo.train.job import is_tiny
 from sdpo.train.measure import read_step
-from sdpo.train.models import load_policy
+from sdpo.train.models import load_policy, merge
 from sdpo.train.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -121,12 +123,24 @@ class Session:
         self._write_summary(summary)
         if self.main:
             self._report(summary)
+            self._write_card_and_merge()
         if stopped:
             raise GuardStopped(
                 f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. The best checkpoint is "
                 f"{best or 'none'}; {self.run_dir.path / guard.FILE} has the curve."
             )
         return True
+
+    def _write_card_and_merge(self) -> None:
+        """Write the model card and, where it is asked for, the best or last checkpoint's adapter merged in."""
+        merged = None
+        if self.settings.merge_adapter:
+            last = self.run_dir.last_checkpoint()
+            best = self.guard.stopped and self._best_checkpoint() if self.guard else None
+            merged = self.run_dir.path / "merged"
+            merge(self.settings.model_name_or_path, self.run_dir.path / best if best else last, merged)
+            print(f"merged model: {merged}", flush=True)
+        write_card(self.run_dir, self.job.name, merged)
 
     def _best_checkpoint(self) -> str | None:
         best = self.trainer.state.best_model_checkpoint
@@ -185,6 +199,8 @@ class Session:
         self.keeper = TeacherKeeper(self.trainer, self.teacher)
         self.recorder = Recorder(self.run_dir, self.trainer, self.settings.log_steps, read)
         callbacks: list[TrainerCallback] = [self.keeper, self.recorder]
+        if self.settings.teacher == "gated":
+            callbacks.append(Gate(self.run_dir, self.trainer, self.teacher, lambda: self.recorder.row))
         self.guard = None
         if self.settings.guard != "off":
             stops = self.settings.guard == "stop"
