@@ -1,7 +1,7 @@
 """The study: every teacher with every objective, and the guard, on the tiny world; tables in docs/study.md.
 
-Each finished run is a line of STUDY_DIR/study.jsonl, so a study that was stopped goes on where it was, and a changed table
-costs no run again.
+Each finished run is a line of STUDY_DIR/study.jsonl, so a study that was stopped goes on where it was, and a
+changed table costs no run again.
 """
 
 import multiprocessing
@@ -114,9 +114,9 @@ def report(settings: "StudySettings", results: list[dict]) -> str:
     lines = [
         "# The study on the tiny world",
         "",
-        "Made by `make study`. Users by rule, batches of 16, AdamW at 1.5e-4. Adherence and validity are means over seeds "
-        f"of {settings.answers} sampled answers; a seed has fallen where the validity of five steps' answers went under "
-        "0.9. The guard watched every run and stopped none: counted is where it would have.",
+        "Made by `make study`. Users by rule, batches of 16, AdamW at 1.5e-4. Adherence and validity are means over "
+        f"seeds of {settings.answers} sampled answers; a seed has fallen where the validity of five steps' answers "
+        "went under 0.9. The guard watched every run and stopped none: counted is where it would have.",
         "",
     ]
     plain = [result for result in results if result["spec"]["related"] and len(result["spec"]["styles"]) == 1]

@@ -21,7 +21,8 @@ Reader = Callable[[list[str]], dict[str, float]]
 class Recorder(TrainerCallback):
     """Writes a row of metrics and a few interactions for each optimizer step, and prints some.
 
-    It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step that ended and begins the next.
+    It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step
+    that ended and begins the next.
     """
 
     def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: Reader | None) -> None:
