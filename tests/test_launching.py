@@ -1,5 +1,7 @@
 """Many processes: the shipped accelerate files, several nodes, and what a launch is told."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
@@ -39,7 +41,7 @@ def test_there_is_a_file_for_each_way():
 def test_several_nodes_are_told_where_they_meet(tmp_path):
     given = settings(world_size=8, nnodes=2, node_rank=1, master_addr="10.0.0.1", run_id="r", output_dir=tmp_path)
     command, extra = processes.launch_line(given, "jobs.a_job", [])
-    told = dict(zip(command, command[1:], strict=False))
+    told = dict(pairwise(command))
     assert (told["--num_processes"], told["--num_machines"], told["--machine_rank"]) == ("8", "2", "1")
     assert (told["--main_process_ip"], told["--main_process_port"]) == ("10.0.0.1", "29500")
     assert given.processes_here == 4 and extra["RUN_ID"] == "r"

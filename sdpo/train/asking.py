@@ -18,9 +18,13 @@ class Asking:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
+    def wait(self) -> None:
+        """Wait for the call to end, whatever comes of it."""
+        self._thread.join()
+
     def result(self) -> Any:
         """Wait for the call and return what it returned, or raise what it raised."""
-        self._thread.join()
+        self.wait()
         if self._error is not None:
             raise self._error
         return self._value
@@ -28,7 +32,7 @@ class Asking:
     def _run(self) -> None:
         try:
             if self._after is not None:
-                self._after._thread.join()
+                self._after.wait()
             self._value = self._ask()
         except BaseException as error:  # raised again where the result is asked for
             self._error = error

@@ -138,7 +138,8 @@ class OnlineTrainer(RLOOTrainer):
             else:
                 asked.append((ask, ask))
         with self.record.timed("user"):
-            answers.follow_ups = [text for ask, result in asked for text in self._replies(ask, result)]
+            for ask, result in asked:
+                answers.follow_ups += self._replies(result, partial(_once_ended, asking, ask))
         return answers
 
     def _replayed(self, rows: list[dict]) -> "_Answers":
@@ -153,14 +154,14 @@ class OnlineTrainer(RLOOTrainer):
         self.user.round = number  # by its place, so that a step that is begun again asks the same
         return [reply.text for reply in self.user.react(prompts, completions)]
 
-    def _replies(self, ask: Callable[[], list[str]], result: Callable[[], list[str]]) -> list[str]:
+    def _replies(self, result: Callable[[], list[str]], again: Callable[[], list[str]]) -> list[str]:
         """Return the user's follow-ups. Raises SdpoError on every process where any of them was left without."""
         while True:
             texts, failure = [], None
             try:
                 texts = result()
             except SdpoError as error:
-                failure, result = error, ask
+                failure, result = error, again
             # Together: one process alone could not save, and the others would wait for it.
             failures = [found for found in gather_object([failure]) if found is not None]
             if not failures:
@@ -220,6 +221,13 @@ class OnlineTrainer(RLOOTrainer):
             self._metrics["train"][f"sdpo/{name}"].append(mean)  # TRL averages these and hands them to the tracker
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
         return result.loss
+
+
+def _once_ended(asking: Asking | None, ask: Callable[[], list[str]]) -> list[str]:
+    """Ask when nobody else is being asked: one user hears one question at a time."""
+    if asking is not None:
+        asking.wait()
+    return ask()
 
 
 @dataclass
