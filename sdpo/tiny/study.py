@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 
 from sdpo.chat import encode_prompt
@@ -110,11 +111,13 @@ def build_trainer(
     steps: int,
     user: OracleUser | UnrelatedUser,
     objective: Objective = PAPER,
+    peft_config: LoraConfig | None = None,
+    four_bit: bool = False,
     **config,
 ) -> OnlineTrainer:
     """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
-    tokenizer, model = load_model(str(MODEL_DIR))
-    looking_back = Teacher(teacher, model)
+    tokenizer, model = load_model(str(MODEL_DIR), four_bit=four_bit)
+    looking_back = Teacher(teacher, model, adapter=peft_config is not None)
     arguments = {
         "output_dir": folder, "seed": seed, "learning_rate": 1.5e-4, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
@@ -131,6 +134,7 @@ def build_trainer(
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,
+        peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TeacherKeeper(trainer, looking_back))

@@ -46,8 +46,10 @@ def load_model(
 
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return (tokenizer, model) for a training job; the adapter, where one is asked for, is not on it yet."""
-    # Under an adapter the weights are never updated, so they need no more precision than they are run in.
-    dtype = torch.bfloat16 if bf16 and settings.adapter != "none" else torch.float32
+    # Under an adapter the weights are never updated, so they need no more precision than they are run in. FSDP wants
+    # all weights of a layer in one, and the adapter's are float32.
+    shared_out = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not shared_out else torch.float32
     return load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
 
 

@@ -68,7 +68,11 @@ class Session:
         raise NotImplementedError
 
     def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> Trainer:
-        """Return the trainer, which keeps a StepRecord (see `callbacks.Recorder`)."""
+        """Return the trainer.
+
+        It keeps a StepRecord (see `callbacks.Recorder`) and, for the guard, `latest`: the prompts and completions, as
+        ids, that this process had last. It calls `self.teacher.prepare`.
+        """
         raise NotImplementedError
 
     def callbacks(self) -> Sequence[TrainerCallback]:
