@@ -131,6 +131,7 @@ def build_trainer(
         teacher=looking_back,
         objective=objective,
         unrelated_follow_up=language.write_unrelated(Random(0)),
+        is_pleased=oracle.is_pleased,
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,

@@ -123,7 +123,7 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
-        "satisfied": total("satisfied") / max(total("usable"), 1),
+        "satisfied": total("satisfied" if records[0].pleased is None else "pleased") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "empty": total("empty"),

@@ -11,6 +11,7 @@ from sdpo import processes
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError
 from sdpo.records import read_prompts, read_replays
+from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
 from sdpo.train.job import read_template
@@ -72,6 +73,7 @@ class OnlineSession(Session):
             processing_class=self.tokenizer,
             hindsight_template=read_template(settings.hindsight_file),
             unrelated_follow_up=settings.unrelated_follow_up,
+            is_pleased=oracle.is_pleased if self.wanted is not None else None,
             peft_config=adapter_config(settings),
         )
 

@@ -51,6 +51,7 @@ class OnlineConfig(RLOOConfig):
 class OnlineTrainer(RLOOTrainer):
     """RLOOTrainer whose advantage is the follow-up seen in hindsight. `record` holds the step under way.
 
+    `is_pleased` reads a follow-up, where there is something that can.
     `wait_for_user` returns when a user who went away can be asked again, or raises; without it nobody waits.
     """
 
@@ -64,6 +65,7 @@ class OnlineTrainer(RLOOTrainer):
         args: OnlineConfig,
         hindsight_template: str = HINDSIGHT,
         unrelated_follow_up: str = UNRELATED_FOLLOW_UP,
+        is_pleased: Callable[[str], bool] | None = None,
         **arguments,
     ) -> None:
         super().__init__(reward_funcs=[], model=model, args=args, **arguments)
@@ -72,6 +74,7 @@ class OnlineTrainer(RLOOTrainer):
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.hindsight_template = hindsight_template
         self.unrelated_follow_up = unrelated_follow_up if objective.null_contrast else ""
+        self.is_pleased = is_pleased
         self.user = user
         self.wait_for_user: Callable[[SimulatorGone], None] | None = None
         self.record = StepRecord()
@@ -108,6 +111,8 @@ class OnlineTrainer(RLOOTrainer):
         self.record.rows += len(prompts)
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
+        if self.is_pleased:
+            self.record.pleased = (self.record.pleased or 0) + sum(map(self.is_pleased, answers.follow_ups))
         self.latest = answers.prompt_ids, answers.completion_ids
         return {
             "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length

@@ -9,13 +9,17 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpo.train.loss import Result
 
-COMPLAINT = -1.0  # nats, summed over an answer: in hindsight it is less than 1 / e as probable
+COMPLAINT = -3.0  # nats: in hindsight a token is less than a twentieth as probable
 SAMPLES = 4  # interactions of a step that are kept in full
 
 
 @dataclass
 class StepRecord:
-    """What one process did in one optimizer step; sums, so that processes can be added up."""
+    """What one process did in one optimizer step; sums, so that processes can be added up.
+
+    `satisfied` users are those whose hindsight took nothing back; `pleased` ones said so in words that can be read,
+    None where nobody reads them.
+    """
 
     rows: int = 0
     usable: int = 0
@@ -28,6 +32,7 @@ class StepRecord:
     signal: float = 0.0
     signal_size: float = 0.0
     satisfied: float = 0.0
+    pleased: int | None = None
     repetition: float = 0.0
     entropy: float = 0.0
     forwards: int = 0
@@ -39,8 +44,9 @@ class StepRecord:
         """Add a micro-batch, and return its means per token for a tracker."""
         usable_B1, mask_BT = (weights_B > 0).float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
-        # Hindsight that takes an answer back is a complaint; praise and changes of topic leave it where it was.
-        kept_B = (result.signal_BT * mask_BT).sum(1) > COMPLAINT
+        # Hindsight that takes a word back is a complaint. Not the sum over the answer: against a frozen teacher that
+        # falls with all that the policy has learned.
+        kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT
         self.satisfied += (kept_B & (weights_B > 0)).sum().item()
         sums = {
             "signal": (result.signal_BT * usable_B1).sum().item(),

@@ -113,9 +113,8 @@ class Session:
         if self.stop.asked and steps < self.trainer.state.max_steps:
             return False
         stopped = self.guard.stopped if self.guard else []
-        if best := self._best_checkpoint():
-            summary["best_checkpoint"] = best
         if stopped:
+            best = summary["best_checkpoint"] = self._best_checkpoint()
             summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
             if best:
                 self.trainer._load_best_model()
