@@ -46,6 +46,14 @@ def test_what_a_healthy_run_may_do_too_warns_and_never_stops(name, value):
     assert levels[-1] == WARN and STOP not in levels
 
 
+def test_what_was_seen_stands_until_it_is_looked_at_again():
+    watch = Watch()
+    watch.observe({**HEALTHY, "lost": 0.02})
+    levels = [watch.observe({**HEALTHY, "lost": 0.5}), *(watch.observe(HEALTHY) for _ in range(3))]
+    assert levels[-1] == STOP
+    assert [watch.observe({**HEALTHY, "lost": 0.02}) for _ in range(2)][-1] == OK
+
+
 def test_one_bad_step_is_not_enough():
     watch = Watch()
     for _ in range(5):

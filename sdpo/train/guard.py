@@ -23,8 +23,9 @@ OK, WARN, STOP = 0, 1, 2
 EVERY = 5  # steps between looks at the start's answers
 PROBE = 32  # the start's answers that are looked at
 LOST = 1.0  # nats by which a token's log-probability must have fallen to count as lost
+FROM_START = ("lost", "kl")  # differences already, of the same answers each time: nothing to smooth
 BASELINE = 3  # steps whose mean is what the run began with
-MEMORY = 0.7  # how much of a smoothed value the next step keeps
+MEMORY = 0.5  # how much of a smoothed value the next step keeps
 PATIENCE = 2  # steps in a row that it takes to warn or to stop
 
 
@@ -72,6 +73,7 @@ class Watch:
 
     starts: dict[str, list[float]] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
+    distances: dict[str, float] = field(default_factory=dict)
     best_satisfied: float = 0.0
     score: float = 0.0
     level: int = OK
@@ -80,25 +82,29 @@ class Watch:
 
     def observe(self, values: dict[str, float]) -> int:
         """Take in a step's measures, of which any may be missing, and return the level they bring it to."""
-        distances = {}
         for name, value in values.items():
-            began = self.starts.setdefault(name, [])
-            if name in ("lost", "kl"):  # differences from the start already
-                began[:] = [0.0]
-            elif len(began) < BASELINE:
-                began.append(value)
-            self.smooth[name] = MEMORY * self.smooth.get(name, value) + (1 - MEMORY) * value
-            start = fmean(began)
-            if name == "satisfied":
-                self.best_satisfied = start = max(self.best_satisfied, self.smooth[name])
-            distances[name] = LIMITS[name].distance(self.smooth[name], start)
-        self.score = max(distances.values(), default=0.0)
+            self._take(name, value)
+        self.score = max(self.distances.values(), default=0.0)
         for place, level in enumerate((1.0, 2.0)):
             self._held[place] = self._held[place] + 1 if self.score >= level else 0
         self.level = STOP if self._held[1] >= PATIENCE else WARN if self._held[0] >= PATIENCE else OK
-        worst = sorted((name for name in distances if distances[name] >= 1), key=distances.get, reverse=True)
+        worst = sorted((name for name, far in self.distances.items() if far >= 1), key=self.distances.get, reverse=True)
         self.reasons = [f"{self.smooth[name]:.3g} {LIMITS[name].words}" for name in worst]
         return self.level
+
+    def _take(self, name: str, value: float) -> None:
+        """Update how far one measure has gone; it stands until the measure is taken again."""
+        if name in FROM_START:
+            self.smooth[name], start = value, 0.0
+        else:
+            began = self.starts.setdefault(name, [])
+            if len(began) < BASELINE:
+                began.append(value)
+            start = fmean(began)
+            self.smooth[name] = MEMORY * self.smooth.get(name, value) + (1 - MEMORY) * value
+        if name == "satisfied":
+            self.best_satisfied = start = max(self.best_satisfied, self.smooth[name])
+        self.distances[name] = LIMITS[name].distance(self.smooth[name], start)
 
     @property
     def calm(self) -> bool:
