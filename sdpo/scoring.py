@@ -2,15 +2,17 @@
 
 Rows are given as plain lists of ids, so no padding of the caller's can leak in. Only the positions that
 predict a completion's token reach the LM head; they are projected and normalised in float32, a chunk of
-positions at a time, and no chunk's logits are kept for the backward pass.
+positions at a time, and no chunk's logits are kept for the backward pass: no (positions, vocabulary) tensor
+of a whole batch ever exists, for the log-probabilities of the tokens or for a divergence over the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -18,18 +20,44 @@ from sdpo.errors import SettingError
 
 # Positions whose logits are held at once: with a vocabulary of 150,000 and float32, 150 MB.
 CHUNK = 256
+# The same where two distributions are compared, which holds several tensors of this size.
+COMPARE_CHUNK = 64
+
+# What becomes of the hidden states (N, H) at the N needed positions: (N, columns), by the model's own LM head.
+Head = Callable[[Tensor, nn.Linear], Tensor]
 
 
 @dataclass
 class Scores:
     """Per token of each completion, padded on the right to the longest: shapes (B, T), float32.
 
-    `logps_BT` carries gradient where the model's weights do; `entropy_BT`, in nats, does not.
+    `logps_BT` carries gradient where the model's weights do; `entropy_BT`, in nats, does not. Against a target
+    there are also `target_logps_BT`, the target's of the same tokens, and `divergence_BT`, with gradient.
     """
 
     logps_BT: Tensor
     entropy_BT: Tensor
     mask_BT: Tensor
+    target_logps_BT: Tensor | None = None
+    divergence_BT: Tensor | None = None
+
+
+@dataclass
+class Projection:
+    """A head's weights as plain tensors, whole on this process: a teacher's, for use outside its own forward."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Projection":
+        """Return the model's, without gradient; where processes share them out, each gathers them."""
+        head = find_head(model)
+        return cls(_whole(head.weight), None if head.bias is None else _whole(head.bias))
+
+    def log_softmax(self, hidden_NH: Tensor) -> Tensor:
+        """Return log-probabilities over the vocabulary, (N, V) float32."""
+        return _logits(hidden_NH, self.weight_VH, self.bias_V).log_softmax(-1)
 
 
 def score(
@@ -43,81 +71,159 @@ def score(
     `batch_size` rows go through the model in one forward (all of them when None); rows are never
     cut. Raises ValueError for an empty context or completion: nothing predicts its first token.
     """
+    targets_N = _flat_ids(completions)
+
+    def head_for(start: int, stop: int) -> Head:
+        def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+            return _in_chunks(_logp_and_entropy, CHUNK, head, hidden_NH, targets_N[start:stop].to(hidden_NH.device))
+
+        return project
+
+    columns_N2 = _at_positions(model, contexts, completions, batch_size, head_for)
+    (logps_BT, entropy_BT), mask_BT = _as_rows(columns_N2, completions)
+    return Scores(logps_BT, entropy_BT.detach(), mask_BT)
+
+
+def hidden_states(
+    model: nn.Module,
+    contexts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int | None = None,
+) -> list[Tensor]:
+    """Return the hidden states that predict each completion's tokens: per row (T, H), as the LM head gets them."""
+    hidden_NH = _at_positions(model, contexts, completions, batch_size, lambda *_: lambda hidden_NH, head: hidden_NH)
+    return list(hidden_NH.split([len(completion) for completion in completions]))
+
+
+def compare(
+    model: nn.Module,
+    contexts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    divergence: Callable[..., tuple[Tensor, Tensor]],
+    *targets_N: Tensor,
+) -> Scores:
+    """Return scores with the divergence of the model from a target at each of the completions' N positions.
+
+    `divergence` gets a chunk of the policy's log-probabilities (N, V), the completions' tokens (N,) and the same
+    chunk of each of `targets_N`; it returns the target's log-probability of the tokens and the divergence, both (N,).
+    It is run again in the backward pass, so that none of what it makes is kept.
+    """
+    ids_N = _flat_ids(completions)
+
+    def compared(hidden_NH, weight_VH, bias_V, ids_N, *chunk_N):
+        logits_NV = _logits(hidden_NH, weight_VH, bias_V)
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            logps_NV = logits_NV.log_softmax(-1)
+            target_logps_N, divergence_N = divergence(logps_NV, ids_N, *chunk_N)
+            with torch.no_grad():
+                entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)
+            logps_N = logps_NV.gather(-1, ids_N[:, None]).squeeze(-1)
+            return torch.stack((logps_N, entropy_N, target_logps_N, divergence_N), dim=-1)
+
+    def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+        return _in_chunks(compared, COMPARE_CHUNK, head, hidden_NH, ids_N.to(hidden_NH.device), *targets_N)
+
+    columns_N4 = _at_positions(model, contexts, completions, None, lambda *_: project)
+    (logps_BT, entropy_BT, target_logps_BT, divergence_BT), mask_BT = _as_rows(columns_N4, completions)
+    return Scores(logps_BT, entropy_BT.detach(), mask_BT, target_logps_BT.detach(), divergence_BT)
+
+
+def _at_positions(
+    model: nn.Module,
+    contexts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    batch_size: int | None,
+    head_for: Callable[[int, int], Head],
+) -> Tensor:
+    """Return what the heads make of the N positions that predict a completion's token, row after row: (N, columns)."""
     if not all(map(len, contexts)) or not all(map(len, completions)):
         raise ValueError("a context and a completion must each have at least one token")
-    size = batch_size or len(contexts)
-    parts = [
-        _score_batch(model, contexts[start : start + size], completions[start : start + size])
-        for start in range(0, len(contexts), size)
-    ]
-    longest = max(map(len, completions))
-    logps_BT, entropy_BT, mask_BT = (
-        torch.cat([functional.pad(tensor, (0, longest - tensor.shape[1])) for tensor in tensors])
-        for tensors in zip(*parts, strict=True)
-    )
-    return Scores(logps_BT, entropy_BT, mask_BT)
+    size, parts, done = batch_size or len(contexts), [], 0
+    for start in range(0, len(contexts), size):
+        rows = slice(start, start + size)
+        count = sum(map(len, completions[rows]))
+        parts.append(_forward(model, contexts[rows], completions[rows], head_for(done, done + count)))
+        if len(parts[-1]) != count:
+            raise RuntimeError("the model did not call the head it names as its own: is it a copy of a wrapped model?")
+        done += count
+    return torch.cat(parts)
 
 
-def _score_batch(model: nn.Module, contexts: Sequence, completions: Sequence) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(model: nn.Module, contexts: Sequence, completions: Sequence, head: Head) -> Tensor:
     device = next(model.parameters()).device
     rows = [[*context, *completion] for context, completion in zip(contexts, completions, strict=True)]
     length = max(map(len, rows))
     # On the right: causal attention keeps a row's own tokens from ever seeing its padding.
     ids_BL = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)
     attended_BL = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
-
-    longest = max(map(len, completions))
-    mask_BT = torch.zeros(len(rows), longest)
-    for row, completion in enumerate(completions):
-        mask_BT[row, : len(completion)] = 1.0
-    mask_BT = mask_BT.to(device)
-    row_N, place_N = mask_BT.nonzero(as_tuple=True)
-    starts_B = torch.tensor([len(context) for context in contexts], device=device)
-    position_N = starts_B[row_N] + place_N
-    with _scoring_head(model, row_N, position_N - 1, ids_BL[row_N, position_N]):
-        scores_N2 = model(input_ids=ids_BL, attention_mask=attended_BL, use_cache=False).logits
-
-    if scores_N2.shape != (len(row_N), 2):
-        raise RuntimeError("the model did not call the head it names as its own: is it a copy of a wrapped model?")
-    logps_BT, entropy_BT = (
-        torch.zeros_like(mask_BT).index_put((row_N, place_N), scores) for scores in scores_N2.unbind(-1)
-    )
-    return logps_BT, entropy_BT.detach(), mask_BT
+    places = [
+        (row, len(context) - 1 + place)
+        for row, (context, completion) in enumerate(zip(contexts, completions, strict=True))
+        for place in range(len(completion))
+    ]
+    row_N, position_N = torch.tensor(places, device=device).unbind(1)
+    with _own_head(model, row_N, position_N, head):
+        return model(input_ids=ids_BL, attention_mask=attended_BL, use_cache=False).logits
 
 
 @contextmanager
-def _scoring_head(model: nn.Module, row_N: Tensor, position_N: Tensor, target_N: Tensor) -> Iterator[None]:
-    """Let the model's LM head return (log-probability, entropy) of the targets instead of logits.
+def _own_head(model: nn.Module, row_N: Tensor, position_N: Tensor, project: Head) -> Iterator[None]:
+    """Let the model's LM head return what `project` makes of the needed positions, instead of logits.
 
     It stays the same module, called from the model's own forward, so that whatever wraps the model
     (DDP, FSDP, adapters, autocast) sees an ordinary forward pass.
     """
     head = find_head(model)
-
-    def forward(hidden_BLH: Tensor) -> Tensor:
-        hidden_NH = hidden_BLH[row_N, position_N]
-        pieces = [
-            checkpoint(_logp_and_entropy, piece, head.weight, head.bias, targets, use_reentrant=False)
-            for piece, targets in zip(hidden_NH.split(CHUNK), target_N.split(CHUNK), strict=True)
-        ]
-        return torch.cat(pieces)
-
-    head.forward = forward
+    head.forward = lambda hidden_BLH: project(hidden_BLH[row_N, position_N], head)
     try:
         yield
     finally:
         del head.forward
 
 
-def _logp_and_entropy(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, target_N: Tensor) -> Tensor:
+def _in_chunks(function: Callable[..., Tensor], size: int, head: nn.Linear, *tensors_N: Tensor) -> Tensor:
+    """Return function(hidden, weight, bias, *others) of a chunk of positions at a time, run again in the backward."""
+    pieces = zip(*(tensor.split(size) for tensor in tensors_N), strict=True)
+    return torch.cat(
+        [
+            checkpoint(function, hidden, head.weight, head.bias, *others, use_reentrant=False)
+            for hidden, *others in pieces
+        ]
+    )
+
+
+def _logp_and_entropy(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor) -> Tensor:
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        bias_V = None if bias_V is None else bias_V.float()
-        logits_NV = functional.linear(hidden_NH.float(), weight_VH.float(), bias_V)
+        logits_NV = _logits(hidden_NH, weight_VH, bias_V)
         log_total_N = logits_NV.logsumexp(-1)
-        logps_N = logits_NV.gather(-1, target_N[:, None]).squeeze(-1) - log_total_N
+        logps_N = logits_NV.gather(-1, ids_N[:, None]).squeeze(-1) - log_total_N
         with torch.no_grad():
             entropy_N = log_total_N - (logits_NV.softmax(-1) * logits_NV).sum(-1)
         return torch.stack((logps_N, entropy_N), dim=-1)
+
+
+def _logits(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        return functional.linear(hidden_NH.float(), weight_VH.float(), None if bias_V is None else bias_V.float())
+
+
+def _flat_ids(completions: Sequence[Sequence[int]]) -> Tensor:
+    return torch.tensor([token for completion in completions for token in completion], dtype=torch.long)
+
+
+def _as_rows(columns_NC: Tensor, completions: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
+    """Return the columns, each (B, T) with zeros on padding, and the mask (B, T)."""
+    mask_BT = torch.zeros(len(completions), max(map(len, completions)))
+    for row, completion in enumerate(completions):
+        mask_BT[row, : len(completion)] = 1.0
+    mask_BT = mask_BT.to(columns_NC.device)
+    places = mask_BT.nonzero(as_tuple=True)
+    return [torch.zeros_like(mask_BT).index_put(places, column.float()) for column in columns_NC.unbind(-1)], mask_BT
+
+
+def _whole(weight: Tensor) -> Tensor:
+    weight = weight.detach()
+    return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def find_head(model: nn.Module) -> nn.Linear:

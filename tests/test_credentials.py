@@ -14,7 +14,7 @@ from tests.worlds import environment, rows_of, run_job, user_by_rule
 TRACK = """
 import sys
 from types import SimpleNamespace
-from sdpo.train.online import prepare_tracking
+from sdpo.train.job import prepare_tracking
 prepare_tracking(SimpleNamespace(output_dir=sys.argv[1]))
 import wandb
 wandb.init()

@@ -6,7 +6,7 @@ import torch
 from sdpo.scoring import score
 from sdpo.tiny import MODEL_DIR, study
 from sdpo.tiny.users import OracleUser
-from sdpo.train.session import load_model
+from sdpo.train.models import load_model
 
 
 def trained(folder, steps: int = 2, teacher: str = "live", **config) -> study.OnlineTrainer:
@@ -68,10 +68,10 @@ def test_a_frozen_teacher_is_the_start_and_a_live_one_the_policy(tmp_path):
     scores = {}
     for kind in ("frozen", "live"):
         trainer = study.build_trainer(str(tmp_path), kind, 0, 2, OracleUser({"emoji": False}), learning_rate=1e-3)
-        before = trainer.teacher.logps(contexts, completions, 1)
+        before = trainer.hindsight.teacher.logps(contexts, completions, 1)
         trainer.train()
         policy = score(trainer.model, contexts, completions).logps_BT
-        scores[kind] = before, trainer.teacher.logps(contexts, completions, 1), policy
+        scores[kind] = before, trainer.hindsight.teacher.logps(contexts, completions, 1), policy
     assert torch.equal(scores["frozen"][0], scores["frozen"][1])
     assert not torch.allclose(scores["frozen"][1], scores["frozen"][2], atol=1e-4)
     torch.testing.assert_close(scores["live"][1], scores["live"][2])

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
+from sdpo.settings.study import StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Setting",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StudySettings",
     "TrainingSettings",
     "flag",
     "setting",

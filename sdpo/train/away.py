@@ -5,12 +5,11 @@ from collections.abc import Callable
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from sdpo.errors import RunStopped, ServerError, SimulatorGone, one_line
 from sdpo.server import check_health
 from sdpo.simulator import SimulatedUser
-from sdpo.train.online_trainer import OnlineTrainer
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 SAY_EVERY = 60.0
@@ -26,7 +25,7 @@ class Patience(TrainerCallback):
 
     def __init__(
         self,
-        trainer: OnlineTrainer,
+        trainer: Trainer,
         user: SimulatedUser,
         address: str,
         seconds: float,

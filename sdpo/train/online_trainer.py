@@ -6,9 +6,9 @@ a row: the teacher's after `x, o`, and the policy's after `x`, whose log-probabi
 and give the signal at once.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
@@ -16,23 +16,28 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
-from sdpo import objective
-from sdpo.chat import encode_prompt
-from sdpo.errors import SdpoError, SimulatorGone
-from sdpo.prompts import HINDSIGHT, Message, with_hindsight
-from sdpo.scoring import Scores, score
+from sdpo.chat import encode_completion, encode_prompt
+from sdpo.errors import LossNotFinite, SdpoError, SimulatorGone
+from sdpo.objective import Objective, row_weights
+from sdpo.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.simulator import SimulatedUser
+from sdpo.train.asking import Asking
+from sdpo.train.guard import repeated_share
+from sdpo.train.loss import Contexts, HindsightLoss
+from sdpo.train.models import keep_adapter_precise
+from sdpo.train.record import StepRecord
 from sdpo.train.teacher import Teacher
 
 
 @dataclass
 class OnlineConfig(RLOOConfig):
-    """RLOO's configuration with one completion per prompt, and what SDPO adds."""
+    """RLOO's configuration with one completion per prompt.
+
+    `generation_batch` answers of a process are generated at once, all of a step's when None.
+    """
 
     num_generations: int = 1
-    centre_signal: bool = True
-    teacher: str = "live"
-    hindsight_template: str = HINDSIGHT
+    generation_batch: int | None = None
 
     def __post_init__(self) -> None:
         # RLOO compares completions of one prompt, so it refuses a single one, as the last thing it does.
@@ -43,42 +48,37 @@ class OnlineConfig(RLOOConfig):
                 raise
 
 
-@dataclass
-class StepRecord:
-    """What one process did in one optimizer step; sums, so that processes can be added up."""
-
-    rows: int = 0
-    usable: int = 0
-    empty: int = 0
-    too_long: int = 0
-    truncated: int = 0
-    tokens: float = 0.0
-    loss: float = 0.0
-    micro_batches: int = 0
-    signal: float = 0.0
-    signal_size: float = 0.0
-    entropy: float = 0.0
-    forwards: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("generation", "user", "scoring"), 0.0))
-    completions: list[str] = field(default_factory=list)
-    samples: list[dict] = field(default_factory=list)
-
-
 class OnlineTrainer(RLOOTrainer):
     """RLOOTrainer whose advantage is the follow-up seen in hindsight. `record` holds the step under way.
 
+    `is_pleased` reads a follow-up, where there is something that can.
     `wait_for_user` returns when a user who went away can be asked again, or raises; without it nobody waits.
     """
 
-    SAMPLES = 4  # interactions of a step that are kept in full
-
-    def __init__(self, *, user: SimulatedUser, model: PreTrainedModel, args: OnlineConfig, **arguments) -> None:
-        self.teacher = Teacher(args.teacher, model)
+    def __init__(
+        self,
+        *,
+        user: SimulatedUser,
+        model: PreTrainedModel,
+        teacher: Teacher,
+        objective: Objective,
+        args: OnlineConfig,
+        hindsight_template: str = HINDSIGHT,
+        unrelated_follow_up: str = UNRELATED_FOLLOW_UP,
+        is_pleased: Callable[[str], bool] | None = None,
+        **arguments,
+    ) -> None:
         super().__init__(reward_funcs=[], model=model, args=args, **arguments)
-        self.teacher.prepare(self.accelerator)
+        keep_adapter_precise(self.model)
+        teacher.prepare(self.accelerator, self.model)
+        self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
+        self.hindsight_template = hindsight_template
+        self.unrelated_follow_up = unrelated_follow_up if objective.null_contrast else ""
+        self.is_pleased = is_pleased
         self.user = user
         self.wait_for_user: Callable[[SimulatorGone], None] | None = None
         self.record = StepRecord()
+        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])  # prompts and completions of this process
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
 
     def take_record(self) -> StepRecord:
@@ -89,42 +89,84 @@ class OnlineTrainer(RLOOTrainer):
     def create_model_card(self, *_: object, **__: object) -> None:
         """Write none: TRL's would say that RLOO trained the model, and the run directory says more."""
 
+    def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
+        # Continuous batching would cast the weights to bf16 for good; its forwards run under autocast all the same.
+        bf16 = self.args.bf16
+        self.args.bf16 = bf16 and not self.use_transformers_continuous_batching
+        try:
+            return super()._generate_single_turn(*arguments)
+        finally:
+            self.args.bf16 = bf16
+
     def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict]:
         return [encode_prompt(self.processing_class, prompt) for prompt in prompts], None, {}
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         prompts = [row["prompt"] for row in inputs]
-        with self._timed("generation"):
-            prompt_ids, completion_ids, completions = self._generate(prompts)
-        texts = [messages[0]["content"] for messages in completions]
-        with self._timed("user"):
-            follow_ups = self._react([prompt[-1]["content"] for prompt in prompts], texts)
-        contexts, usable_B = self._hindsight_contexts(prompts, prompt_ids, completion_ids, follow_ups)
-        with self._timed("scoring"):
-            teacher_logps_BT = self.teacher.logps(contexts, completion_ids, self.args.per_device_train_batch_size)
-            self.record.forwards += -(-len(contexts) // self.args.per_device_train_batch_size)
-        self.record.rows += len(texts)
-        self.record.completions += texts
-        self.record.truncated += sum(ids[-1] not in self.eos_token_ids for ids in completion_ids)
+        answers = self._replayed(inputs) if "completion" in inputs[0] else self._answered(prompts)
+        contexts, usable_B = self._contexts(prompts, answers)
+        with self.record.timed("scoring"):
+            targets = self.hindsight.look_back(contexts, answers.completion_ids)
+            self.record.forwards += self.hindsight.forwards(len(contexts))
+        self.record.rows += len(prompts)
+        self.record.completions += answers.texts
+        self.record.repetition += sum(map(repeated_share, answers.completion_ids))
+        if self.is_pleased:
+            self.record.pleased = (self.record.pleased or 0) + sum(map(self.is_pleased, answers.follow_ups))
+        self.latest = answers.prompt_ids, answers.completion_ids
         return {
-            "teacher_logps_BT": teacher_logps_BT,
-            "weights_B": self._row_weights(usable_B),
-            "prompt_ids": prompt_ids,
-            "completion_ids": completion_ids,
+            "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length
+            "targets": targets,
+            "contexts": contexts,
+            "completion_ids": answers.completion_ids,
             "text": [
                 {"prompt": prompt[-1]["content"], "completion": text, "follow_up": follow_up}
-                for prompt, text, follow_up in zip(prompts, texts, follow_ups, strict=True)
+                for prompt, text, follow_up in zip(prompts, answers.texts, answers.follow_ups, strict=True)
             ],
         }
 
-    def _react(self, prompts: list[str], completions: list[str]) -> list[str]:
+    def _answered(self, prompts: list[list[Message]]) -> "_Answers":
+        """Return new answers and the user's follow-ups, who reads some while the next are generated."""
+        size = self.args.generation_batch or len(prompts)
+        answers, asked, asking = _Answers(), [], None
+        first_round = getattr(self.user, "round", 0)
+        for number, start in enumerate(range(0, len(prompts), size)):
+            part = prompts[start : start + size]
+            with self.record.timed("generation"):
+                prompt_ids, completion_ids, completions = self._generate(part)
+            texts = [messages[0]["content"] for messages in completions]
+            answers.add(prompt_ids, completion_ids, texts)
+            ask = partial(self._ask, first_round + number, [prompt[-1]["content"] for prompt in part], texts)
+            if size < len(prompts):
+                asking = Asking(ask, after=asking)
+                asked.append((ask, asking.result))
+            else:
+                asked.append((ask, ask))
+        with self.record.timed("user"):
+            for ask, result in asked:
+                answers.follow_ups += self._replies(result, partial(_once_ended, asking, ask))
+        return answers
+
+    def _replayed(self, rows: list[dict]) -> "_Answers":
+        """Return the rows' own answers and follow-ups."""
+        prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
+        answers = _Answers(follow_ups=[row["follow_up"] for row in rows])
+        completions = [row["completion"] for row in rows]
+        answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
+        return answers
+
+    def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[str]:
+        self.user.round = number  # by its place, so that a step that is begun again asks the same
+        return [reply.text for reply in self.user.react(prompts, completions)]
+
+    def _replies(self, result: Callable[[], list[str]], again: Callable[[], list[str]]) -> list[str]:
         """Return the user's follow-ups. Raises SdpoError on every process where any of them was left without."""
         while True:
             texts, failure = [], None
             try:
-                texts = [reply.text for reply in self.user.react(prompts, completions)]
+                texts = result()
             except SdpoError as error:
-                failure = error
+                failure, result = error, again
             # Together: one process alone could not save, and the others would wait for it.
             failures = [found for found in gather_object([failure]) if found is not None]
             if not failures:
@@ -135,84 +177,75 @@ class OnlineTrainer(RLOOTrainer):
                 raise failure
             self.wait_for_user(failure)
 
-    def _hindsight_contexts(
-        self, prompts: list, prompt_ids: list, completion_ids: list, follow_ups: list[str]
-    ) -> tuple[list[list[int]], Tensor]:
-        """Return the context to score each completion after, and which rows have a follow-up that can be used.
+    def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
+        """Return the contexts to score each completion after, and which rows have a follow-up that can be used.
 
         A row without one is scored after its bare prompt, so that every process runs the same forwards.
         """
         contexts, usable = [], []
-        for prompt, bare, completion, follow_up in zip(prompts, prompt_ids, completion_ids, follow_ups, strict=True):
-            context = bare
-            if follow_up:
-                hindsight = with_hindsight(prompt, follow_up, self.args.hindsight_template)
-                context = encode_prompt(self.processing_class, hindsight)
-            fits = len(context) + len(completion) <= self._context_limit
+        columns = (prompts, answers.prompt_ids, answers.completion_ids, answers.follow_ups)
+        for prompt, bare, completion, follow_up in zip(*columns, strict=True):
+            shown = {
+                name: self._hindsight(prompt, text) if follow_up and text else bare
+                for name, text in (("hindsight", follow_up), ("unrelated", self.unrelated_follow_up))
+            }
+            fits = max(map(len, shown.values())) + len(completion) <= self._context_limit
+            finished = completion[-1] in self.eos_token_ids
             self.record.empty += not follow_up
             self.record.too_long += not fits
-            usable.append(bool(follow_up) and fits)
-            contexts.append(context if fits else bare)
+            self.record.truncated += not finished
+            learnable = self.hindsight.counts(completion) and (finished or not self.args.mask_truncated_completions)
+            usable.append(bool(follow_up) and fits and learnable)
+            contexts.append(Contexts(bare, **(shown if fits else dict.fromkeys(shown, bare))))
         self.record.usable += sum(usable)
         return contexts, torch.tensor(usable, device=self.accelerator.device)
+
+    def _hindsight(self, prompt: list[Message], follow_up: str) -> list[int]:
+        return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
     def _row_weights(self, usable_B: Tensor) -> Tensor:
         counts = torch.tensor([int(usable_B.sum()), len(usable_B)], device=usable_B.device)
         usable, total = self.accelerator.reduce(counts, reduction="sum").tolist()
-        return objective.row_weights(usable_B, usable, total)
+        return row_weights(usable_B, usable, total)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict) -> Tensor:
-        scores = score(model, inputs["prompt_ids"], inputs["completion_ids"])
-        # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
-        old_logps_BT = inputs.setdefault("old_logps_BT", scores.logps_BT.detach())
-        teacher_logps_BT = inputs["teacher_logps_BT"][:, : scores.mask_BT.shape[1]]
-        signal_BT = objective.signal(teacher_logps_BT, old_logps_BT, scores.mask_BT)
-        advantages_BT = objective.signal(teacher_logps_BT, old_logps_BT, scores.mask_BT, self.args.centre_signal)
-        loss = objective.token_loss(
-            scores.logps_BT, old_logps_BT, advantages_BT, scores.mask_BT, inputs["weights_B"], self.args.epsilon
+        result = self.hindsight.loss(
+            model,
+            inputs["contexts"],
+            inputs["completion_ids"],
+            inputs["targets"],
+            inputs["weights_B"],
+            inputs.get("old_logps_BT"),
         )
-        self._note_loss(loss, signal_BT, scores, inputs)
-        return loss
-
-    def _note_loss(self, loss: Tensor, signal_BT: Tensor, scores: Scores, inputs: dict) -> None:
-        record, usable_B1 = self.record, (inputs["weights_B"] > 0).float()[:, None]
-        sums = {
-            "tokens": scores.mask_BT.sum().item(),
-            "signal": (signal_BT * usable_B1).sum().item(),
-            "signal_size": (signal_BT.abs() * usable_B1).sum().item(),
-            "entropy": (scores.entropy_BT * scores.mask_BT).sum().item(),
-        }
-        for name, value in sums.items():
-            setattr(record, name, getattr(record, name) + value)
-            if name != "tokens":  # TRL averages these and hands them to the tracker
-                self._metrics["train"][f"sdpo/{name}"].append(value / sums["tokens"])
-        record.forwards += 1
-        record.micro_batches += 1
-        record.loss += loss.item()
-        for row in range(min(self.SAMPLES - len(record.samples), len(signal_BT))):
-            ids = inputs["completion_ids"][row]
-            tokens = [self.processing_class.decode([token]) for token in ids]
-            signal = [round(value, 4) for value in signal_BT[row, : len(ids)].tolist()]
-            record.samples.append({**inputs["text"][row], "tokens": tokens, "signal": signal})
-
-    def _timed(self, part: str) -> "_Timer":
-        return _Timer(self.record.seconds, part)
+        if not torch.isfinite(result.loss):
+            rows = self.record.rows_not_finite(inputs["text"], inputs["completion_ids"], result)
+            raise LossNotFinite(self.state.global_step + 1, rows)
+        # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
+        inputs.setdefault("old_logps_BT", result.scores.logps_BT.detach())
+        for name, mean in self.record.add(result, inputs["weights_B"]).items():
+            self._metrics["train"][f"sdpo/{name}"].append(mean)  # TRL averages these and hands them to the tracker
+        self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
+        return result.loss
 
 
-class _Timer:
-    """Adds the seconds spent inside to `seconds[part]`, the device's queue included."""
-
-    def __init__(self, seconds: dict[str, float], part: str) -> None:
-        self.seconds, self.part = seconds, part
-
-    def __enter__(self) -> None:
-        self.started = _now()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.part] += _now() - self.started
+def _once_ended(asking: Asking | None, ask: Callable[[], list[str]]) -> list[str]:
+    """Ask when nobody else is being asked: one user hears one question at a time."""
+    if asking is not None:
+        asking.wait()
+    return ask()
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+@dataclass
+class _Answers:
+    """What was answered to some prompts, and what the user wrote next."""
+
+    prompt_ids: list[list[int]] = field(default_factory=list)
+    completion_ids: list[list[int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    follow_ups: list[str] = field(default_factory=list)
+
+    def add(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], texts: list[str]) -> None:
+        """Put more answers behind these."""
+        self.prompt_ids += prompt_ids
+        self.completion_ids += completion_ids
+        self.texts += texts

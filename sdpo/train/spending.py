@@ -3,11 +3,10 @@
 from dataclasses import asdict, fields
 
 from accelerate.utils import gather_object
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from sdpo.llm import Client, Total
 from sdpo.run import RunDirectory
-from sdpo.train.online_trainer import OnlineTrainer
 
 FILE = "meter.json"
 
@@ -15,7 +14,7 @@ FILE = "meter.json"
 class Spending(TrainerCallback):
     """Adds up the processes' meters. A continued run counts on: its caches hold what was paid before."""
 
-    def __init__(self, run: RunDirectory, trainer: OnlineTrainer, client: Client, every: int) -> None:
+    def __init__(self, run: RunDirectory, trainer: Trainer, client: Client, every: int) -> None:
         self.run, self.trainer, self.client, self.every = run, trainer, client, every
         before = run.read_json(FILE) or {}
         client.total.seconds = before.get("seconds", 0.0)  # the one number that replies do not tell

@@ -1,0 +1,144 @@
+"""What every training job does around its session: checks before anything is loaded, tracking, how a run ends.
+
+Importing this is cheap; torch and its company are imported when the run starts.
+"""
+
+import os
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo import prompts
+from sdpo import settings as settings_module
+from sdpo.errors import BudgetSpent, RunStopped, ServerError, SettingError
+from sdpo.processes import visible_gpus
+from sdpo.run import RunDirectory
+from sdpo.tiny import MODEL_DIR
+
+if TYPE_CHECKING:
+    from sdpo.launch import Job
+    from sdpo.settings import TrainingSettings
+    from sdpo.train.session import Session
+
+
+def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("model_name_or_path",)) -> None:
+    """Check what all training jobs share without loading a model; `models` names the settings that hold one.
+
+    Raises SdpoError on the first fault.
+    """
+    read_template(settings.hindsight_file)
+    for name in models:
+        check_model_path(name, getattr(settings, name))
+    batch = settings.bs * settings.ga * settings.world_size
+    if settings.train_n < batch:
+        raise SettingError(
+            f"TRAIN_N={settings.train_n} is less than one step's {batch} rows (BS x GA x GPUS). Raise TRAIN_N or "
+            "lower BS or GA."
+        )
+    check_objective(settings)
+    RunDirectory(settings.output_dir).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def check_objective(settings: "TrainingSettings") -> None:
+    """Raise SettingError for settings that cannot go together, or that would do nothing."""
+    given = settings_module.given(settings)
+    if settings.objective != "token":
+        for name in ("clip_signal", "centre_signal", "iterations", "clip"):
+            if name in given:
+                raise SettingError(
+                    f"{name.upper()} is about the sampled token's signal, which OBJECTIVE={settings.objective} does "
+                    "not use. Leave it out, or give OBJECTIVE=token."
+                )
+    elif "direction" in given or "top_k" in given:
+        raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Give one of these, or leave them out.")
+    if "ema_rate" in given and settings.teacher != "ema":
+        raise SettingError("EMA_RATE is for TEACHER=ema. Give that, or leave it out.")
+    if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):
+        raise SettingError(
+            f"TEACHER={settings.teacher} keeps weights of its own, which ADAPTER=qlora cannot add to. "
+            "Choose TEACHER=frozen, or ADAPTER=lora."
+        )
+    if settings.adapter != "none" and "lm_head" in settings.lora_targets:
+        raise SettingError("LORA_TARGETS cannot hold lm_head: scoring uses its weights directly. Leave it out.")
+    if settings.merge_adapter and settings.adapter == "none":
+        raise SettingError("MERGE_ADAPTER needs an adapter. Give ADAPTER=lora or qlora, or leave it out.")
+
+
+def check_model_path(name: str, value: str) -> None:
+    """Raise SettingError where a model given as a local path is not one."""
+    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+    if looks_local and not (Path(value).expanduser() / "config.json").exists():
+        raise SettingError(f"{name.upper()}={value} has no config.json. Name a model's folder or its hub id.")
+
+
+def read_template(path: Path | None) -> str:
+    """Return the hindsight template: the shipped one, or the file's. Raises SettingError for a bad file."""
+    if path is None:
+        return prompts.HINDSIGHT
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"HINDSIGHT_FILE={path} cannot be read: {error}.") from None
+    if text.count("{follow_up}") != 1:
+        raise SettingError(f"HINDSIGHT_FILE={path} must hold {{follow_up}} exactly once.")
+    return text
+
+
+def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "Session"]) -> int:
+    """Train with the session that `start` makes, and return the exit code: 0 when finished, 143 when asked to stop.
+
+    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run, and GuardStopped.
+    """
+    check_driver()
+    prepare_tracking(settings)
+    session = start()
+    try:
+        finished = session.run()
+    except RunStopped:
+        finished = False
+    except (ServerError, BudgetSpent) as error:
+        session.save_now()
+        command = resume_command(settings, job, higher_cost=isinstance(error, BudgetSpent))
+        raise type(error)(f"{error} The run is saved; continue it with: {command}") from None
+    if not finished:
+        print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
+        return RunStopped.exit_code
+    return 0
+
+
+def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
+    """Return the Make command that continues this run with the same settings, or with a MAX_COST to fill in."""
+    left_out = {"run_id", "output_dir", "simulator_url", *(["max_cost"] if higher_cost else [])}
+    given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
+    words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
+    words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
+    if settings_module.source(settings, "output_dir") != "default":
+        words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
+    return " ".join(["make", job.name, *words])
+
+
+def check_driver() -> None:
+    """Raise SettingError where there are GPUs that torch cannot use: silently training on the CPU takes weeks."""
+    import torch
+
+    if visible_gpus() and not torch.cuda.is_available():
+        built = torch.version.cuda
+        needs = f"CUDA {built}; this release needs NVIDIA driver 580 or newer" if built else "the CPU alone"
+        raise SettingError(f"there are GPUs here that torch cannot use: it is built for {needs}.")
+
+
+def prepare_tracking(settings: "TrainingSettings") -> None:
+    """Have wandb track online with a key and offline without, into the run directory."""
+    os.environ.setdefault("WANDB_PROJECT", "sdpo")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DIR"] = str(settings.output_dir)
+    if not os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_MODE"] = "offline"
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)
+
+
+def is_tiny(settings: "TrainingSettings") -> bool:
+    """Return whether the policy is the shipped tiny model, whose answers the oracle can read."""
+    return Path(settings.model_name_or_path).resolve() == MODEL_DIR.resolve()

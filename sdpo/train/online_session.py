@@ -1,0 +1,145 @@
+"""One online training run: a user who reacts, and what happens when that user is away."""
+
+import itertools
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
+
+from sdpo import processes
+from sdpo.chat import encode_prompt
+from sdpo.errors import SettingError
+from sdpo.records import read_prompts, read_replays
+from sdpo.tiny import oracle
+from sdpo.train import user as user_module
+from sdpo.train.away import Patience
+from sdpo.train.job import read_template
+from sdpo.train.measure import measure
+from sdpo.train.models import adapter_config
+from sdpo.train.online import replay_rows, training_prompts
+from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.session import Session
+from sdpo.train.spending import Spending
+
+if TYPE_CHECKING:
+    from sdpo.settings import OnlineSettings
+
+
+class OnlineSession(Session):
+    """Trains on answers sampled now and a simulated user's reactions to them."""
+
+    settings: "OnlineSettings"
+    trainer: OnlineTrainer
+
+    def configure(self, shared: dict[str, Any]) -> OnlineConfig:
+        """Return the configuration of TRL's trainer, with one answer a prompt and no KL term."""
+        settings = self.settings
+        return OnlineConfig(
+            **shared,
+            lr_scheduler_type="constant",
+            num_train_epochs=1,
+            max_grad_norm=1.0,
+            num_iterations=settings.iterations,
+            max_completion_length=settings.max_completion_tokens,
+            temperature=settings.temperature,
+            beta=0.0,
+            # A process whose user answers at once waits for those whose user takes all the time it has.
+            ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
+            chat_template_kwargs={"enable_thinking": False},
+            mask_truncated_completions=settings.mask_truncated,
+            generation_batch=settings.generation_batch,
+            use_transformers_continuous_batching=settings.generation == "continuous_batching",
+            use_vllm=settings.generation.startswith("vllm"),
+            vllm_mode=settings.generation.removeprefix("vllm_")
+            if settings.generation.startswith("vllm")
+            else "colocate",
+            vllm_server_base_url=settings.vllm_url,
+        )
+
+    def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
+        """Return the trainer with its user, who keeps replies in the run directory."""
+        settings = self.settings
+        user = None
+        if settings.asks_user:
+            user = user_module.build_user(settings, self.run_dir.path, config.process_index, config.world_size)
+        return OnlineTrainer(
+            user=user,
+            model=model,
+            teacher=self.teacher,
+            objective=self.objective(clip=settings.clip),
+            args=config,
+            train_dataset=self._dataset(),
+            processing_class=self.tokenizer,
+            hindsight_template=read_template(settings.hindsight_file),
+            unrelated_follow_up=settings.unrelated_follow_up,
+            is_pleased=oracle.is_pleased if self.wanted is not None else None,
+            peft_config=adapter_config(settings),
+        )
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return what counts the user's cost, and what waits for a user who went away."""
+        user = self.trainer.user
+        if user is None:
+            return []
+        self.spending = Spending(self.run_dir, self.trainer, user.client, self.settings.log_steps)
+        self.patience = Patience(
+            self.trainer,
+            user,
+            user_module.address(self.settings),
+            self.settings.simulator_wait,
+            self.save_now,
+            lambda: self.stop.asked,
+            ours=processes.simulator_is_ours(self.settings),
+        )
+        self.trainer.wait_for_user = self.patience.wait
+        return [self.spending, self.patience]
+
+    def measure(self, when: str) -> dict | None:
+        """Return what sampled answers to EVAL_N validation prompts are like."""
+        settings = self.settings
+        if not settings.eval_n:
+            return None
+        rows = training_prompts(read_prompts(settings.val_jsonl, self.job.data_command), self.job)[: settings.eval_n]
+        prompts = [row["prompt"] for row in rows]
+        found = measure(
+            self.trainer,
+            self.tokenizer,
+            prompts,
+            settings,
+            settings.max_completion_tokens,
+            settings.temperature,
+            self.wanted,
+        )
+        if self.main:
+            print(f"{when}: {found['answers']} validation prompts answered", flush=True)
+        return found
+
+    def at_step_start(self) -> AbstractContextManager:
+        """Return the random states that the step under way began with."""
+        return self.patience.random if self.trainer.user else nullcontext()
+
+    def before_saving_now(self) -> None:
+        """Write what the user has cost so far."""
+        if self.trainer.user:
+            self.spending.write()
+
+    def _dataset(self) -> Dataset:
+        settings = self.settings
+        if not settings.asks_user:
+            return Dataset.from_list(replay_rows(read_replays(settings.replay_jsonl), self.job)[: settings.train_n])
+        rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_command), self.job)
+        lengths = (len(encode_prompt(self.tokenizer, row["prompt"])) for row in rows)
+        fitting = (place for place, length in enumerate(lengths) if length <= settings.max_prompt_tokens)
+        places = list(itertools.islice(fitting, settings.train_n))
+        kept = [rows[place] for place in places]
+        if self.main and kept:
+            left_out = places[-1] + 1 - len(places)
+            limit = settings.max_prompt_tokens
+            print(f"{len(kept)} prompts; {left_out} on the way were over {limit} tokens and left out", flush=True)
+        if len(kept) < settings.train_n:
+            raise SettingError(
+                f"TRAIN_N={settings.train_n}, but {settings.train_jsonl} has only {len(kept)} prompts of at most "
+                f"{settings.max_prompt_tokens} tokens. Lower TRAIN_N or raise MAX_PROMPT_TOKENS."
+            )
+        return Dataset.from_list(kept)
