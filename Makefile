@@ -7,10 +7,11 @@ STAMP := .venv/.installed
 # The jobs refuse names that they do not know, so they are told which ones were given here.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
+BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test lint clean $(JOBS)
+.PHONY: help setup ready demo test bench lint clean $(JOBS)
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -67,8 +68,14 @@ train-online-helpsteer: ready ## train online on general prompts with Claude as 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
 
+study: ready ## compare teachers and objectives on the tiny world (hours; goes on where it was)
+	@$(PYTHON) -m jobs.study
+
 test: ready ## run the tests
 	@$(PYTHON) -m pytest
+
+bench: ready ## measure against plain baselines (ONLY=scoring for one)
+	@set -e; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
 
 lint: ready ## check style and formatting
 	@$(PYTHON) -m ruff check .

@@ -45,6 +45,7 @@ JOB = Job(
         "max_completion_tokens": 48,
         "user_max_tokens": 48,
         "teacher": "frozen",
+        "unrelated_follow_up": "What's the weather tomorrow?",
         "save_steps": 10,
         "log_steps": 3,
         "eval_n": 512,

@@ -48,6 +48,20 @@ class RunStopped(SdpoError):
     exit_code = 143  # what a shell reports for a process that ended on SIGTERM
 
 
+class LossNotFinite(SdpoError):
+    """The loss became NaN or infinite; `rows` are the interactions where it did."""
+
+    def __init__(self, step: int, rows: list[dict]) -> None:
+        super().__init__(f"the loss of step {step} is not a finite number")
+        self.step, self.rows = step, rows
+
+
+class GuardStopped(SdpoError):
+    """The guard saw the policy collapse; the run is over and its best checkpoint kept."""
+
+    exit_code = 6
+
+
 class RunError(SdpoError):
     """A run directory cannot be used as asked."""
 

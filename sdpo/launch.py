@@ -91,9 +91,9 @@ def _main(job: Job, arguments: list[str]) -> int:
         _check_processes(settings)
         if isinstance(settings, JobSettings):
             check_writable(settings.output_dir, "OUTPUT_DIR or SCRATCH")
-        if job.check:
+        if job.check and getattr(settings, "node_rank", 0) == 0:  # the others would see what the first one writes
             _load(job.check)(settings, job)
-        if job.needs_simulator and settings.simulator_url:
+        if _asks_user(settings, job) and settings.simulator_url:
             _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
     if settings.dry_run:
         _print_plan(settings, job, arguments)
@@ -178,14 +178,33 @@ def check_writable(folder: Path, setting: str) -> None:
 
 
 def _check_processes(settings: CommonSettings) -> None:
-    if not isinstance(settings, LaunchSettings) or settings.accelerate_config or settings.tiny:
+    if not isinstance(settings, LaunchSettings):
+        return
+    if settings.nnodes > 1:
+        _check_nodes(settings)
+    if settings.accelerate_config or settings.tiny:
         return
     gpus = processes.visible_gpus()
-    if gpus and settings.world_size > len(gpus):
+    if gpus and settings.processes_here > len(gpus):
         raise SettingError(
             f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
-            f"the {len(gpus)} GPU(s) to be seen here. Give GPUS={len(gpus)} or less."
+            f"the {len(gpus)} GPU(s) to be seen here. Give GPUS={len(gpus) * settings.nnodes} or less."
         )
+
+
+def _check_nodes(settings: LaunchSettings) -> None:
+    """Raise SettingError where several machines would not find together, or not be one run."""
+    if settings.world_size % settings.nnodes:
+        raise SettingError(
+            f"WORLD_SIZE={settings.world_size} counts the processes of all {settings.nnodes} nodes (NNODES) and must "
+            "be a multiple of it."
+        )
+    if settings.node_rank >= settings.nnodes:
+        raise SettingError(f"NODE_RANK={settings.node_rank} must be less than NNODES={settings.nnodes}.")
+    missing = ["MASTER_ADDR"] if settings.master_addr is None else []
+    missing += ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
+    if missing:
+        raise SettingError(f"{' and '.join(missing)} must be given with NNODES: all nodes need the same.")
 
 
 def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:
@@ -204,8 +223,12 @@ def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:
 # The simulated user
 
 
+def _asks_user(settings: JobSettings, job: Job) -> bool:
+    return job.needs_simulator and settings.asks_user
+
+
 def _starts_user(settings: JobSettings, job: Job) -> bool:
-    return job.needs_simulator and not settings.simulator_url and not settings.user_is_claude
+    return _asks_user(settings, job) and not settings.simulator_url and not settings.user_is_claude
 
 
 @contextmanager
@@ -215,8 +238,9 @@ def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
     gpu, words = processes.simulator_gpu(settings, gpus)
     print(f"simulated user: {settings.user_model_name_or_path} on {words}", flush=True)
     # Beside the run's folder: a run is refused a folder that holds files of others.
-    log = settings.output_dir.with_name(f"{settings.output_dir.name}.simulator.log")
-    shared = gpu in gpus[: settings.world_size]
+    node = f".{settings.node_rank}" if settings.nnodes > 1 else ""
+    log = settings.output_dir.with_name(f"{settings.output_dir.name}.simulator{node}.log")
+    shared = gpu in gpus[: settings.processes_here]
     with _server().serve(
         settings.user_model_name_or_path,
         gpu=gpu,
@@ -267,7 +291,7 @@ def _load(reference: str) -> Any:
 
 def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
     lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
-    if job.needs_simulator:
+    if _asks_user(settings, job):
         user = settings.user_model_name_or_path
         words = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
         if _starts_user(settings, job):

@@ -9,6 +9,7 @@ over the vocabulary in place of the sampled token (`divergence`). `row_weights` 
 usable follow-up, and gives their share to the others instead of shrinking the step.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """How the signal becomes a loss; the defaults are the paper's, online."""
+    """How the signal becomes a loss; the defaults are the paper's, online.
+
+    `kind` is token (the sampled token), full (a divergence over the vocabulary) or top_k (over the teacher's
+    `top_k` likeliest tokens and all others as one); `direction` is the divergence's. `clip_signal` and `centre`
+    are about the sampled token's signal, in nats. `ignore_first_k` counts a completion's own tokens.
+    """
 
     kind: str = "token"
     direction: str = "reverse"
@@ -29,16 +35,65 @@ class Objective:
     null_contrast: bool = False
 
 
-def signal(teacher_logps_BT: Tensor, policy_logps_BT: Tensor, mask_BT: Tensor, centre: bool = False) -> Tensor:
+def signal(
+    teacher_logps_BT: Tensor,
+    policy_logps_BT: Tensor,
+    mask_BT: Tensor,
+    centre: bool = False,
+    limit: float | None = None,
+) -> Tensor:
     """Return s_t = log π(y_t | x, o, y_<t) − log π(y_t | x, y_<t), without gradient, zero on padding.
 
-    Positive where hindsight would rather say the token. With `centre`, each row's mean over its own
-    tokens is taken off.
+    Positive where hindsight would rather say the token. With a `limit` it is clipped to ±limit nats; with
+    `centre` each row's mean over its own tokens is then taken off.
     """
     signal_BT = (teacher_logps_BT - policy_logps_BT).detach() * mask_BT
+    if limit is not None:
+        signal_BT = signal_BT.clamp(-limit, limit)
     if centre:
         signal_BT = (signal_BT - row_mean(signal_BT, mask_BT)[:, None]) * mask_BT
     return signal_BT
+
+
+def contrast(hindsight: Tensor, unrelated: Tensor, bare: Tensor) -> Tensor:
+    """Return the target with what any follow-up at all does taken off: T(x, o) − T(x, o∅) + T(x).
+
+    It holds for log-probabilities of tokens and, because a linear LM head follows, for hidden states: those of
+    `x, o` less those of an unrelated follow-up `o∅`, anchored to the teacher's under `x` alone. For a frozen
+    teacher that anchor is the model that the run started from.
+    """
+    return hindsight - unrelated + bare
+
+
+def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str) -> Tensor:
+    """Return the divergence of policy from target at each position, (N,): both are normalised over the last axis.
+
+    reverse is KL(π ‖ T), forward KL(T ‖ π), jsd the mean of both sides' KL to the mixture of the two.
+    """
+    policy_NV, target_NV = policy_logps_NV.exp(), target_logps_NV.exp()
+    if direction == "reverse":
+        return (policy_NV * (policy_logps_NV - target_logps_NV)).sum(-1)
+    if direction == "forward":
+        return (target_NV * (target_logps_NV - policy_logps_NV)).sum(-1)
+    mixture_logps_NV = torch.logaddexp(policy_logps_NV, target_logps_NV) - math.log(2)
+    sides = policy_NV * (policy_logps_NV - mixture_logps_NV) + target_NV * (target_logps_NV - mixture_logps_NV)
+    return sides.sum(-1) / 2
+
+
+def with_tail(logps_NK: Tensor) -> Tensor:
+    """Return the log-probabilities of some tokens and, in one more column, of all others together."""
+    total_N1 = logps_NK.logsumexp(-1, keepdim=True).clamp(max=-1e-6)  # rounding can bring it to 0, the tail to -inf
+    return torch.cat((logps_NK, torch.log(-torch.expm1(total_N1))), dim=-1)
+
+
+def divergence_loss(divergence_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """Return the mean over the tokens of a row, then the weighted mean over the rows."""
+    return (row_mean(divergence_BT, mask_BT) * weights_B).mean()
+
+
+def after_first(mask_BT: Tensor, k: int) -> Tensor:
+    """Return the mask without the first k tokens of each row, whatever the other rows are."""
+    return mask_BT * (torch.arange(mask_BT.shape[1], device=mask_BT.device) >= k)
 
 
 def token_loss(

@@ -16,8 +16,8 @@ from sdpo import settings as settings_module
 from sdpo.settings import LaunchSettings, OnlineSettings
 
 _ACCELERATE = Path(__file__).parents[1] / "jobs" / "accelerate"
-MULTI_GPU = _ACCELERATE / "multi_gpu.yaml"
-MULTI_CPU = _ACCELERATE / "multi_cpu.yaml"
+DDP = _ACCELERATE / "ddp.yaml"
+DDP_CPU = _ACCELERATE / "ddp_cpu.yaml"
 
 # In a process that we launched: a marker, and the file in which it leaves why it failed. The launcher
 # between the two replaces every exit code by 1.
@@ -60,8 +60,8 @@ def simulator_gpu(settings: OnlineSettings, gpus: Sequence[str]) -> tuple[str, s
         return settings.simulator_gpu, f"GPU {settings.simulator_gpu}, as SIMULATOR_GPU says"
     if not gpus:
         return "", "the CPU"
-    if settings.world_size < len(gpus):
-        gpu = gpus[settings.world_size]
+    if settings.processes_here < len(gpus):
+        gpu = gpus[settings.processes_here]
         return gpu, f"GPU {gpu}, which the trainer leaves free"
     return gpus[-1], f"GPU {gpus[-1]}, shared with the trainer: its cache gets {SHARED_MEMORY:.0%} of the memory"
 
@@ -116,17 +116,18 @@ def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str])
         extra["SIMULATOR_URL"] = settings.simulator_url
         if simulator_is_ours(settings):
             extra[OWN_SIMULATOR] = "1"
-    processes = ["--num_processes", str(settings.world_size)]
-    if settings.accelerate_config:
-        explicit = "world_size" in settings_module.given(settings)
-        options = ["--config_file", str(settings.accelerate_config), *(processes if explicit else [])]
-    else:
-        on_gpu = visible_gpus() and not settings.tiny
+    on_gpu = visible_gpus() and not settings.tiny
+    config = settings.accelerate_config or (DDP if on_gpu else DDP_CPU)
+    if config == DDP_CPU or (settings.accelerate_config and not on_gpu):
+        # The launcher does not hand this on from its file, and without it the processes stay apart.
+        extra["ACCELERATE_USE_CPU"] = "true"
+    options = ["--config_file", str(config), "--num_processes", str(settings.world_size)]
+    if settings.nnodes > 1:
+        options += ["--num_machines", str(settings.nnodes), "--machine_rank", str(settings.node_rank)]
+        options += ["--main_process_ip", settings.master_addr, "--main_process_port", str(settings.master_port)]
+    elif not settings.accelerate_config:
         # Port 0 lets accelerate choose a free one, so that two jobs can run side by side.
-        options = ["--config_file", str(MULTI_GPU if on_gpu else MULTI_CPU), *processes, "--main_process_port", "0"]
-        if not on_gpu:
-            # The launcher does not hand this on from its file, and without it the processes stay apart.
-            extra["ACCELERATE_USE_CPU"] = "true"
+        options += ["--main_process_port", "0"]
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", module, *arguments]
     return command, extra
 

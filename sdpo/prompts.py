@@ -14,6 +14,9 @@ HINDSIGHT = (
     "Let it guide the answer.\n<<<\n{follow_up}\n>>>"
 )
 
+# What NULL_CONTRAST shows in hindsight: a follow-up that says nothing of the answer.
+UNRELATED_FOLLOW_UP = "By the way, do you know a good recipe for lentil soup?"
+
 USER_SYSTEM = (
     "You play a user who asked an assistant for something. Your taste: {persona}\n"
     "React to the answer in one or two short sentences, in the first person. Judge it by your taste alone: "

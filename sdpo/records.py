@@ -41,6 +41,15 @@ class Interaction:
     user_response: str
 
 
+@dataclass(frozen=True)
+class Replay:
+    """An answer that was given, and what the user wrote next; `follow_up` is empty where nothing came."""
+
+    prompt: str
+    completion: str
+    follow_up: str
+
+
 def read_prompts(path: Path, make_with: str) -> list[Prompt]:
     """Return the prompts of a JSONL file; `make_with` is the command that would write it.
 
@@ -64,6 +73,22 @@ def read_interactions(path: Path, make_with: str) -> Iterator[Interaction]:
     names = list(Interaction.__annotations__)
     for row in _read_records(path, make_with, _interaction_fault, "interaction"):
         yield Interaction(**{name: row.get(name) for name in names})
+
+
+def read_replays(path: Path) -> list[Replay]:
+    """Return what a JSONL file says was asked, answered and replied, such as a run's `samples.jsonl`.
+
+    Other fields are let be. Raises RecordError with file, line and field for a missing, empty or malformed file.
+    """
+    replays = []
+    for line, row in _read_rows(path, "another file"):
+        for field in ("prompt", "completion", "follow_up"):
+            if not isinstance(row.get(field), str) or not (field == "follow_up" or _is_text(row[field])):
+                raise RecordError(f"{path}, line {line}: field {field} must be a text. Mend or remove that line.")
+        replays.append(Replay(row["prompt"], row["completion"], row["follow_up"]))
+    if not replays:
+        raise RecordError(f"{path} holds nothing to replay. Name a run's samples.jsonl.")
+    return replays
 
 
 def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:

@@ -3,14 +3,19 @@
 run.json          settings without secrets, package versions, commit, seed, command
 metrics.jsonl     a line an optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
+guard.jsonl       what the guard saw in each step, and what it made of it
+guard-start.json  some of the start's answers, with their log-probabilities, that it measures against
 replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
 meter.json        what they cost so far
 checkpoint-N/     written by the trainer; whole once it holds `complete.json`
 summary.json      before and after, and how the run ended
+README.md         the model card
+merged/           the model with its adapter merged in, where asked for
 """
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -30,7 +35,10 @@ COMPLETE = "complete.json"
 # Settings that may change when a run is continued: they do not alter what it computes.
 MAY_CHANGE = {"dry_run", "concurrency", "simulator_url", "simulator_gpu", "simulator_timeout", "save_limit", "resume"}
 MAY_CHANGE |= {"simulator_wait", "simulator_api_key", "max_cost", "price_file"}
-MAY_CHANGE |= {"output_dir", "scratch", "run_id", "accelerate_config", "log_steps", "eval_batch_size"}
+MAY_CHANGE |= {"nnodes", "node_rank", "master_addr", "master_port", "merge_adapter", "guard"}
+# These may too, as long as a step has as many rows as before.
+STEP_SIZE = ("bs", "ga", "world_size")
+MAY_CHANGE |= {*STEP_SIZE, "output_dir", "scratch", "run_id", "accelerate_config", "log_steps", "eval_batch_size"}
 
 
 class RunDirectory:
@@ -61,6 +69,12 @@ class RunDirectory:
                 f"the run in {self.path} was started with {name.upper()}={before.get(name)}, now it is "
                 f"{settings[name]}. Give the same settings to continue it, or choose another RUN_ID."
             )
+        rows = [math.prod(of.get(name) or 1 for name in STEP_SIZE) for of in (before, settings)]
+        if rows[0] != rows[1]:
+            raise RunError(
+                f"a step of the run in {self.path} has {rows[0]} rows (BS x GA x GPUS), now it would have {rows[1]}. "
+                f"Choose BS and GA so that it is {rows[0]} again, or choose another RUN_ID."
+            )
         return "continued"
 
     def open(self, settings: dict, resume: bool = True) -> str:
@@ -82,6 +96,10 @@ class RunDirectory:
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file whole: beside it first, then in its place."""
         self._replace(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole: beside it first, then in its place."""
+        self._replace(name, text)
 
     def read_json(self, name: str) -> dict | None:
         """Return a JSON file's content, None where it is not there."""
@@ -119,9 +137,9 @@ class RunDirectory:
         if (self.path / name).exists():
             self.write_rows(name, [row for row in self.read_rows(name) if row["step"] <= step])
 
-    def mark_complete(self, step: int) -> None:
+    def mark_complete(self, step: int, processes: int = 1) -> None:
         """Say that checkpoint `step` is whole. Called after its last file is written."""
-        self.write_json(f"checkpoint-{step}/{COMPLETE}", {"step": step})
+        self.write_json(f"checkpoint-{step}/{COMPLETE}", {"step": step, "processes": processes})
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, None without one."""

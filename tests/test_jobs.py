@@ -231,10 +231,11 @@ def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("distributed_type: FSDP\nnum_processes: 6\n")
     shipped = _plan(fake("--dry-run", GPUS="2", CUDA_VISIBLE_DEVICES="").stdout)
-    assert str(processes.MULTI_CPU) in shipped
+    assert str(processes.DDP_CPU) in shipped
     assert shipped[shipped.index("--num_processes") + 1] == "2"
     plain = fake("--dry-run", ACCELERATE_CONFIG="own.yaml")
-    assert "--num_processes" not in _plan(plain.stdout)
+    planned = _plan(plain.stdout)
+    assert planned[planned.index("--num_processes") + 1] == "6"
     assert "own.yaml" in _plan(plain.stdout)
     assert next(line.split()[1] for line in plain.stdout.splitlines() if line.startswith("WORLD_SIZE")) == "6"
     both = _plan(fake("--dry-run", ACCELERATE_CONFIG="own.yaml", GPUS="2").stdout)
@@ -243,7 +244,7 @@ def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
 
 
 def test_shipped_accelerate_files_are_there():
-    assert processes.MULTI_GPU.is_file() and processes.MULTI_CPU.is_file()
+    assert processes.DDP.is_file() and processes.DDP_CPU.is_file()
 
 
 def test_two_processes_start_find_each_other_and_hand_on_their_exit_code(fake, tmp_path):

@@ -5,7 +5,17 @@ import math
 import pytest
 import torch
 
-from sdpo.objective import row_mean, row_weights, signal, token_loss
+from sdpo.objective import (
+    after_first,
+    contrast,
+    divergence,
+    divergence_loss,
+    row_mean,
+    row_weights,
+    signal,
+    token_loss,
+    with_tail,
+)
 
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
 
@@ -89,3 +99,92 @@ def test_nothing_usable_is_a_step_of_zero():
 
 def test_row_mean_of_an_empty_row_is_zero():
     assert row_mean(torch.ones(1, 2), torch.zeros(1, 2)).item() == 0.0
+
+
+# Divergences over the vocabulary.
+
+P, Q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.5, 0.25]])
+
+
+@pytest.mark.parametrize(
+    ("direction", "expected"),
+    [
+        ("reverse", 0.5 * math.log(2) + 0.25 * math.log(1 / 2)),
+        ("forward", 0.25 * math.log(1 / 2) + 0.5 * math.log(2)),
+        # The mixture is 3/8, 3/8, 1/4; both sides are as far from it.
+        ("jsd", 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3)),
+    ],
+)
+def test_divergences_by_hand(direction, expected):
+    assert divergence(P.log(), Q.log(), direction).item() == pytest.approx(expected, rel=1e-5)
+    assert divergence(P.log(), P.log(), direction).item() == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.parametrize("direction", ["reverse", "forward", "jsd"])
+def test_the_gradient_of_a_divergence_is_that_of_finite_differences(direction):
+    torch.manual_seed(0)
+    logits = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(4, 6, dtype=torch.float64).log_softmax(-1)
+    assert torch.autograd.gradcheck(lambda x: divergence(x.log_softmax(-1), target, direction), (logits,))
+    few = torch.tensor([[0, 3], [1, 2], [4, 5], [0, 5]])
+
+    def coarse(x):
+        tailed = with_tail(x.log_softmax(-1).gather(-1, few))
+        return divergence(tailed, with_tail(target.gather(-1, few)), direction)
+
+    assert torch.autograd.gradcheck(coarse, (logits,))
+
+
+def test_the_tail_is_what_is_left_and_stays_finite_where_nothing_is():
+    with_rest = with_tail(torch.tensor([[0.5, 0.3]]).log()).exp()
+    torch.testing.assert_close(with_rest, torch.tensor([[0.5, 0.3, 0.2]]))
+    assert torch.isfinite(with_tail(torch.tensor([[0.75, 0.25]]).log())).all()
+
+
+def test_a_coarser_view_never_sees_more_divergence():
+    torch.manual_seed(1)
+    policy, target = torch.randn(8, 20).log_softmax(-1), torch.randn(8, 20).log_softmax(-1)
+    ids = target.topk(5).indices
+    for direction in ("reverse", "forward", "jsd"):
+        coarse = divergence(with_tail(policy.gather(-1, ids)), with_tail(target.gather(-1, ids)), direction)
+        assert (coarse <= divergence(policy, target, direction) + 1e-6).all() and (coarse > -1e-6).all()
+
+
+def test_reverse_kl_over_the_vocabulary_has_the_token_objectives_gradient_in_expectation():
+    torch.manual_seed(2)
+    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(7, dtype=torch.float64).log_softmax(-1)
+    divergence(logits.log_softmax(-1)[None], target[None], "reverse").sum().backward()
+    full, logits.grad = logits.grad.clone(), None
+    logps = logits.log_softmax(-1)
+    # Every token in turn as the sampled one, weighted by how often it is.
+    expected = sum(
+        logps[token].exp().detach() * -(target[token] - logps[token]).detach() * logps[token] for token in range(7)
+    )
+    expected.backward()
+    torch.testing.assert_close(full, logits.grad)
+
+
+def test_divergence_loss_is_a_mean_of_rows_and_not_of_tokens():
+    values = torch.tensor([[1.0, 2.0, 3.0], [10.0, 9.0, 9.0]])
+    # Rows 2 and 10, weighted 1 and 0.5, over two rows.
+    assert divergence_loss(values, MASK, torch.tensor([1.0, 0.5])).item() == pytest.approx(3.5)
+
+
+def test_the_first_tokens_are_counted_within_the_row():
+    assert after_first(MASK, 1).tolist() == [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    assert torch.equal(after_first(MASK, 0), MASK)
+
+
+def test_a_signal_is_clipped_before_it_is_centred():
+    teacher, policy = torch.tensor([[-1.0, -2.0, -9.0], [0.0, 0.0, 0.0]]), torch.tensor([[-2.0, -2.0, -1.0], [0, 0, 0]])
+    clipped = signal(teacher, policy, MASK, limit=2.0)
+    assert clipped[0].tolist() == [1.0, 0.0, -2.0]
+    centred = signal(teacher, policy, MASK, centre=True, limit=2.0)
+    torch.testing.assert_close(centred[0], clipped[0] + 1 / 3)
+
+
+def test_contrast_takes_off_what_any_follow_up_does():
+    # The same shift under a related and an unrelated follow-up is the template's: nothing is left but the anchor.
+    assert contrast(torch.tensor(-3.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -1.0
+    assert contrast(torch.tensor(-5.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -3.0

@@ -106,3 +106,13 @@ def test_a_failed_write_leaves_the_old_file(run):
         run.write_json("summary.json", {"new": Unwritable()})
     assert json.loads((run.path / "summary.json").read_text()) == {"old": 1}
     assert not [path for path in run.path.iterdir() if path.name.startswith(".summary")]
+
+
+def test_a_run_goes_on_with_other_processes_where_a_step_stays_as_large(tmp_path):
+    before = {"lr": 1.0, "bs": 4, "ga": 2, "world_size": 1}
+    RunDirectory(tmp_path).open(before)
+    for bs, ga, world_size in ((4, 1, 2), (8, 1, 1), (1, 2, 4)):
+        again = RunDirectory(tmp_path)
+        assert again.check({"lr": 1.0, "bs": bs, "ga": ga, "world_size": world_size}) == "continued"
+    with pytest.raises(RunError, match="8 rows"):
+        RunDirectory(tmp_path).check({"lr": 1.0, "bs": 4, "ga": 2, "world_size": 2})

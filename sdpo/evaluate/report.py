@@ -41,7 +41,7 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     figure, (curves, bars, cells) = pyplot.subplots(
         1, 3, figsize=(16, 4.4), gridspec_kw={"width_ratios": [1, 1, 1.5]}, layout="constrained"
     )
-    _draw_curves(curves, rows)
+    _draw_curves(curves, rows, run.read_rows("guard.jsonl"))
     _draw_bars(bars, summary)
     _draw_signals(cells, _telling(samples))
     path = run.path / "training.png"
@@ -52,7 +52,7 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     return path
 
 
-def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
+def _draw_curves(axes: "Axes", rows: list[dict], guard: list[dict]) -> None:
     interactions = [row["interactions"] for row in rows]
     right = axes
     if rows and "adherence" in rows[0]:
@@ -63,6 +63,11 @@ def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
         right = axes.twinx()
     right.plot(interactions, [row["signal_size"] for row in rows], ":", label="|signal| per token", color=ORANGE)
     right.set_ylabel("|signal| per token (nats)")
+    if guard:
+        right.plot(
+            [row["interactions"] for row in guard], [row["score"] for row in guard], "-.",
+            label="guard: 1 warns, 2 stops", color=GREY,
+        )  # fmt: skip
     right.set_ylim(bottom=0)
     axes.set_xlabel("interactions")
     axes.set_title("while training")

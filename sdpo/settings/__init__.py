@@ -17,6 +17,7 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.offline import OfflineSettings
+from sdpo.settings.study import StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Setting",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StudySettings",
     "TrainingSettings",
     "flag",
     "setting",

@@ -40,7 +40,16 @@ class JobSettings(CommonSettings):
 class LaunchSettings(JobSettings):
     """Processes and devices."""
 
-    world_size: int = setting(1, "the number of processes, one per GPU", at_least=1, alias="gpus")
+    world_size: int = setting(1, "the number of processes on all nodes, one per GPU", at_least=1, alias="gpus")
+    nnodes: int = setting(1, "the number of machines that the same command is started on", at_least=1)
+    node_rank: int = setting(0, "which of them this is, from 0", at_least=0)
+    master_addr: str | None = setting(None, "the address of machine 0")
+    master_port: int = setting(29500, "a port of machine 0 that is free", at_least=1, below=65536)
     accelerate_config: Path | None = setting(
         None, "an accelerate config file to launch with, instead of the shipped ones", check=existing_file
     )
+
+    @property
+    def processes_here(self) -> int:
+        """How many of the processes run on this machine."""
+        return self.world_size // self.nnodes

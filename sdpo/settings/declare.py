@@ -1,6 +1,7 @@
 """How a setting is declared, and how its text is read: help, default, limits."""
 
 import math
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _TRUE, _FALSE = {"1", "true", "yes"}, {"0", "false", "no"}
+_INSIDE = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -18,6 +20,7 @@ def setting(
     *,
     at_least: float | None = None,
     above: float | None = None,
+    at_most: float | None = None,
     below: float | None = None,
     secret: bool = False,
     alias: str | None = None,
@@ -28,7 +31,7 @@ def setting(
     `alias` is a second name for the same setting. `check` gets a value and returns what would be allowed
     where it is not, else None. A secret has no flag and is never shown.
     """
-    limits = {"at_least": at_least, "above": above, "below": below}
+    limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"help": help, "limits": limits, "secret": secret, "alias": alias, "check": check}
     return field(default=default, repr=not secret, metadata=metadata)
 
@@ -82,9 +85,8 @@ class Setting:
             if not (_INTEGER if self.kind is int else _NUMBER).fullmatch(text):
                 raise ValueError(self.allowed)
             value = self.kind(text)
-            at_least, above, below = (self.limits[name] for name in ("at_least", "above", "below"))
-            inside = (at_least is None or value >= at_least) and (above is None or value > above)
-            if not inside or (below is not None and value >= below) or not math.isfinite(value):
+            inside = all(limit is None or _INSIDE[name](value, limit) for name, limit in self.limits.items())
+            if not inside or not math.isfinite(value):
                 raise ValueError(self.allowed)
             return value
         if self.kind is Path:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sdpo.prompts import UNRELATED_FOLLOW_UP
 from sdpo.settings.checks import existing_file, existing_folder, http_address, template_file
 from sdpo.settings.common import JobSettings, LaunchSettings
 from sdpo.settings.declare import setting
@@ -25,11 +26,32 @@ class TrainingSettings(LaunchSettings):
     data_path: Path | None = setting(
         None, "a folder with train.jsonl and validation.jsonl, in place of the two above", check=existing_folder
     )
-    teacher: Literal["live", "frozen"] = setting(
-        "live", "which model looks back with hindsight: the current one, or the one the run started from"
+    teacher: Literal["live", "frozen", "ema", "gated"] = setting(
+        "live", "which model looks back with hindsight: the current one, the one the run started from, or in between"
     )
-    objective: Literal["token"] = setting("token", "how the signal becomes a loss")
-    centre_signal: bool = setting(True, "centre the signal within each sequence")
+    ema_rate: float = setting(0.05, "how far teacher ema follows the policy in a step", above=0, at_most=1)
+    objective: Literal["token", "full", "top_k"] = setting(
+        "token", "what is compared with hindsight: the sampled token, the vocabulary, or its likeliest tokens"
+    )
+    direction: Literal["reverse", "forward", "jsd"] = setting(
+        "reverse", "the divergence of objectives full and top_k: KL(policy|teacher), KL(teacher|policy), or JSD"
+    )
+    top_k: int = setting(20, "how many tokens objective top_k tells apart", at_least=1)
+    centre_signal: bool = setting(True, "centre the signal within each sequence (objective token)")
+    clip_signal: float | None = setting(None, "clip the signal of a token to so many nats (objective token)", above=0)
+    ignore_first_k: int = setting(0, "learn nothing from the first so many tokens of an answer", at_least=0)
+    null_contrast: bool = setting(False, "take off what an unrelated follow-up does, at two forwards more")
+    unrelated_follow_up: str = setting(UNRELATED_FOLLOW_UP, "that unrelated follow-up")
+    mask_truncated: bool = setting(False, "learn nothing from answers that were cut off")
+    guard: Literal["off", "warn", "stop"] = setting("stop", "watch for collapse: not at all, say so, or stop as well")
+    adapter: Literal["none", "lora", "qlora"] = setting(
+        "none", "train all weights, an adapter, or an adapter on 4-bit weights"
+    )
+    lora_rank: int = setting(32, "the adapter's rank", at_least=1)
+    lora_alpha: float = setting(64.0, "the adapter's scale, divided by the rank", above=0)
+    lora_dropout: float = setting(0.0, "the adapter's dropout", at_least=0, below=1)
+    lora_targets: str = setting("all-linear", "the layers that get one: all-linear, or names with commas")
+    merge_adapter: bool = setting(False, "at the end also write the model with the adapter merged in")
     save_steps: int = setting(3, "write a checkpoint every so many steps", at_least=1)
     log_steps: int = setting(3, "log every so many steps", at_least=1)
     save_limit: int | None = setting(None, "keep only so many checkpoints; not set keeps all", at_least=1)
@@ -48,6 +70,11 @@ class TrainingSettings(LaunchSettings):
 class OnlineSettings(TrainingSettings):
     """Online training and its simulated user."""
 
+    replay_jsonl: Path | None = setting(
+        None,
+        "answers and follow-ups to train on instead of new ones, such as a run's samples.jsonl",
+        check=existing_file,
+    )
     user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model that plays the user")
     style: str = setting("concise_casual_beginner", "the user's taste, by name")
     style_file: Path | None = setting(None, "a JSON file of tastes of your own: name -> text", check=existing_file)
@@ -67,9 +94,23 @@ class OnlineSettings(TrainingSettings):
     user_max_tokens: int = setting(128, "the longest reply of the user", at_least=1)
     max_prompt_tokens: int = setting(512, "longer prompts are left out and counted", at_least=1)
     max_completion_tokens: int = setting(258, "the longest answer", at_least=1)
+    generation: Literal["transformers", "continuous_batching", "vllm_colocate", "vllm_server"] = setting(
+        "transformers", "what generates the answers"
+    )
+    generation_batch: int | None = setting(
+        None,
+        "how many answers a process generates at once; the user reads them during the next; not set: all",
+        at_least=1,
+    )
+    vllm_url: str | None = setting(None, "the server of GENERATION=vllm_server", check=http_address)
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
+
+    @property
+    def asks_user(self) -> bool:
+        """Whether there is a user to ask: not where answers and follow-ups are replayed."""
+        return self.replay_jsonl is None
 
     @property
     def user_is_claude(self) -> bool:

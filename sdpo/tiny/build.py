@@ -121,72 +121,22 @@ class Phase(NamedTuple):
     mix: Mix
 
 
-class Course(NamedTuple):
-    """Phases under one optimizer: its rate rises over 30 steps to `rate` and falls to zero over the last phase."""
+# One side of each axis: what stands in an answer is learned fast where no other taste wants the opposite of it.
+_ONE_SIDE = {style: float(style in ("no_emojis", "casual", "long")) for style in oracle.tiny_personas()}
+_BOTH_SIDES = {"no_emojis": 4, "emojis": 4, "casual": 3, "formal": 3, "short": 3, "long": 3}
+_ALL_ROLES = Mix(kinds=(0.4, 0.3, 0.3), contexts=(16, 6, 18, 60), system=0.85, reaction_weight=4.0, verdict_weight=8.0)
+_LAST = _ALL_ROLES._replace(kinds=(0.56, 0.18, 0.26), reaction_weight=3.0, verdict_weight=6.0, confusable=0.2)
 
-    phases: tuple[Phase, ...]
-    rate: float
-
-
-_STYLES = {"no_emojis": 6, "emojis": 6, "casual": 4, "formal": 4, "short": 3, "long": 3}
-_MORE_EMOJIS = {style: 1.5 for style in oracle.tiny_personas()} | dict.fromkeys(_STYLES, 2)
-_MORE_EMOJIS |= {"no_emojis": 8, "emojis": 8}
-
-_HINDSIGHT = Mix(
-    kinds=(0.8, 0.08, 0.12),
-    contexts=(12, 6, 20, 62),
-    system=0.85,
-    hindsight_branches=4,
-    hindsight_weight=3.0,
-    verdict_weight=4.0,
-)
-
-COURSES = (
-    Course(
-        (
-            # Copying the post's facts first: on bare posts, where they are easy to find.
-            Phase(180, 16, Mix(kinds=(1, 0, 0), contexts=(1, 0, 0, 0), system=0.0, branches=6)),
-            Phase(
-                1500,
-                28,
-                Mix(
-                    kinds=(0.6, 0.16, 0.24),
-                    contexts=(26, 10, 20, 44),
-                    system=0.85,
-                    verdict_weight=10.0,
-                    reaction_styles=_STYLES,
-                    verdict_styles=_STYLES,
-                ),
-            ),
-        ),
-        rate=1.0,
-    ),
-    # The user and most verdicts are learned by now: all verdicts, and hindsight that asks for emojis or none.
-    Course(
-        (
-            Phase(
-                650,
-                28,
-                Mix(
-                    kinds=(0.62, 0.14, 0.24),
-                    contexts=(18, 8, 20, 54),
-                    system=0.85,
-                    hindsight_weight=2.0,
-                    verdict_weight=4.0,
-                    verdict_styles=_MORE_EMOJIS,
-                ),
-            ),
-        ),
-        rate=0.6,
-    ),
-    # Hindsight on tone and length; a little of the rest, so that it stays.
-    Course((Phase(400, 28, _HINDSIGHT),), rate=0.6),
-    Course((Phase(250, 28, _HINDSIGHT),), rate=0.6),
-    Course((Phase(200, 28, _HINDSIGHT._replace(confusable=0.4)),), rate=0.6),
+COURSE = (
+    # Copying the post's facts first: on bare posts, where they are easy to find.
+    Phase(150, 16, Mix(kinds=(1, 0, 0), contexts=(1, 0, 0, 0), system=0.0)),
+    Phase(350, 20, _ALL_ROLES._replace(styles=_ONE_SIDE)),
+    Phase(300, 20, _ALL_ROLES._replace(styles=_BOTH_SIDES)),
+    Phase(750, 20, _LAST),
 )
 
 
-def train(seed: int, courses: Sequence[Course] = COURSES) -> tuple:
+def train(seed: int, course: Sequence[Phase] = COURSE) -> tuple:
     """Return a trained model and its tokenizer.
 
     Muon, not AdamW alone: with AdamW the model had not learned to copy the post's facts after 500
@@ -194,24 +144,23 @@ def train(seed: int, courses: Sequence[Course] = COURSES) -> tuple:
     """
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
-    for number, course in enumerate(courses):
-        teach(model, Tutor(tokenizer, seed + number), course)
+    teach(model, Tutor(tokenizer, seed), course)
     return model.eval(), tokenizer
 
 
-def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Course) -> None:
-    """Train the model through one course."""
+def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Sequence[Phase]) -> None:
+    """Train the model through the phases: the rate rises over 30 steps and falls to zero over the last phase."""
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
     optimizers = [
-        torch.optim.Muon(matrices, lr=0.01 * course.rate, weight_decay=0.01),
-        torch.optim.AdamW(others, lr=3e-3 * course.rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=0.01, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=3e-3, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _schedule(step, course)) for optimizer in optimizers
     ]
-    started, total = time.monotonic(), sum(phase.steps for phase in course.phases)
-    planned = (phase for phase in course.phases for _ in range(phase.steps))
+    started, total = time.monotonic(), sum(phase.steps for phase in course)
+    planned = (phase for phase in course for _ in range(phase.steps))
     for step, phase in enumerate(planned, start=1):
         loss = _backward(model, [tutor.draw(phase.mix) for _ in range(phase.rows)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -234,9 +183,9 @@ def _backward(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
     return loss
 
 
-def _schedule(step: int, course: Course) -> float:
-    last = course.phases[-1].steps
-    into_last = max(0, step - sum(phase.steps for phase in course.phases[:-1]))
+def _schedule(step: int, course: Sequence[Phase]) -> float:
+    last = course[-1].steps
+    into_last = max(0, step - sum(phase.steps for phase in course[:-1]))
     return min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * into_last / last))
 
 

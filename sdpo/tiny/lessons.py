@@ -83,20 +83,18 @@ class Mix(NamedTuple):
     """How often a tutor draws each kind of lesson, and how much a token of its replies counts.
 
     `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
-    unrelated and an asking one. `system` is the share with a system prompt, `confusable`
-    that of requests in the wordings that are hardest to tell apart. A style not named weighs 1.
+    unrelated and an asking one; `styles` weighs the tastes of users, 1 where one is not named. `system` is the share
+    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart.
     """
 
     kinds: tuple[float, float, float]
     contexts: tuple[float, float, float, float]
     system: float
-    branches: int = 4
-    hindsight_branches: int = 2
-    hindsight_weight: float = 1.0
+    branches: int = 6
     confusable: float = 0.0
+    reaction_weight: float = 1.0
     verdict_weight: float = 1.0
-    reaction_styles: Mapping[str, float] = MappingProxyType({})
-    verdict_styles: Mapping[str, float] = MappingProxyType({})
+    styles: Mapping[str, float] = MappingProxyType({})
 
 
 class Tutor:
@@ -120,12 +118,16 @@ class Tutor:
         return self.rng.choices(list(self.styles.values()), [weights.get(name, 1) for name in self.styles])[0]
 
     def _answer(self, mix: Mix) -> Lesson:
-        rng, wanted = self.rng, {}
-        context = self._pick(("none", "thanks", "unrelated", "request"), mix.contexts)
-        system = mix.system > 0 and rng.random() < mix.system
-        post = language.sample_post(rng)
+        """Return answers to one post, each after a follow-up of its own: only what they ask for tells them apart."""
+        system = mix.system > 0 and self.rng.random() < mix.system
+        post = language.sample_post(self.rng)
         messages = [{"role": "system", "content": prompts.SUMMARY_SYSTEM}] * system
         messages.append({"role": "user", "content": post.text})
+        return self._lesson([self._answered(post, messages, mix) for _ in range(mix.branches)])
+
+    def _answered(self, post: language.Post, messages: list[prompts.Message], mix: Mix) -> tuple[list, str]:
+        rng, wanted = self.rng, {}
+        context = self._pick(("none", "thanks", "unrelated", "request"), mix.contexts)
         if context == "request":
             confusable = mix.confusable > 0 and rng.random() < mix.confusable
             axes = ["casual"] if confusable else rng.sample(AXES, rng.choice((1, 1, 1, 2)))
@@ -135,30 +137,38 @@ class Tutor:
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
-        branches, weight = (mix.branches, 1.0) if context == "none" else (mix.hindsight_branches, mix.hindsight_weight)
-        styles = [language.sample_style(rng)._replace(**wanted) for _ in range(branches)]
-        return self._lesson([(messages, language.write_answer(rng, post, style)) for style in styles], weight)
+        return messages, language.write_answer(rng, post, language.sample_style(rng)._replace(**wanted))
 
     def _reaction(self, mix: Mix, branches: int = 4) -> Lesson:
         rng, post = self.rng, language.sample_post(self.rng)
-        persona, wanted = self._style(mix.reaction_styles)
+        persona, wanted = self._style(mix.styles)
         exchanges = []
         for _ in range(branches):
             completion = self._completion(post)
             complaints = oracle.react(completion, wanted).wanted
             reply = language.write_request(rng, complaints) if complaints else language.write_thanks(rng)
             exchanges.append((prompts.user_messages(persona, post.text, completion), reply))
-        return self._lesson(exchanges)
+        return self._lesson(exchanges, mix.reaction_weight)
 
     def _verdict(self, mix: Mix, branches: int = 4) -> Lesson:
-        post, (persona, wanted) = language.sample_post(self.rng), self._style(mix.verdict_styles)
+        post, (persona, wanted) = language.sample_post(self.rng), self._style(mix.styles)
         exchanges = []
         for _ in range(branches):
-            pair = self._completion(post), self._completion(post)
-            reply = prompts.VERDICTS[oracle.verdict(*pair, wanted)]
-            exchanges.append((prompts.judge_messages(persona, post.text, *pair), reply))
+            # Each verdict as often as the others: where C leads, saying C is learned and nothing after it for long.
+            due = self.rng.choice("ABC")
+            while oracle.verdict(*(pair := self._pair(post, wanted)), wanted) != due:
+                pass
+            exchanges.append((prompts.judge_messages(persona, post.text, *pair), prompts.VERDICTS[due]))
         # One token of a verdict's few says anything.
         return self._lesson(exchanges, mix.verdict_weight)
+
+    def _pair(self, post: language.Post, wanted: dict[str, bool]) -> tuple[str, str]:
+        """Return two completions; every second time they differ in nothing but what the taste is about."""
+        rng, first = self.rng, language.sample_style(self.rng)
+        second = language.sample_style(rng)
+        if rng.random() < 0.5:
+            second = first._replace(**{axis: getattr(second, axis) for axis in wanted})
+        return language.write_answer(rng, post, first), language.write_answer(rng, post, second)
 
     def _completion(self, post: language.Post) -> str:
         return language.write_answer(self.rng, post, language.sample_style(self.rng))

@@ -94,6 +94,11 @@ def read_follow_up(text: str) -> FollowUp:
     return FollowUp("unreadable", {})
 
 
+def is_pleased(text: str) -> bool:
+    """Return whether a user's message is thanks."""
+    return read_follow_up(text).kind == "thanks"
+
+
 @cache
 def tiny_personas() -> dict[str, tuple[str, dict[str, bool]]]:
     """Return style name -> (what the persona says of itself, the axis values it wants).

@@ -1,57 +1,101 @@
-"""What each teacher does to the tiny model over 1,600 interactions, several seeds, users by rule.
+"""One run of the job's trainer on the tiny world with users by rule, read by the oracle as it goes.
 
-    python -m sdpo.tiny.study --teachers live frozen --seeds 5 --out study.json
-
-Runs the job's own trainer; only the user needs no server. Each point is read by the oracle from fresh answers.
+`sdpo.tiny.studies` says which runs make the study and what becomes of them.
 """
 
-import argparse
-import json
 import tempfile
 import time
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from random import Random
 
-import torch
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 
 from sdpo.chat import encode_prompt
 from sdpo.evaluate.generate import generate
 from sdpo.objective import Objective
 from sdpo.prompts import SUMMARY_SYSTEM
-from sdpo.tiny import MODEL_DIR, oracle
+from sdpo.run import RunDirectory
+from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.data import SUFFIX, posts
 from sdpo.tiny.users import OracleUser, UnrelatedUser
+from sdpo.train import guard
+from sdpo.train.callbacks import Recorder, TeacherKeeper
+from sdpo.train.gate import Gate
+from sdpo.train.measure import read_step
 from sdpo.train.models import load_model
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.teacher import Teacher
 
 PAPER = Objective()
-POINTS = (160, 320, 480, 960, 1600)
 BATCH = 16
+FALLEN = 0.9  # a run whose validity over five steps is under this has fallen
+SMOOTH = 5
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A run: `styles` follow each other, each for `interactions`; without a style the user talks of something else."""
+
+    teacher: str
+    objective: str
+    seed: int
+    styles: tuple[str, ...] = ("no_emojis",)
+    interactions: int = 1600
+    points: tuple[int, ...] = (160, 320, 480, 1600)
+    related: bool = True
+    answers: int = 512
+
+    @property
+    def key(self) -> str:
+        """The name of the run in the file of results: everything that makes it what it is."""
+        return repr(asdict(self))
+
+
+def objective_of(text: str) -> Objective:
+    """Return the objective of `kind[/direction][+null]`."""
+    name, _, contrast = text.partition("+")
+    kind, _, direction = name.partition("/")
+    return Objective(kind=kind, direction=direction or "reverse", null_contrast=contrast == "null")
 
 
 class Probe(TrainerCallback):
-    """Reads fresh answers at each point."""
+    """Reads fresh answers at each point, changes the user's taste at the end of each phase, and notes a fall."""
 
-    def __init__(self, trainer: OnlineTrainer, wanted: dict[str, bool], points: tuple[int, ...], answers: int) -> None:
-        self.trainer, self.wanted, self.points, self.answers = trainer, wanted, points, answers
+    def __init__(self, trainer: OnlineTrainer, spec: Spec, row) -> None:
+        self.trainer, self.spec, self.row = trainer, spec, row
         self.curve: list[dict] = []
+        self.validities: list[float] = []
+        self.fell: int | None = None
 
     def read(self, interactions: int) -> None:
-        """Add a point to the curve."""
-        tokenizer = self.trainer.processing_class
-        asked = [message_of(row.prompt) for row in posts(self.answers, 1000 + interactions, True, "probe")]
+        """Add a point to the curve: what the style of the phase gets, and what is kept of every style so far."""
+        tokenizer, spec = self.trainer.processing_class, self.spec
+        asked = [message_of(row.prompt) for row in posts(spec.answers, 1000 + interactions, True, "probe")]
         ids = [encode_prompt(tokenizer, messages) for messages in asked]
         answers = generate(self.trainer.model, tokenizer, ids, 48, 128, temperature=1.0, seed=interactions)
-        texts = [text for text, _ in answers]
-        read = oracle.summarize([messages[-1]["content"] for messages in asked], texts, self.wanted)
-        self.curve.append({"interactions": interactions, **read})
+        texts, given = [text for text, _ in answers], [messages[-1]["content"] for messages in asked]
+        phase = max(0, interactions - 1) // spec.interactions
+        kept = {
+            style: oracle.summarize(given, texts, oracle.wants_of(style))["adherence"]
+            for style in spec.styles[: phase + 1]
+        }
+        read = oracle.summarize(given, texts, oracle.wants_of(spec.styles[phase]))
+        self.curve.append({"interactions": interactions, "style": spec.styles[phase], "kept": kept, **read})
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Read where a point is reached."""
-        if state.global_step * BATCH in self.points:
-            self.read(state.global_step * BATCH)
+        """Read where a point is reached, and let the next taste begin where a phase ends."""
+        done, spec = state.global_step * BATCH, self.spec
+        self.validities = [*self.validities, self.row()["validity"]][-SMOOTH:]
+        if self.fell is None and len(self.validities) == SMOOTH and sum(self.validities) / SMOOTH < FALLEN:
+            self.fell = done
+        if done % spec.interactions in spec.points or done % spec.interactions == 0:
+            self.read(done)
+        if done % spec.interactions == 0 and done // spec.interactions < len(spec.styles) and spec.related:
+            self.trainer.user.wanted = oracle.wants_of(spec.styles[done // spec.interactions])
 
 
 def message_of(prompt: str) -> list[dict[str, str]]:
@@ -67,10 +111,13 @@ def build_trainer(
     steps: int,
     user: OracleUser | UnrelatedUser,
     objective: Objective = PAPER,
+    peft_config: LoraConfig | None = None,
+    four_bit: bool = False,
     **config,
 ) -> OnlineTrainer:
     """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
-    tokenizer, model = load_model(str(MODEL_DIR))
+    tokenizer, model = load_model(str(MODEL_DIR), four_bit=four_bit)
+    looking_back = Teacher(teacher, model, adapter=peft_config is not None)
     arguments = {
         "output_dir": folder, "seed": seed, "learning_rate": 1.5e-4, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
@@ -81,60 +128,51 @@ def build_trainer(
     trainer = OnlineTrainer(
         user=user,
         model=model,
-        teacher=Teacher(teacher, model),
+        teacher=looking_back,
         objective=objective,
+        unrelated_follow_up=language.write_unrelated(Random(0)),
+        is_pleased=oracle.is_pleased,
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,
+        peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TeacherKeeper(trainer, looking_back))
     return trainer
 
 
-def train(teacher: str, seed: int, style: str = "no_emojis", related: bool = True, points=POINTS, answers=512) -> list:
-    """Return the curve of one run: an oracle reading at the start and at each point."""
-    wanted = oracle.wants_of(style)
-    user = OracleUser(wanted, seed) if related else UnrelatedUser(seed)
+def run_one(spec: Spec) -> dict:
+    """Return the run's curve, where it fell (None: nowhere), and where the guard warned and would have stopped it."""
+    started = time.monotonic()
+    wanted = oracle.wants_of(spec.styles[0])
+    user = OracleUser(wanted, spec.seed) if spec.related else UnrelatedUser(spec.seed)
+    steps = spec.interactions * len(spec.styles) // BATCH
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(folder, teacher, seed, max(points) // BATCH, user)
-        probe = Probe(trainer, wanted, points, answers)
+        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective))
+        run = RunDirectory(Path(folder))
+        recorder = Recorder(run, trainer, 0, partial(read_step, wanted=wanted))
+        probe = Probe(trainer, spec, lambda: recorder.row)
+        trainer.add_callback(recorder)
+        if spec.teacher == "gated":
+            trainer.add_callback(Gate(run, trainer, trainer.hindsight.teacher, lambda: recorder.row))
+        trainer.add_callback(guard.Guard(run, trainer, lambda: recorder.row, lambda: trainer.latest, stops=False))
         trainer.add_callback(probe)
         probe.read(0)
         trainer.train()
-    return probe.curve
+        seen = run.read_rows(guard.FILE)
+    reached = {level: next((row["interactions"] for row in seen if row["level"] >= level), None) for level in (1, 2)}
+    return {
+        "spec": asdict(spec),
+        "curve": probe.curve,
+        "fell": probe.fell,
+        "warned": reached[guard.WARN],
+        "stopped": reached[guard.STOP],
+        "guard": [{name: row[name] for name in ("interactions", "measures", "score")} for row in seen],
+        "seconds": round(time.monotonic() - started),
+    }
 
 
-def main() -> None:
-    """Run the study and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teachers", nargs="+", default=["live", "frozen"])
-    parser.add_argument("--styles", nargs="+", default=["no_emojis"])
-    parser.add_argument("--users", nargs="+", choices=["persona", "unrelated"], default=["persona", "unrelated"])
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--answers", type=int, default=512)
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(2)
-    runs = []
-    for teacher in arguments.teachers:
-        for style in arguments.styles:
-            for user in arguments.users:
-                for seed in range(arguments.seeds):
-                    started = time.monotonic()
-                    curve = train(teacher, seed, style, user == "persona", answers=arguments.answers)
-                    runs.append({"teacher": teacher, "style": style, "user": user, "seed": seed, "curve": curve})
-                    print(f"{teacher:7} {style} {user:9} seed {seed}  {time.monotonic() - started:.0f} s", flush=True)
-                    for point in curve:
-                        axes = "  ".join(f"{axis} {share:.2f}" for axis, share in point["axes"].items())
-                        print(
-                            f"  {point['interactions']:>5}  adherence {point['adherence']:.3f}  "
-                            f"validity {point['validity']:.3f}  facts {point['faithfulness']:.3f}  {axes}  "
-                            f"words {point['mean_length']:.1f}",
-                            flush=True,
-                        )
-                    if arguments.out:
-                        arguments.out.write_text(json.dumps(runs, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+def train(teacher: str, seed: int, style: str = "no_emojis", related: bool = True, points=(480,), answers=512) -> list:
+    """Return the curve of one run with the paper's objective: an oracle reading at the start and at each point."""
+    return run_one(Spec(teacher, "token", seed, (style,), max(points), tuple(points), related, answers))["curve"]

@@ -4,6 +4,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -11,20 +12,24 @@ from transformers import Trainer, TrainerCallback
 
 from sdpo.run import RunDirectory
 from sdpo.train.record import SAMPLES, StepRecord
+from sdpo.train.teacher import Teacher
 
 # Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
 Reader = Callable[[list[str]], dict[str, float]]
 
 
 class Recorder(TrainerCallback):
-    """Writes a row of metrics and a few interactions for each optimizer step, and prints every few steps.
+    """Writes a row of metrics and a few interactions for each optimizer step, and prints some.
 
-    The trainer's `take_record()` gives the StepRecord of the step that ended and begins the next.
+    It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step
+    that ended and begins the next.
     """
 
     def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: Reader | None) -> None:
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
+        self.row: dict = {}
+        self.completions: list[str] = []
         self.started = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **_) -> None:
@@ -37,28 +42,53 @@ class Recorder(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Add up the processes' records and write the step."""
+        """Add up the processes' records and write the step; `row` holds it on every process."""
         seconds = time.perf_counter() - self.started
         records = gather_object([self.trainer.take_record()])
+        self.interactions += sum(record.rows for record in records)
+        self.row = row = {"step": state.global_step, "interactions": self.interactions, **_metrics(records, seconds)}
+        row["learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
+        self.completions = completions = [text for record in records for text in record.completions]
         if not self.trainer.accelerator.is_main_process:
             return
-        self.interactions += sum(record.rows for record in records)
-        row = {"step": state.global_step, "interactions": self.interactions, **_metrics(records, seconds)}
-        row["learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
-        completions = [text for record in records for text in record.completions]
         if self.read and completions:
             row |= self.read(completions)
         self.run.append("metrics.jsonl", [row])
         samples = [sample for record in records for sample in record.samples][:SAMPLES]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
-        if state.global_step % self.every == 0 or state.global_step in (1, state.max_steps):
+        if self.every and (state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)):
             print(_line(row, state.max_steps), flush=True)
 
     def on_save(self, args, state, control, **_) -> None:
         """Call a checkpoint whole once every process has written its part."""
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.accelerator.is_main_process:
-            self.run.mark_complete(state.global_step)
+            self.run.mark_complete(state.global_step, self.trainer.accelerator.num_processes)
+
+
+class TeacherKeeper(TrainerCallback):
+    """Lets the teacher follow after a step, and keeps its own weights in the checkpoints. Goes before the Recorder.
+
+    `resume_from` is the checkpoint that the run continues from.
+    """
+
+    def __init__(self, trainer: Trainer, teacher: Teacher) -> None:
+        self.trainer, self.teacher = trainer, teacher
+        self.resume_from: Path | None = None
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Take up the teacher of the checkpoint."""
+        if self.resume_from:
+            self.teacher.load(self.resume_from)
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Follow the policy."""
+        self.teacher.after_step()
+
+    def on_save(self, args, state, control, **_) -> None:
+        """Write the teacher beside the policy."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.teacher.save(folder, self.trainer.accelerator.is_main_process)
 
 
 class CleanStop(TrainerCallback):
@@ -92,6 +122,8 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "signal_size": total("signal_size") / tokens,
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
+        "repetition": total("repetition") / rows,
+        "satisfied": total("satisfied" if records[0].pleased is None else "pleased") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "empty": total("empty"),

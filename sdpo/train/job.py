@@ -36,7 +36,33 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
             f"TRAIN_N={settings.train_n} is less than one step's {batch} rows (BS x GA x GPUS). Raise TRAIN_N or "
             "lower BS or GA."
         )
+    check_objective(settings)
     RunDirectory(settings.output_dir).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def check_objective(settings: "TrainingSettings") -> None:
+    """Raise SettingError for settings that cannot go together, or that would do nothing."""
+    given = settings_module.given(settings)
+    if settings.objective != "token":
+        for name in ("clip_signal", "centre_signal", "iterations", "clip"):
+            if name in given:
+                raise SettingError(
+                    f"{name.upper()} is about the sampled token's signal, which OBJECTIVE={settings.objective} does "
+                    "not use. Leave it out, or give OBJECTIVE=token."
+                )
+    elif "direction" in given or "top_k" in given:
+        raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Give one of these, or leave them out.")
+    if "ema_rate" in given and settings.teacher != "ema":
+        raise SettingError("EMA_RATE is for TEACHER=ema. Give that, or leave it out.")
+    if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):
+        raise SettingError(
+            f"TEACHER={settings.teacher} keeps weights of its own, which ADAPTER=qlora cannot add to. "
+            "Choose TEACHER=frozen, or ADAPTER=lora."
+        )
+    if settings.adapter != "none" and "lm_head" in settings.lora_targets:
+        raise SettingError("LORA_TARGETS cannot hold lm_head: scoring uses its weights directly. Leave it out.")
+    if settings.merge_adapter and settings.adapter == "none":
+        raise SettingError("MERGE_ADAPTER needs an adapter. Give ADAPTER=lora or qlora, or leave it out.")
 
 
 def check_model_path(name: str, value: str) -> None:
@@ -62,7 +88,7 @@ def read_template(path: Path | None) -> str:
 def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "Session"]) -> int:
     """Train with the session that `start` makes, and return the exit code: 0 when finished, 143 when asked to stop.
 
-    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run.
+    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run, and GuardStopped.
     """
     check_driver()
     prepare_tracking(settings)

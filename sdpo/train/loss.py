@@ -1,14 +1,15 @@
 """From interactions to a loss, for any trainer: the teacher looks back, the policy is scored, the two compared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sdpo import objective as equations
 from sdpo.objective import Objective
-from sdpo.scoring import Scores, score
+from sdpo.scoring import COMPARE_CHUNK, Projection, Scores, compare, score
 from sdpo.train.teacher import Teacher
 
 Ids = list[int]
@@ -16,17 +17,25 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Contexts:
-    """What a completion is scored after: `x` and, in hindsight, `x, o`."""
+    """What a completion is scored after: `x`; in hindsight `x, o`; and `x, o∅` where the contrast is asked for."""
 
     prompt: Ids
     hindsight: Ids
+    unrelated: Ids | None = None
 
 
 @dataclass
 class Target:
-    """What the teacher, shown the follow-up, makes of the T tokens of one completion."""
+    """What the teacher, shown the follow-up, makes of the T tokens of one completion; by the objective's kind.
+
+    token: the log-probability of each token, `logps_T`. full: the hidden states `hidden_TH` that its LM head turns
+    into distributions. top_k: the likeliest tokens `top_ids_TK` with `top_logps_TK`, and `logps_T`.
+    """
 
     logps_T: Tensor | None = None
+    hidden_TH: Tensor | None = None
+    top_ids_TK: Tensor | None = None
+    top_logps_TK: Tensor | None = None
 
 
 @dataclass
@@ -46,12 +55,22 @@ class HindsightLoss:
 
     def forwards(self, rows: int) -> int:
         """Return how many forwards of the teacher looking back on so many rows takes."""
-        return -(-rows // self.batch_size)
+        return -(-rows // self.batch_size) * (3 if self.objective.null_contrast else 1)
+
+    def counts(self, completion: Ids) -> bool:
+        """Return whether the objective leaves any token of the completion to learn from."""
+        return len(completion) > self.objective.ignore_first_k
 
     def look_back(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
         """Return the teacher's view of each completion, without gradient."""
-        logps_BT = self.teacher.logps([row.hindsight for row in contexts], completions, self.batch_size)
-        return [Target(row_T[: len(ids)]) for row_T, ids in zip(logps_BT, completions, strict=True)]
+        if self.objective.kind == "token":
+            logps_BT = self._view(self.teacher.logps, contexts, completions)
+            return [Target(logps_T[: len(ids)]) for logps_T, ids in zip(logps_BT, completions, strict=True)]
+        views = self._view(self._all_hidden, contexts, completions).split([len(ids) for ids in completions])
+        if self.objective.kind == "full":
+            return [Target(hidden_TH=hidden_TH) for hidden_TH in views]
+        projection = self.teacher.projection()
+        return [self._likeliest(projection, *row) for row in zip(views, completions, strict=True)]
 
     def loss(
         self,
@@ -66,13 +85,69 @@ class HindsightLoss:
 
         `old_logps_BT` are the policy's where the completions were first used; without them this is the first use.
         """
-        objective = self.objective
-        scores = score(model, [row.prompt for row in contexts], completions)
+        objective, prompts = self.objective, [row.prompt for row in contexts]
+        if objective.kind == "token":
+            scores = score(model, prompts, completions)
+            target_logps_BT = pad_sequence([target.logps_T for target in targets], batch_first=True)
+        else:
+            scores = compare(model, prompts, completions, *self._comparison(targets))
+            target_logps_BT = scores.target_logps_BT
         old_logps_BT = scores.logps_BT.detach() if old_logps_BT is None else old_logps_BT
-        teacher_logps_BT = pad_sequence([target.logps_T for target in targets], batch_first=True)
-        signal_BT = equations.signal(teacher_logps_BT, old_logps_BT, scores.mask_BT)
-        advantages_BT = equations.signal(teacher_logps_BT, old_logps_BT, scores.mask_BT, objective.centre)
-        loss = equations.token_loss(
-            scores.logps_BT, old_logps_BT, advantages_BT, scores.mask_BT, weights_B, objective.clip
+        mask_BT = equations.after_first(scores.mask_BT, objective.ignore_first_k)
+        if objective.kind == "token":
+            advantages_BT = equations.signal(
+                target_logps_BT, old_logps_BT, mask_BT, objective.centre, objective.clip_signal
+            )
+            loss = equations.token_loss(
+                scores.logps_BT, old_logps_BT, advantages_BT, mask_BT, weights_B, objective.clip
+            )
+        else:
+            loss = equations.divergence_loss(scores.divergence_BT, mask_BT, weights_B)
+        return Result(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))
+
+    def _view(self, look: Callable, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> Tensor:
+        hindsight = look([row.hindsight for row in contexts], completions, self.batch_size)
+        if not self.objective.null_contrast:
+            return hindsight
+        unrelated = look([row.unrelated for row in contexts], completions, self.batch_size)
+        return equations.contrast(
+            hindsight, unrelated, look([row.prompt for row in contexts], completions, self.batch_size)
         )
-        return Result(loss, scores, signal_BT)
+
+    def _all_hidden(self, contexts: Sequence[Ids], completions: Sequence[Ids], batch_size: int) -> Tensor:
+        hidden_NH = torch.cat(self.teacher.hidden(contexts, completions, batch_size))
+        return hidden_NH.float() if self.objective.null_contrast else hidden_NH
+
+    @torch.no_grad()
+    def _likeliest(self, projection: Projection, hidden_TH: Tensor, completion: Ids) -> Target:
+        """Return one row's target for top_k, a few positions' distributions at a time."""
+        ids_T = torch.tensor(completion, device=hidden_TH.device)
+        parts = []
+        for chunk_CH, ids_C in zip(hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
+            logps_CV = projection.log_softmax(chunk_CH)
+            logps_CK, ids_CK = logps_CV.topk(min(self.objective.top_k, logps_CV.shape[-1] - 1))
+            parts.append((logps_CV.gather(-1, ids_C[:, None]).squeeze(-1), ids_CK, logps_CK))
+        logps_T, top_ids_TK, top_logps_TK = (torch.cat(column) for column in zip(*parts, strict=True))
+        return Target(logps_T, top_ids_TK=top_ids_TK, top_logps_TK=top_logps_TK)
+
+    def _comparison(self, targets: Sequence[Target]) -> tuple:
+        """Return the divergence of a chunk of positions, and the targets that it is given chunks of."""
+        direction = self.objective.direction
+        if self.objective.kind == "full":
+            projection = self.teacher.projection()
+
+            def over_all(logps_NV: Tensor, ids_N: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+                target_logps_NV = projection.log_softmax(hidden_NH)
+                at_ids_N = target_logps_NV.gather(-1, ids_N[:, None]).squeeze(-1)
+                return at_ids_N, equations.divergence(logps_NV, target_logps_NV, direction)
+
+            return over_all, torch.cat([target.hidden_TH for target in targets])
+
+        def over_likeliest(
+            logps_NV: Tensor, ids_N: Tensor, logps_N: Tensor, top_ids_NK: Tensor, top_logps_NK: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            policy_NK1 = equations.with_tail(logps_NV.gather(-1, top_ids_NK))
+            return logps_N, equations.divergence(policy_NK1, equations.with_tail(top_logps_NK), direction)
+
+        columns = ("logps_T", "top_ids_TK", "top_logps_TK")
+        return over_likeliest, *(torch.cat([getattr(target, name) for target in targets]) for name in columns)

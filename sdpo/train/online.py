@@ -3,11 +3,17 @@
 Importing this is cheap; torch and its company are imported when the run starts.
 """
 
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from sdpo.records import Prompt, read_prompts
+from sdpo.errors import SettingError
+from sdpo.records import Prompt, Replay, read_prompts, read_replays
 from sdpo.train.job import check_training, run_session
 from sdpo.train.user import check_user
+
+# Interactions after which live teachers began to fall on the tiny world (`make study`).
+LIVE_LASTED = 640
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -16,14 +22,46 @@ if TYPE_CHECKING:
 
 def check(settings: "OnlineSettings", job: "Job") -> None:
     """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
-    check_user(settings)
-    for path in (settings.train_jsonl, *([settings.val_jsonl] if settings.eval_n else [])):
-        read_prompts(path, job.data_command)
-    check_training(settings, ("model_name_or_path", "user_model_name_or_path"))
+    if settings.asks_user:
+        check_user(settings)
+    rows = (
+        read_prompts(settings.train_jsonl, job.data_command)
+        if settings.asks_user
+        else read_replays(settings.replay_jsonl)
+    )
+    _check_generation(settings)
+    if settings.eval_n:
+        read_prompts(settings.val_jsonl, job.data_command)
+    if not settings.asks_user and len(rows) < settings.train_n:
+        raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
+    check_training(settings, ("model_name_or_path", *(["user_model_name_or_path"] if settings.asks_user else [])))
+
+
+def _check_generation(settings: "OnlineSettings") -> None:
+    """Raise SettingError where what generates the answers is not there."""
+    if settings.generation.startswith("vllm") and find_spec("vllm") is None:
+        raise SettingError(
+            f"GENERATION={settings.generation} needs the vllm package, which is not installed. Install the release "
+            "that TRL names, or leave GENERATION out."
+        )
+    if settings.generation == "vllm_server" and settings.vllm_url is None:
+        raise SettingError("GENERATION=vllm_server needs VLLM_URL, the address that `trl vllm-serve` listens on.")
+
+
+def say_what_live_teachers_do(settings: "OnlineSettings") -> None:
+    """Print a warning before a run that is longer than a live teacher was seen to last."""
+    if settings.teacher == "live" and settings.train_n > LIVE_LASTED and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"TEACHER=live over {settings.train_n} interactions: on the tiny world every such run was losing its "
+            f"language after about {LIVE_LASTED}. GUARD watches for that; TEACHER=frozen learned as fast and stayed.",
+            flush=True,
+        )
 
 
 def run(settings: "OnlineSettings", job: "Job") -> int:
     """Train, and return the exit code. Raises as `run_session` does."""
+
+    say_what_live_teachers_do(settings)
 
     def start():
         from sdpo.train.online_session import OnlineSession
@@ -35,8 +73,18 @@ def run(settings: "OnlineSettings", job: "Job") -> int:
 
 def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:
     """Return dataset rows: id and the messages of the prompt, the data file's suffix taken off again."""
-    system = [{"role": "system", "content": job.system_prompt}] if job.system_prompt else []
+    return [{"id": row.id, "prompt": messages_of(row.prompt.removesuffix(job.prompt_suffix), job)} for row in rows]
+
+
+def replay_rows(rows: list[Replay], job: "Job") -> list[dict]:
+    """Return dataset rows with the answer and the follow-up beside the messages of the prompt."""
     return [
-        {"id": row.id, "prompt": [*system, {"role": "user", "content": row.prompt.removesuffix(job.prompt_suffix)}]}
+        {"prompt": messages_of(row.prompt, job), "completion": row.completion, "follow_up": row.follow_up}
         for row in rows
     ]
+
+
+def messages_of(text: str, job: "Job") -> list[dict[str, str]]:
+    """Return the messages that the policy is sent for a user's text."""
+    system = [{"role": "system", "content": job.system_prompt}] if job.system_prompt else []
+    return [*system, {"role": "user", "content": text}]

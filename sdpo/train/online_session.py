@@ -1,7 +1,7 @@
 """One online training run: a user who reacts, and what happens when that user is away."""
 
 import itertools
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -10,12 +10,14 @@ from transformers import PreTrainedModel, TrainerCallback
 from sdpo import processes
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError
-from sdpo.records import read_prompts
+from sdpo.records import read_prompts, read_replays
+from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
 from sdpo.train.job import read_template
 from sdpo.train.measure import measure
-from sdpo.train.online import training_prompts
+from sdpo.train.models import adapter_config
+from sdpo.train.online import replay_rows, training_prompts
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.session import Session
 from sdpo.train.spending import Spending
@@ -45,12 +47,22 @@ class OnlineSession(Session):
             # A process whose user answers at once waits for those whose user takes all the time it has.
             ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
             chat_template_kwargs={"enable_thinking": False},
+            mask_truncated_completions=settings.mask_truncated,
+            generation_batch=settings.generation_batch,
+            use_transformers_continuous_batching=settings.generation == "continuous_batching",
+            use_vllm=settings.generation.startswith("vllm"),
+            vllm_mode=settings.generation.removeprefix("vllm_")
+            if settings.generation.startswith("vllm")
+            else "colocate",
+            vllm_server_base_url=settings.vllm_url,
         )
 
     def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
         """Return the trainer with its user, who keeps replies in the run directory."""
         settings = self.settings
-        user = user_module.build_user(settings, self.run_dir.path, config.process_index, config.world_size)
+        user = None
+        if settings.asks_user:
+            user = user_module.build_user(settings, self.run_dir.path, config.process_index, config.world_size)
         return OnlineTrainer(
             user=user,
             model=model,
@@ -60,11 +72,16 @@ class OnlineSession(Session):
             train_dataset=self._dataset(),
             processing_class=self.tokenizer,
             hindsight_template=read_template(settings.hindsight_file),
+            unrelated_follow_up=settings.unrelated_follow_up,
+            is_pleased=oracle.is_pleased if self.wanted is not None else None,
+            peft_config=adapter_config(settings),
         )
 
     def callbacks(self) -> list[TrainerCallback]:
         """Return what counts the user's cost, and what waits for a user who went away."""
         user = self.trainer.user
+        if user is None:
+            return []
         self.spending = Spending(self.run_dir, self.trainer, user.client, self.settings.log_steps)
         self.patience = Patience(
             self.trainer,
@@ -100,14 +117,17 @@ class OnlineSession(Session):
 
     def at_step_start(self) -> AbstractContextManager:
         """Return the random states that the step under way began with."""
-        return self.patience.random
+        return self.patience.random if self.trainer.user else nullcontext()
 
     def before_saving_now(self) -> None:
         """Write what the user has cost so far."""
-        self.spending.write()
+        if self.trainer.user:
+            self.spending.write()
 
     def _dataset(self) -> Dataset:
         settings = self.settings
+        if not settings.asks_user:
+            return Dataset.from_list(replay_rows(read_replays(settings.replay_jsonl), self.job)[: settings.train_n])
         rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_command), self.job)
         lengths = (len(encode_prompt(self.tokenizer, row["prompt"])) for row in rows)
         fitting = (place for place, length in enumerate(lengths) if length <= settings.max_prompt_tokens)

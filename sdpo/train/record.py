@@ -9,12 +9,17 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpo.train.loss import Result
 
+COMPLAINT = -3.0  # nats: in hindsight a token is less than a twentieth as probable
 SAMPLES = 4  # interactions of a step that are kept in full
 
 
 @dataclass
 class StepRecord:
-    """What one process did in one optimizer step; sums, so that processes can be added up."""
+    """What one process did in one optimizer step; sums, so that processes can be added up.
+
+    `satisfied` users are those whose hindsight took nothing back; `pleased` ones said so in words that can be read,
+    None where nobody reads them.
+    """
 
     rows: int = 0
     usable: int = 0
@@ -26,6 +31,9 @@ class StepRecord:
     micro_batches: int = 0
     signal: float = 0.0
     signal_size: float = 0.0
+    satisfied: float = 0.0
+    pleased: int | None = None
+    repetition: float = 0.0
     entropy: float = 0.0
     forwards: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("generation", "user", "scoring"), 0.0))
@@ -36,6 +44,10 @@ class StepRecord:
         """Add a micro-batch, and return its means per token for a tracker."""
         usable_B1, mask_BT = (weights_B > 0).float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
+        # Hindsight that takes a word back is a complaint. Not the sum over the answer: against a frozen teacher that
+        # falls with all that the policy has learned.
+        kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT
+        self.satisfied += (kept_B & (weights_B > 0)).sum().item()
         sums = {
             "signal": (result.signal_BT * usable_B1).sum().item(),
             "signal_size": (result.signal_BT.abs() * usable_B1).sum().item(),
@@ -57,6 +69,25 @@ class StepRecord:
             tokens = [tokenizer.decode([token]) for token in ids]
             signal = [round(value, 4) for value in result.signal_BT[row, : len(ids)].tolist()]
             self.samples.append({**texts[row], "tokens": tokens, "signal": signal})
+
+    @staticmethod
+    def rows_not_finite(texts: list[dict], completions: list[list[int]], result: Result) -> list[dict]:
+        """Return the interactions with a value that is not finite, each token's signal and log-probability beside it.
+
+        All of them where no row's own values tell: then it is the weights.
+        """
+        logps_BT, signal_BT = result.scores.logps_BT.detach(), result.signal_BT
+        bad_B = ~(torch.isfinite(logps_BT) & torch.isfinite(signal_BT)).all(1)
+        rows = bad_B.nonzero().flatten().tolist() or range(len(completions))
+        return [
+            {
+                **texts[row],
+                "completion_ids": completions[row],
+                "log_probabilities": [repr(value) for value in logps_BT[row, : len(completions[row])].tolist()],
+                "signal": [repr(value) for value in signal_BT[row, : len(completions[row])].tolist()],
+            }
+            for row in rows
+        ]
 
     def timed(self, part: str) -> "Timer":
         """Return a context that adds the seconds spent inside to a part of the step."""

@@ -1,10 +1,12 @@
 """One training run from loaded model to summary, whatever the job: measure, train, measure, report."""
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +14,18 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
+from sdpo.errors import GuardStopped, LossNotFinite, RunError
 from sdpo.objective import Objective
-from sdpo.run import RunDirectory
+from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
-from sdpo.train.callbacks import CleanStop, Recorder
+from sdpo.train import guard
+from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
+from sdpo.train.card import write_card
+from sdpo.train.gate import Gate
+from sdpo.train.guard import Guard
 from sdpo.train.job import is_tiny
 from sdpo.train.measure import read_step
-from sdpo.train.models import load_model
+from sdpo.train.models import load_policy, merge
 from sdpo.train.teacher import Teacher
 
 if TYPE_CHECKING:
@@ -46,8 +53,8 @@ class Session:
                 self._open_run_dir()
         set_seed(settings.seed)
         self.wanted = oracle.wants_of(settings.style) if is_tiny(settings) and settings.style else None
-        self.tokenizer, model = load_model(settings.model_name_or_path)
-        self.teacher = Teacher(settings.teacher, model)
+        self.tokenizer, model = load_policy(settings, config.bf16)
+        self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=settings.adapter != "none")
         self.trainer = self.build_trainer(config, model)
         self.trainer.remove_callback(PrinterCallback)
         self.stop = CleanStop()
@@ -61,7 +68,11 @@ class Session:
         raise NotImplementedError
 
     def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> Trainer:
-        """Return the trainer, which keeps a StepRecord (see `callbacks.Recorder`)."""
+        """Return the trainer.
+
+        It keeps a StepRecord (see `callbacks.Recorder`) and, for the guard, `latest`: the prompts and completions, as
+        ids, that this process had last. It calls `self.teacher.prepare`.
+        """
         raise NotImplementedError
 
     def callbacks(self) -> Sequence[TrainerCallback]:
@@ -89,21 +100,52 @@ class Session:
             summary["before"] = before
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
+        self.keeper.resume_from = checkpoint
+        self._say_what_cannot_go_on(checkpoint)
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except LossNotFinite as error:
+            raise self._not_finite(error) from None
         finally:
             summary["seconds"] = round(summary.get("seconds", 0) + time.monotonic() - started, 1)
             self._write_summary(summary)
         steps = self.trainer.state.global_step
         if self.stop.asked and steps < self.trainer.state.max_steps:
             return False
+        stopped = self.guard.stopped if self.guard else []
+        if stopped:
+            best = summary["best_checkpoint"] = self._best_checkpoint()
+            summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
+            if best:
+                self.trainer._load_best_model()
         if after := self.measure("after training"):
             summary["after"] = after
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
             self._report(summary)
+            self._write_card_and_merge()
+        if stopped:
+            raise GuardStopped(
+                f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. The best checkpoint is "
+                f"{best or 'none'}; {self.run_dir.path / guard.FILE} has the curve."
+            )
         return True
+
+    def _write_card_and_merge(self) -> None:
+        """Write the model card and, where it is asked for, the best or last checkpoint's adapter merged in."""
+        merged = None
+        if self.settings.merge_adapter:
+            last = self.run_dir.last_checkpoint()
+            best = self.guard.stopped and self._best_checkpoint() if self.guard else None
+            merged = self.run_dir.path / "merged"
+            merge(self.settings.model_name_or_path, self.run_dir.path / best if best else last, merged)
+            print(f"merged model: {merged}", flush=True)
+        write_card(self.run_dir, self.job.name, merged)
+
+    def _best_checkpoint(self) -> str | None:
+        best = self.trainer.state.best_model_checkpoint
+        return Path(best).name if best else None
 
     def save_now(self) -> None:
         """Write a checkpoint of the last finished step, unless there is one. Every process calls it, in mid-step."""
@@ -117,11 +159,56 @@ class Session:
 
     def objective(self, **more: Any) -> Objective:
         """Return how the signal becomes a loss, by the settings."""
-        return Objective(kind=self.settings.objective, centre=self.settings.centre_signal, **more)
+        settings = self.settings
+        return Objective(
+            kind=settings.objective,
+            direction=settings.direction,
+            top_k=settings.top_k,
+            centre=settings.centre_signal,
+            clip_signal=settings.clip_signal,
+            ignore_first_k=settings.ignore_first_k,
+            null_contrast=settings.null_contrast,
+            **more,
+        )
+
+    def _say_what_cannot_go_on(self, checkpoint: Path | None) -> None:
+        """Print where a continued run will not be what it would have been without the break."""
+        if checkpoint is None or not self.main:
+            return
+        complete = self.run_dir.read_json(f"{checkpoint.name}/{COMPLETE}") or {}
+        before, now = complete.get("processes", 1), self.trainer.accelerator.num_processes
+        if before != now:
+            print(
+                f"{checkpoint.name} was saved by {before} process(es) and {now} go on: weights, optimizer and data "
+                "continue exactly, the random numbers that answers are sampled with do not",
+                flush=True,
+            )
+
+    def _not_finite(self, error: LossNotFinite) -> RunError:
+        """Write the rows to the run directory and return what to say."""
+        name = f"not-finite-{self.trainer.accelerator.process_index}.json"
+        self.run_dir.write_json(name, {"step": error.step, "rows": error.rows})
+        last = self.run_dir.last_checkpoint()
+        return RunError(
+            f"{error}: the {len(error.rows)} row(s) are in {self.run_dir.path / name}. "
+            + (f"{last.name} is the last whole checkpoint. " if last else "")
+            + "Lower LR, or take these rows out of the data, and start again under another RUN_ID."
+        )
 
     def _shared_callbacks(self) -> list[TrainerCallback]:
         read: Callable | None = partial(read_step, wanted=self.wanted) if self.wanted is not None else None
-        return [Recorder(self.run_dir, self.trainer, self.settings.log_steps, read), self.stop]
+        self.keeper = TeacherKeeper(self.trainer, self.teacher)
+        self.recorder = Recorder(self.run_dir, self.trainer, self.settings.log_steps, read)
+        callbacks: list[TrainerCallback] = [self.keeper, self.recorder]
+        if self.settings.teacher == "gated":
+            callbacks.append(Gate(self.run_dir, self.trainer, self.teacher, lambda: self.recorder.row))
+        self.guard = None
+        if self.settings.guard != "off":
+            stops = self.settings.guard == "stop"
+            row, answers = (lambda: self.recorder.row), (lambda: self.trainer.latest)
+            self.guard = Guard(self.run_dir, self.trainer, row, answers, stops)
+            callbacks.append(self.guard)
+        return [*callbacks, self.stop]
 
     def _open_run_dir(self) -> None:
         state = self.run_dir.open(settings_module.redacted(self.settings), self.settings.resume == "auto")
@@ -130,7 +217,7 @@ class Session:
                 print(f"removed {name}: it was only half written", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
-            for name in ("metrics.jsonl", "samples.jsonl"):
+            for name in ("metrics.jsonl", "samples.jsonl", guard.FILE):
                 self.run_dir.forget_after(name, step)
             print(f"continuing {self.run_dir.path} after step {step}", flush=True)
         else:
@@ -152,7 +239,10 @@ class Session:
 def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     """Return what every training job tells its trainer: sizes, optimizer, precision, saving, tracking, seed."""
     on_gpu = torch.cuda.is_available()
-    eight_bit = settings.optimizer == "adamw_8bit" or (settings.optimizer == "auto" and on_gpu)
+    # The 8-bit one cannot step weights that FSDP shares out.
+    auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
+    chosen = auto if settings.optimizer == "auto" else settings.optimizer
+    optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
     return {
         "output_dir": str(settings.output_dir),
         "run_name": settings.run_id,
@@ -160,7 +250,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "learning_rate": settings.lr,
         "per_device_train_batch_size": settings.bs,
         "gradient_accumulation_steps": settings.ga,
-        "optim": "adamw_bnb_8bit" if eight_bit else "adamw_torch",
+        "optim": optimizer,
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and on_gpu),
         "use_cpu": not on_gpu,
         "gradient_checkpointing": settings.gradient_checkpointing,

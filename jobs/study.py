@@ -1,0 +1,27 @@
+"""The study on the tiny world: every teacher with every objective, and the guard, over several seeds."""
+
+from sdpo.launch import Job, main
+from sdpo.settings import StudySettings
+
+JOB = Job(
+    name="study",
+    summary="every teacher with every objective, and the guard, on the tiny world; goes on where it was stopped",
+    settings=StudySettings,
+    run="sdpo.tiny.studies:run",
+    check="sdpo.tiny.studies:check",
+    tiny={
+        "study_dir": "runs/study-tiny",
+        "study_table": "runs/study-tiny/study.md",
+        "parts": "table",
+        "teachers": "frozen",
+        "objectives": "token",
+        "finalists": "frozen token",
+        "seeds": 1,
+        "finalist_seeds": 1,
+        "interactions": 480,
+        "answers": 128,
+    },
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

@@ -1,0 +1,31 @@
+"""The settings of the study on the tiny world."""
+
+# ruff: noqa: RUF009 (`setting` is a `field`)
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdpo.settings.common import CommonSettings
+from sdpo.settings.declare import setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings(CommonSettings):
+    """The study."""
+
+    study_dir: Path = setting(Path("runs/study"), "the folder of study.jsonl, which has a line a finished run")
+    study_table: Path = setting(Path("docs/study.md"), "the file for the tables")
+    parts: str = setting("table,noise,guard,flip,sequence,long", "what is studied, of these, with commas")
+    teachers: str = setting("live,frozen,ema,gated", "the teachers of the table")
+    objectives: str = setting(
+        "token,token+null,full/reverse,full/forward,full/jsd,top_k/reverse,top_k/forward,top_k/jsd",
+        "the objectives of the table; +null is with NULL_CONTRAST",
+    )
+    finalists: str = setting("live token,frozen token,ema token", "pairs of these that get FINALIST_SEEDS seeds")
+    seeds: int = setting(3, "seeds of each run", at_least=1)
+    finalist_seeds: int = setting(10, "seeds of the finalists and of the runs that the guard is tried on", at_least=1)
+    recommended: str = setting("frozen token", "the pair that parts noise, guard, flip, sequence and long are about")
+    interactions: int = setting(1600, "interactions of a run", at_least=480)
+    long_interactions: int = setting(16000, "interactions of a run of part long", at_least=480)
+    answers: int = setting(512, "answers read at each point of a curve", at_least=1)
+    parallel: int = setting(1, "how many runs at once, each on one core", at_least=1)

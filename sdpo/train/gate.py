@@ -1,0 +1,64 @@
+"""When a gated teacher is refreshed: on evidence from the users themselves, and not before.
+
+The idea is that of arXiv 2606.03532: between refreshes the teacher stands still, so that the policy cannot drag it
+along; it is refreshed only where the users' reactions became better and the answers are as long as they were.
+"""
+
+from collections.abc import Callable
+from statistics import fmean
+
+from transformers import Trainer, TrainerCallback
+
+from sdpo.run import RunDirectory
+from sdpo.train.teacher import Teacher
+
+WINDOW = 10  # steps that are looked at together
+BETTER = 0.05  # by how much the share of satisfied users must have grown
+LENGTHS = (0.5, 2.0)  # how long answers may be, against those of the first window
+
+
+class Evidence:
+    """Says after each step whether the teacher should be refreshed now."""
+
+    def __init__(self) -> None:
+        self._window: list[tuple[float, float]] = []
+        self._satisfied: float | None = None
+        self._length = 0.0
+
+    def observe(self, satisfied: float, length: float) -> bool:
+        """Take in a step's share of satisfied users and mean answer length in tokens."""
+        self._window.append((satisfied, length))
+        if len(self._window) < WINDOW:
+            return False
+        satisfied, length = (fmean(column) for column in zip(*self._window, strict=True))
+        self._window.clear()
+        if self._satisfied is None:
+            self._satisfied, self._length = satisfied, length
+            return False
+        low, high = LENGTHS
+        if satisfied < self._satisfied + BETTER or not low <= length / self._length <= high:
+            return False
+        self._satisfied = satisfied
+        return True
+
+
+class Gate(TrainerCallback):
+    """Refreshes the teacher on evidence. Goes behind the Recorder, whose `row` it reads, and before its on_save."""
+
+    def __init__(self, run: RunDirectory, trainer: Trainer, teacher: Teacher, row: Callable[[], dict]) -> None:
+        self.run, self.trainer, self.teacher, self.row = run, trainer, teacher, row
+        self.evidence = Evidence()
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Go on from what an earlier part of the run saw; its refreshes are in the checkpoint's teacher."""
+        for row in self.run.read_rows("metrics.jsonl"):
+            if row["step"] <= state.global_step:
+                self.evidence.observe(row["satisfied"], row["completion_tokens"])
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Refresh, or not; all processes see the same row."""
+        row = self.row()
+        if self.evidence.observe(row["satisfied"], row["completion_tokens"]):
+            self.teacher.refresh()
+            if self.trainer.accelerator.is_main_process:
+                print(f"teacher refreshed after step {state.global_step}: its users are happier", flush=True)

@@ -1,0 +1,65 @@
+"""Replayed answers: one process with twice the accumulation and two processes train alike, and can take turns."""
+
+import json
+import shutil
+from random import Random
+
+import pytest
+
+from sdpo.tiny import language
+from sdpo.tiny.users import OracleUser
+from tests.worlds import rows_of, run_job
+
+SAME = ("interactions", "loss", "signal", "signal_size", "entropy", "usable", "completion_tokens")
+SIZES = {"one": {"bs": 4, "ga": 2, "gpus": 1}, "two": {"bs": 4, "ga": 1, "gpus": 2}}
+
+
+@pytest.fixture(scope="module")
+def replay(tmp_path_factory):
+    """Thirty-two answers of the language, and what a user without emojis says of them."""
+    path, user, rng = tmp_path_factory.mktemp("replay") / "rows.jsonl", OracleUser({"emoji": False}, 1), Random(5)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(32):
+            post = language.sample_post(rng)
+            answer = language.write_answer(rng, post, language.sample_style(rng))
+            follow_up = user.react([post.text], [answer])[0].text
+            file.write(json.dumps({"prompt": post.text, "completion": answer, "follow_up": follow_up}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(replay, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, sizes in SIZES.items():
+        run_job(None, folder / name, replay_jsonl=replay, train_n=32, eval_n=0, run_id="turns", **sizes)
+    return folder
+
+
+def curve(run) -> list[list[float]]:
+    return [[row[name] for name in SAME] for row in rows_of(run / "metrics.jsonl")]
+
+
+def test_two_processes_give_the_curve_of_one_with_twice_the_accumulation(runs):
+    one, two = curve(runs / "one"), curve(runs / "two")
+    assert len(one) == 4 and one[-1][0] == 32
+    for row, other in zip(one, two, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_a_run_of_two_processes_goes_on_with_one(runs, replay, tmp_path):
+    shutil.copytree(runs / "two", tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoint-4")
+    (tmp_path / "run" / "summary.json").unlink()
+    sizes = SIZES["one"]
+    done = run_job(None, tmp_path / "run", replay_jsonl=replay, train_n=32, eval_n=0, run_id="turns", **sizes)
+    assert "2 process(es)" in done.stdout
+    for row, other in zip(curve(tmp_path / "run"), curve(runs / "two"), strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_a_step_of_another_size_is_no_continuation(runs, replay, tmp_path):
+    shutil.copytree(runs / "one", tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    given = {"replay_jsonl": replay, "train_n": 32, "eval_n": 0, "run_id": "turns"}
+    done = run_job(None, tmp_path / "run", expect=1, bs=8, ga=2, gpus=1, **given)
+    assert "8 rows" in done.stderr and "16" in done.stderr

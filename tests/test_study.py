@@ -1,0 +1,111 @@
+"""The study: which runs it makes, that it goes on where it was, and its tables by hand."""
+
+from dataclasses import asdict
+
+import pytest
+
+from sdpo.errors import SettingError
+from sdpo.resolve import resolve
+from sdpo.settings import StudySettings
+from sdpo.tiny import studies
+from sdpo.tiny.study import Spec, objective_of
+from sdpo.train.gate import WINDOW, Evidence
+
+
+def settings(**values) -> StudySettings:
+    flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return resolve(StudySettings, flags, job="study", environment={})
+
+
+def result(spec: Spec, adherence: float = 1.0, validity: float = 1.0, fell=None, stopped=None, warned=None) -> dict:
+    """A finished run in which every point of the curve is the same."""
+    axes = {"emoji": 0.0, "casual": 0.5, "long": 0.5}
+    points = [0, *spec.points, spec.interactions * len(spec.styles)]
+    curve = [
+        {"interactions": at, "adherence": adherence, "validity": validity, "axes": axes,
+         "style": spec.styles[max(0, at - 1) // spec.interactions], "kept": dict.fromkeys(spec.styles, adherence)}
+        for at in points
+    ]  # fmt: skip
+    return {"key": spec.key, "spec": asdict(spec), "curve": curve, "fell": fell, "stopped": stopped, "warned": warned,
+            "seconds": 1}  # fmt: skip
+
+
+def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
+    given = settings(parts="table", teachers="live,frozen", objectives="token,full/jsd", finalists="frozen token")
+    runs = studies.wanted_runs(given)
+    assert len(runs) == len(set(runs)) == 3 * 3 + 10
+    assert {(run.teacher, run.objective) for run in runs} == {
+        (teacher, objective) for teacher in ("live", "frozen") for objective in ("token", "full/jsd")
+    }
+    # The guard's healthy runs without emojis are the finalists': no run is made twice.
+    assert (
+        len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,frozen token")))
+        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen token")))) + 20
+    )
+
+
+@pytest.mark.parametrize("values", [{"parts": "tables"}, {"teachers": "alive"}, {"recommended": "frozen"}])
+def test_what_is_not_known_is_refused(values):
+    with pytest.raises(SettingError):
+        studies.check(settings(**values), None)
+
+
+def test_objectives_by_name():
+    assert objective_of("token+null").null_contrast and objective_of("token+null").kind == "token"
+    assert (objective_of("top_k/jsd").kind, objective_of("top_k/jsd").direction) == ("top_k", "jsd")
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    made = []
+
+    def results(specs, parallel):
+        for spec in specs:
+            made.append(spec)
+            if len(made) == 2:
+                raise KeyboardInterrupt
+            yield spec, {name: value for name, value in result(spec).items() if name != "key"}
+
+    monkeypatch.setattr(studies, "_results", results)
+    given = settings(
+        study_dir=tmp_path / "s", study_table=tmp_path / "t" / "study.md", parts="table", teachers="frozen",
+        objectives="token", finalists="frozen token", finalist_seeds=3,
+    )  # fmt: skip
+    (tmp_path / "t").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        studies.run(given, None)
+    studies.run(given, None)
+    assert len(made) == 4 and made[1] == made[2] and len({made[0], made[1], made[3]}) == 3
+    assert "| frozen | token |" in (tmp_path / "t" / "study.md").read_text()
+    studies.run(given, None)
+    assert len(made) == 4
+
+
+def test_the_tables_count_by_hand():
+    given = settings()
+    collapsing = [
+        result(Spec("live", "token", seed), 1.0, 0.5, fell=800, stopped=at, warned=at)
+        for seed, at in enumerate((640, 800, 816, None))
+    ]
+    healthy = [result(Spec("frozen", "token", 0)), result(Spec("frozen", "token", 1), stopped=400, warned=320)]
+    text = studies.report(given, [*collapsing, *healthy])
+    assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 0.00 | 4/4 |" in text
+    # Two of four in time; of the healthy two, one was stopped.
+    assert "| live | token | no_emojis | 2/4 | 0/0 | 0/0 |" in text
+    assert "| frozen | token | no_emojis | 0/0 | 1/2 | 1/2 |" in text
+
+
+def test_a_flip_says_how_long_each_taste_took():
+    spec = Spec("frozen", "token", 0, ("no_emojis", "emojis"), 960, (80, 160))
+    run = result(spec)
+    for point, (at, adherence) in zip(run["curve"], ((0, 0.5), (80, 0.9), (160, 0.97), (1920, 0.98)), strict=True):
+        point |= {"interactions": at, "adherence": adherence, "style": "emojis" if at > 960 else "no_emojis"}
+    assert "| no_emojis, emojis | 0 | 160, 960 |" in studies.report(settings(), [run])
+
+
+def test_a_gate_opens_on_happier_users_and_answers_as_long_as_before():
+    def opens(windows):
+        evidence = Evidence()
+        return [any([evidence.observe(*window) for _ in range(WINDOW)]) for window in windows]
+
+    assert opens([(0.4, 20), (0.6, 18), (0.62, 18), (0.9, 22)]) == [False, True, False, True]
+    assert opens([(0.4, 20), (0.9, 5), (0.9, 60)]) == [False, False, False]
