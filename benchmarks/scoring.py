@@ -1,6 +1,6 @@
 """The two forwards of an online step against a plain three-forward one, in one run: seconds and peak memory.
 
-    python benchmarks/scoring.py [--batch 4] [--repeats 5]
+    python -m benchmarks.scoring [--batch 4] [--repeats 5]
 
 Plain is what a straightforward trainer does: pad prompt and completion to the longest, score `x` and `x, o` without
 gradient, score `x` again with it, and take log_softmax over every position's logits in the model's precision.
@@ -58,29 +58,24 @@ def ours(model, prompts, hindsight, completions) -> None:
 
 def plain(model, prompts, hindsight, completions) -> None:
     """Three forwards, every position's logits."""
-    width = max(map(len, completions))
-    mask = torch.tensor([[1.0] * len(ids) + [0.0] * (width - len(ids)) for ids in completions])
-
-    def scores(contexts) -> torch.Tensor:
-        longest = max(map(len, contexts))
-        rows = [
-            [0] * (longest - len(context)) + context + ids + [0] * (width - len(ids))
-            for context, ids in zip(contexts, completions, strict=True)
-        ]
-        ids = torch.tensor(rows)
-        attended = torch.tensor(
-            [
-                [0] * (longest - len(context)) + [1] * (len(context) + len(ids)) + [0] * (width - len(ids))
-                for context, ids in zip(contexts, completions, strict=True)
-            ]
-        )
-        logps = model(input_ids=ids, attention_mask=attended, use_cache=False).logits.log_softmax(-1)
-        return logps[:, longest - 1 : -1].gather(-1, ids[:, longest:, None]).squeeze(-1)
-
     with torch.no_grad():
-        old, teacher = scores(prompts), scores(hindsight)
+        (old, mask), (teacher, _) = (padded_scores(model, contexts, completions) for contexts in (prompts, hindsight))
     advantages = signal(teacher, old, mask, centre=True)
-    token_loss(scores(prompts), old, advantages, mask, torch.ones(len(prompts)), 0.2).backward()
+    policy, _ = padded_scores(model, prompts, completions)
+    token_loss(policy, old, advantages, mask, torch.ones(len(prompts)), 0.2).backward()
+
+
+def padded_scores(model, contexts, completions) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities and mask: contexts padded on the left, completions on the right, all logits at once."""
+    width, longest = max(map(len, completions)), max(map(len, contexts))
+    pairs = list(zip(contexts, completions, strict=True))
+    ids = torch.tensor([[0] * (longest - len(x)) + x + y + [0] * (width - len(y)) for x, y in pairs])
+    attended = torch.tensor(
+        [[0] * (longest - len(x)) + [1] * (len(x) + len(y)) + [0] * (width - len(y)) for x, y in pairs]
+    )
+    logps = model(input_ids=ids, attention_mask=attended, use_cache=False).logits.log_softmax(-1)
+    mask = attended[:, longest:].float()
+    return logps[:, longest - 1 : -1].gather(-1, ids[:, longest:, None]).squeeze(-1) * mask, mask
 
 
 def measure(side: str, batch: int, repeats: int) -> dict[str, float]:
@@ -111,7 +106,7 @@ def main() -> None:
         return
     found = {}
     for side in ("plain", "ours"):
-        command = [sys.executable, __file__, "--side", side, "--batch", str(arguments.batch)]
+        command = [sys.executable, "-m", "benchmarks.scoring", "--side", side, "--batch", str(arguments.batch)]
         done = subprocess.run(
             [*command, "--repeats", str(arguments.repeats)], capture_output=True, text=True, check=True
         )

@@ -25,6 +25,8 @@ TINY = {
     "world_size": 1,
     "max_context_tokens": 256,
     "max_completion_tokens": 48,
+    "teacher": "frozen",
+    "epochs": 3,
     "holdout": 0.1,
     "holdout_steps": 20,
     "save_steps": 20,

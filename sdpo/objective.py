@@ -110,6 +110,11 @@ def token_loss(
     return (row_mean(loss_BT, mask_BT) * weights_B).mean()
 
 
+def imitation_loss(logps_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
+    """Return the loss of plain fine-tuning on the completions, the control: minus log π, averaged as `token_loss`."""
+    return -(row_mean(logps_BT, mask_BT) * weights_B).mean()
+
+
 def row_weights(usable_B: Tensor, usable_total: int, total: int) -> Tensor:
     """Return weights that make a plain mean over all `total` rows a mean over the usable ones.
 

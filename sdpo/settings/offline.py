@@ -25,6 +25,9 @@ class OfflineSettings(TrainingSettings):
     max_completion_tokens: int = setting(2048, "longer completions are cut", at_least=1)
     holdout: float = setting(0.0, "the share of conversations to measure loss and signal on only", at_least=0, below=1)
     holdout_steps: int = setting(100, "measure them every so many steps", at_least=1)
+    objective: Literal["token", "full", "top_k", "sft"] = setting(
+        "token", "as online; sft: plain fine-tuning on the logged answers, the control"
+    )
     centre_signal: bool = setting(False, "centre the signal within each sequence")
     ignore_first_k: int = setting(2, "no signal on the first so many tokens of a completion", at_least=0)
     min_signal: float = setting(

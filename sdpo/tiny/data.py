@@ -29,8 +29,8 @@ def write_prompts(folder: Path, training: int = 2048, validation: int = 512) -> 
         (folder / f"{name}.jsonl").write_text("".join(prompt_lines(posts(count, seed, held, name))), "utf-8")
 
 
-# Whose tastes agree: what they all want together is one style.
-LOG_STYLES = ("short", "formal", "concise_professional_beginner", "concise_professional_expert")
+# Users whose tastes agree: what they want together is one style. Most want all of it, some a part.
+LOG_STYLES = ("concise_professional_beginner", "concise_professional_expert") * 2 + ("short", "formal")
 
 
 def logged(

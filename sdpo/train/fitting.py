@@ -16,20 +16,28 @@ from sdpo.records import Interaction
 
 @dataclass(frozen=True)
 class Limits:
-    """The longest context and the longest completion, in tokens, and the template that shows the follow-up."""
+    """The longest context and the longest completion, in tokens, and the template that shows the follow-up.
+
+    With an `unrelated` follow-up there is a context that shows that one instead.
+    """
 
     context: int
     completion: int
     template: str
+    unrelated: str | None = None
 
 
 @dataclass(frozen=True)
 class FittedRow:
-    """The ids of `x`, of `x, o` and of `y`, and what was cut: "history" or "prompt" or "", and the completion's end."""
+    """The ids of `x`, of `x, o`, of `y` and where asked for of `x, o∅`; what was cut of the context, and of `y`.
+
+    `cut` is "history", "prompt" or "".
+    """
 
     context: list[int]
     hindsight: list[int]
     completion: list[int]
+    unrelated: list[int] | None = None
     cut: str = ""
     completion_cut: bool = False
 
@@ -41,8 +49,11 @@ def fit(tokenizer: PreTrainedTokenizerBase, interaction: Interaction, limits: Li
     """
     messages, cut = list(interaction.prompt), ""
     while True:
-        hindsight = encode_prompt(tokenizer, with_hindsight(messages, interaction.user_response, limits.template))
-        over = len(hindsight) - limits.context
+        hindsight, unrelated = (
+            encode_prompt(tokenizer, with_hindsight(messages, text, limits.template)) if text else None
+            for text in (interaction.user_response, limits.unrelated)
+        )
+        over = max(len(hindsight), len(unrelated or [])) - limits.context
         if over <= 0:
             break
         cut = "prompt" if len(_turns(messages)) == 1 else "history"
@@ -55,6 +66,7 @@ def fit(tokenizer: PreTrainedTokenizerBase, interaction: Interaction, limits: Li
         context=encode_prompt(tokenizer, messages),
         hindsight=hindsight,
         completion=completion[: limits.completion],
+        unrelated=unrelated,
         cut=cut,
         completion_cut=len(completion) > limits.completion,
     )

@@ -63,7 +63,7 @@ class HindsightLoss:
 
     def look_back(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
         """Return the teacher's view of each completion, without gradient."""
-        if self.objective.kind == "token":
+        if self.objective.kind in ("token", "sft"):  # the control learns nothing from it; its signal is measured
             logps_BT = self._view(self.teacher.logps, contexts, completions)
             return [Target(logps_T[: len(ids)]) for logps_T, ids in zip(logps_BT, completions, strict=True)]
         views = self._view(self._all_hidden, contexts, completions).split([len(ids) for ids in completions])
@@ -86,7 +86,7 @@ class HindsightLoss:
         `old_logps_BT` are the policy's where the completions were first used; without them this is the first use.
         """
         objective, prompts = self.objective, [row.prompt for row in contexts]
-        if objective.kind == "token":
+        if objective.kind in ("token", "sft"):
             scores = score(model, prompts, completions)
             target_logps_BT = pad_sequence([target.logps_T for target in targets], batch_first=True)
         else:
@@ -101,6 +101,8 @@ class HindsightLoss:
             loss = equations.token_loss(
                 scores.logps_BT, old_logps_BT, advantages_BT, mask_BT, weights_B, objective.clip
             )
+        elif objective.kind == "sft":
+            loss = equations.imitation_loss(scores.logps_BT, mask_BT, weights_B)
         else:
             loss = equations.divergence_loss(scores.divergence_BT, mask_BT, weights_B)
         return Result(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))

@@ -34,7 +34,7 @@ def read_rows(
     """
     mix = mix_of(settings.mix)
     shares = {settings.train_jsonl: 1 - sum(mix.values()), **mix}
-    files, left_out, counts = [], [], {"history": 0, "prompt": 0, "completion": 0}
+    files, left_out, nothing, counts = [], [], 0, {"history": 0, "prompt": 0, "completion": 0}
     for path in shares:
         rows = tokenized(path, make_with, tokenizer, limits, folder)
         fits, cuts = rows["fits"], rows["cut"]
@@ -42,11 +42,12 @@ def read_rows(
         counts["history"] += list(cuts).count("history")
         counts["prompt"] += list(cuts).count("prompt")
         counts["completion"] += sum(rows["completion_cut"])
-        files.append(rows.select([place for place, fit in enumerate(fits) if fit]))
+        files.append(rows.select([place for place, fit in enumerate(fits) if fit and _teaches(rows[place], settings)]))
+        nothing += sum(fits) - len(files[-1])
     if any(len(rows) == 0 for rows in files):
         raise SettingError(
             f"no interaction of {list(shares)[[len(rows) for rows in files].index(0)]} fits into "
-            f"MAX_CONTEXT_TOKENS={settings.max_context_tokens}. Raise it."
+            f"MAX_CONTEXT_TOKENS={settings.max_context_tokens} and has something to learn from. Raise it."
         )
     rows = files[0]
     if len(files) > 1:
@@ -59,7 +60,7 @@ def read_rows(
     words = (
         f"{len(training)} interactions to train on, {len(held_out)} held out; cut to {limits.context} tokens: the "
         f"history of {counts['history']}, the prompt of {counts['prompt']}; to {limits.completion}: the completion of "
-        f"{counts['completion']}; {len(left_out)} cannot fit"
+        f"{counts['completion']}; {len(left_out)} cannot fit, {nothing} have nothing to learn from"
     )
     return Rows(training, held_out, left_out, words)
 
@@ -68,6 +69,12 @@ def with_lengths(rows: Dataset) -> Dataset:
     """Return the rows with a column `length`: the tokens of context and completion, what a forward costs."""
     lengths = [len(first) + len(last) for first, last in zip(rows["context"], rows["completion"], strict=True)]
     return rows.add_column("length", lengths)
+
+
+def _teaches(row: dict, settings: "OfflineSettings") -> bool:
+    """Return whether the settings leave anything of the completion to learn from."""
+    whole = not (row["completion_cut"] and settings.mask_truncated)
+    return whole and len(row["completion"]) > settings.ignore_first_k
 
 
 def _is_held_out(conversation: str, share: float) -> bool:

@@ -52,7 +52,10 @@ class OfflineSession(Session):
         """Return the trainer with its rows, after the starting model looked at them where that is asked for."""
         settings = self.settings
         limits = Limits(
-            settings.max_context_tokens, settings.max_completion_tokens, read_template(settings.hindsight_file)
+            settings.max_context_tokens,
+            settings.max_completion_tokens,
+            read_template(settings.hindsight_file),
+            settings.unrelated_follow_up if settings.null_contrast else None,
         )
         with config.main_process_first(local=False):
             rows = read_rows(settings, self.job.data_command, self.tokenizer, limits, self.run_dir.path)
@@ -102,7 +105,8 @@ class OfflineSession(Session):
     def _looked_at(self, trainer: OfflineTrainer) -> Any:
         """Return the training rows with what the starting model says of them, where a setting needs that."""
         settings, rows = self.settings, self.rows.training
-        reused = settings.teacher == "frozen" and settings.epochs > 1 and settings.objective == "token"
+        plain = settings.objective == "token" and not settings.null_contrast
+        reused = settings.teacher == "frozen" and settings.epochs > 1 and plain
         if not (reused or settings.min_signal or settings.weight_by_signal):
             return rows
         logps, sizes = prepass.look(self.run_dir, trainer.model, rows, settings.eval_batch_size, trainer.accelerator)

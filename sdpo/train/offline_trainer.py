@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from sdpo.errors import LossNotFinite
 from sdpo.objective import Objective
+from sdpo.train.guard import repeated_share
 from sdpo.train.loss import Contexts, HindsightLoss, Target
+from sdpo.train.models import keep_adapter_precise
 from sdpo.train.record import StepRecord
 from sdpo.train.teacher import Teacher
 
@@ -19,6 +22,7 @@ class Row:
     contexts: Contexts
     completion: list[int]
     follow_up: str
+    cut: bool
     teacher_logps: list[float] | None = None
     weight: float = 1.0
 
@@ -28,9 +32,10 @@ def collate(rows: list[dict]) -> dict[str, list[Row]]:
     return {
         "rows": [
             Row(
-                Contexts(row["context"], row["hindsight"]),
+                Contexts(row["context"], row["hindsight"], row["unrelated"]),
                 row["completion"],
                 row["follow_up"],
+                row["completion_cut"],
                 row.get("teacher_logps"),
                 row.get("weight", 1.0),
             )
@@ -43,12 +48,20 @@ class OfflineTrainer(Trainer):
     """Trainer whose loss is that of logged interactions. `record` holds the step under way."""
 
     def __init__(
-        self, *, model: PreTrainedModel, teacher: Teacher, objective: Objective, args: TrainingArguments, **arguments
+        self,
+        *,
+        model: PreTrainedModel,
+        teacher: Teacher,
+        objective: Objective,
+        args: TrainingArguments,
+        **arguments,
     ) -> None:
         super().__init__(model=model, args=args, data_collator=collate, **arguments)
+        keep_adapter_precise(self.model)
         teacher.prepare(self.accelerator, self.model)
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.record = StepRecord()
+        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])  # prompts and completions of this process
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended and begin the next."""
@@ -65,10 +78,17 @@ class OfflineTrainer(Trainer):
             targets = self._targets(rows)
         weights_B = torch.tensor([row.weight for row in rows], device=self.accelerator.device)
         result = self.hindsight.loss(model, [row.contexts for row in rows], completions, targets, weights_B)
+        texts = [self._words(row) for row in rows]
+        if not torch.isfinite(result.loss):
+            rows_found = self.record.rows_not_finite(texts, completions, result)
+            raise LossNotFinite(self.state.global_step + 1, rows_found)
         self.record.rows += len(rows)
         self.record.usable += len(rows)
+        self.record.truncated += sum(row.cut for row in rows)
+        self.record.repetition += sum(map(repeated_share, completions))
         self.record.add(result, weights_B)
-        self.record.sample([self._words(row) for row in rows], completions, result, self.processing_class)
+        self.record.sample(texts, completions, result, self.processing_class)
+        self.latest = [row.contexts.prompt for row in rows], completions
         return result.loss
 
     def _targets(self, rows: list[Row]) -> list[Target]:

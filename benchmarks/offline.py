@@ -1,0 +1,122 @@
+"""An offline step's two forwards against a plain padded one, in one run: seconds a row, peak memory, padded positions.
+
+    python -m benchmarks.offline [--repeats 3]
+
+64 rows as long as `row_lengths.json` says, 4 a batch; a model of hidden size 128, 4 layers, vocabulary 32,768.
+Plain takes the rows as they come, pads contexts on the left, completions on the right, and has the logits of every
+position, twice. Ours is the trainer's loss, in both of its layouts. Each side has a process of its own.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import torch
+
+from benchmarks.scoring import VOCABULARY, build_model, padded_scores
+from sdpo.objective import Objective, signal, token_loss
+from sdpo.scoring import pack_rows
+from sdpo.train.loss import Contexts, HindsightLoss
+from sdpo.train.teacher import Teacher
+
+BATCH = 4
+SIDES = ("plain", "grouped", "packed")
+
+
+def draw_rows() -> list[tuple[list[int], list[int], list[int]]]:
+    """Return (context, context with the follow-up, completion) of random ids, as long as the file says."""
+    rng, lengths = Random(0), json.loads(Path(__file__).with_name("row_lengths.json").read_text("utf-8"))["rows"]
+
+    def ids(count: int) -> list[int]:
+        return [rng.randrange(VOCABULARY) for _ in range(count)]
+
+    rows = [(ids(prompt), ids(follow_up), ids(completion)) for prompt, completion, follow_up in lengths]
+    return [(context, context + shown, completion) for context, shown, completion in rows]
+
+
+def batches(side: str) -> list[list]:
+    """Return the rows in batches: as they come, or where the layout is grouped, of like length."""
+    rows = draw_rows()
+    if side == "grouped":
+        rows.sort(key=lambda row: len(row[0]) + len(row[2]))
+    return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+
+
+def padded_share(side: str) -> float:
+    """Return the share of the positions of both forwards that are padding."""
+    padded = total = 0
+    for batch in batches(side):
+        for contexts in ([row[0] for row in batch], [row[1] for row in batch]):
+            rows = [len(context) + len(row[2]) for context, row in zip(contexts, batch, strict=True)]
+            width = {
+                "plain": max(map(len, contexts)) + max(len(row[2]) for row in batch),
+                "grouped": max(rows),
+                "packed": sum(rows) / len(rows),
+            }[side]
+            total += width * len(rows)
+            padded += width * len(rows) - sum(rows)
+    return padded / total
+
+
+def measure(side: str, repeats: int) -> dict[str, float]:
+    """Return the median seconds a row and the process's peak memory over what it had before, in GB."""
+    torch.set_num_threads(2)
+    model = build_model()
+    if side == "packed":
+        assert pack_rows(model)
+    loss = HindsightLoss(Teacher("live", model), Objective(centre=False, ignore_first_k=2), BATCH)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for batch in batches(side):
+            contexts, hindsight, completions = (list(column) for column in zip(*batch, strict=True))
+            if side == "plain":
+                plain(model, contexts, hindsight, completions)
+            else:
+                pairs = [Contexts(*pair) for pair in zip(contexts, hindsight, strict=True)]
+                targets = loss.look_back(pairs, completions)
+                loss.loss(model, pairs, completions, targets, torch.ones(len(batch))).loss.backward()
+            model.zero_grad()
+        times.append((time.perf_counter() - started) / (BATCH * len(batches(side))))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds a row": statistics.median(times), "peak GB": (peak - before) / 1e6}
+
+
+def plain(model, contexts, hindsight, completions) -> None:
+    """Two forwards, every position's logits, everything padded."""
+    with torch.no_grad():
+        teacher, _ = padded_scores(model, hindsight, completions)
+    policy, mask = padded_scores(model, contexts, completions)
+    mask[:, :2] = 0
+    advantages = signal(teacher, policy, mask)
+    token_loss(policy, policy.detach(), advantages, mask, torch.ones(len(contexts)), 0.2).backward()
+
+
+def main() -> None:
+    """Measure all sides and print their ratios to plain."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measure(arguments.side, arguments.repeats)))
+        return
+    found = {}
+    for side in SIDES:
+        command = [sys.executable, "-m", "benchmarks.offline", "--side", side, "--repeats", str(arguments.repeats)]
+        found[side] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        values = {**found[side], "padded": padded_share(side)}
+        ratios = {name: value / found["plain"][name] for name, value in found[side].items()}
+        words = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        print(f"{side:8} {words}   to plain: " + ", ".join(f"{value:.2f}" for value in ratios.values()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
