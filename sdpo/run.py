@@ -1,6 +1,6 @@
 """The run directory: everything a run did, written so that a crash leaves the old file or the new, never half.
 
-run.json          settings without secrets, package versions, commit, seed, command
+run.json          settings without secrets, what the job added to prompts, package versions, commit, seed, command
 metrics.jsonl     a line an optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
 replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
@@ -16,6 +16,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -63,21 +64,30 @@ class RunDirectory:
             )
         return "continued"
 
-    def open(self, settings: dict, resume: bool = True) -> str:
+    def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
         """Create or continue the directory, lock it, and return "new" or "continued".
 
-        Raises RunError as `check` does, and where another process is using it.
+        `facts` are what a new run's run.json holds beside the settings. Raises RunError as `check` does, and where
+        another process is using it.
         """
         state = self.check(settings, resume)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        if state == "new":
+            self.write_json("run.json", {**(facts or {}), "settings": settings, **provenance()})
+        return state
+
+    def lock(self) -> None:
+        """Keep other processes out for as long as this object lives. Raises RunError where one is in already."""
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
-        if state == "new":
-            self.write_json("run.json", {"settings": settings, **provenance()})
-        return state
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Return step -> folder of the whole checkpoints, in order."""
+        return dict(sorted((_step_of(path.parent), path.parent) for path in self.path.glob(f"checkpoint-*/{COMPLETE}")))
 
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file whole: beside it first, then in its place."""
@@ -122,8 +132,7 @@ class RunDirectory:
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, None without one."""
-        whole = [path.parent for path in self.path.glob(f"checkpoint-*/{COMPLETE}")]
-        return max(whole, key=_step_of, default=None)
+        return next(reversed(self.checkpoints().values()), None)
 
     def remove_half_checkpoints(self) -> list[str]:
         """Remove checkpoints that a crash left unfinished, and return their names."""

@@ -14,6 +14,7 @@ from sdpo.errors import BudgetSpent, RunStopped, ServerError, SettingError
 from sdpo.processes import visible_gpus
 from sdpo.records import Prompt, read_prompts
 from sdpo.run import RunDirectory
+from sdpo.simulator import persona_of
 from sdpo.tiny import MODEL_DIR
 from sdpo.train.user import check_user
 
@@ -93,6 +94,16 @@ def resume_command(settings: "OnlineSettings", job: "Job", higher_cost: bool = F
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
     return " ".join(["make", job.name, *words])
+
+
+def run_facts(settings: "OnlineSettings", job: "Job") -> dict[str, str]:
+    """Return what an evaluation has to know of the run beside its settings."""
+    return {
+        "job": job.name,
+        "system_prompt": job.system_prompt,
+        "prompt_suffix": job.prompt_suffix,
+        "persona": persona_of(settings.style, settings.style_file),
+    }
 
 
 def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:

@@ -23,7 +23,7 @@ from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
 from sdpo.train.callbacks import CleanStop, Recorder
-from sdpo.train.online import is_tiny, read_template, training_prompts
+from sdpo.train.online import is_tiny, read_template, run_facts, training_prompts
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.spending import Spending
 
@@ -112,7 +112,9 @@ class OnlineSession:
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
 
     def _open_run_dir(self) -> None:
-        state = self.run_dir.open(settings_module.redacted(self.settings), self.settings.resume == "auto")
+        state = self.run_dir.open(
+            settings_module.redacted(self.settings), self.settings.resume == "auto", run_facts(self.settings, self.job)
+        )
         if state == "continued":
             for name in self.run_dir.remove_half_checkpoints():
                 print(f"removed {name}: it was only half written", flush=True)
