@@ -18,8 +18,6 @@ from tests.servers import Answer, FakeServer, prompt_of
 from tests.test_judge import TURN
 from tests.worlds import rows_of
 
-LONG = "a word and another " * 4
-
 
 @pytest.fixture
 def run(tmp_path):
@@ -252,7 +250,7 @@ def test_what_cannot_be_used_is_one_line(run, capsys, tmp_path):
     assert "checkpoint" in refused(capsys, *arguments(run))
     add_checkpoint(run, 6)
     assert "CKPTS" in refused(capsys, *arguments(run, ckpts="three"))
-    assert "6" in refused(capsys, *arguments(run, ckpts="3"))
+    assert re.search(r"(?<![\w/-])6(?![\w/-])", refused(capsys, *arguments(run, ckpts="3")))
     assert "BASELINE" in refused(capsys, *arguments(run, baseline=tmp_path))
     assert "JUDGE_MODEL" in refused(capsys, *arguments(run, judge_model=tmp_path))
     assert "ANTHROPIC_API_KEY" in refused(capsys, *arguments(run, judge_model="claude-haiku"))

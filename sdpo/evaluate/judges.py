@@ -128,7 +128,7 @@ class LocalBench:
         new: dict[str, list] = {}
         if not batches:
             return new
-        judge = LocalJudge(self.shelf.take(self.contender), load_tokenizer(self.contender), 2 * self.batch_size)
+        judge = LocalJudge(self.shelf.take(self.contender), load_tokenizer(self.contender), self.batch_size)
         for done, batch in enumerate(batches):
             say(done * self.batch_size * self.state.num_processes)
             ways = both_ways(judge, [pairs[place] for place in batch])

@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.store import Store
 
-_WEIGHTS = ("*.safetensors", "*.bin", "config.json", "adapter_config.json")
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
@@ -79,24 +79,21 @@ class Shelf:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
         self.loads = 0
-        self._source: str | None = None
-        self._model = None
+        self._model, self._source, self._adapter = None, None, None
 
     def take(self, contender: Contender) -> PreTrainedModel:
         """Return the model, ready to be asked. Raises SettingError where it cannot be loaded."""
         source = contender.base or contender.source
-        adapted = hasattr(self._model, "peft_config")
-        if self._source != source or (adapted and contender.base is None):
+        if self._source != source or (self._adapter and contender.base is None):
             self.clear()
-            self._model = self._load(source, contender)
-            self._source = source
-        if contender.base is not None:
+            self._model, self._source = self._load(source, contender), source
+        if contender.base is not None and self._adapter != contender.name:
             self._put_on(contender)
         return self._model.eval()
 
     def clear(self) -> None:
         """Free what is loaded."""
-        self._model = self._source = None
+        self._model = self._source = self._adapter = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -112,14 +109,13 @@ class Shelf:
         from peft import PeftModel
 
         try:
-            if not isinstance(self._model, PeftModel):
+            if self._adapter is None:
                 self._model = PeftModel.from_pretrained(self._model, contender.source, adapter_name=contender.name)
-                return
-            before = self._model.active_adapter
-            if before != contender.name:
+            else:
                 self._model.load_adapter(contender.source, adapter_name=contender.name)
                 self._model.set_adapter(contender.name)
-                self._model.delete_adapter(before)
+                self._model.delete_adapter(self._adapter)
+            self._adapter = contender.name
         except (OSError, ValueError, RuntimeError) as error:
             raise _unusable(contender, error) from None
 

@@ -1,11 +1,12 @@
 """One evaluation from prompts to report: answers, verdicts, rows."""
 
 import shlex
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -64,6 +65,8 @@ class EvalSession:
         messages = [prompt.messages for prompt in prompts]
         answers = {name: self.source.of(contenders[name], weights[name], messages) for name in contenders}
         self.shelf.clear()
+        if isinstance(self.source, ServerAnswers):
+            answers = self._told(answers)
         ways = self._judged(prompts, answers)
         if not self.state.is_main_process:
             return 0
@@ -81,7 +84,9 @@ class EvalSession:
             warnings=[*self._overlap(prompts), *rows.warnings(table)],
         )
         results.write(self.folder, self.settings, self.trained, comparison)
-        missing = [row.checkpoint for row in table if row.problem]
+        missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
+        if missing:
+            print(f"error: {', '.join(missing)} of {self.trained.path}: not there, or not whole", file=sys.stderr)
         return 1 if missing else 0
 
     # What is compared
@@ -121,12 +126,17 @@ class EvalSession:
 
     def _weights(self, contenders: dict[str, Contender]) -> dict[str, str]:
         """Return each model's fingerprint. The main process reads the files, and tells the others."""
-        found = [None]
+        found = None
         if self.state.is_main_process:
             known = Store(self.folder.path, "weights")
-            found = [{name: fingerprint(contender, known) for name, contender in contenders.items()}]
-        broadcast_object_list(found)
-        return found[0]
+            found = {name: fingerprint(contender, known) for name, contender in contenders.items()}
+        return self._told(found)
+
+    def _told(self, value: Any) -> Any:
+        """Return the main process's value, in every process."""
+        holder = [value]
+        broadcast_object_list(holder)
+        return holder[0]
 
     def _answers(self) -> LocalAnswers | ServerAnswers:
         settings, folder = self.settings, self.folder.path
