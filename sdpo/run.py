@@ -85,6 +85,12 @@ class RunDirectory:
         except OSError:
             raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
 
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
     def checkpoints(self) -> dict[int, Path]:
         """Return step -> folder of the whole checkpoints, in order."""
         return dict(sorted((_step_of(path.parent), path.parent) for path in self.path.glob(f"checkpoint-*/{COMPLETE}")))

@@ -218,8 +218,9 @@ def test_the_bill_is_kept_within_its_limit_and_nothing_is_paid_twice(run, capsys
 def test_two_processes_share_the_work_and_come_to_the_same(run, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     other = shutil.copytree(run, tmp_path / "other")
-    evaluate(run, judge_model="oracle tiny", eval_n=8, eval_batch_size=2)
-    evaluate(other, judge_model="oracle tiny", eval_n=8, eval_batch_size=2, gpus=2)
+    small = {"judge_model": "oracle tiny", "eval_n": 8, "eval_batch_size": 2, "judge_batch_size": 2}
+    evaluate(run, **small)
+    evaluate(other, gpus=2, **small)
     assert (run / "eval" / "eval.csv").read_bytes() == (other / "eval" / "eval.csv").read_bytes()
     assert all(rows_of(other / "eval" / f"{name}-{rank}.jsonl") for name in ("answers", "verdicts") for rank in (0, 1))
 

@@ -72,7 +72,7 @@ def test_killed_ten_times_the_tables_are_the_same_and_no_recorded_reply_is_asked
         moments = sorted(random.Random(0).sample(range(1, sum(needed.values())), KILLS))
         for moment in moments:
             child = nursery.start(arguments(killed, **given))
-            assert until(lambda moment=moment: len(models.bodies) + len(judge.bodies) >= moment, 120)
+            assert until(lambda moment=moment: len(models.bodies) + len(judge.bodies) >= moment, 300)
             os.kill(child, signal.SIGKILL)
             assert nursery.wait() == -signal.SIGKILL and not read(killed)
             assert until(lambda: models._now == judge._now == 0)

@@ -17,7 +17,7 @@ def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("trained") / "run"
     with FakeServer(user_by_rule()) as server:
         run_job(server.url, out, train_n=480, save_steps=15, eval_n=0)
-    command = [sys.executable, "-m", "jobs.eval", "--tiny", "--run-dir", str(out), "--eval-n", "128"]
+    command = [sys.executable, "-m", "jobs.eval", "--tiny", "--run-dir", str(out), "--eval-n", "96"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=out.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done
@@ -28,7 +28,7 @@ def test_trained_checkpoints_win_by_the_oracle_and_by_the_tiny_judge(trained):
     last = {row["judge"]: row for row in found["rows"] if row["checkpoint"] == 30}
     assert last["oracle"]["win_rate"] >= 0.9 and last["tiny"]["win_rate"] >= 0.8
     assert last["oracle"]["wilson_low"] > 0.8 and not last["oracle"]["length_explains"]
-    assert last["oracle"]["wins"] > 30  # about half of the start's answers have an emoji
+    assert last["oracle"]["wins"] > 24  # about half of the start's answers have an emoji
     (pair,) = found["agreement"]
     assert pair["judges"] == ["oracle", "tiny"] and pair["kappa"] > 0.8
 
@@ -50,7 +50,7 @@ def test_the_start_sampled_twice_is_even(tmp_path):
     """Noise too small to change a word makes the weights others, and so the draws."""
     run = make_run(tmp_path / "run")
     add_checkpoint(run, 3, noise=1e-7)
-    (row,) = evaluate(run, eval_n=256, eval_batch_size=64)["rows"]
-    assert row["wins"] + row["losses"] > 80
+    (row,) = evaluate(run, eval_n=192, eval_batch_size=64)["rows"]
+    assert row["wins"] + row["losses"] > 60
     assert row["wilson_low"] < 0.5 < row["wilson_high"] and row["bootstrap_low"] < 0.5 < row["bootstrap_high"]
     assert not row["length_explains"]

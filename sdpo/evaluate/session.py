@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers.utils.logging import disable_progress_bar
@@ -41,7 +42,8 @@ class EvalSession:
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\b")
         disable_progress_bar()
         self.settings, self.job = settings, job
-        self.state = PartialState(timeout=_PATIENCE)
+        # Without the word, processes on a CPU do not find each other.
+        self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)
         self.trained = trained.read_run(settings.run_dir)
         self.persona = winrate.persona(settings, self.trained)
         self.steps = trained.chosen_checkpoints(settings, self.trained)

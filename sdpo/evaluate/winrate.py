@@ -72,7 +72,11 @@ def run(settings: EvalSettings, job: "Job") -> int:
     """Evaluate, and return the exit code: 1 where a checkpoint was missing."""
     from sdpo.evaluate.session import EvalSession
 
-    return EvalSession(settings, job).run()
+    session = EvalSession(settings, job)
+    try:
+        return session.run()
+    finally:
+        session.folder.unlock()
 
 
 def _check_servers(settings: EvalSettings) -> None:
