@@ -57,7 +57,7 @@ def _draw_rates(axes: "Axes", rows: Sequence[Row], judges: Sequence[str], steps:
         controlled = [row.controlled_rate for row in own]
         axes.scatter(
             [place + 0.05 for place in places], controlled, facecolors="none", edgecolors=look["color"],
-            marker=look["marker"], label="the same at equal length", zorder=3,
+            marker=look["marker"], label=_printable(f"by {judge}, at equal length"), zorder=3,
         )  # fmt: skip
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("win rate over non-ties")
@@ -76,7 +76,7 @@ def _draw_lengths(axes: "Axes", rows: Sequence[Row]) -> None:
     ]
     axes.errorbar(places, values, yerr=errors, color=BLUE, marker="o", linewidth=1.2, capsize=3, label="checkpoint")
     axes.axhline(rows[0].baseline_length, color=GREY, linestyle="--", linewidth=1.2, label="baseline")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(row.length_high for row in rows))
     axes.set_ylabel("mean length (characters)")
     axes.set_title("length of the answers (bars: 95 % of the mean)", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
