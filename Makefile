@@ -8,6 +8,7 @@ STAMP := .venv/.installed
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
+JOBS += eval-tldr eval-helpsteer eval
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
@@ -70,6 +71,15 @@ simulator: ready ## serve the simulated user's model until Ctrl-C
 
 study: ready ## compare teachers and objectives on the tiny world (hours; goes on where it was)
 	@$(PYTHON) -m jobs.study
+
+eval-tldr: ready ## compare a TL;DR run's checkpoints with its start (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval_tldr
+
+eval-helpsteer: ready ## the same on general prompts, by Claude's verdict (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval_helpsteer
+
+eval: ready ## the one of these two that fits the run (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval
 
 test: ready ## run the tests
 	@$(PYTHON) -m pytest

@@ -30,8 +30,10 @@ INTERRUPTED = 130
 class Job:
     """One experiment: its settings and defaults, and the function that does the work.
 
-    `run` and `check` are "module:function", imported when needed and called with the settings and the job.
-    `check` runs before anything heavy and must not import torch; `run` returns an exit code or None.
+    The functions are "module:function", imported when needed and called with the settings and the job. Before
+    anything heavy, and without importing torch: `become` returns the job to be instead of this one, `fill` the
+    settings with what they leave open, and `check` raises where they cannot be used. `run` returns an exit code
+    or None.
     """
 
     name: str
@@ -40,6 +42,8 @@ class Job:
     run: str
     folder: str = ""
     check: str | None = None
+    fill: str | None = None
+    become: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
     needs_simulator: bool = False
@@ -78,11 +82,15 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(job: Job, arguments: list[str]) -> int:
-    settings = resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+    settings = _resolved(job, arguments)
+    if job.become and (other := _load(job.become)(settings, job)) is not job:
+        job, settings = other, _resolved(other, arguments)
     export_dotenv(secrets=not settings.dry_run)
     processes.forget_world_size()
     if settings.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is made for a CPU, and a smoke test must not take a GPU
+    if job.fill:
+        settings = _load(job.fill)(settings, job)
     settings = _with_places(_with_processes(settings), job)
     worker = processes.WORKER in os.environ
     if "LOCAL_RANK" in os.environ and not worker:
@@ -110,6 +118,10 @@ def _main(job: Job, arguments: list[str]) -> int:
 
 
 # Settings that are worked out here
+
+
+def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
+    return resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:

@@ -112,6 +112,8 @@ def run_launched(settings: LaunchSettings, module: str, arguments: Sequence[str]
 def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the launch command, and what it is told through the environment."""
     extra = {WORKER: "1", "RUN_ID": settings.run_id, "OUTPUT_DIR": str(settings.output_dir)}
+    if getattr(settings, "run_dir", None):
+        extra["RUN_DIR"] = str(settings.run_dir)
     if getattr(settings, "simulator_url", None):
         extra["SIMULATOR_URL"] = settings.simulator_url
         if simulator_is_ours(settings):

@@ -127,8 +127,9 @@ def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Give
         sources[name] = item.place if item.source == DOTENV else item.source
     if values.get("data_path"):
         for name, file_name in (("train_jsonl", "train.jsonl"), ("val_jsonl", "validation.jsonl")):
-            if not is_theirs(sources[name]):
-                values[name], sources[name] = values["data_path"] / file_name, "DATA_PATH"
+            if name in values and not is_theirs(sources[name]):
+                path = values["data_path"]
+                values[name], sources[name] = path if path.is_file() else path / file_name, "DATA_PATH"
     return {**values, "sources": sources}
 
 

@@ -21,6 +21,7 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import checked_url, is_loopback, shown_url
 
 START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
+OTHER_HINT = "Start it, correct {setting}, or leave that unset and the model is loaded by the job."
 STOP_SECONDS = 10
 SAY_EVERY = 15
 
@@ -32,13 +33,14 @@ _LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_")
 _PR_SET_PDEATHSIG = 1
 
 
-def check_health(url: str, model: str | None = None, timeout: float = 10) -> None:
-    """Return if a server answers at the URL, which ends in /v1.
+def check_health(url: str, model: str | None = None, timeout: float = 10, *, setting: str = "SIMULATOR_URL") -> None:
+    """Return if a server answers at the URL, which ends in /v1 and came from `setting`.
 
     Raises ServerError where none does, or where it lists its models and `model` is not among them;
     SettingError where the URL is none.
     """
-    url = checked_url(url)
+    url = checked_url(url, setting)
+    hint = START_HINT if setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=setting)
     parts = urlsplit(url)
     # Not /v1/models first: transformers serve reads the whole model cache for it.
     health = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/health"))
@@ -54,9 +56,9 @@ def check_health(url: str, model: str | None = None, timeout: float = 10) -> Non
             if status == 200 and model is not None:
                 _check_listed(body, model, tried)
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"No server answers at {shown_url(tried)} ({_cause(error)}). {START_HINT}") from None
+        raise ServerError(f"No server answers at {shown_url(tried)} ({_cause(error)}). {hint}") from None
     if status != 200:
-        raise ServerError(f"The server at {shown_url(tried)} is not well (HTTP {status}). {START_HINT}")
+        raise ServerError(f"The server at {shown_url(tried)} is not well (HTTP {status}). {hint}")
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def test_a_job_has_the_settings_it_gives_values_to(module):
     declared = settings.settings_of(job.settings)
     assert set(job.defaults) | set(job.tiny) <= set(declared)
     assert job.module_name == module
-    for reference in filter(None, (job.run, job.check)):
+    for reference in filter(None, (job.run, job.check, job.fill, job.become)):
         name, function = reference.split(":")
         assert callable(getattr(importlib.import_module(name), function))
 

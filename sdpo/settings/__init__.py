@@ -16,12 +16,14 @@ from typing import Any, Literal
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
+from sdpo.settings.evaluation import EvalSettings
 from sdpo.settings.study import StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
     "CommonSettings",
     "ConversationPrepSettings",
+    "EvalSettings",
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",

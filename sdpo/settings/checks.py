@@ -1,6 +1,7 @@
 """What a setting's value is checked for: each returns what would be allowed where the value is not, else None."""
 
 import re
+import shlex
 from pathlib import Path
 
 
@@ -35,3 +36,18 @@ def template_file(value: Path) -> str | None:
         return None if "{follow_up}" in value.read_text("utf-8") else "a text file that contains {follow_up}"
     except (OSError, UnicodeDecodeError):
         return "a text file that can be read"
+
+
+def step_list(value: str) -> str | None:
+    """Steps of checkpoints."""
+    steps = value.replace(",", " ").split()
+    usable = value.strip() == "all" or (steps and all(re.fullmatch(r"[0-9]{1,9}", step) for step in steps))
+    return None if usable else 'all, or whole numbers such as "3 6 9"'
+
+
+def names(value: str) -> str | None:
+    """Names with spaces between; quotes hold one with spaces together."""
+    try:
+        return None if shlex.split(value) else "one or more names"
+    except ValueError:
+        return "names with every quote closed"
