@@ -133,17 +133,21 @@ class RunDirectory:
         return sorted(path.name for path in half)
 
     def _replace(self, name: str, text: str) -> None:
-        path = self.path / name
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        replace_file(self.path / name, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole: beside it first, then in its place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _step_of(path: Path) -> int:
