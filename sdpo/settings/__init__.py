@@ -16,9 +16,12 @@ from typing import Any, Literal
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
+from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
+    "AnalysisSettings",
+    "AuditSettings",
     "CommonSettings",
     "ConversationPrepSettings",
     "JobSettings",
@@ -27,6 +30,7 @@ __all__ = [
     "OnlineSettings",
     "PrepSettings",
     "Setting",
+    "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
     "TrainingSettings",

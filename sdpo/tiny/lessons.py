@@ -84,7 +84,8 @@ class Mix(NamedTuple):
 
     `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
     unrelated and an asking one. `system` is the share with a system prompt, `confusable`
-    that of requests in the wordings that are hardest to tell apart. A style not named weighs 1.
+    that of requests in the wordings that are hardest to tell apart. A style not named weighs 1. Not `heeded`, answers
+    do not care what a follow-up asks for: such a model is what the audit has to tell.
     """
 
     kinds: tuple[float, float, float]
@@ -94,6 +95,7 @@ class Mix(NamedTuple):
     hindsight_branches: int = 2
     hindsight_weight: float = 1.0
     confusable: float = 0.0
+    heeded: bool = True
     verdict_weight: float = 1.0
     reaction_styles: Mapping[str, float] = MappingProxyType({})
     verdict_styles: Mapping[str, float] = MappingProxyType({})
@@ -136,7 +138,7 @@ class Tutor:
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
         branches, weight = (mix.branches, 1.0) if context == "none" else (mix.hindsight_branches, mix.hindsight_weight)
-        styles = [language.sample_style(rng)._replace(**wanted) for _ in range(branches)]
+        styles = [language.sample_style(rng)._replace(**wanted if mix.heeded else {}) for _ in range(branches)]
         return self._lesson([(messages, language.write_answer(rng, post, style)) for style in styles], weight)
 
     def _reaction(self, mix: Mix, branches: int = 4) -> Lesson:

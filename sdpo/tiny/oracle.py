@@ -5,6 +5,7 @@ answer of the language (`valid`) and whether it tells the post's story (`faithfu
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -124,6 +125,23 @@ def wants_of(style: str) -> dict[str, bool]:
 def violated(style: Style, wanted: dict[str, bool]) -> dict[str, bool]:
     """Return the part of `wanted` that the style goes against."""
     return {axis: value for axis, value in wanted.items() if getattr(style, axis) != value}
+
+
+def departs(completion: str, post: str, wanted: dict[str, bool]) -> int:
+    """Return where an answer leaves every answer to this post that fits the taste: a place in its characters.
+
+    What stands there is what a complaint of this taste is about. It is the length of the answer where something is
+    missing at its end.
+    """
+    facts, longest = read_post(post), 0
+    for casual, long in ANSWERS:
+        for ending in ("", *(" " + emoji for emoji in EMOJIS)):
+            if violated(Style(bool(ending), casual, long), wanted):
+                continue
+            for template in ANSWERS[casual, long]:
+                fitting = PREFIX + template.format(**facts) + ending
+                longest = max(longest, len(os.path.commonprefix([completion, fitting])))
+    return longest
 
 
 def react(completion: str, wanted: dict[str, bool]) -> FollowUp:
