@@ -51,4 +51,5 @@ class AuditSettings(SignalSettings):
     )
     judge_url: str | None = setting(None, "an OpenAI-compatible server that has JUDGE_MODEL", check=http_address)
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that asks for a key", secret=True)
+    max_cost: float | None = setting(None, "stop before the judge costs more US dollars than this", above=0)
     concurrency: int = setting(32, "how many replies to ask for at once", at_least=1)

@@ -1,5 +1,7 @@
 """The one colour scale of every figure and page: blue where hindsight would rather say a token, red where not.
 
+Colour goes by the root of the signal's size, so that a tenth of the end can still be seen; the scale says so.
+
 Red and blue are told apart without colour vision for red or green. Where there is no colour at all, in print, a
 line tells: above a token for more likely, below it for less.
 """
@@ -10,7 +12,7 @@ from collections.abc import Iterable, Sequence
 # From the least to the most: evenly spaced, the middle is no change.
 STOPS = ("#b2182b", "#ef8a62", "#fddbc7", "#f7f7f7", "#d1e5f0", "#67a9cf", "#2166ac")
 # Below this share of the scale a token gets no line: it is as good as unchanged.
-MARKED = 0.05
+MARKED = 0.02
 _NICE = (1, 1.5, 2, 3, 5, 7.5)
 
 
@@ -28,11 +30,16 @@ def limit_of(values: Iterable[float], share: float = 0.995) -> float:
 
 def colour(value: float, limit: float) -> tuple[int, int, int]:
     """Return red, green and blue from 0 to 255 of a signal; beyond the limit, and for no number, the nearest end."""
-    place = 0.5 if math.isnan(value) else (max(-1.0, min(1.0, value / limit)) + 1) / 2
-    place *= len(STOPS) - 1
+    place = 0.0 if math.isnan(value) else math.copysign(math.sqrt(min(1.0, abs(value) / limit)), value)
+    place = (place + 1) / 2 * (len(STOPS) - 1)
     lower = min(int(place), len(STOPS) - 2)
     left, right = _parts(STOPS[lower]), _parts(STOPS[lower + 1])
     return tuple(round(a + (b - a) * (place - lower)) for a, b in zip(left, right, strict=True))
+
+
+def scale_labels(limit: float) -> list[str]:
+    """Return what stands at five evenly spaced places of the scale, from its least to its most."""
+    return [f"≤ −{limit:g}", f"−{limit / 4:.3g}", "0", f"+{limit / 4:.3g}", f"≥ +{limit:g}"]
 
 
 def ink(background: Sequence[float]) -> str:

@@ -22,7 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 from sdpo.run import replace_file
-from sdpo.signal.colours import STOPS, colour, ink, mark
+from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
 from sdpo.signal.glyphs import figure_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FONT, POINT = "DejaVu Sans Mono", 1 / 72  # inches
 DPI = 110
 _WIDE = 0.602  # of a monospaced character's size
-UNIT = "log π(y | x, o) − log π(y | x), nats per token"
+UNIT = "log π(y | x, o) − log π(y | x), nats per token; colour by the root"
 _ENDS = "line above a token: hindsight makes it likelier, below: less likely"
 KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
 
@@ -73,7 +73,7 @@ def _draw_grid(path: Path, cases: Sequence[Row], kinds: list[str], columns: int,
         _draw_panel(axes, cases, kind, longest, limit)
         axes.set_yticks([row + 0.5 for row in range(len(cases))], names if column == 0 else [""] * len(names))
         axes.tick_params(axis="y", length=0, labelsize=7.5, labelfontfamily=FONT)
-    _draw_scale(figure, limit, (label, width - 0.25), 0.42, width, height)
+    _draw_scale(figure, limit, (label, width - 0.35), 0.42, width, height)
     return _save(figure, path)
 
 
@@ -91,7 +91,7 @@ def _draw_panel(axes: "Axes", cases: Sequence[Row], kind: str, longest: int, lim
     axes.set_xlim(0, longest)
     axes.set_ylim(len(cases), 0)
     mean = _mean_size(cases, kind)
-    axes.set_title(f"{KINDS[kind]}: mean |signal| {mean:.3g} nats per token", fontsize=9, loc="left")
+    axes.set_title(f"{KINDS[kind]}: mean |signal| {mean:.3g} nats", fontsize=9, loc="left")
     axes.set_xlabel("token of the answer", fontsize=8)
     axes.tick_params(axis="x", labelsize=7.5)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -110,10 +110,10 @@ def _draw_scale(
     """Draw the one scale, at most four inches wide, with what it means under it; all in inches."""
     left, wide = span[0], min(span[1] - span[0], 4.0)
     axes = figure.add_axes((left / width, bottom / height, wide / width, 0.13 / height))
-    colours = ScalarMappable(Normalize(-limit, limit), LinearSegmentedColormap.from_list("signal", STOPS))
-    bar = figure.colorbar(colours, cax=axes, orientation="horizontal", ticks=[-limit, -limit / 2, 0, limit / 2, limit])
-    shown = [f"≤ {-limit:g}", f"{-limit / 2:g}", "0", f"{limit / 2:g}", f"≥ {limit:g}"]
-    bar.ax.set_xticklabels([words.replace("-", "−") for words in shown])
+    # Evenly spaced in colour, which goes by the root.
+    colours = ScalarMappable(Normalize(-1, 1), LinearSegmentedColormap.from_list("signal", STOPS))
+    bar = figure.colorbar(colours, cax=axes, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.ax.set_xticklabels(scale_labels(limit))
     bar.ax.tick_params(labelsize=7.5, length=2)
     figure.text(left / width, (bottom + 0.17) / height, UNIT, fontsize=7.5, va="bottom")
     figure.text(0.1 / width, 0.05 / height, _ENDS, fontsize=7, va="bottom", color="#444444")
@@ -151,7 +151,7 @@ def draw_case(path: Path, case: Row, limit: float) -> Path:
                 left, 14 + line * _HEAD, words, family=FONT, fontsize=_SIZE, va="top", weight=weight, parse_math=False
             )
         _draw_cells(axes, placed, case["signal"][kind], left, 14 + head, limit)
-    _draw_scale(figure, limit, (_MARGIN * POINT, (width - _MARGIN) * POINT), 0.38, width * POINT, height * POINT)
+    _draw_scale(figure, limit, (0.35, width * POINT - 0.35), 0.38, width * POINT, height * POINT)
     return _save(figure, path)
 
 

@@ -25,11 +25,11 @@ def open_run(settings: "SignalSettings") -> RunDirectory:
     return run
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, setting: str = "MODEL") -> None:
     """Raise SettingError where a model given as a local path is not one."""
     looks_local = name.startswith(("/", "./", "../", "~")) or Path(name).exists()
     if looks_local and not (Path(name).expanduser() / "config.json").exists():
-        raise SettingError(f"MODEL={name} has no config.json. Name a model's folder or its hub id.")
+        raise SettingError(f"{setting}={name} has no config.json. Name a model's folder or its hub id.")
 
 
 def read_template(path: Path | None) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from sdpo.chat import encode_completion, encode_prompt, encode_text
 from sdpo.errors import SettingError, one_line
@@ -27,6 +28,7 @@ class Subject:
     @classmethod
     def load(cls, name: str, precision: str = "fp32", batch_size: int = 8) -> "Subject":
         """Return the model on the GPU where there is one. Raises SettingError where it cannot be used."""
+        disable_progress_bar()
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)

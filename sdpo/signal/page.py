@@ -7,26 +7,26 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.report import data_block, write_page
-from sdpo.signal.colours import STOPS, colour, ink, mark
+from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
 
 KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
 
 _STYLE = """
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; align-items: center; position: sticky; top: 0; z-index: 1;
   background: var(--paper); padding: .4rem 0; border-bottom: 1px solid var(--line); }
-.scale { display: inline-grid; grid-template-columns: repeat(3, 4.5rem); font-size: .8rem; }
-.scale i { grid-column: 1 / 4; height: .8rem; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.scale b { font-weight: normal; } .scale b:nth-of-type(2) { text-align: center; }
-.scale b:nth-of-type(3) { text-align: right; }
+.scale { display: inline-grid; grid-template-columns: repeat(5, 3.6rem); font-size: .8rem; text-align: center; }
+.scale i { grid-column: 1 / 6; margin: 0 1.8rem; height: .8rem; }
+.scale b { font-weight: normal; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-@media (max-width: 700px) { .pair { grid-template-columns: 1fr; } .scale { grid-template-columns: repeat(3, 3.4rem); } }
+@media (max-width: 700px) { .pair { grid-template-columns: 1fr; } .legend { position: static; } }
 .pair > * { min-width: 0; }
 .quiet { color: var(--quiet); font-size: .85rem; }
 .said { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
 .answer { font: 14px/2 ui-monospace, monospace; }
 .values .answer { line-height: 2.7; }
 .t { white-space: pre-wrap; padding: .15rem 0; border: 0 solid; cursor: pointer; position: relative;
-  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  box-shadow: 1px 0 0 #0003; }
+.t, .scale i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 .t.more { border-top-width: 2px; } .t.less { border-bottom-width: 2px; }
 .t:hover, .t:focus { outline: 2px solid var(--ink); outline-offset: 1px; }
 .t.sign { font-size: .75em; }
@@ -107,30 +107,30 @@ def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
         ),
         _legend(limit),
         *(_case(number, case, limit) for number, case in enumerate(cases)),
-        Markup("<h2>The hindsight template</h2><p class='said'>{}</p><div id='card' role='status' hidden></div>").format(
-            result["template"]
-        ),
+        Markup("<h2>The hindsight template</h2><p class='said'>{}</p>").format(result["template"]),
+        Markup("<div id='card' role='status' hidden></div>"),
         data_block("signals", [_facts(case) for case in cases]),
     ]  # fmt: skip
     return write_page(path, "The signal per token", Markup("").join(body), _STYLE, _SCRIPT)
 
 
 def _legend(limit: float) -> Markup:
+    labels = Markup("").join(Markup("<b>{}</b>").format(label) for label in scale_labels(limit))
     return Markup(
-        "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>"
-        "<b>≤ −{limit:g}</b><b>0</b><b>≥ +{limit:g}</b></span>"
-        "<span class='quiet'>log π(y | x, o) − log π(y | x) in nats; one scale for all. Blue, line above: hindsight makes "
-        "the token likelier. Red, line below: less likely. Point at a token or tap it.</span>"
+        "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>{labels}"
+        "</span><span class='quiet'>log π(y | x, o) − log π(y | x) in nats; one scale for all, colour by the root. "
+        "Blue, line above: hindsight makes the token likelier. Red, line below: less likely. "
+        "Point at a token or tap it.</span>"
         "<label class='control'><input type='checkbox' id='values'> show values</label></div>"
-    ).format(stops=", ".join(STOPS), limit=limit)
+    ).format(stops=", ".join(STOPS), labels=labels)
 
 
 def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
     panels = Markup("").join(_panel(number, case, kind, limit) for kind in KINDS)
     ended = "" if case["finished"] else " The answer was cut off at the longest allowed."
     return Markup(
-        "<section><h2>{}. {} <span class='quiet'>{}</span></h2>{}<p class='said'>{}</p><p class='quiet'>{} tokens.{}</p>"
-        "<div class='pair'>{}</div></section>"
+        "<section><h2>{}. {} <span class='quiet'>{}</span></h2>{}<p class='said'>{}</p>"
+        "<p class='quiet'>{} tokens.{}</p><div class='pair'>{}</div></section>"
     ).format(
         number + 1,
         case["id"],
@@ -151,7 +151,8 @@ def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup
         for place, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
     )
     return Markup(
-        "<div><p class='said'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p><div class='answer'>{}</div></div>"
+        "<div><p class='said'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
+        "<div class='answer'>{}</div></div>"
     ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), said, cells)
 
 

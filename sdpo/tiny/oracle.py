@@ -4,8 +4,8 @@ Readings are of what stands in the text. The three axes can be read from any tex
 answer of the language (`valid`) and whether it tells the post's story (`faithful`) are told apart from them.
 """
 
+import itertools
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -140,8 +140,13 @@ def departs(completion: str, post: str, wanted: dict[str, bool]) -> int:
                 continue
             for template in ANSWERS[casual, long]:
                 fitting = PREFIX + template.format(**facts) + ending
-                longest = max(longest, len(os.path.commonprefix([completion, fitting])))
+                longest = max(longest, _shared(completion, fitting))
     return longest
+
+
+def _shared(first: str, second: str) -> int:
+    """Return how many characters two texts have in common from their beginning on."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def react(completion: str, wanted: dict[str, bool]) -> FollowUp:
