@@ -36,8 +36,8 @@ _STYLE = """
 #card { position: fixed; z-index: 2; background: var(--panel); color: var(--ink); border: 1px solid var(--line);
   padding: .6rem .8rem; font-size: .85rem; width: 22rem; max-width: 100vw; box-shadow: 0 2px 10px #0006; }
 #card[hidden] { display: none; }
-#card table { font-size: .8rem; width: 100%; }
-#card td { white-space: pre-wrap; max-width: 8rem; }
+#card table { display: table; font-size: .8rem; width: 100%; }
+#card td { white-space: pre-wrap; } #card td:nth-child(2n) { white-space: nowrap; text-align: right; }
 @media (max-width: 700px) { #card { left: 0 !important; right: 0; top: auto !important; bottom: 0; width: 100vw;
   max-height: 45vh; overflow-y: auto; } body { padding-bottom: 46vh; } }
 @media print { .legend { position: static; } #card, .control { display: none; } section { break-inside: avoid; } }
@@ -49,7 +49,7 @@ const data = JSON.parse(document.getElementById("signals").textContent);
 const card = document.getElementById("card");
 const shown = text => text === "" ? "… (a part of the next character)" :
   text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
-const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + " %" : p >= 1e-4 ? (100 * p).toPrecision(2) + " %" :
+const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + "\u00a0%" : p >= 1e-4 ? (100 * p).toPrecision(2) + "\u00a0%" :
   p.toExponential(1);
 function element(tag, text) {
   const made = document.createElement(tag);
@@ -65,7 +65,11 @@ function open(cell) {
   const before = of.top.bare[at], after = of.top[kind][at];
   if (before.length) {
     const table = element("table"), head = table.insertRow();
-    for (const words of ["likeliest under x", "", "under x, o", ""]) head.append(element("th", words));
+    for (const words of ["likeliest under x", "under x, o"]) {
+      const title = element("th", words);
+      title.colSpan = 2;
+      head.append(title);
+    }
     before.forEach((token, line) => {
       const cells = table.insertRow();
       for (const [text, p] of [token, after[line]])

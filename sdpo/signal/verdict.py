@@ -1,7 +1,7 @@
 """The audit's verdict: go, go with changes or stop, by thresholds that were fixed before the models that test them.
 
-They were set on the shipped tiny model and on fine-tunes of it that had unlearned hindsight, training seeds 100 to
-102; the models that test the audit are trained on other seeds. No large model has been audited yet.
+They were set on the shipped tiny model and on fine-tunes of it that had unlearned hindsight, training seed 100
+(`sdpo.tiny.hearing`); the models that test the audit have other seeds. No large model has been audited yet.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Thresholds:
     # From here on the template is what the signal is about.
     template_alone: float = 0.7
     # If fewer interactions than this carry any signal, the rest is noise to train on: share.
-    carrying: float = 0.6
+    carrying: float = 0.4
     # If more of the signal than this lies in one place, training changes that place: share.
     place: float = 0.5
     # With fewer rows than this nothing is said of them.
@@ -57,7 +57,7 @@ def judge(found: dict[str, Any], limits: Thresholds = THRESHOLDS) -> Verdict:
     if not all(passed for passed, _ in tests):
         cause, words = _cause(found, limits)
         return Verdict(STOP, cause, [*reasons, words])
-    changes = [*_changes(found, limits)]
+    changes = _changes(found, limits)
     return Verdict(CHANGES if changes else GO, None, reasons, changes)
 
 
@@ -143,9 +143,10 @@ def _changes(found: dict[str, Any], limits: Thresholds) -> list[dict[str, str]]:
         kinds = f", hardly any of the kind {' or '.join(idle)}" if idle else ""
         changes.append(
             _change(
-                "row filter",
-                f"{carrying['share']:.0%} of the interactions carry signal{kinds}: train on rows whose mean |signal| "
-                f"is above {carrying['threshold']:.4f} nats per token",
+                # Offline training has it; online, an interaction is used as it comes.
+                f"MIN_SIGNAL={carrying['threshold']:.3g}",
+                f"{carrying['share']:.0%} of the interactions carry signal{kinds}: leave out rows whose mean |signal| "
+                "is what unrelated follow-ups make",
             )
         )
     places = found["places"]
