@@ -24,12 +24,10 @@ from tests.browser import Page, needs_browser
 from tests.test_report import Reader
 from tests.worlds import environment
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
-
 # The scale
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 50), st.floats(-100, 100))
 def test_the_scale_is_centred_on_zero_and_symmetric(limit, value):
     red, green, blue = colour(value, limit)
@@ -41,6 +39,7 @@ def test_the_scale_is_centred_on_zero_and_symmetric(limit, value):
     assert mark(value, limit) in ("", "more" if value > 0 else "less")
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 50), st.floats(-100, 100))
 def test_text_on_a_colour_can_be_read(limit, value):
     def luminance(colour):
@@ -53,6 +52,7 @@ def test_text_on_a_colour_can_be_read(limit, value):
     assert (light + 0.05) / (dark + 0.05) >= 4.5
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=400))
 def test_the_scale_holds_all_but_the_most_extreme(values):
     limit = limit_of(values)
@@ -69,6 +69,7 @@ def test_no_number_is_drawn_without_a_fault():
 # Text in figures
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_figure_gets_only_what_its_font_has(text):
     from matplotlib import font_manager, ft2font
@@ -198,6 +199,7 @@ def test_alternatives_are_those_of_the_full_logits(model):
     assert model.lm_head.forward.__func__ is torch.nn.Linear.forward
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30))
 def test_pieces_are_the_text(tokenizer, text):
     subject = Subject("tiny", None, tokenizer)

@@ -41,7 +41,10 @@ class AnalysisSettings(SignalSettings):
 class AuditSettings(SignalSettings):
     """What to audit."""
 
-    model: str = setting("Qwen/Qwen3-8B", "the model to look at, a hub name or a folder; several, with spaces between")
+    model: str = setting(
+        "Qwen/Qwen3-8B",
+        "the model to look at, a hub name or a folder; several, with spaces between (quote a name that has some)",
+    )
     data: Path | None = setting(None, "the interactions to audit with, as a preparation job writes them")
     templates: str | None = setting(None, "files with more hindsight templates to compare, with spaces between")
     audit_n: int = setting(128, "how many interactions to sample", at_least=8)

@@ -4,6 +4,7 @@ Importing this is cheap; torch and its company are imported when the work begins
 """
 
 import random
+import shlex
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,13 +39,23 @@ def check(settings: "AuditSettings", job: "Job") -> None:
 
 def models(settings: "AuditSettings") -> list[str]:
     """Return the models that MODEL names."""
-    return list(dict.fromkeys(settings.model.split()))
+    return list(dict.fromkeys(_names("MODEL", settings.model)))
 
 
 def templates(settings: "AuditSettings") -> dict[str, str]:
     """Return name -> hindsight template: the shipped one, against which others are held, and those of the settings."""
-    paths = [settings.hindsight_file, *map(Path, (settings.templates or "").split())]
+    paths = [settings.hindsight_file, *map(Path, _names("TEMPLATES", settings.templates or ""))]
     return {SHIPPED: read_template(None)} | {str(path): read_template(path) for path in paths if path is not None}
+
+
+def _names(setting: str, value: str) -> list[str]:
+    """Return the names in a value. Raises SettingError where a quote is not closed."""
+    try:
+        return shlex.split(value)
+    except ValueError:
+        raise SettingError(
+            f"{setting}={value} has a quote that is not closed. Put each name with spaces in quotes."
+        ) from None
 
 
 def _check_judge(settings: "AuditSettings") -> None:
