@@ -17,7 +17,9 @@ class SignalSettings(JobSettings):
 
     model: str = setting("Qwen/Qwen3-8B", "the model to look at, a hub name or a folder")
     output_dir: Path | None = setting(None, "the run's folder, instead of the one in SCRATCH", alias="out_dir")
-    precision: Literal["fp32", "bf16"] = setting("fp32", "what the weights are held in; signals are always float32")
+    precision: Literal["auto", "bf16", "fp32"] = setting(
+        "auto", "what the weights are held in; auto: fp32, and probabilities are float32 either way"
+    )
     hindsight_file: Path | None = setting(
         None, "a file with the hindsight template; it must contain {follow_up}", check=template_file
     )

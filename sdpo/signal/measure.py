@@ -26,10 +26,10 @@ class Subject:
     batch_size: int = 8
 
     @classmethod
-    def load(cls, name: str, precision: str = "fp32", batch_size: int = 8) -> "Subject":
+    def load(cls, name: str, precision: str = "auto", batch_size: int = 8) -> "Subject":
         """Return the model on the GPU where there is one. Raises SettingError where it cannot be used."""
         disable_progress_bar()
-        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         try:
             tokenizer = AutoTokenizer.from_pretrained(name)
             model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
