@@ -19,6 +19,7 @@ from sdpo.signal.statistics import ratio_interval, wilson
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
 from sdpo.signal.world import World
 from sdpo.tiny import MODEL_DIR, language, logged, oracle
+from tests.worlds import run_audit
 
 
 def settings_of(*flags, tiny=True):
@@ -250,3 +251,22 @@ def test_the_shipped_interactions_and_cases_are_what_their_maker_writes(tmp_path
         assert path.read_text("utf-8") == shipped.read_text("utf-8")
     cases = json.loads((tmp_path / "cases.json").read_text("utf-8"))
     assert len(cases) == 24
+
+
+# Templates and the shipped model
+
+# Whatever follows it, a model that has never seen such text has little to say.
+USELESS = "\n\n[Log] " + "7f3a 9c1d 22e8 b0b0 " * 12 + "{follow_up}" + " e41a 00c7" * 12
+
+
+def test_a_useless_template_is_named_as_the_cause(tmp_path):
+    (tmp_path / "useless.txt").write_text(USELESS)
+    flags = ["--model", str(MODEL_DIR), "--audit-n", "64", "--hindsight-file", str(tmp_path / "useless.txt")]
+    (shipped, useless), code = run_audit(tmp_path / "run", *flags)
+    assert shipped["verdict"] == "go" and code == 0
+    assert (useless["verdict"], useless["cause"]) == ("stop", "template")
+    assert [change["setting"] for change in useless["changes"]] == ["no HINDSIGHT_FILE"]
+    # The shipped model hears complaints, and on the very token that they are about.
+    sizes, peaks = shipped["figures"]["telling"], shipped["figures"]["peaks"]
+    assert sizes["unrelated"] < 0.1 * sizes["size"]
+    assert peaks["of"] >= 20 and peaks["right"] >= 0.95 * peaks["of"]

@@ -13,7 +13,7 @@ from sdpo.errors import RecordError, SettingError
 from sdpo.llm import claude_url
 from sdpo.records import Interaction, read_interactions
 from sdpo.signal.inputs import check_model, check_run, open_run, read_template
-from sdpo.signal.verdict import STOP, THRESHOLDS, compare, judge
+from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sdpo.signal.candidate import Sample
     from sdpo.signal.measure import Subject
 
-SHIPPED = "shipped"
 EXIT_STOP = 6  # of a job whose every candidate is to stop, so that `make audit && make train-...` does not train
 RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
 

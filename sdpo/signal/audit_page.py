@@ -31,6 +31,7 @@ _STYLE = """
 .verdict { font-weight: bold; padding: .1rem .5rem; border: 2px solid; border-radius: .3rem; white-space: nowrap; }
 .go { color: var(--blue); } .stop { color: var(--orange); } .changes { color: var(--ink); }
 td.number { text-align: right; white-space: nowrap; }
+.wide { overflow-x: auto; margin: 1rem 0; } .wide img { max-width: none; width: 78rem; }
 pre { white-space: pre-wrap; background: var(--panel); padding: .5rem; }
 """
 
@@ -146,7 +147,7 @@ def write_audit_page(path: Path, result: Row, picture: Path) -> Path:
             result["sampled"], result["interactions"], result["data"]
         ),
         _overview(names, candidates),
-        Markup("<img alt='The figures of every candidate, drawn' src='data:image/png;base64,{}'>").format(image),
+        Markup("<div class='wide'><img alt='The figures, drawn' src='data:image/png;base64,{}'></div>").format(image),
         *(_candidate(name, row) for name, row in zip(names, candidates, strict=True)),
         Markup("<h2>Thresholds</h2><p>Fixed beforehand, for the lower ends of 95 % intervals where there are any.</p>"),
         _rows(["threshold", "value"], [[name, f"{value:g}"] for name, value in result["thresholds"].items()]),

@@ -4,7 +4,7 @@ import unicodedata
 from functools import cache
 
 # What a reader has to see though it has no shape of its own.
-_SHOWN = {"\n": "⏎", "\t": "⇥", " ": "·", "\r": "␍"}
+_SHOWN = {"\n": "⏎", "\t": "⇥", " ": "·"}
 # Letters that join, stack or run from right to left are not drawn one to a cell.
 _LEFT_TO_RIGHT = {"L", "EN", "ES", "ET", "AN", "CS", "ON", "S", "WS", "B", ""}
 

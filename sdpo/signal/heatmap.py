@@ -1,13 +1,14 @@
 """The figures of the signal analysis: cases against positions, and every token of one case.
 
-Sizes are worked out in points before anything is drawn, so that no label can meet another: a monospaced character
-is 0.602 of its size wide, and text is wrapped to what it has.
+Sizes are worked out in points before anything is drawn, so that no label can meet another: characters are of one
+width, which is measured, and text is wrapped to what it has.
 """
 
 import io
 import math
 import textwrap
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 FONT, POINT = "DejaVu Sans Mono", 1 / 72  # inches
 DPI = 110
-_WIDE = 0.602  # of a monospaced character's size
 UNIT = "log π(y | x, o) − log π(y | x), nats per token; colour by the root"
 _ENDS = "line above a token: hindsight makes it likelier, below: less likely"
 KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
@@ -58,14 +58,14 @@ def draw_heatmaps(folder: Path, cases: Sequence[Row], limit: float) -> list[Path
 def _draw_grid(path: Path, cases: Sequence[Row], kinds: list[str], columns: int, limit: float) -> Path:
     longest = max(len(case["tokens"]) for case in cases)
     names = [_cut(figure_text(case["id"]), 28) for case in cases]
-    label = max(map(len, names)) * 7.5 * _WIDE * POINT + 0.35
+    label = max(map(len, names)) * _advance(7.5) * POINT + 0.35
     rows = len(kinds) // columns
     wide, high = min(max(3.6, 0.05 * longest), 9.0), 0.24 * len(cases)
     head, foot, top, scale = 0.35, 0.55, 0.25, 0.85
     # The names of a second column of panels would say the same again.
     width = label + columns * wide + (columns - 1) * 0.3 + 0.25
     height = top + rows * (head + high + foot) + scale
-    figure = pyplot.figure(figsize=(width, height))
+    figure = pyplot.figure(figsize=(width, height), dpi=DPI)
     for place, kind in enumerate(kinds):
         row, column = divmod(place, columns)
         left, bottom = label + column * (wide + 0.3), height - top - row * (head + high + foot) - head - high
@@ -122,14 +122,14 @@ def _draw_scale(
 # Every token of one case
 
 _SIZE, _SMALL = 8.0, 5.5  # points
-_LINE, _HEAD = 23.0, 11.5  # points a line of cells and a line of words take
+_LINE, _HEAD = 25.0, 11.5  # points a line of cells and a line of words take
 _COLUMNS = 74  # characters a panel is wide
 _GAP, _MARGIN = 18.0, 12.0
 
 
 def draw_case(path: Path, case: Row, limit: float) -> Path:
     """Write one case: its answer twice, beside each other, every token a cell with its signal under it."""
-    char = _SIZE * _WIDE
+    char = _advance(_SIZE)
     panel = _COLUMNS * char
     heads = {kind: _words(case, kind) for kind in KINDS}
     # The longest of a token and of its number, so that neither runs into the next cell.
@@ -138,7 +138,7 @@ def draw_case(path: Path, case: Row, limit: float) -> Path:
     head = max(len(lines) for lines in heads.values()) * _HEAD + 6
     placed, below = _flow(cells, breaks)
     width, height = 2 * _MARGIN + 2 * panel + _GAP, 14 + head + below + 62
-    figure = pyplot.figure(figsize=(width * POINT, height * POINT))
+    figure = pyplot.figure(figsize=(width * POINT, height * POINT), dpi=DPI)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, width)
@@ -178,7 +178,7 @@ def _flow(cells: list[str], breaks: list[bool]) -> tuple[list[Placed], float]:
     A token wider than the panel goes on in cells of its own on the next lines.
     """
     placed: list[Placed] = []
-    char, column, line = _SIZE * _WIDE, 0, 0
+    char, column, line = _advance(_SIZE), 0, 0
     for token, (text, ends) in enumerate(zip(cells, breaks, strict=True)):
         for start in range(0, len(text), _COLUMNS):
             part = text[start : start + _COLUMNS]
@@ -215,6 +215,16 @@ def _draw_cells(axes: "Axes", placed: list[Placed], signal: list[float], left: f
                 color="#333333",
             )  # fmt: skip
         before = token
+
+
+@cache
+def _advance(size: float) -> float:
+    """Return the width of a monospaced character in points, as it is drawn: rounded to whole pixels by its hinting."""
+    figure = pyplot.figure(dpi=DPI)
+    text = figure.text(0, 0, "M" * 100, family=FONT, fontsize=size)
+    width = text.get_window_extent(figure.canvas.get_renderer()).width
+    pyplot.close(figure)
+    return width / 100 * 72 / DPI
 
 
 def _number(value: float) -> str:

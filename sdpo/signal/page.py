@@ -23,7 +23,7 @@ _STYLE = """
 .quiet { color: var(--quiet); font-size: .85rem; }
 .said { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
 .answer { font: 14px/2 ui-monospace, monospace; }
-.values .answer { line-height: 2.7; }
+.values .answer { line-height: 1.5; }
 .t { white-space: pre-wrap; padding: .15rem 0; border: 0 solid; cursor: pointer; position: relative;
   box-shadow: 1px 0 0 #0003; }
 .t, .scale i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -32,7 +32,7 @@ _STYLE = """
 .t.sign { font-size: .75em; }
 .values .t::after { content: attr(data-v); position: absolute; left: 0; top: 100%; font: 9px/1 ui-monospace, monospace;
   color: var(--quiet); white-space: nowrap; }
-.values .t { display: inline-block; min-width: 2.3em; margin-right: 1px; }
+.values .t { display: inline-block; vertical-align: top; min-width: 2.6em; margin: 0 2px .9rem 0; }
 #card { position: fixed; z-index: 2; background: var(--panel); color: var(--ink); border: 1px solid var(--line);
   padding: .6rem .8rem; font-size: .85rem; width: 22rem; max-width: 100vw; box-shadow: 0 2px 10px #0006; }
 #card[hidden] { display: none; }
@@ -161,12 +161,12 @@ def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup
 
 
 def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
-    """Return a token as a cell; a line break is shown as a sign and breaks the line as well."""
+    """Return a token as a cell; a line break is shown as a sign, and at a token's end it breaks the line as well."""
     background = colour(value, limit)
-    shown = piece.replace("\r", "␍").replace("\t", "⇥\t").replace("\n", "⏎\n") or "…"
+    shown = piece.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎") or "…"
     sign = " sign" if not piece else ""
     return Markup(
-        "<span class='t {}{}' tabindex='0' data-at='{}' data-v='{}' style='background:#{};color:{}'>{}</span>"
+        "<span class='t {}{}' tabindex='0' data-at='{}' data-v='{}' style='background:#{};color:{}'>{}</span>{}"
     ).format(
         mark(value, limit),
         sign,
@@ -175,6 +175,7 @@ def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
         "".join(f"{part:02x}" for part in background),
         ink(background),
         shown,
+        Markup("<br>") if piece.endswith("\n") else "",
     )
 
 

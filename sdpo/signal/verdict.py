@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 GO, CHANGES, STOP = "go", "go with changes", "stop"
+SHIPPED = "shipped"  # the name of our own template
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def compare(verdicts: Sequence[tuple[str, str, Verdict]]) -> None:
         if verdict.verdict == STOP and works:
             verdict.cause = "template"
             verdict.reasons[-1] = f"The same model follows hindsight under {works[0]}: this template is the cause."
-            verdict.changes = [_change(f"HINDSIGHT_FILE of {works[0]}", "it works with this model and data")]
+            setting = "no HINDSIGHT_FILE" if works[0] == SHIPPED else f"HINDSIGHT_FILE={works[0]}"
+            verdict.changes = [_change(setting, f"the {works[0]} template works with this model and data")]
 
 
 def _relevance(found: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
