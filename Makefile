@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
-JOBS += eval-tldr eval-helpsteer eval
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
@@ -65,6 +65,12 @@ train-online-tldr: ready ## train online on TL;DR with a simulated user
 
 train-online-helpsteer: ready ## train online on general prompts with Claude as the simulated user
 	@$(PYTHON) -m jobs.train_online_helpsteer
+
+signal-analysis: ready ## draw what a follow-up does to each token of an answer
+	@$(PYTHON) -m jobs.signal_analysis
+
+audit: ready ## judge, without training, whether SDPO can work here (MODEL=... DATA=...)
+	@$(PYTHON) -m jobs.audit
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator

@@ -1,71 +1,129 @@
-"""A page in headless Chromium: loaded from a file, or inside a frame of a given width and asked questions there."""
+"""A headless Chromium for the tests of pages, spoken to over a pipe; tests skip where there is none."""
 
-import http.server
+import fcntl
+import itertools
 import json
-import re
+import os
+import select
 import shutil
 import subprocess
-import tempfile
-import threading
-from functools import partial
-from html import unescape
+import time
 from pathlib import Path
 
 import pytest
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-CHROMIUM = next(filter(None, map(shutil.which, _NAMES)), None)
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
 
-_FRAME = """<!doctype html><meta charset="utf-8"><style>body { margin: 0 }</style>
-<iframe id="page" width="%d" height="900" style="border: 0" src="%s"></iframe><pre id="found"></pre>
-<script>
-document.getElementById("page").addEventListener("load", () => {
-  const page = document.getElementById("page").contentDocument;
-  const choose = (id, value, kind = "change") => {
-    const control = page.getElementById(id);
-    control.value = value;
-    control.dispatchEvent(new Event(kind, { bubbles: true }));
-  };
-  let found;
-  try { found = (() => { %s })(); } catch (error) { found = String(error); }
-  document.getElementById("found").textContent = JSON.stringify(found);
-  document.title = "done";
-});
-</script>"""
 
+class Page:
+    """A page opened from a file at one width. Use as a context manager."""
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
+    def __init__(self, path: Path, width: int, height: int = 900, folder: Path | None = None) -> None:
+        self.path, self.width, self.height, self.folder = path, width, height, folder or path.parent
+        self._numbers, self._session, self._buffer, self.events = itertools.count(1), None, b"", []
 
+    def __enter__(self) -> "Page":
+        theirs_in, self._to = os.pipe()
+        self._from, theirs_out = os.pipe()
+        # Chromium reads from 3 and writes to 4; high numbers keep the shell from closing one while it moves the other.
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]
+        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
+        command = [CHROMIUM, *flags, f"--user-data-dir={self.folder / 'browser'}"]
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "bash", *command],
+            pass_fds=high, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        for end in (theirs_in, theirs_out, *high):
+            os.close(end)
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        size = {"width": self.width, "height": self.height, "deviceScaleFactor": 1, "mobile": self.width < 700}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        for part in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{part}.enable")
+        self.call("Page.navigate", url=self.path.resolve().as_uri())
+        self.wait_for("document.readyState === 'complete'")
+        return self
 
-def chromium(*arguments: str) -> str:
-    """Run Chromium headless and return what it printed; it may reach nothing but this machine."""
-    with tempfile.TemporaryDirectory() as profile:
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        command += [f"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-        command += ["--virtual-time-budget=20000", "--hide-scrollbars", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+    def call(self, method: str, **parameters) -> dict:
+        """Return the result of a command of the DevTools protocol."""
+        number = next(self._numbers)
+        message = {"id": number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        while (reply := self._read()).get("id") != number:
+            self.events.append(reply)
+        assert "error" not in reply, reply
+        return reply["result"]
+
+    def ask(self, expression: str):
+        """Return the value of a JavaScript expression."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in found, found
+        return found["result"].get("value")
+
+    def wait_for(self, expression: str, seconds: float = 60) -> None:
+        """Wait until an expression is true."""
+        end = time.monotonic() + seconds
+        while not self.ask(expression):
+            assert time.monotonic() < end, expression
+            time.sleep(0.05)
+
+    def click(self, selector: str) -> None:
+        """Bring an element into view and click into its middle, as a tap does."""
+        x, y = self.ask(
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getClientRects()[0];"
+            f" return [b.left + b.width / 2, b.top + b.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def complaints(self) -> list:
+        """Return what the page logged as an error, and every address but the file's own that it asked for."""
+        found = []
+        for event in self.events:
+            method, what = event.get("method"), event.get("params", {})
+            if method == "Runtime.exceptionThrown" or (
+                method == "Log.entryAdded" and what["entry"]["level"] == "error"
+            ):
+                found.append(what)
+            if method == "Network.requestWillBeSent" and not what["request"]["url"].startswith(("file:", "data:")):
+                found.append(what["request"]["url"])
+        return found
+
+    def _read(self) -> dict:
+        while b"\0" not in self._buffer:
+            assert select.select([self._from], [], [], 120)[0], "the browser says nothing"
+            part = os.read(self._from, 1 << 20)
+            assert part, "the browser is gone"
+            self._buffer += part
+        message, self._buffer = self._buffer.split(b"\0", 1)
+        return json.loads(message)
 
 
 def opened(path: Path) -> str:
     """Return the page's elements as they are once its script has run, opened from its file."""
-    return chromium("--dump-dom", path.resolve().as_uri())
+    with Page(path, 1280) as page:
+        return page.ask("document.documentElement.outerHTML")
 
 
 def asked(path: Path, width: int, script: str):
-    """Return what the script returns inside a window of that width: `page` is the page's document.
+    """Return what the script returns in a window of that width: `page` is the page's document.
 
     `choose(id, value, kind="change")` sets a control and tells the page.
     """
-    frame = path.with_name(f"frame-{width}.html")
-    frame.write_text(_FRAME % (width, path.name, script), "utf-8")
-    handler = partial(_Quiet, directory=str(path.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        shown = chromium("--dump-dom", f"http://127.0.0.1:{server.server_address[1]}/{frame.name}")
-        server.shutdown()
-    return json.loads(unescape(re.search(r'<pre id="found">(.*?)</pre>', shown, re.S)[1]))
+    choose = """(id, value, kind = "change") => {
+        const control = document.getElementById(id);
+        control.value = value;
+        control.dispatchEvent(new Event(kind, { bubbles: true }));
+    }"""
+    with Page(path, width) as window:
+        return window.ask(f"(() => {{ const page = document; const choose = {choose}; {script} }})()")
