@@ -10,7 +10,13 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test lint clean $(JOBS)
+.PHONY: help setup ready demo test test-containers lint clean build up down logs shell smoke-docker $(JOBS)
+
+# DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
+ifneq ($(filter-out 0 false no,$(DOCKER)),)
+override PYTHON := docker/compose.sh run job python
+ready: build
+endif
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -67,8 +73,29 @@ train-online-helpsteer: ready ## train online on general prompts with Claude as 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
 
+build: ## build the image of the containers
+	@docker/compose.sh build --quiet trainer
+
+up: build ## bring up simulator and trainer in containers (JOB=..., RUN_ID=...)
+	@docker/compose.sh up --detach && echo 'up; make logs shows what they do, make down ends them'
+
+down: ## stop the containers, saving a checkpoint, and remove them; runs, data and models stay
+	@docker/compose.sh down
+
+logs: ## follow what the containers say
+	@docker/compose.sh logs --follow --tail 100
+
+shell: build ## open a shell in a container
+	@docker/compose.sh run job bash
+
+smoke-docker: ## bring up the tiny world in containers, wait for it, take it down
+	@docker/smoke.sh
+
 test: ready ## run the tests
 	@$(PYTHON) -m pytest
+
+test-containers: ready ## run the tests that need a Docker engine
+	@$(PYTHON) -m pytest tests/test_containers.py --numprocesses=0
 
 lint: ready ## check style and formatting
 	@$(PYTHON) -m ruff check .

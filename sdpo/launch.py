@@ -181,6 +181,12 @@ def _check_processes(settings: CommonSettings) -> None:
     if not isinstance(settings, LaunchSettings) or settings.accelerate_config or settings.tiny:
         return
     gpus = processes.visible_gpus()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not gpus and shown not in ("", "-1") and (installed := processes.installed_gpus()):
+        raise SettingError(
+            f"CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine, which has {', '.join(installed)}. Name some of "
+            "those, or leave it empty to use the CPU."
+        )
     if gpus and settings.world_size > len(gpus):
         raise SettingError(
             f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
