@@ -74,10 +74,11 @@ def serve(
 ) -> Iterator[str]:
     """Serve the model on this machine for as long as the block lasts, and give the URL that ends in /v1.
 
-    Requests must name the model as `model` does, to the letter. It listens on the IP address `host`. `gpu` is what CUDA_VISIBLE_DEVICES will be:
-    None leaves it alone, an empty string means the CPU. `memory_share` is the share of that GPU's whole memory
-    to keep for the cache. With `temperature` one short request is made before the block starts: it fixes the
-    sampling settings of the server's life, and shows a cache that does not fit now instead of later.
+    Requests must name the model as `model` does, to the letter. It listens on the IP address `host`. `gpu` is
+    what CUDA_VISIBLE_DEVICES will be: None leaves it alone, an empty string means the CPU. `memory_share` is the
+    share of that GPU's whole memory to keep for the cache. With `temperature` one short request is made before
+    the block starts: it fixes the sampling settings of the server's life, and shows a cache that does not fit now
+    instead of later.
     Raises ServerError where the server dies or is not there after `timeout` seconds. Enter and leave the block
     in one thread: the server dies with it.
     """
@@ -173,8 +174,9 @@ def _free_port(host: str, port: int | None) -> int:
             probe.bind((host, port or 0))
         except OSError as error:
             # Another server there would answer our health check in the place of ours.
-            place = f"Port {port or 0} of {host}"
-            raise ServerError(f"{place} cannot be used: {error.strerror}. Stop what is there, or listen elsewhere.") from None
+            raise ServerError(
+                f"Port {port or 0} of {host} cannot be used: {error.strerror}. Stop what is there, or listen elsewhere."
+            ) from None
         return probe.getsockname()[1]
 
 

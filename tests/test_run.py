@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from sdpo.errors import RunError
-from sdpo.run import RunDirectory
+from sdpo.run import RunDirectory, disk_full
 
 SETTINGS = {"lr": 1e-4, "seed": 42, "concurrency": 32}
 
@@ -106,3 +107,14 @@ def test_a_failed_write_leaves_the_old_file(run):
         run.write_json("summary.json", {"new": Unwritable()})
     assert json.loads((run.path / "summary.json").read_text()) == {"old": 1}
     assert not [path for path in run.path.iterdir() if path.name.startswith(".summary")]
+
+
+def test_a_full_disk_is_told_from_other_failures_of_those_who_write_checkpoints(tmp_path, monkeypatch):
+    space = {"free": 0}
+    monkeypatch.setattr("sdpo.run.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
+    writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    assert disk_full(writer, tmp_path)
+    assert not disk_full(RuntimeError("the loss is NaN"), tmp_path)
+    space["free"] = 2**30
+    assert not disk_full(writer, tmp_path)
+    assert disk_full(Exception("I/O error: No space left on device (os error 28)"), tmp_path)
