@@ -20,7 +20,7 @@ if ! docker/compose.sh up --detach; then
   exit 1
 fi
 trainer=$(docker/compose.sh ps --all --quiet trainer)
-docker/compose.sh logs --follow --no-log-prefix trainer &
+docker logs --follow "$trainer" 2>&1 &
 end=$(($(date +%s) + seconds))
 while [ "$(docker inspect --format '{{.State.Running}}' "$trainer")" = true ]; do
   if [ "$(date +%s)" -gt "$end" ]; then
