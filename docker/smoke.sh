@@ -27,7 +27,7 @@ while [ "$(docker inspect --format '{{.State.Running}}' "$trainer")" = true ]; d
     echo "error: the trainer is not done after $seconds s (DOCKER_SMOKE_SECONDS)." >&2
     exit 1
   fi
-  sleep 1
+  sleep 3
 done
 wait # for the last lines of the log
 code=$(docker wait "$trainer")
