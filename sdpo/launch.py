@@ -21,6 +21,7 @@ from sdpo import processes
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
 from sdpo.resolve import export_dotenv, resolve
+from sdpo.run import disk_full
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
 
 INTERRUPTED = 130
@@ -197,6 +198,12 @@ def _check_processes(settings: CommonSettings) -> None:
     if settings.accelerate_config or settings.tiny:
         return
     gpus = processes.visible_gpus()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not gpus and shown not in ("", "-1") and (installed := processes.installed_gpus()):
+        raise SettingError(
+            f"CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine, which has {', '.join(installed)}. "
+            "Name some of those, or leave it empty to use the CPU."
+        )
     if gpus and settings.processes_here > len(gpus):
         raise SettingError(
             f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
@@ -281,7 +288,12 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     if alone and len(gpus := processes.visible_gpus()) > 1:
         # transformers spreads one process over every GPU it sees, in its own slow way.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
-    code = int(_load(job.run)(settings, job) or 0)
+    try:
+        code = int(_load(job.run)(settings, job) or 0)
+    except Exception as error:
+        if isinstance(settings, JobSettings) and disk_full(error, settings.output_dir):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.output_dir)) from None
+        raise
     if code:
         processes.leave_reason(code, "")
     return code

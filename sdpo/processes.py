@@ -37,14 +37,19 @@ SHARED_MEMORY = 0.1
 # Devices
 
 
-def visible_gpus() -> list[str]:
-    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them and as far as it shows them."""
-    listed: list[str] = []
+def installed_gpus() -> list[str]:
+    """Return the GPUs of this machine by number, whatever CUDA_VISIBLE_DEVICES says."""
     if shutil.which("nvidia-smi"):
         with suppress(OSError, subprocess.TimeoutExpired):
             answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
             count = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if not answer.returncode else 0
-            listed = [str(index) for index in range(count)]
+            return [str(index) for index in range(count)]
+    return []
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them and as far as it shows them."""
+    listed = installed_gpus()
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None or not listed:
         return listed

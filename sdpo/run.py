@@ -183,6 +183,18 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
 
 
+def disk_full(error: Exception, folder: Path) -> bool:
+    """Return whether a full disk is behind an error of those that write checkpoints: they raise no OSError for it.
+
+    safetensors says it in words. torch only says that its writing failed, and leaves the disk full.
+    """
+    if isinstance(error, OSError):
+        return False  # it says so itself
+    if "No space left on device" in str(error):
+        return True
+    return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
+
+
 def _step_of(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1])
 

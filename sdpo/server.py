@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -65,6 +66,7 @@ def check_health(url: str, model: str | None = None, timeout: float = 10, *, set
 def serve(
     model: str,
     *,
+    host: str = "127.0.0.1",
     port: int | None = None,
     gpu: str | None = None,
     log_path: Path,
@@ -74,17 +76,18 @@ def serve(
 ) -> Iterator[str]:
     """Serve the model on this machine for as long as the block lasts, and give the URL that ends in /v1.
 
-    Requests must name the model as `model` does, to the letter. `gpu` is what CUDA_VISIBLE_DEVICES will be:
-    None leaves it alone, an empty string means the CPU. `memory_share` is the share of that GPU's whole memory
-    to keep for the cache. With `temperature` one short request is made before the block starts: it fixes the
-    sampling settings of the server's life, and shows a cache that does not fit now instead of later.
+    Requests must name the model as `model` does, to the letter. It listens on the IP address `host`. `gpu` is
+    what CUDA_VISIBLE_DEVICES will be: None leaves it alone, an empty string means the CPU. `memory_share` is the
+    share of that GPU's whole memory to keep for the cache. With `temperature` one short request is made before
+    the block starts: it fixes the sampling settings of the server's life, and shows a cache that does not fit now
+    instead of later.
     Raises ServerError where the server dies or is not there after `timeout` seconds. Enter and leave the block
     in one thread: the server dies with it.
     """
     if "@" in model and Path(model).exists():
         raise SettingError(f"{model} cannot be served: transformers reads what follows the @ as a revision. Move it.")
-    port = _free_port(port)
-    command = _command(model, port, gpu, memory_share)
+    port = _free_port(host, port)
+    command = _command(model, host, port, gpu, memory_share)
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -102,7 +105,7 @@ def serve(
     ready = False
     try:
         deadline = time.monotonic() + timeout
-        root = f"http://127.0.0.1:{port}"
+        root = f"http://{_reachable(host)}:{port}"
         try:
             _wait(process, f"{root}/health", model, deadline)
             if temperature is not None:
@@ -117,10 +120,10 @@ def serve(
         _stop(process)
 
 
-def _command(model: str, port: int, gpu: str | None, memory_share: float | None) -> list[str]:
+def _command(model: str, host: str, port: int, gpu: str | None, memory_share: float | None) -> list[str]:
     command = [sys.executable, "-P", "-m", "transformers.cli.transformers", "serve", model]
     command += ["--continuous-batching", "--reasoning", "off", "--log-level", "warning"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", host, "--port", str(port)]
     if gpu == "":
         # By itself it takes most of the machine's memory on a CPU: 6 GB of 23 for the tiny model, not 0.6.
         command += ["--device", "cpu", "--cb-num-blocks", "128", "--cb-max-batch-tokens", "1024"]
@@ -158,14 +161,24 @@ def _die_with_parent():
     return tie
 
 
-def _free_port(port: int | None) -> int:
-    with socket.socket() as probe:
+def _reachable(host: str) -> str:
+    """Return how an address listened on is written in a URL; a server on every address is asked on this machine's."""
+    address = ip_address(host)
+    if address.is_unspecified:
+        address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+def _free_port(host: str, port: int | None) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port or 0))
+            probe.bind((host, port or 0))
         except OSError as error:
             # Another server there would answer our health check in the place of ours.
-            raise ServerError(f"Port {port} cannot be used: {error.strerror}. Stop what is there.") from None
+            raise ServerError(
+                f"Port {port or 0} of {host} cannot be used: {error.strerror}. Stop what is there, or listen elsewhere."
+            ) from None
         return probe.getsockname()[1]
 
 

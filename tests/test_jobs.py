@@ -362,6 +362,14 @@ def test_more_processes_than_gpus_are_refused_before_anything_starts(online, mon
     assert "GPUS=2" in capsys.readouterr().err
 
 
+def test_names_of_gpus_that_are_not_there_do_not_mean_the_cpu(online, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "installed_gpus", lambda: ["0"])
+    for shown, code in (("1,2", 2), ("0", 0), ("", 0), ("-1", 0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert online("--gpus", "1") == code
+        assert ("CUDA_VISIBLE_DEVICES=1,2" in capsys.readouterr().err) == bool(code)
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [(None, "0 1 2"), ("", ""), ("-1", ""), ("2,0", "2 0"), ("1,7,0", "1"), ("GPU-abc", "GPU-abc")],

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from ipaddress import ip_address
 from pathlib import Path
 
 
@@ -13,6 +14,15 @@ def plain_name(value: str) -> str | None:
 def http_address(value: str) -> str | None:
     """An address of a server."""
     return None if re.match(r"https?://[^/\s]", value) else "an address such as http://127.0.0.1:8000/v1"
+
+
+def own_address(value: str) -> str | None:
+    """An address that a server of ours can listen on."""
+    try:
+        ip_address(value)
+    except ValueError:
+        return "an IP address such as 127.0.0.1, or 0.0.0.0 for all of this machine's"
+    return None
 
 
 def existing_file(value: Path) -> str | None:
