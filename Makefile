@@ -8,10 +8,18 @@ STAMP := .venv/.installed
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
+JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo test bench lint clean $(JOBS)
+.PHONY: help setup ready demo test test-containers bench lint clean build up down logs shell smoke-docker $(JOBS)
+
+# DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
+ifneq ($(filter-out 0 false no,$(DOCKER)),)
+override PYTHON := docker/compose.sh run job python
+ready: build
+endif
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
@@ -65,17 +73,62 @@ train-online-tldr: ready ## train online on TL;DR with a simulated user
 train-online-helpsteer: ready ## train online on general prompts with Claude as the simulated user
 	@$(PYTHON) -m jobs.train_online_helpsteer
 
+signal-analysis: ready ## draw what a follow-up does to each token of an answer
+	@$(PYTHON) -m jobs.signal_analysis
+
+audit: ready ## judge, without training, whether SDPO can work here (MODEL=... DATA=...)
+	@$(PYTHON) -m jobs.audit
+
+train-offline-wildfeedback: ready ## train on the interactions of WildFeedback
+	@$(PYTHON) -m jobs.train_offline_wildfeedback
+
+train-offline-wildchat: ready ## train on the interactions of WildChat
+	@$(PYTHON) -m jobs.train_offline_wildchat
+
+train-offline: ready ## train on conversations of your own (TRAIN_JSONL=...)
+	@$(PYTHON) -m jobs.train_offline
+
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
 
 study: ready ## compare teachers and objectives on the tiny world (hours; goes on where it was)
 	@$(PYTHON) -m jobs.study
 
+eval-tldr: ready ## compare a TL;DR run's checkpoints with its start (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval_tldr
+
+eval-helpsteer: ready ## the same on general prompts, by Claude's verdict (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval_helpsteer
+
+eval: ready ## the one of these two that fits the run (RUN_DIR=...)
+	@$(PYTHON) -m jobs.eval
+
+build: ## build the image of the containers
+	@docker/compose.sh build --quiet trainer
+
+up: build ## bring up simulator and trainer in containers (JOB=..., RUN_ID=...)
+	@docker/compose.sh up --detach && echo 'up; make logs shows what they do, make down ends them'
+
+down: ## stop the containers, saving a checkpoint, and remove them; runs, data and models stay
+	@docker/compose.sh down
+
+logs: ## follow what the containers say
+	@docker/compose.sh logs --follow --tail 100
+
+shell: build ## open a shell in a container
+	@docker/compose.sh run job bash
+
+smoke-docker: ## bring up the tiny world in containers, wait for it, take it down
+	@docker/smoke.sh
+
 test: ready ## run the tests
 	@$(PYTHON) -m pytest
 
 bench: ready ## measure against plain baselines (ONLY=scoring for one)
 	@set -e; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
+
+test-containers: ready ## run the tests that need a Docker engine
+	@$(PYTHON) -m pytest tests/test_containers.py --numprocesses=0
 
 lint: ready ## check style and formatting
 	@$(PYTHON) -m ruff check .

@@ -1,6 +1,8 @@
 """The simulated user's server alone, in the foreground, for jobs that are given its SIMULATOR_URL."""
 
+import signal
 import time
+from typing import NoReturn
 
 from sdpo.errors import ServerError
 from sdpo.launch import Job, main
@@ -29,7 +31,7 @@ def run(settings: SimulatorSettings, job: Job) -> None:
     model, log = settings.user_model_name_or_path, settings.output_dir / "simulator.log"
     gpu = settings.simulator_gpu if settings.simulator_gpu is not None else next(iter(visible_gpus()), "")
     print(f"starting {model} on {f'GPU {gpu}' if gpu else 'the CPU'}; its log: {log}", flush=True)
-    with serve(model, port=settings.port, gpu=gpu, log_path=log) as url:
+    with serve(model, host=settings.simulator_host, port=settings.port, gpu=gpu, log_path=log) as url:
         print(f"ready at {url}; leave this running and start jobs with\n  SIMULATOR_URL={url}", flush=True)
         try:
             _watch(url)
@@ -40,14 +42,21 @@ def run(settings: SimulatorSettings, job: Job) -> None:
 def _watch(url: str) -> None:
     from sdpo.server import check_health
 
+    def ended(number: int, frame: object) -> NoReturn:
+        raise ServerError(f"the server at {url} ended by itself. Its log says why; start it again.")
+
     missed = 0
-    while missed < _LOOKS_MISSED:  # a busy server may be late once or twice
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-        try:
-            check_health(url)
-            missed = 0
-        except ServerError:
-            missed += 1
+    before = signal.signal(signal.SIGCHLD, ended)
+    try:
+        while missed < _LOOKS_MISSED:  # a busy server may be late once or twice
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            try:
+                check_health(url)
+                missed = 0
+            except ServerError:
+                missed += 1
+    finally:
+        signal.signal(signal.SIGCHLD, before)
     raise ServerError(f"the server at {url} went away. Its log says why; start it again.")
 
 

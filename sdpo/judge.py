@@ -36,8 +36,8 @@ class Pair:
 class Judge(Protocol):
     """Whatever gives a verdict on pairs as they stand."""
 
-    def verdicts(self, pairs: Sequence[Pair]) -> list[str]:
-        """Return A, B or C for each pair."""
+    def verdicts(self, pairs: Sequence[Pair]) -> list[str | None]:
+        """Return A, B or C for each pair, None where what the judge said is no verdict."""
 
 
 class LocalJudge:
@@ -61,24 +61,22 @@ class LocalJudge:
 
 
 class ApiJudge:
-    """A model behind an API. `unreadable` counts verdicts that were none on a second try either: ties."""
+    """A model behind an API. A reply that is no verdict is asked for once more."""
 
     MAX_TOKENS = 64
 
     def __init__(self, client: Client) -> None:
         self.client = client
-        self.unreadable = 0
 
-    def verdicts(self, pairs: Sequence[Pair]) -> list[str]:
-        """Return A, B or C for each pair as it stands, in this one order.
+    def verdicts(self, pairs: Sequence[Pair]) -> list[str | None]:
+        """Return A, B or C for each pair as it stands, in this one order; None for what was none on either try.
 
         Raises ServerError where any did not come; those that came are in the client's cache.
         """
         verdicts = self._ask(pairs, again=False)
         unread = [place for place, verdict in enumerate(verdicts) if verdict is None]
         for place, verdict in zip(unread, self._ask([pairs[place] for place in unread], again=True), strict=True):
-            verdicts[place] = verdict or "C"
-            self.unreadable += verdict is None
+            verdicts[place] = verdict
         return verdicts
 
     def _ask(self, pairs: Sequence[Pair], again: bool) -> list[str | None]:
@@ -107,8 +105,21 @@ def read_verdict(text: str) -> str | None:
     return verdict if isinstance(verdict, str) and verdict in VERDICTS else None
 
 
-def both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[str]:
-    """Return first, second or tie: a side wins only where both orders name it."""
+# What the judge said of a pair as it stands, and of the same pair swapped.
+Ways = tuple[str | None, str | None]
+
+
+def both_ways(judge: Judge, pairs: Sequence[Pair]) -> list[Ways]:
+    """Return for each pair the verdict on it as it stands and on it swapped, asked for all at once."""
     verdicts = judge.verdicts([*pairs, *(pair.swapped() for pair in pairs)])
-    ways = zip(verdicts[: len(pairs)], verdicts[len(pairs) :], strict=True)
-    return [{("A", "B"): "first", ("B", "A"): "second"}.get(way, "tie") for way in ways]
+    return list(zip(verdicts[: len(pairs)], verdicts[len(pairs) :], strict=True))
+
+
+def outcome(ways: Ways) -> str:
+    """Return first, second or tie: a side wins only where both orders name it."""
+    return {("A", "B"): "first", ("B", "A"): "second"}.get(ways, "tie")
+
+
+def both_orders(judge: Judge, pairs: Sequence[Pair]) -> list[str]:
+    """Return first, second or tie for each pair."""
+    return [outcome(ways) for ways in both_ways(judge, pairs)]

@@ -21,6 +21,7 @@ from sdpo import processes
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
 from sdpo.resolve import export_dotenv, resolve
+from sdpo.run import disk_full
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
 
 INTERRUPTED = 130
@@ -30,8 +31,10 @@ INTERRUPTED = 130
 class Job:
     """One experiment: its settings and defaults, and the function that does the work.
 
-    `run` and `check` are "module:function", imported when needed and called with the settings and the job.
-    `check` runs before anything heavy and must not import torch; `run` returns an exit code or None.
+    The functions are "module:function", imported when needed and called with the settings and the job. Before
+    anything heavy, and without importing torch: `become` returns the job to be instead of this one, `fill` the
+    settings with what they leave open, and `check` raises where they cannot be used. `run` returns an exit code
+    or None.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Job:
     run: str
     folder: str = ""
     check: str | None = None
+    fill: str | None = None
+    become: str | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
     needs_simulator: bool = False
@@ -78,11 +83,15 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(job: Job, arguments: list[str]) -> int:
-    settings = resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+    settings = _resolved(job, arguments)
+    if job.become and (other := _load(job.become)(settings, job)) is not job:
+        job, settings = other, _resolved(other, arguments)
     export_dotenv(secrets=not settings.dry_run)
     processes.forget_world_size()
     if settings.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is made for a CPU, and a smoke test must not take a GPU
+    if job.fill:
+        settings = _load(job.fill)(settings, job)
     settings = _with_places(_with_processes(settings), job)
     worker = processes.WORKER in os.environ
     if "LOCAL_RANK" in os.environ and not worker:
@@ -110,6 +119,10 @@ def _main(job: Job, arguments: list[str]) -> int:
 
 
 # Settings that are worked out here
+
+
+def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
+    return resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:
@@ -185,6 +198,12 @@ def _check_processes(settings: CommonSettings) -> None:
     if settings.accelerate_config or settings.tiny:
         return
     gpus = processes.visible_gpus()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not gpus and shown not in ("", "-1") and (installed := processes.installed_gpus()):
+        raise SettingError(
+            f"CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine, which has {', '.join(installed)}. "
+            "Name some of those, or leave it empty to use the CPU."
+        )
     if gpus and settings.processes_here > len(gpus):
         raise SettingError(
             f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
@@ -269,7 +288,12 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     if alone and len(gpus := processes.visible_gpus()) > 1:
         # transformers spreads one process over every GPU it sees, in its own slow way.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
-    code = int(_load(job.run)(settings, job) or 0)
+    try:
+        code = int(_load(job.run)(settings, job) or 0)
+    except Exception as error:
+        if isinstance(settings, JobSettings) and disk_full(error, settings.output_dir):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.output_dir)) from None
+        raise
     if code:
         processes.leave_reason(code, "")
     return code

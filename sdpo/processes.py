@@ -37,14 +37,19 @@ SHARED_MEMORY = 0.1
 # Devices
 
 
-def visible_gpus() -> list[str]:
-    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them and as far as it shows them."""
-    listed: list[str] = []
+def installed_gpus() -> list[str]:
+    """Return the GPUs of this machine by number, whatever CUDA_VISIBLE_DEVICES says."""
     if shutil.which("nvidia-smi"):
         with suppress(OSError, subprocess.TimeoutExpired):
             answer = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
             count = sum(line.startswith("GPU ") for line in answer.stdout.splitlines()) if not answer.returncode else 0
-            listed = [str(index) for index in range(count)]
+            return [str(index) for index in range(count)]
+    return []
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them and as far as it shows them."""
+    listed = installed_gpus()
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
     if shown is None or not listed:
         return listed
@@ -112,6 +117,8 @@ def run_launched(settings: LaunchSettings, module: str, arguments: Sequence[str]
 def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the launch command, and what it is told through the environment."""
     extra = {WORKER: "1", "RUN_ID": settings.run_id, "OUTPUT_DIR": str(settings.output_dir)}
+    if getattr(settings, "run_dir", None):
+        extra["RUN_DIR"] = str(settings.run_dir)
     if getattr(settings, "simulator_url", None):
         extra["SIMULATOR_URL"] = settings.simulator_url
         if simulator_is_ours(settings):

@@ -42,6 +42,31 @@ VERDICT_SCHEMA = {
     "additionalProperties": False,
 }
 
+# The audit's: what the judge is told of a user of whom only one follow-up is known, follow-ups that have nothing to do
+# with any answer, and how a model is asked what kind a follow-up is.
+FOLLOW_UP_PERSONA = "To an earlier answer I replied: “{follow_up}” I like the answer that suits this reply better."
+UNRELATED_FOLLOW_UPS = (
+    "Which bus goes to the harbour on Sundays?",
+    "My neighbour is practising the trumpet again.",
+    "What do goats eat in winter?",
+    "I forgot to water the tomatoes.",
+    "How many strings does a harp have?",
+    "The printer shows a red light since this morning.",
+    "Is there a museum for clocks somewhere?",
+    "My phone only charges when I hold the cable.",
+    "What is the phone code of Norway?",
+    "Can a parrot live for fifty years?",
+    "We are out of milk.",
+    "Who won the rowing race last night?",
+)
+KIND_SYSTEM = (
+    "You are shown an answer and the message that its user wrote next. Say what the message is: a complaint or a wish "
+    "for a change of the answer, thanks or praise for it, or a new topic that leaves the answer as it is. Reply with "
+    '"complaint", "thanks" or "new topic".'
+)
+KIND_TURN = "The answer:\n{completion}\n\nThe user's next message:\n{follow_up}"
+FOLLOW_UP_KINDS = ("complaint", "thanks", "new topic")
+
 _LENGTH = {
     "concise": "I like short answers that give only the main point.",
     "detailed": "I like long answers that leave out no detail.",
@@ -107,6 +132,12 @@ def judge_messages(persona: str, prompt: str, first: str, second: str, again: bo
     """
     turn = JUDGE_TURN + JUDGE_AGAIN if again else JUDGE_TURN
     return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=prompt, first=first, second=second)
+
+
+def kind_messages(completion: str, follow_up: str) -> list[Message]:
+    """Return what a model is sent to say which of FOLLOW_UP_KINDS a follow-up to this completion is."""
+    turn = KIND_TURN.format(completion=completion, follow_up=follow_up)
+    return [{"role": "system", "content": KIND_SYSTEM}, {"role": "user", "content": turn}]
 
 
 def _two_turns(system: str, persona: str, turn: str, **fields: str) -> list[Message]:

@@ -40,7 +40,7 @@ from sdpo.settings import (
 # Set by the Makefile: the names of the variables given on make's command line.
 MAKE_VARIABLES = "SDPO_MAKE_VARIABLES"
 # Make's own, or the Makefile's: they may stand beside settings on make's command line.
-_MAKEFILE_NAMES = {"PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES"}
+_MAKEFILE_NAMES = {"PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "DOCKER"}
 
 # Names in `.env` that belong to others and are handed on to them.
 _FOREIGN_PREFIXES = (
@@ -50,7 +50,8 @@ _FOREIGN_PREFIXES = (
 ).split()
 _FOREIGN_NAMES = set(
     "UID GID USER HOME PATH SHELL LANG TZ TERM TMPDIR TMP TEMP NO_COLOR FORCE_COLOR COLUMNS CI "
-    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE".split()
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE "
+    "JOB BASE_IMAGE TORCH_INDEX".split()  # of the containers, as is what begins with DOCKER_
 )
 
 Kind = TypeVar("Kind", bound=CommonSettings)
@@ -127,8 +128,9 @@ def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Give
         sources[name] = item.place if item.source == DOTENV else item.source
     if values.get("data_path"):
         for name, file_name in (("train_jsonl", "train.jsonl"), ("val_jsonl", "validation.jsonl")):
-            if not is_theirs(sources[name]):
-                values[name], sources[name] = values["data_path"] / file_name, "DATA_PATH"
+            if name in values and not is_theirs(sources[name]):
+                path = values["data_path"]
+                values[name], sources[name] = path if path.is_file() else path / file_name, "DATA_PATH"
     return {**values, "sources": sources}
 
 

@@ -1,6 +1,6 @@
 """The run directory: everything a run did, written so that a crash leaves the old file or the new, never half.
 
-run.json          settings without secrets, package versions, commit, seed, command
+run.json          settings without secrets, what the job added to prompts, package versions, commit, seed, command
 metrics.jsonl     a line an optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
 guard.jsonl       what the guard saw in each step, and what it made of it
@@ -21,6 +21,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -77,21 +78,36 @@ class RunDirectory:
             )
         return "continued"
 
-    def open(self, settings: dict, resume: bool = True) -> str:
+    def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
         """Create or continue the directory, lock it, and return "new" or "continued".
 
-        Raises RunError as `check` does, and where another process is using it.
+        `facts` are what a new run's run.json holds beside the settings. Raises RunError as `check` does, and where
+        another process is using it.
         """
         state = self.check(settings, resume)
         self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        if state == "new":
+            self.write_json("run.json", {**(facts or {}), "settings": settings, **provenance()})
+        return state
+
+    def lock(self) -> None:
+        """Keep other processes out for as long as this object lives. Raises RunError where one is in already."""
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
-        if state == "new":
-            self.write_json("run.json", {"settings": settings, **provenance()})
-        return state
+
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Return step -> folder of the whole checkpoints, in order."""
+        return dict(sorted((_step_of(path.parent), path.parent) for path in self.path.glob(f"checkpoint-*/{COMPLETE}")))
 
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file whole: beside it first, then in its place."""
@@ -143,8 +159,7 @@ class RunDirectory:
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest whole checkpoint, None without one."""
-        whole = [path.parent for path in self.path.glob(f"checkpoint-*/{COMPLETE}")]
-        return max(whole, key=_step_of, default=None)
+        return next(reversed(self.checkpoints().values()), None)
 
     def remove_half_checkpoints(self) -> list[str]:
         """Remove checkpoints that a crash left unfinished, and return their names."""
@@ -154,17 +169,33 @@ class RunDirectory:
         return sorted(path.name for path in half)
 
     def _replace(self, name: str, text: str) -> None:
-        path = self.path / name
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        replace_file(self.path / name, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole: beside it first, then in its place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def disk_full(error: Exception, folder: Path) -> bool:
+    """Return whether a full disk is behind an error of those that write checkpoints: they raise no OSError for it.
+
+    safetensors says it in words. torch only says that its writing failed, and leaves the disk full.
+    """
+    if isinstance(error, OSError):
+        return False  # it says so itself
+    if "No space left on device" in str(error):
+        return True
+    return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
 
 
 def _step_of(path: Path) -> int:

@@ -282,3 +282,33 @@ def find_head(model: nn.Module) -> nn.Linear:
                 "does not follow; choose a model without it."
             )
     return inner.get_output_embeddings()
+
+
+@torch.no_grad()
+def top_alternatives(
+    model: nn.Module, context: Sequence[int], completion: Sequence[int], count: int
+) -> tuple[Tensor, Tensor]:
+    """Return the `count` likeliest tokens at each position of one completion: log-probabilities and ids, (T, count).
+
+    Likeliest first, float32 and int64, on the CPU. Raises ValueError as `score` does.
+    """
+    if not context or not completion:
+        raise ValueError("a context and a completion must each have at least one token")
+    head, found = find_head(model), []
+
+    def forward(hidden_1LH: Tensor) -> Tensor:
+        hidden_TH = hidden_1LH[0, len(context) - 1 : -1]
+        bias_V = None if head.bias is None else head.bias.float()
+        for piece in hidden_TH.split(CHUNK):
+            logits_NV = functional.linear(piece.float(), head.weight.float(), bias_V)
+            found.append([part.cpu() for part in logits_NV.log_softmax(-1).topk(min(count, logits_NV.shape[-1]))])
+        return hidden_TH
+
+    ids_1L = torch.tensor([[*context, *completion]], device=next(model.parameters()).device)
+    head.forward = forward
+    try:
+        model(input_ids=ids_1L, use_cache=False)
+    finally:
+        del head.forward
+    logps_TK, ids_TK = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logps_TK, ids_TK

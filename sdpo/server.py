@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -21,6 +22,7 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import checked_url, is_loopback, shown_url
 
 START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
+OTHER_HINT = "Start it, correct {setting}, or leave that unset and the model is loaded by the job."
 STOP_SECONDS = 10
 SAY_EVERY = 15
 
@@ -32,13 +34,14 @@ _LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_")
 _PR_SET_PDEATHSIG = 1
 
 
-def check_health(url: str, model: str | None = None, timeout: float = 10) -> None:
-    """Return if a server answers at the URL, which ends in /v1.
+def check_health(url: str, model: str | None = None, timeout: float = 10, *, setting: str = "SIMULATOR_URL") -> None:
+    """Return if a server answers at the URL, which ends in /v1 and came from `setting`.
 
     Raises ServerError where none does, or where it lists its models and `model` is not among them;
     SettingError where the URL is none.
     """
-    url = checked_url(url)
+    url = checked_url(url, setting)
+    hint = START_HINT if setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=setting)
     parts = urlsplit(url)
     # Not /v1/models first: transformers serve reads the whole model cache for it.
     health = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/health"))
@@ -54,15 +57,16 @@ def check_health(url: str, model: str | None = None, timeout: float = 10) -> Non
             if status == 200 and model is not None:
                 _check_listed(body, model, tried)
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"No server answers at {shown_url(tried)} ({_cause(error)}). {START_HINT}") from None
+        raise ServerError(f"No server answers at {shown_url(tried)} ({_cause(error)}). {hint}") from None
     if status != 200:
-        raise ServerError(f"The server at {shown_url(tried)} is not well (HTTP {status}). {START_HINT}")
+        raise ServerError(f"The server at {shown_url(tried)} is not well (HTTP {status}). {hint}")
 
 
 @contextmanager
 def serve(
     model: str,
     *,
+    host: str = "127.0.0.1",
     port: int | None = None,
     gpu: str | None = None,
     log_path: Path,
@@ -72,17 +76,18 @@ def serve(
 ) -> Iterator[str]:
     """Serve the model on this machine for as long as the block lasts, and give the URL that ends in /v1.
 
-    Requests must name the model as `model` does, to the letter. `gpu` is what CUDA_VISIBLE_DEVICES will be:
-    None leaves it alone, an empty string means the CPU. `memory_share` is the share of that GPU's whole memory
-    to keep for the cache. With `temperature` one short request is made before the block starts: it fixes the
-    sampling settings of the server's life, and shows a cache that does not fit now instead of later.
+    Requests must name the model as `model` does, to the letter. It listens on the IP address `host`. `gpu` is
+    what CUDA_VISIBLE_DEVICES will be: None leaves it alone, an empty string means the CPU. `memory_share` is the
+    share of that GPU's whole memory to keep for the cache. With `temperature` one short request is made before
+    the block starts: it fixes the sampling settings of the server's life, and shows a cache that does not fit now
+    instead of later.
     Raises ServerError where the server dies or is not there after `timeout` seconds. Enter and leave the block
     in one thread: the server dies with it.
     """
     if "@" in model and Path(model).exists():
         raise SettingError(f"{model} cannot be served: transformers reads what follows the @ as a revision. Move it.")
-    port = _free_port(port)
-    command = _command(model, port, gpu, memory_share)
+    port = _free_port(host, port)
+    command = _command(model, host, port, gpu, memory_share)
     log_path = Path(log_path)
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("ab") as log:
@@ -100,7 +105,7 @@ def serve(
     ready = False
     try:
         deadline = time.monotonic() + timeout
-        root = f"http://127.0.0.1:{port}"
+        root = f"http://{_reachable(host)}:{port}"
         try:
             _wait(process, f"{root}/health", model, deadline)
             if temperature is not None:
@@ -115,10 +120,10 @@ def serve(
         _stop(process)
 
 
-def _command(model: str, port: int, gpu: str | None, memory_share: float | None) -> list[str]:
+def _command(model: str, host: str, port: int, gpu: str | None, memory_share: float | None) -> list[str]:
     command = [sys.executable, "-P", "-m", "transformers.cli.transformers", "serve", model]
     command += ["--continuous-batching", "--reasoning", "off", "--log-level", "warning"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
+    command += ["--host", host, "--port", str(port)]
     if gpu == "":
         # By itself it takes most of the machine's memory on a CPU: 6 GB of 23 for the tiny model, not 0.6.
         command += ["--device", "cpu", "--cb-num-blocks", "128", "--cb-max-batch-tokens", "1024"]
@@ -156,14 +161,24 @@ def _die_with_parent():
     return tie
 
 
-def _free_port(port: int | None) -> int:
-    with socket.socket() as probe:
+def _reachable(host: str) -> str:
+    """Return how an address listened on is written in a URL; a server on every address is asked on this machine's."""
+    address = ip_address(host)
+    if address.is_unspecified:
+        address = ip_address("127.0.0.1" if address.version == 4 else "::1")
+    return str(address) if address.version == 4 else f"[{address}]"
+
+
+def _free_port(host: str, port: int | None) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port or 0))
+            probe.bind((host, port or 0))
         except OSError as error:
             # Another server there would answer our health check in the place of ours.
-            raise ServerError(f"Port {port} cannot be used: {error.strerror}. Stop what is there.") from None
+            raise ServerError(
+                f"Port {port or 0} of {host} cannot be used: {error.strerror}. Stop what is there, or listen elsewhere."
+            ) from None
         return probe.getsockname()[1]
 
 

@@ -87,7 +87,7 @@ def test_a_job_has_the_settings_it_gives_values_to(module):
     declared = settings.settings_of(job.settings)
     assert set(job.defaults) | set(job.tiny) <= set(declared)
     assert job.module_name == module
-    for reference in filter(None, (job.run, job.check)):
+    for reference in filter(None, (job.run, job.check, job.fill, job.become)):
         name, function = reference.split(":")
         assert callable(getattr(importlib.import_module(name), function))
 
@@ -360,6 +360,14 @@ def test_more_processes_than_gpus_are_refused_before_anything_starts(online, mon
     assert online("--gpus", "3") == 2
     assert online.server.served == []
     assert "GPUS=2" in capsys.readouterr().err
+
+
+def test_names_of_gpus_that_are_not_there_do_not_mean_the_cpu(online, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "installed_gpus", lambda: ["0"])
+    for shown, code in (("1,2", 2), ("0", 0), ("", 0), ("-1", 0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert online("--gpus", "1") == code
+        assert ("CUDA_VISIBLE_DEVICES=1,2" in capsys.readouterr().err) == bool(code)
 
 
 @pytest.mark.parametrize(

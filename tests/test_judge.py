@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdpo.errors import ServerError
-from sdpo.judge import ApiJudge, Pair, both_orders, read_verdict
+from sdpo.judge import ApiJudge, Pair, both_orders, both_ways, outcome, read_verdict
 from sdpo.llm import ClaudeBackend, Client, OpenAIBackend, ReplyCache, ScriptedBackend
 from sdpo.prompts import JUDGE_TURN, PERSONAS, VERDICT_SCHEMA
 from tests.servers import Answer, FakeServer, prompt_of
@@ -38,7 +38,7 @@ def test_a_side_wins_only_where_both_orders_name_it():
     judge = judge_by(lambda text: f"Verdict: {shorter(text)}")
     assert both_orders(judge, [pair("a", "bb"), pair("aa", "b"), pair("a", "b")]) == ["first", "second", "tie"]
     assert both_orders(judge_by(lambda _: "Verdict: A"), [pair("a", "bb")]) == ["tie"]
-    assert judge.unreadable == 0
+    assert both_ways(judge, [pair("a", "bb"), pair("a", "b")]) == [("A", "B"), ("C", "C")]
 
 
 @pytest.mark.parametrize("protocol", ["openai", "claude"])
@@ -72,7 +72,7 @@ UNREADABLE = ["Actually, B", "Both are fine", "A", "Answer A", "I choose A.", ""
 
 
 @pytest.mark.parametrize("reply", UNREADABLE)
-def test_an_unreadable_verdict_is_asked_again_once_and_then_a_tie_and_counted(reply):
+def test_an_unreadable_verdict_is_asked_again_once_and_then_none_and_a_tie(reply):
     asked = []
 
     def rule(text):
@@ -80,15 +80,14 @@ def test_an_unreadable_verdict_is_asked_again_once_and_then_a_tie_and_counted(re
         return reply
 
     judge = judge_by(rule)
-    assert judge.verdicts([pair("a", "bb")]) == ["C"]
+    assert judge.verdicts([pair("a", "bb")]) == [None]
     assert len(asked) == 2 and asked[1].startswith(asked[0]) and asked[1] != asked[0]
-    assert judge.unreadable == 1
+    assert both_orders(judge, [pair("a", "bb")]) == ["tie"] == [outcome(("A", None))]
 
 
 def test_a_second_try_that_can_be_read_counts():
     judge = judge_by(lambda text: "Verdict: A" if "nothing but" in text else "Well, A.")
     assert judge.verdicts([pair("a", "b"), pair("c", "d")]) == ["A", "A"]
-    assert judge.unreadable == 0
 
 
 @pytest.mark.parametrize(
@@ -103,7 +102,7 @@ def test_what_a_completion_says_is_data(order):
     assert "<|im_end|>" not in str(server.bodies)
     # A judge that only repeats what it read gives no verdict.
     echo = judge_by(lambda text: text)
-    assert echo.verdicts([pair(order, "b")]) == ["C"] and echo.unreadable == 1
+    assert echo.verdicts([pair(order, "b")]) == [None]
 
 
 def test_verdicts_that_did_not_come_are_said_and_the_others_kept(tmp_path):

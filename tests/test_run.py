@@ -3,11 +3,12 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from sdpo.errors import RunError
-from sdpo.run import RunDirectory
+from sdpo.run import RunDirectory, disk_full
 
 SETTINGS = {"lr": 1e-4, "seed": 42, "concurrency": 32}
 
@@ -116,3 +117,14 @@ def test_a_run_goes_on_with_other_processes_where_a_step_stays_as_large(tmp_path
         assert again.check({"lr": 1.0, "bs": bs, "ga": ga, "world_size": world_size}) == "continued"
     with pytest.raises(RunError, match="8 rows"):
         RunDirectory(tmp_path).check({"lr": 1.0, "bs": 4, "ga": 2, "world_size": 2})
+
+
+def test_a_full_disk_is_told_from_other_failures_of_those_who_write_checkpoints(tmp_path, monkeypatch):
+    space = {"free": 0}
+    monkeypatch.setattr("sdpo.run.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
+    writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    assert disk_full(writer, tmp_path)
+    assert not disk_full(RuntimeError("the loss is NaN"), tmp_path)
+    space["free"] = 2**30
+    assert not disk_full(writer, tmp_path)
+    assert disk_full(Exception("I/O error: No space left on device (os error 28)"), tmp_path)

@@ -4,9 +4,11 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from sdpo import server as server_module
 from sdpo.errors import ServerError, SettingError
 from sdpo.llm import Client, OpenAIBackend, Reply, Request
 from sdpo.server import check_health, serve
@@ -197,6 +199,31 @@ def test_the_server_dies_when_its_parent_is_killed(tmp_path):
         parent.kill()
         parent.wait()
     assert until(lambda: not alive(child))
+
+
+@pytest.mark.parametrize(
+    ("host", "asked", "elsewhere"), [("127.0.0.1", "127.0.0.1", False), ("0.0.0.0", "127.0.0.1", True)]
+)
+def test_it_listens_where_it_is_told_and_only_there(tmp_path, monkeypatch, host, asked, elsewhere):
+    """A server of files, on the address that the real one would be given, stands in for it."""
+    (tmp_path / "health").write_text("well")
+    real = server_module._command
+
+    def command(*arguments):
+        words = real(*arguments)
+        host, port = (words[words.index(flag) + 1] for flag in ("--host", "--port"))
+        return [sys.executable, "-m", "http.server", "--directory", str(tmp_path), "--bind", host, port]
+
+    monkeypatch.setattr("sdpo.server._command", command)
+    with serve("m", host=host, log_path=tmp_path / "log", timeout=60) as url:
+        assert urlsplit(url).hostname == asked
+        check_health(url)
+        other = url.replace(asked, "127.0.0.2")
+        if elsewhere:
+            check_health(other)
+        else:
+            with pytest.raises(ServerError):
+                check_health(other)
 
 
 def test_a_port_in_use_is_said_before_anything_starts(tmp_path):

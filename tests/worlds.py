@@ -1,5 +1,6 @@
 """The tiny world for tests: a user behind real HTTP that goes by the oracle's rule, and the job as a subprocess."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -9,7 +10,10 @@ import sys
 from pathlib import Path
 from random import Random
 
+from jobs.audit import JOB
 from sdpo.prompts import USER_TURN
+from sdpo.resolve import resolve
+from sdpo.signal import audit
 from sdpo.tiny import oracle
 from sdpo.tiny.users import OracleUser
 from tests.servers import Answer, prompt_of
@@ -63,6 +67,15 @@ def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subproce
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"
     return done
+
+
+def run_audit(out: Path, *flags: str) -> tuple[list[dict], int]:
+    """Return the candidates of an audit with these flags, and the job's exit code."""
+    found = resolve(JOB.settings, ["--tiny", *flags], job=JOB.name, defaults=JOB.defaults, tiny=JOB.tiny)
+    found = dataclasses.replace(found, output_dir=out)
+    audit.check(found, JOB)
+    code = audit.run(found, JOB)
+    return json.loads((out / audit.RESULT).read_text("utf-8"))["candidates"], code
 
 
 def rows_of(path: Path) -> list[dict]:

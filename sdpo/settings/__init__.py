@@ -16,13 +16,18 @@ from typing import Any, Literal
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
+from sdpo.settings.evaluation import EvalSettings
 from sdpo.settings.offline import OfflineSettings
+from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
+    "AnalysisSettings",
+    "AuditSettings",
     "CommonSettings",
     "ConversationPrepSettings",
+    "EvalSettings",
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",
@@ -30,6 +35,7 @@ __all__ = [
     "OnlineSettings",
     "PrepSettings",
     "Setting",
+    "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
     "StudySettings",

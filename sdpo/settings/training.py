@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.prompts import UNRELATED_FOLLOW_UP
-from sdpo.settings.checks import existing_file, existing_folder, http_address, template_file
+from sdpo.settings.checks import existing_file, existing_folder, http_address, own_address, template_file
 from sdpo.settings.common import JobSettings, LaunchSettings
 from sdpo.settings.declare import setting
 
@@ -124,4 +124,9 @@ class SimulatorSettings(JobSettings):
 
     user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model that plays the user")
     port: int = setting(8000, "the port to listen on", at_least=1, below=65536)
+    simulator_host: str = setting(
+        "127.0.0.1",
+        "the address to listen on; there is no key to it: on others than this keep strangers out",
+        check=own_address,
+    )
     simulator_gpu: str | None = setting(None, "the GPU to use; not set leaves the choice to the server")

@@ -162,7 +162,7 @@ def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Sequence[Phase]) -> Non
     started, total = time.monotonic(), sum(phase.steps for phase in course)
     planned = (phase for phase in course for _ in range(phase.steps))
     for step, phase in enumerate(planned, start=1):
-        loss = _backward(model, [tutor.draw(phase.mix) for _ in range(phase.rows)])
+        loss = backward(model, [tutor.draw(phase.mix) for _ in range(phase.rows)])
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
@@ -172,7 +172,7 @@ def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Sequence[Phase]) -> Non
             print(f"step {step}/{total}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _backward(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
+def backward(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
     """Add the gradient of the lessons' mean loss, and return that loss."""
     parts = [collate(part) for part in halves(lessons)]
     total, loss = sum(part["weights_N"].sum() for part in parts), 0.0

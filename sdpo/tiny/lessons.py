@@ -84,7 +84,8 @@ class Mix(NamedTuple):
 
     `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
     unrelated and an asking one; `styles` weighs the tastes of users, 1 where one is not named. `system` is the share
-    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart.
+    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart. Not `heeded`,
+    answers do not care what a follow-up asks for: such a model is what the audit has to tell.
     """
 
     kinds: tuple[float, float, float]
@@ -92,6 +93,7 @@ class Mix(NamedTuple):
     system: float
     branches: int = 6
     confusable: float = 0.0
+    heeded: bool = True
     reaction_weight: float = 1.0
     verdict_weight: float = 1.0
     styles: Mapping[str, float] = MappingProxyType({})
@@ -137,7 +139,8 @@ class Tutor:
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
-        return messages, language.write_answer(rng, post, language.sample_style(rng)._replace(**wanted))
+        style = language.sample_style(rng)._replace(**wanted if mix.heeded else {})
+        return messages, language.write_answer(rng, post, style)
 
     def _reaction(self, mix: Mix, branches: int = 4) -> Lesson:
         rng, post = self.rng, language.sample_post(self.rng)

@@ -4,6 +4,7 @@ Readings are of what stands in the text. The three axes can be read from any tex
 answer of the language (`valid`) and whether it tells the post's story (`faithful`) are told apart from them.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -129,6 +130,28 @@ def wants_of(style: str) -> dict[str, bool]:
 def violated(style: Style, wanted: dict[str, bool]) -> dict[str, bool]:
     """Return the part of `wanted` that the style goes against."""
     return {axis: value for axis, value in wanted.items() if getattr(style, axis) != value}
+
+
+def departs(completion: str, post: str, wanted: dict[str, bool]) -> int:
+    """Return where an answer leaves every answer to this post that fits the taste: a place in its characters.
+
+    What stands there is what a complaint of this taste is about. It is the length of the answer where something is
+    missing at its end.
+    """
+    facts, longest = read_post(post), 0
+    for casual, long in ANSWERS:
+        for ending in ("", *(" " + emoji for emoji in EMOJIS)):
+            if violated(Style(bool(ending), casual, long), wanted):
+                continue
+            for template in ANSWERS[casual, long]:
+                fitting = PREFIX + template.format(**facts) + ending
+                longest = max(longest, _shared(completion, fitting))
+    return longest
+
+
+def _shared(first: str, second: str) -> int:
+    """Return how many characters two texts have in common from their beginning on."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def react(completion: str, wanted: dict[str, bool]) -> FollowUp:

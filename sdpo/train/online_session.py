@@ -11,6 +11,7 @@ from sdpo import processes
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError
 from sdpo.records import read_prompts, read_replays
+from sdpo.simulator import persona_of
 from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
@@ -76,6 +77,10 @@ class OnlineSession(Session):
             is_pleased=oracle.is_pleased if self.wanted is not None else None,
             peft_config=adapter_config(settings),
         )
+
+    def facts(self) -> dict[str, str]:
+        """Return what an evaluation has to know, the user's taste among it."""
+        return {**super().facts(), "persona": persona_of(self.settings.style, self.settings.style_file)}
 
     def callbacks(self) -> list[TrainerCallback]:
         """Return what counts the user's cost, and what waits for a user who went away."""

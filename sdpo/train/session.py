@@ -75,6 +75,14 @@ class Session:
         """
         raise NotImplementedError
 
+    def facts(self) -> dict[str, str]:
+        """Return what an evaluation has to know of the run beside its settings."""
+        return {
+            "job": self.job.name,
+            "system_prompt": self.job.system_prompt,
+            "prompt_suffix": self.job.prompt_suffix,
+        }
+
     def callbacks(self) -> Sequence[TrainerCallback]:
         """Return what else is to happen around a step."""
         return ()
@@ -211,7 +219,8 @@ class Session:
         return [*callbacks, self.stop]
 
     def _open_run_dir(self) -> None:
-        state = self.run_dir.open(settings_module.redacted(self.settings), self.settings.resume == "auto")
+        given = settings_module.redacted(self.settings)
+        state = self.run_dir.open(given, self.settings.resume == "auto", self.facts())
         if state == "continued":
             for name in self.run_dir.remove_half_checkpoints():
                 print(f"removed {name}: it was only half written", flush=True)

@@ -1,0 +1,25 @@
+"""The evaluation that fits a run: eval-tldr for a run on TL;DR, eval-helpsteer for every other."""
+
+from dataclasses import replace
+
+from jobs import eval_helpsteer, eval_tldr
+from sdpo.evaluate.trained import newest_run, read_run
+from sdpo.launch import Job, main
+from sdpo.settings import EvalSettings
+
+
+def of_the_run(settings: EvalSettings, job: Job) -> Job:
+    """Return the job for the run in RUN_DIR, or for the newest one; this job where there is none to ask."""
+    path = settings.run_dir or newest_run(settings.scratch)
+    if path is None:
+        return job
+    return eval_tldr.JOB if read_run(path).job.endswith("tldr") else eval_helpsteer.JOB
+
+
+# Without a run to ask, what is shown is the evaluation on general prompts.
+JOB = replace(
+    eval_helpsteer.JOB, name="eval", summary="eval-tldr or eval-helpsteer, as the run is", become="jobs.eval:of_the_run"
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

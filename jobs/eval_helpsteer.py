@@ -1,0 +1,25 @@
+"""A run's checkpoints against the model it started from, on general prompts, by Claude's verdict."""
+
+from jobs import eval_tldr
+from sdpo.launch import Job, main
+from sdpo.settings import EvalSettings
+
+JOB = Job(
+    name="eval-helpsteer",
+    summary="every checkpoint of a run against the model it started from, pairwise, on general prompts",
+    settings=EvalSettings,
+    run="sdpo.evaluate.winrate:run",
+    check="sdpo.evaluate.winrate:check",
+    fill="sdpo.evaluate.trained:fill",
+    data_target="prep-helpsteer",
+    defaults={
+        "world_size": 4,
+        "max_completion_tokens": 2048,
+        "judge_model": "claude-haiku-4-5-20251001",
+        "val_jsonl": "data/helpsteer2_prompts/validation.jsonl",
+    },
+    tiny=eval_tldr.JOB.tiny,
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

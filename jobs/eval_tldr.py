@@ -1,0 +1,37 @@
+"""A TL;DR run's checkpoints against the model it started from: whose summaries fit the user's taste better?"""
+
+from sdpo.launch import Job, main
+from sdpo.prompts import SUMMARY_SYSTEM
+from sdpo.settings import EvalSettings
+from sdpo.tiny import WORLD_DIR
+
+JOB = Job(
+    name="eval-tldr",
+    summary="every checkpoint of a TL;DR run against the model it started from, pairwise",
+    settings=EvalSettings,
+    run="sdpo.evaluate.winrate:run",
+    check="sdpo.evaluate.winrate:check",
+    fill="sdpo.evaluate.trained:fill",
+    data_target="prep-tldr",
+    system_prompt=SUMMARY_SYSTEM,
+    prompt_suffix="\nTL;DR:\n",
+    defaults={
+        "world_size": 4,
+        "max_completion_tokens": 258,
+        "judge_model": "Qwen/Qwen3-8B",
+        "val_jsonl": "data/tldr_prompts_unique/validation.jsonl",
+    },
+    # Greedily the tiny model never uses an emoji, so that a user who dislikes them could not tell two models apart.
+    tiny={
+        "world_size": 1,
+        "ckpts": "all",
+        "judge_model": "oracle tiny",
+        "eval_temperature": 1.0,
+        "eval_batch_size": 64,
+        "judge_batch_size": 32,
+        "val_jsonl": WORLD_DIR / "data" / "validation.jsonl",
+    },
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

@@ -1,0 +1,168 @@
+"""What an evaluation leaves: eval.json, eval.csv, winrate.png and pairs.html, and a table on the screen."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+
+from sdpo import settings as settings_module
+from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.rows import Row
+from sdpo.evaluate.trained import TrainedRun
+from sdpo.judge import Ways
+from sdpo.prompts import Message
+from sdpo.run import RunDirectory, provenance, replace_file
+from sdpo.settings import EvalSettings
+
+# Last the one that says with which settings the others were made.
+FILES = ("pairs.html", "winrate.png", "eval.csv", "eval.json")
+
+# Settings that do not alter what is found.
+_MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
+_MAY_CHANGE |= {"judge_timeout", "max_cost", "price_file", "judge_batch_size", "judge_url", "run_dir", "data_path"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A validation prompt: its id, the user's text, and the messages that a model is sent."""
+
+    id: str
+    text: str
+    messages: list[Message]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that was found. `ways` holds by judge and checkpoint what was said of each prompt's two answers."""
+
+    prompts: Sequence[Asked]
+    too_long: int
+    persona: str
+    weights: Mapping[str, str]
+    generated: Mapping[str, int]
+    answers: Mapping[str, Sequence[Answer]]
+    ways: Mapping[str, Mapping[str, Sequence[Ways | None]]]
+    rows: Sequence[Row]
+    agreement: Sequence[dict]
+    warnings: Sequence[str]
+
+
+def set_earlier_aside(folder: RunDirectory, settings: EvalSettings) -> None:
+    """Move the results of an evaluation with other settings out of the way, so that no two are ever mixed."""
+    written = folder.read_json("eval.json")
+    if written is None:
+        for name in FILES:  # a report that was interrupted: of which settings, nobody can tell
+            (folder.path / name).unlink(missing_ok=True)
+        return
+    if written["settings"] == _identity(settings):
+        return
+    earlier = folder.path / "earlier" / written["started"].replace(":", "-")
+    number = 1
+    while earlier.exists():
+        number += 1
+        earlier = earlier.with_name(f"{written['started'].replace(':', '-')}-{number}")
+    earlier.mkdir(parents=True)
+    for name in reversed(FILES):
+        if (folder.path / name).exists():
+            (folder.path / name).replace(earlier / name)
+    print(f"the results of an evaluation with other settings are in {earlier} now", flush=True)
+
+
+def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, found: Comparison) -> None:
+    """Print the table and write the files."""
+    from sdpo.evaluate.curves import draw_win_rates
+    from sdpo.evaluate.pairs import write_pairs
+
+    title = f"{run.path.resolve().name}: checkpoints against {settings.baseline}"
+    print(f"\n{title}, {len(found.prompts)} prompts\n\n{table(found)}", flush=True)
+    write_pairs(folder.path / "pairs.html", title, found)
+    draw_win_rates(folder.path / "winrate.png", title, found.rows)
+    replace_file(folder.path / "eval.csv", _csv(found.rows).encode())
+    folder.write_json("eval.json", {"settings": _identity(settings), **_facts(run, found), **provenance()})
+    for name in FILES:
+        print(f"  {folder.path / name}", flush=True)
+
+
+def table(found: Comparison) -> str:
+    """Return the rows as text tables, one a judge, and below them agreement and warnings."""
+    parts = []
+    for judge in dict.fromkeys(row.judge for row in found.rows):
+        parts.append(f"judge {judge}\n" + _table([row for row in found.rows if row.judge == judge]))
+    if found.agreement:
+        parts.append("\n".join(_agreement_line(pair) for pair in found.agreement))
+    if found.warnings:
+        parts.append("\n".join(f"warning: {words}" for words in found.warnings))
+    return "\n\n".join(parts) + "\n"
+
+
+_COLUMNS = ("step", "win rate", "s.e.", "95 % Wilson", "95 % bootstrap", "wins", "losses", "ties", "unread.")
+_COLUMNS += ("coverage", "chars", "base", "equal length")
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [_COLUMNS, *(_cells(row) for row in rows if not row.problem)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(_COLUMNS))]
+    texts = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    texts.insert(1, "-" * len(texts[0]))
+    texts += [f"{row.checkpoint:>{widths[0]}}  {row.problem}" for row in rows if row.problem]
+    return "\n".join(texts)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    controlled = _number(row.controlled_rate)
+    if row.controlled_low is not None:
+        controlled += f" {_interval(row.controlled_low, row.controlled_high)}"
+    return (
+        str(row.checkpoint),
+        _number(row.win_rate),
+        _number(row.standard_error),
+        _interval(row.wilson_low, row.wilson_high),
+        _interval(row.bootstrap_low, row.bootstrap_high),
+        *map(str, (row.wins, row.losses, row.ties, row.unreadable)),
+        _number(row.coverage, 2),
+        _number(row.length, 1),
+        _number(row.baseline_length, 1),
+        controlled,
+    )
+
+
+def _agreement_line(pair: dict) -> str:
+    one, other = pair["judges"]
+    words = f"{one} and {other}: {pair['pairs']} pairs judged by both"
+    if pair["agreement"] is None:
+        return words
+    return f"{words}, the same outcome in {pair['agreement']:.3f}, Cohen's κ {_number(pair['kappa'])}"
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None else f"[{low:.3f}, {high:.3f}]"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def _facts(run: TrainedRun, found: Comparison) -> dict:
+    return {
+        "run": str(run.path.resolve()),
+        "persona": found.persona,
+        "prompts": {"answered": len(found.prompts), "too_long": found.too_long},
+        "weights": dict(found.weights),
+        "rows": [asdict(row) for row in found.rows],
+        "agreement": list(found.agreement),
+        "warnings": list(found.warnings),
+        # What this call had to generate; the rest was there already.
+        "generated": dict(found.generated),
+    }
+
+
+def _identity(settings: EvalSettings) -> dict:
+    return {name: value for name, value in settings_module.redacted(settings).items() if name not in _MAY_CHANGE}

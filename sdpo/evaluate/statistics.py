@@ -1,0 +1,184 @@
+"""How sure a win rate is, and how much of it is length: pure functions of outcomes and lengths.
+
+An outcome is 1 for a win, -1 for a loss, 0 for a tie. Rates are over wins and losses; what cannot be known is None.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import erfc, sqrt
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+_Z = 1.959963984540054  # the 0.975 quantile of the normal distribution
+_PRIOR_VARIANCE = 25.0  # so weak that 256 wins of 256 still read as 0.998, and it keeps every fit finite
+_STEPS, _CLOSE = 100, 1e-10
+
+
+def win_rate(wins: int, losses: int) -> tuple[float, float] | None:
+    """Return the rate over non-ties and its standard error, sqrt(p (1 - p) / n)."""
+    decided = wins + losses
+    if not decided:
+        return None
+    rate = wins / decided
+    return rate, sqrt(rate * (1 - rate) / decided)
+
+
+def wilson(wins: int, losses: int, z: float = _Z) -> Interval | None:
+    """Return Wilson's score interval of the rate (Wilson 1927); it stays inside 0 and 1, also at them."""
+    decided = wins + losses
+    if not decided:
+        return None
+    rate, room = wins / decided, z * z / decided
+    centre = (rate + room / 2) / (1 + room)
+    half = z / (1 + room) * sqrt(rate * (1 - rate) / decided + room / (4 * decided))
+    # At the ends rounding alone could leave the bounds that are exact there.
+    return (0.0 if wins == 0 else centre - half), (1.0 if losses == 0 else centre + half)
+
+
+def resampled(number: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return how often each prompt is drawn in each resample, (resamples, number): prompts with replacement.
+
+    One such table for all checkpoints and judges pairs them: every resample has the same prompts for all.
+    """
+    if number == 0:
+        return np.zeros((resamples, 0))
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
+    return draws.astype(np.float64)
+
+
+def bootstrap(outcomes: Sequence[int], counts_RN: np.ndarray) -> Interval | None:
+    """Return the percentile interval of the rate over resamples of prompts, ties among them (Efron 1979).
+
+    None where no prompt is decided. With only wins or only losses it has no width: read Wilson's there.
+    """
+    outcomes_N = np.asarray(outcomes)
+    wins_R, losses_R = counts_RN @ (outcomes_N > 0), counts_RN @ (outcomes_N < 0)
+    decided_R = wins_R + losses_R
+    if not decided_R.any():
+        return None
+    rates = wins_R[decided_R > 0] / decided_R[decided_R > 0]
+    return _percentiles(rates)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, Interval] | None:
+    """Return the mean and its 95 % interval by the normal distribution."""
+    if not len(values):
+        return None
+    mean = float(np.mean(values))
+    half = _Z * float(np.std(values, ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
+    return mean, (mean - half, mean + half)
+
+
+def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
+    """Return Cohen's κ of two judges' labels for the same items (Cohen 1960); None where chance alone agrees fully."""
+    if len(first) != len(second):
+        raise ValueError("both judges must have judged the same items")
+    if not first:
+        return None
+    number = len(first)
+    observed = sum(one == other for one, other in zip(first, second, strict=True)) / number
+    labels = set(first) | set(second)
+    chance = sum(list(first).count(label) * list(second).count(label) for label in labels) / number**2
+    return None if chance == 1 else (observed - chance) / (1 - chance)
+
+
+@dataclass(frozen=True)
+class LengthControl:
+    """A win rate with the difference in length taken out.
+
+    `rate` and its `interval` are for answers of equal length; `length_effect` is the coefficient of length.
+    `p_value` is of the hypothesis that length alone makes the outcomes: a model no better at equal length.
+    """
+
+    rate: float
+    interval: Interval | None
+    length_effect: float
+    p_value: float
+
+
+def length_controlled(
+    outcomes: Sequence[int], length_differences: Sequence[float], counts_RN: np.ndarray
+) -> LengthControl | None:
+    """Return the win rate at equal length; None without a win or a loss.
+
+    As AlpacaEval 2 does it (Dubois et al. 2024, arXiv 2404.04475): a logistic regression of the outcome on the
+    model and on tanh(difference / standard deviation of the differences), read off at difference 0. Departures:
+    only wins and losses count, as in the rate beside it; there is no term for a prompt's difficulty, which a
+    leaderboard of many models is needed to know; both coefficients have a weak normal prior (variance 25).
+    """
+    outcomes_N = np.asarray(outcomes)
+    decided = outcomes_N != 0
+    if not decided.any():
+        return None
+    differences_N = np.asarray(length_differences, dtype=np.float64)
+    spread = differences_N.std()
+    # The same for all: tanh(±∞), so that length and model stand for the same thing and neither is preferred.
+    lengths_N = np.tanh(differences_N / spread) if spread > 0 else np.sign(differences_N)
+    wins_N, lengths_N = (outcomes_N[decided] > 0).astype(np.float64), lengths_N[decided]
+    once_1N = np.ones((1, int(decided.sum())))
+    both = np.stack([np.ones_like(lengths_N), lengths_N], axis=-1)
+    fitted_12, height = _fit_logistic(both, wins_N, once_1N)
+    _, height_without = _fit_logistic(both[:, 1:], wins_N, once_1N)
+    drawn_RN = counts_RN[:, decided]
+    drawn_RN = drawn_RN[drawn_RN.any(axis=1)]
+    refitted_R2, _ = _fit_logistic(both, wins_N, drawn_RN) if len(drawn_RN) else (None, None)
+    return LengthControl(
+        rate=float(_sigmoid(fitted_12[0, 0])),
+        interval=None if refitted_R2 is None else _percentiles(_sigmoid(refitted_R2[:, 0])),
+        length_effect=float(fitted_12[0, 1]),
+        # Twice the difference of the heights is chi-squared with one degree of freedom.
+        p_value=erfc(sqrt(max(0.0, float(height[0] - height_without[0])))),
+    )
+
+
+def length_explains(wilson_interval: Interval | None, control: LengthControl | None) -> bool:
+    """Return whether there is a win that is none once length is taken out."""
+    if wilson_interval is None or control is None or wilson_interval[0] <= 0.5:
+        return False
+    low = control.interval[0] if control.interval else control.rate
+    return low <= 0.5 or control.p_value > 0.05
+
+
+def _fit_logistic(x_ND: np.ndarray, y_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients (R, D) and log-posteriors (R), one fit for each row of weights, by Newton's method.
+
+    The prior makes it strictly concave; a step is halved for as long as it does not climb.
+    """
+    coefficients_RD = np.zeros((len(weights_RN), x_ND.shape[1]))
+    heights_R = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD)
+    for _ in range(_STEPS):
+        p_RN = _sigmoid(coefficients_RD @ x_ND.T)
+        gradient_RD = (weights_RN * (y_N - p_RN)) @ x_ND - coefficients_RD / _PRIOR_VARIANCE
+        curvature_RDD = np.einsum("rn,nd,ne->rde", weights_RN * p_RN * (1 - p_RN), x_ND, x_ND, optimize=True)
+        curvature_RDD += np.eye(x_ND.shape[1]) / _PRIOR_VARIANCE
+        step_RD = np.linalg.solve(curvature_RDD, gradient_RD[..., None])[..., 0]
+        size_R1 = np.ones((len(weights_RN), 1))
+        for _ in range(30):
+            tried = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD + size_R1 * step_RD)
+            falls = tried < heights_R - _CLOSE
+            if not falls.any():
+                break
+            size_R1[falls] /= 2
+        coefficients_RD, before_R, heights_R = coefficients_RD + size_R1 * step_RD, heights_R, tried
+        if np.abs(heights_R - before_R).max() < _CLOSE:
+            break
+    return coefficients_RD, heights_R
+
+
+def _log_posterior(
+    x_ND: np.ndarray, y_N: np.ndarray, weights_RN: np.ndarray, coefficients_RD: np.ndarray
+) -> np.ndarray:
+    logits_RN = coefficients_RD @ x_ND.T
+    likelihood_R = (weights_RN * (y_N * logits_RN - np.logaddexp(0, logits_RN))).sum(axis=1)
+    return likelihood_R - (coefficients_RD**2).sum(axis=1) / (2 * _PRIOR_VARIANCE)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values))
+
+
+def _percentiles(values: np.ndarray) -> Interval:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,246 @@
+"""The figures of the signal analysis: cases against positions, and every token of one case.
+
+Sizes are worked out in points before anything is drawn, so that no label can meet another: characters are of one
+width, which is measured, and text is wrapped to what it has.
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.patches import Rectangle
+
+from sdpo.run import replace_file
+from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
+from sdpo.signal.glyphs import figure_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FONT, POINT = "DejaVu Sans Mono", 1 / 72  # inches
+DPI = 110
+UNIT = "log π(y | x, o) − log π(y | x), nats per token; colour by the root"
+_ENDS = "line above a token: hindsight makes it likelier, below: less likely"
+KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
+
+Row = dict[str, Any]
+
+
+# Cases against positions
+
+
+def draw_heatmaps(folder: Path, cases: Sequence[Row], limit: float) -> list[Path]:
+    """Write unrelated.png, followup.png, stacked.png and side_by_side.png; return their paths."""
+    layouts = {
+        "unrelated": (["unrelated"], 1),
+        "followup": (["followup"], 1),
+        "stacked": (["unrelated", "followup"], 1),
+        "side_by_side": (["unrelated", "followup"], 2),
+    }
+    return [
+        _draw_grid(folder / f"{name}.png", cases, kinds, columns, limit) for name, (kinds, columns) in layouts.items()
+    ]
+
+
+def _draw_grid(path: Path, cases: Sequence[Row], kinds: list[str], columns: int, limit: float) -> Path:
+    longest = max(len(case["tokens"]) for case in cases)
+    names = [_cut(figure_text(case["id"]), 28) for case in cases]
+    label = max(map(len, names)) * _advance(7.5) * POINT + 0.35
+    rows = len(kinds) // columns
+    wide, high = min(max(3.6, 0.05 * longest), 9.0), 0.24 * len(cases)
+    head, foot, top, scale = 0.35, 0.55, 0.25, 0.85
+    # The names of a second column of panels would say the same again.
+    width = label + columns * wide + (columns - 1) * 0.3 + 0.25
+    height = top + rows * (head + high + foot) + scale
+    figure = pyplot.figure(figsize=(width, height), dpi=DPI)
+    for place, kind in enumerate(kinds):
+        row, column = divmod(place, columns)
+        left, bottom = label + column * (wide + 0.3), height - top - row * (head + high + foot) - head - high
+        axes = figure.add_axes((left / width, bottom / height, wide / width, high / height))
+        _draw_panel(axes, cases, kind, longest, limit)
+        axes.set_yticks([row + 0.5 for row in range(len(cases))], names if column == 0 else [""] * len(names))
+        axes.tick_params(axis="y", length=0, labelsize=7.5, labelfontfamily=FONT)
+    _draw_scale(figure, limit, (label, width - 0.35), 0.42, width, height)
+    return _save(figure, path)
+
+
+def _draw_panel(axes: "Axes", cases: Sequence[Row], kind: str, longest: int, limit: float) -> None:
+    cells, colours, lines = [], [], []
+    for row, case in enumerate(cases):
+        for place, value in enumerate(case["signal"][kind]):
+            cells.append(Rectangle((place, row + 0.08), 1, 0.84))
+            colours.append([part / 255 for part in colour(value, limit)])
+            if side := mark(value, limit):
+                line = row + (0.14 if side == "more" else 0.86)
+                lines.append([(place, line), (place + 1, line)])
+    axes.add_collection(PatchCollection(cells, facecolor=colours, edgecolor="none"))
+    axes.add_collection(LineCollection(lines, colors="black", linewidths=0.8))
+    axes.set_xlim(0, longest)
+    axes.set_ylim(len(cases), 0)
+    mean = _mean_size(cases, kind)
+    axes.set_title(f"{KINDS[kind]}: mean |signal| {mean:.3g} nats", fontsize=9, loc="left")
+    axes.set_xlabel("token of the answer", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def _mean_size(cases: Sequence[Row], kind: str) -> float:
+    values = [abs(value) for case in cases for value in case["signal"][kind]]
+    return sum(values) / len(values)
+
+
+def _draw_scale(
+    figure: "Figure", limit: float, span: tuple[float, float], bottom: float, width: float, height: float
+) -> None:
+    """Draw the one scale, at most four inches wide, with what it means under it; all in inches."""
+    left, wide = span[0], min(span[1] - span[0], 4.0)
+    axes = figure.add_axes((left / width, bottom / height, wide / width, 0.13 / height))
+    # Evenly spaced in colour, which goes by the root.
+    colours = ScalarMappable(Normalize(-1, 1), LinearSegmentedColormap.from_list("signal", STOPS))
+    bar = figure.colorbar(colours, cax=axes, orientation="horizontal", ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.ax.set_xticklabels(scale_labels(limit))
+    bar.ax.tick_params(labelsize=7.5, length=2)
+    figure.text(left / width, (bottom + 0.17) / height, UNIT, fontsize=7.5, va="bottom")
+    figure.text(0.1 / width, 0.05 / height, _ENDS, fontsize=7, va="bottom", color="#444444")
+
+
+# Every token of one case
+
+_SIZE, _SMALL = 8.0, 5.5  # points
+_LINE, _HEAD = 25.0, 11.5  # points a line of cells and a line of words take
+_COLUMNS = 74  # characters a panel is wide
+_GAP, _MARGIN = 18.0, 12.0
+
+
+def draw_case(path: Path, case: Row, limit: float) -> Path:
+    """Write one case: its answer twice, beside each other, every token a cell with its signal under it."""
+    char = _advance(_SIZE)
+    panel = _COLUMNS * char
+    heads = {kind: _words(case, kind) for kind in KINDS}
+    # The longest of a token and of its number, so that neither runs into the next cell.
+    cells = [figure_text(piece, spaces=True) or "…" for piece in case["tokens"]]
+    breaks = [piece.endswith("\n") for piece in case["tokens"]]
+    head = max(len(lines) for lines in heads.values()) * _HEAD + 6
+    placed, below = _flow(cells, breaks)
+    width, height = 2 * _MARGIN + 2 * panel + _GAP, 14 + head + below + 62
+    figure = pyplot.figure(figsize=(width * POINT, height * POINT), dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    for number, kind in enumerate(KINDS):
+        left = _MARGIN + number * (panel + _GAP)
+        for line, words in enumerate(heads[kind]):
+            weight = "bold" if words.startswith(KINDS[kind]) else "normal"
+            axes.text(
+                left, 14 + line * _HEAD, words, family=FONT, fontsize=_SIZE, va="top", weight=weight, parse_math=False
+            )
+        _draw_cells(axes, placed, case["signal"][kind], left, 14 + head, limit)
+    _draw_scale(figure, limit, (0.35, width * POINT - 0.35), 0.38, width * POINT, height * POINT)
+    return _save(figure, path)
+
+
+def _words(case: Row, kind: str) -> list[str]:
+    """Return the lines over a panel: which follow-up, and what the user said; cut where they grow too long."""
+    follow_up = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
+    size = sum(map(abs, case["signal"][kind])) / len(case["signal"][kind])
+    lines = [f"{KINDS[kind]}, mean |signal| {size:.3g}", *_wrap(f"case: {case['id']} ({case['tag']})", 2)]
+    lines += _wrap(f"asked: {case['raw_prompt']}", 3)
+    return [*lines, *_wrap(f"o: {follow_up}", 3)]
+
+
+def _wrap(text: str, most: int) -> list[str]:
+    lines = textwrap.wrap(figure_text(" ".join(text.split())), _COLUMNS)
+    return lines if len(lines) <= most else [*lines[: most - 1], _cut(lines[most - 1] + " …", _COLUMNS)]
+
+
+Placed = tuple[int, float, float, float, str]
+
+
+def _flow(cells: list[str], breaks: list[bool]) -> tuple[list[Placed], float]:
+    """Return (token, left, top, width, text) of each cell in points, wrapped, and the height of all.
+
+    A token wider than the panel goes on in cells of its own on the next lines.
+    """
+    placed: list[Placed] = []
+    char, column, line = _advance(_SIZE), 0, 0
+    for token, (text, ends) in enumerate(zip(cells, breaks, strict=True)):
+        for start in range(0, len(text), _COLUMNS):
+            part = text[start : start + _COLUMNS]
+            taken = max(len(part), 4)  # wide enough for a number such as −12.3
+            if column + taken > _COLUMNS:
+                column, line = 0, line + 1
+            placed.append((token, column * char, line * _LINE, taken * char, part))
+            column += taken
+        if ends:
+            column, line = 0, line + 1
+    return placed, (line + (column > 0)) * _LINE
+
+
+def _draw_cells(axes: "Axes", placed: list[Placed], signal: list[float], left: float, top: float, limit: float) -> None:
+    before = -1
+    for token, x, y, width, text in placed:
+        value = signal[token]
+        background = colour(value, limit)
+        x, y, high = x + left, y + top, _LINE - 11
+        shade = [part / 255 for part in background]
+        axes.add_patch(Rectangle((x, y), width, high, facecolor=shade, edgecolor="#bbbbbb", linewidth=0.4))
+        if side := mark(value, limit):
+            line = y + 0.9 if side == "more" else y + high - 0.9
+            axes.plot(
+                [x + 0.6, x + width - 0.6], [line, line], color=ink(background), linewidth=1.4, solid_capstyle="butt"
+            )
+        axes.text(
+            x + width / 2, y + high / 2, text, family=FONT, fontsize=_SIZE, ha="center", va="center",
+            color=ink(background), parse_math=False,
+        )  # fmt: skip
+        if token != before:
+            axes.text(
+                x + width / 2, y + high + 1.5, _number(value), family=FONT, fontsize=_SMALL, ha="center", va="top",
+                color="#333333",
+            )  # fmt: skip
+        before = token
+
+
+@cache
+def _advance(size: float) -> float:
+    """Return the width of a monospaced character in points, as it is drawn: rounded to whole pixels by its hinting."""
+    figure = pyplot.figure(dpi=DPI)
+    text = figure.text(0, 0, "M" * 100, family=FONT, fontsize=size)
+    width = text.get_window_extent(figure.canvas.get_renderer()).width
+    pyplot.close(figure)
+    return width / 100 * 72 / DPI
+
+
+def _number(value: float) -> str:
+    """Return a signal in at most five characters, with a real minus sign."""
+    if not math.isfinite(value):
+        return "nan" if math.isnan(value) else "+∞" if value > 0 else "−∞"
+    return (f"{value:+.1f}" if abs(value) < 99.95 else f"{value:+.0f}").replace("-", "−")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=DPI, format="png")
+    pyplot.close(figure)
+    replace_file(path, picture.getvalue())
+    return path

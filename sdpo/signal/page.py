@@ -1,0 +1,200 @@
+"""signal.html: every case with both follow-ups beside each other, every token a cell that can be asked."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from sdpo.report import data_block, write_page
+from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
+
+KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
+
+_STYLE = """
+.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; align-items: center; position: sticky; top: 0; z-index: 1;
+  background: var(--paper); padding: .4rem 0; border-bottom: 1px solid var(--line); }
+.scale { display: inline-grid; grid-template-columns: repeat(5, 3.6rem); font-size: .8rem; text-align: center; }
+.scale i { grid-column: 1 / 6; margin: 0 1.8rem; height: .8rem; }
+.scale b { font-weight: normal; }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
+@media (max-width: 700px) { .pair { grid-template-columns: 1fr; } .legend { position: static; } }
+.pair > * { min-width: 0; }
+.quiet { color: var(--quiet); font-size: .85rem; }
+.said { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
+.answer { font: 14px/2 ui-monospace, monospace; }
+.values .answer { line-height: 1.5; }
+.t { white-space: pre-wrap; padding: .15rem 0; border: 0 solid; cursor: pointer; position: relative;
+  box-shadow: 1px 0 0 #0003; }
+.t, .scale i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.t.more { border-top-width: 2px; } .t.less { border-bottom-width: 2px; }
+.t:hover, .t:focus { outline: 2px solid var(--ink); outline-offset: 1px; }
+.t.sign { font-size: .75em; }
+.values .t::after { content: attr(data-v); position: absolute; left: 0; top: 100%; font: 9px/1 ui-monospace, monospace;
+  color: var(--quiet); white-space: nowrap; }
+.values .t { display: inline-block; vertical-align: top; min-width: 2.6em; margin: 0 2px .9rem 0; }
+#card { position: fixed; z-index: 2; background: var(--panel); color: var(--ink); border: 1px solid var(--line);
+  padding: .6rem .8rem; font-size: .85rem; width: 22rem; max-width: 100vw; box-shadow: 0 2px 10px #0006; }
+#card[hidden] { display: none; }
+#card table { display: table; font-size: .8rem; width: 100%; }
+#card td { white-space: pre-wrap; } #card td:nth-child(2n) { white-space: nowrap; text-align: right; }
+@media (max-width: 700px) { #card { left: 0 !important; right: 0; top: auto !important; bottom: 0; width: 100vw;
+  max-height: 45vh; overflow-y: auto; } body { padding-bottom: 46vh; } }
+@media print { .legend { position: static; } #card, .control { display: none; } section { break-inside: avoid; } }
+"""
+
+# The card of a token: filled from the data block, with textContent alone.
+_SCRIPT = r"""
+const data = JSON.parse(document.getElementById("signals").textContent);
+const card = document.getElementById("card");
+const shown = text => text === "" ? "… (a part of the next character)" :
+  text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
+const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + "\u00a0%" : p >= 1e-4 ? (100 * p).toPrecision(2) + "\u00a0%" :
+  p.toExponential(1);
+function element(tag, text) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+function open(cell) {
+  const [row, kind, place] = cell.dataset.at.split(" ");
+  const of = data[row], at = Number(place);
+  card.replaceChildren();
+  card.append(element("strong", shown(of.tokens[at])), element("div",
+    "signal " + cell.dataset.v + " nats · p(x) " + percent(of.p.bare[at]) + " → p(x, o) " + percent(of.p[kind][at])));
+  const before = of.top.bare[at], after = of.top[kind][at];
+  if (before.length) {
+    const table = element("table"), head = table.insertRow();
+    for (const words of ["likeliest under x", "under x, o"]) {
+      const title = element("th", words);
+      title.colSpan = 2;
+      head.append(title);
+    }
+    before.forEach((token, line) => {
+      const cells = table.insertRow();
+      for (const [text, p] of [token, after[line]])
+        for (const words of [shown(text), percent(p)]) cells.insertCell().textContent = words;
+    });
+    card.append(table);
+  }
+  card.hidden = false;
+  const box = cell.getClientRects()[0], size = card.getBoundingClientRect();
+  const left = Math.max(4, Math.min(box.left, innerWidth - size.width - 20));
+  const below = box.bottom + 8 + size.height < innerHeight;
+  card.style.left = left + "px";
+  card.style.top = Math.max(4, below ? box.bottom + 8 : box.top - size.height - 8) + "px";
+}
+const cellOf = event => event.target.closest ? event.target.closest(".t") : null;
+for (const kind of ["mouseover", "focusin", "click"])
+  document.addEventListener(kind, event => {
+    const cell = cellOf(event);
+    if (cell) open(cell); else if (kind !== "focusin" && !card.contains(event.target)) card.hidden = true;
+  });
+document.addEventListener("keydown", event => { if (event.key === "Escape") card.hidden = true; });
+addEventListener("scroll", () => { if (innerWidth > 700) card.hidden = true; }, { passive: true });
+document.getElementById("values").addEventListener("change", event =>
+  document.body.classList.toggle("values", event.target.checked));
+addEventListener("beforeprint", () => document.body.classList.add("values"));
+addEventListener("afterprint", () =>
+  document.body.classList.toggle("values", document.getElementById("values").checked));
+"""
+
+
+def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
+    """Write the page of an analysis as a whole or not at all, and return its path."""
+    cases, limit = result["cases"], result["scale"]["limit"]
+    sizes = result["summary"]["mean_size"]
+    body = [
+        Markup("<h1>The signal per token</h1><p>{}. {} cases. Mean |signal| per token: unrelated follow-up {:.4f}, "
+               "relevant follow-up {:.4f} nats.</p>").format(
+            result["model"], len(cases), sizes["unrelated"], sizes["followup"]
+        ),
+        _legend(limit),
+        *(_case(number, case, limit) for number, case in enumerate(cases)),
+        Markup("<h2>The hindsight template</h2><p class='said'>{}</p>").format(result["template"]),
+        Markup("<div id='card' role='status' hidden></div>"),
+        data_block("signals", [_facts(case) for case in cases]),
+    ]  # fmt: skip
+    return write_page(path, "The signal per token", Markup("").join(body), _STYLE, _SCRIPT)
+
+
+def _legend(limit: float) -> Markup:
+    labels = Markup("").join(Markup("<b>{}</b>").format(label) for label in scale_labels(limit))
+    return Markup(
+        "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>{labels}"
+        "</span><span class='quiet'>log π(y | x, o) − log π(y | x) in nats; one scale for all, colour by the root. "
+        "Blue, line above: hindsight makes the token likelier. Red, line below: less likely. "
+        "Point at a token or tap it.</span>"
+        "<label class='control'><input type='checkbox' id='values'> show values</label></div>"
+    ).format(stops=", ".join(STOPS), labels=labels)
+
+
+def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
+    panels = Markup("").join(_panel(number, case, kind, limit) for kind in KINDS)
+    ended = "" if case["finished"] else " The answer was cut off at the longest allowed."
+    return Markup(
+        "<section><h2>{}. {} <span class='quiet'>{}</span></h2>{}<p class='said'>{}</p>"
+        "<p class='quiet'>{} tokens.{}</p><div class='pair'>{}</div></section>"
+    ).format(
+        number + 1,
+        case["id"],
+        case["tag"],
+        Markup("<p class='said quiet'>{}</p>").format(case["system"]) if case["system"] else "",
+        case["raw_prompt"],
+        len(case["tokens"]),
+        ended,
+        panels,
+    )
+
+
+def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup:
+    signal = case["signal"][kind]
+    said = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
+    cells = Markup("").join(
+        _cell(piece, value, f"{number} {kind} {place}", limit)
+        for place, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
+    )
+    return Markup(
+        "<div><p class='said'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
+        "<div class='answer'>{}</div></div>"
+    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), said, cells)
+
+
+def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
+    """Return a token as a cell; a line break is shown as a sign, and at a token's end it breaks the line as well."""
+    background = colour(value, limit)
+    shown = piece.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎") or "…"
+    sign = " sign" if not piece else ""
+    return Markup(
+        "<span class='t {}{}' tabindex='0' data-at='{}' data-v='{}' style='background:#{};color:{}'>{}</span>{}"
+    ).format(
+        mark(value, limit),
+        sign,
+        at,
+        number_text(value),
+        "".join(f"{part:02x}" for part in background),
+        ink(background),
+        shown,
+        Markup("<br>") if piece.endswith("\n") else "",
+    )
+
+
+def number_text(value: float) -> str:
+    """Return a signal with its sign and two digits after the point."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _facts(case: dict[str, Any]) -> dict[str, Any]:
+    """Return what the card shows of a case's tokens."""
+    return {
+        "tokens": case["tokens"],
+        "p": {name: [_rounded(math.exp(value)) for value in values] for name, values in case["logps"].items()},
+        "top": {
+            name: [[(text, _rounded(p)) for text, p in place] for place in places]
+            for name, places in case["alternatives"].items()
+        },
+    }
+
+
+def _rounded(p: float) -> float:
+    return float(f"{p:.4g}")

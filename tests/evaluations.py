@@ -1,0 +1,135 @@
+"""Runs to evaluate, made without training, and evaluations of them in this process or in one that can be killed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from jobs import eval_tldr
+from sdpo.launch import main
+from sdpo.prompts import PERSONAS, SUMMARY_SYSTEM
+from sdpo.run import RunDirectory
+from sdpo.tiny import MODEL_DIR, WORLD_DIR
+from tests.worlds import environment
+
+STYLE = "no_emojis"
+SETTINGS = {
+    "model_name_or_path": str(MODEL_DIR),
+    "style": STYLE,
+    "style_file": None,
+    "max_prompt_tokens": 256,
+    "max_completion_tokens": 24,
+    "val_jsonl": str(WORLD_DIR / "data" / "validation.jsonl"),
+    "train_jsonl": str(WORLD_DIR / "data" / "train.jsonl"),
+}
+
+
+def make_run(folder: Path, **settings) -> Path:
+    """Return a folder that looks like a TL;DR run's."""
+    folder.mkdir(parents=True)
+    RunDirectory(folder).write_json(
+        "run.json",
+        {
+            "job": "train-online-tldr",
+            "system_prompt": SUMMARY_SYSTEM,
+            "prompt_suffix": "\nTL;DR:\n",
+            "persona": PERSONAS[STYLE],
+            "settings": SETTINGS | settings,
+        },
+    )
+    return folder
+
+
+def add_checkpoint(run: Path, step: int, noise: float = 0.0) -> Path:
+    """Return a whole checkpoint: the tiny model, with that much noise on its weights."""
+    folder = run / f"checkpoint-{step}"
+    shutil.copytree(MODEL_DIR, folder)
+    if noise:
+        generator = torch.Generator().manual_seed(step)
+        weights = load_file(folder / "model.safetensors")
+        moved = {
+            name: tensor + noise * torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()
+        }
+        save_file(moved, folder / "model.safetensors", {"format": "pt"})
+    RunDirectory(run).mark_complete(step)
+    return folder
+
+
+def arguments(run: Path, **settings) -> list[str]:
+    """Return the flags of a small evaluation of the run."""
+    given = {"run_dir": run, "eval_n": 16, "judge_model": "oracle"} | settings
+    return ["--tiny", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
+
+
+def evaluate(run: Path, expect: int = 0, job=eval_tldr.JOB, **settings) -> dict:
+    """Evaluate in this process, check the exit code, and return what eval.json holds."""
+    code = main(job, arguments(run, **settings))
+    assert code == expect, f"exit {code}, expected {expect}"
+    return read(run)
+
+
+def read(run: Path) -> dict:
+    """Return what eval.json of a run holds."""
+    path = run / "eval" / "eval.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+# Imports once and runs each line that it reads, the flags of an evaluation, in a child of its own: the child can
+# be killed, and beginning again does not cost the seconds that importing takes.
+_NURSERY = """
+import json, os, sys
+import sdpo.evaluate.session, sdpo.evaluate.pairs, sdpo.evaluate.curves, sdpo.train.online
+from jobs import eval_tldr
+from sdpo.launch import main
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        out = os.open(os.environ["CHILD_OUTPUT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        code = 99
+        try:
+            code = main(eval_tldr.JOB, json.loads(line))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    print(child, flush=True)
+    _, status = os.waitpid(child, 0)
+    print(status, flush=True)
+"""
+
+
+class Nursery:
+    """Evaluations as processes, one at a time. `output` is what all of them printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.output = folder / "output.txt"
+
+    def __enter__(self) -> "Nursery":
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=environment(CHILD_OUTPUT=str(self.output)),
+        )  # fmt: skip
+        assert self._process.stdout.readline().strip() == "ready"
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._process.stdout.close()
+
+    def start(self, flags: list[str]) -> int:
+        """Start an evaluation and return its process id."""
+        self._process.stdin.write(json.dumps(flags) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def wait(self) -> int:
+        """Return the exit code of the evaluation that was started, minus the signal that ended it."""
+        import os
+
+        return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))
