@@ -20,7 +20,7 @@ from random import Random
 import torch
 
 from benchmarks.scoring import VOCABULARY, build_model, padded_scores
-from sdpo.objective import Objective, signal, token_loss
+from sdpo.objective import Objective, after_first, signal, token_loss
 from sdpo.scoring import pack_rows
 from sdpo.train.loss import Contexts, HindsightLoss
 from sdpo.train.teacher import Teacher
@@ -94,7 +94,7 @@ def plain(model, contexts, hindsight, completions) -> None:
     with torch.no_grad():
         teacher, _ = padded_scores(model, hindsight, completions)
     policy, mask = padded_scores(model, contexts, completions)
-    mask[:, :2] = 0
+    mask = after_first(mask, 2)
     advantages = signal(teacher, policy, mask)
     token_loss(policy, policy.detach(), advantages, mask, torch.ones(len(contexts)), 0.2).backward()
 
