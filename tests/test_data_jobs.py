@@ -215,7 +215,7 @@ def test_the_data_that_a_trainer_names_is_what_a_job_writes():
     assert trainers
     for job in trainers:
         assert job.data_command == f"make {job.data_target}"
-        named = {Path(job.defaults[field]) for field in ("train_jsonl", "val_jsonl") if job.defaults.get(field)}
+        named = {Path(job.defaults[field]) for field in ("train_jsonl", "val_jsonl", "data") if job.defaults.get(field)}
         assert named and named <= written[job.data_target]
 
 

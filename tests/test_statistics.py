@@ -67,7 +67,7 @@ def test_the_bootstrap_resamples_prompts_as_a_slow_one_does():
     outcomes = generator.choice([1, 1, -1, 0], size=60)
     rates = []
     for _ in range(4000):
-        drawn = [outcomes[generator.integers(60)] for _ in range(30)]
+        drawn = [outcomes[generator.integers(60)] for _ in range(60)]
         rates.append(drawn.count(1) / (drawn.count(1) + drawn.count(-1)))
     assert bootstrap(outcomes, resampled(60, 4000)) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.02)
 

@@ -47,6 +47,7 @@ _STYLE = """
 _SCRIPT = r"""
 const data = JSON.parse(document.getElementById("signals").textContent);
 const card = document.getElementById("card");
+let current;
 const shown = text => text === "" ? "… (a part of the next character)" :
   text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
 const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + "\u00a0%" : p >= 1e-4 ? (100 * p).toPrecision(2) + "\u00a0%" :
@@ -78,7 +79,11 @@ function open(cell) {
     card.append(table);
   }
   card.hidden = false;
-  const box = cell.getClientRects()[0], size = card.getBoundingClientRect();
+  current = cell;
+  dock();
+}
+function dock() {
+  const box = current.getClientRects()[0], size = card.getBoundingClientRect();
   const left = Math.max(4, Math.min(box.left, innerWidth - size.width - 20));
   const below = box.bottom + 8 + size.height < innerHeight;
   card.style.left = left + "px";
@@ -91,7 +96,7 @@ for (const kind of ["mouseover", "focusin", "click"])
     if (cell) open(cell); else if (kind !== "focusin" && !card.contains(event.target)) card.hidden = true;
   });
 document.addEventListener("keydown", event => { if (event.key === "Escape") card.hidden = true; });
-addEventListener("scroll", () => { if (innerWidth > 700) card.hidden = true; }, { passive: true });
+addEventListener("scroll", () => { if (!card.hidden) dock(); }, { passive: true });
 document.getElementById("values").addEventListener("change", event =>
   document.body.classList.toggle("values", event.target.checked));
 addEventListener("beforeprint", () => document.body.classList.add("values"));
