@@ -97,7 +97,7 @@ def _main(job: Job, arguments: list[str]) -> int:
     if "LOCAL_RANK" in os.environ and not worker:
         _refuse_what_ranks_must_share(settings, job)
     if not worker:
-        _check_processes(settings)
+        processes.check(settings)
         if isinstance(settings, JobSettings):
             check_writable(settings.output_dir, "OUTPUT_DIR or SCRATCH")
         if job.check and getattr(settings, "node_rank", 0) == 0:  # the others would see what the first one writes
@@ -188,42 +188,6 @@ def check_writable(folder: Path, setting: str) -> None:
     ancestor = next(place for place in (folder, *folder.parents) if place.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another {setting}.")
-
-
-def _check_processes(settings: CommonSettings) -> None:
-    if not isinstance(settings, LaunchSettings):
-        return
-    if settings.nnodes > 1:
-        _check_nodes(settings)
-    if settings.accelerate_config or settings.tiny:
-        return
-    gpus = processes.visible_gpus()
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    if not gpus and shown not in ("", "-1") and (installed := processes.installed_gpus()):
-        raise SettingError(
-            f"CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine, which has {', '.join(installed)}. "
-            "Name some of those, or leave it empty to use the CPU."
-        )
-    if gpus and settings.processes_here > len(gpus):
-        raise SettingError(
-            f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
-            f"the {len(gpus)} GPU(s) to be seen here. Give GPUS={len(gpus) * settings.nnodes} or less."
-        )
-
-
-def _check_nodes(settings: LaunchSettings) -> None:
-    """Raise SettingError where several machines would not find together, or not be one run."""
-    if settings.world_size % settings.nnodes:
-        raise SettingError(
-            f"WORLD_SIZE={settings.world_size} counts the processes of all {settings.nnodes} nodes (NNODES) and must "
-            "be a multiple of it."
-        )
-    if settings.node_rank >= settings.nnodes:
-        raise SettingError(f"NODE_RANK={settings.node_rank} must be less than NNODES={settings.nnodes}.")
-    missing = ["MASTER_ADDR"] if settings.master_addr is None else []
-    missing += ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
-    if missing:
-        raise SettingError(f"{' and '.join(missing)} must be given with NNODES: all nodes need the same.")
 
 
 def _refuse_what_ranks_must_share(settings: CommonSettings, job: Job) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from sdpo import settings as settings_module
-from sdpo.settings import LaunchSettings, OnlineSettings
+from sdpo.errors import SettingError
+from sdpo.settings import CommonSettings, LaunchSettings, OnlineSettings
 
 _ACCELERATE = Path(__file__).parents[1] / "jobs" / "accelerate"
 DDP = _ACCELERATE / "ddp.yaml"
@@ -172,3 +173,40 @@ def leave_reason(code: int, message: str) -> None:
     if path := os.environ.get(EXIT_FILE):
         with suppress(OSError), open(path, "x", encoding="utf-8") as file:
             json.dump([code, message], file)
+
+
+def check(settings: CommonSettings) -> None:
+    """Raise SettingError for more processes than there are GPUs, or machines that would not find together."""
+    if not isinstance(settings, LaunchSettings):
+        return
+    if settings.nnodes > 1:
+        check_nodes(settings)
+    if settings.accelerate_config or settings.tiny:
+        return
+    gpus = visible_gpus()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if not gpus and shown not in ("", "-1") and (installed := installed_gpus()):
+        raise SettingError(
+            f"CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine, which has {', '.join(installed)}. "
+            "Name some of those, or leave it empty to use the CPU."
+        )
+    if gpus and settings.processes_here > len(gpus):
+        raise SettingError(
+            f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
+            f"the {len(gpus)} GPU(s) to be seen here. Give GPUS={len(gpus) * settings.nnodes} or less."
+        )
+
+
+def check_nodes(settings: LaunchSettings) -> None:
+    """Raise SettingError where several machines would not find together, or not be one run."""
+    if settings.world_size % settings.nnodes:
+        raise SettingError(
+            f"WORLD_SIZE={settings.world_size} counts the processes of all {settings.nnodes} nodes (NNODES) and must "
+            "be a multiple of it."
+        )
+    if settings.node_rank >= settings.nnodes:
+        raise SettingError(f"NODE_RANK={settings.node_rank} must be less than NNODES={settings.nnodes}.")
+    missing = ["MASTER_ADDR"] if settings.master_addr is None else []
+    missing += ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
+    if missing:
+        raise SettingError(f"{' and '.join(missing)} must be given with NNODES: all nodes need the same.")

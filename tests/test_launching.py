@@ -9,7 +9,7 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 
 from sdpo import processes
 from sdpo.errors import SettingError
-from sdpo.launch import _check_nodes
+from sdpo.processes import check_nodes
 from sdpo.resolve import resolve
 from sdpo.settings import OnlineSettings
 
@@ -57,7 +57,7 @@ def test_several_nodes_are_told_where_they_meet(tmp_path):
 )
 def test_nodes_that_would_not_find_together_are_refused(values, named):
     with pytest.raises(SettingError, match=named):
-        _check_nodes(settings(**values))
+        check_nodes(settings(**values))
 
 
 def test_without_a_gpu_the_processes_are_told_so():
