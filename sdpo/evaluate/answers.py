@@ -13,9 +13,9 @@ from accelerate.utils import gather_object
 
 from sdpo.chat import encode_prompt
 from sdpo.errors import ServerError, one_line
-from sdpo.evaluate.generate import generate
-from sdpo.evaluate.models import Contender, Shelf, load_tokenizer
+from sdpo.evaluate.models import Contender, Shelf, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
+from sdpo.generate import generate
 from sdpo.llm import Backend, Client, Reply, ReplyCache, Request
 from sdpo.prompts import Message
 
@@ -57,7 +57,7 @@ class LocalAnswers:
 
     def of(self, contender: Contender, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
         """Return the answers to the prompts in their order. Every process calls it and gets all."""
-        tokenizer = load_tokenizer(contender)
+        tokenizer = tokenizer_of(contender)
         encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
         facts = ["transformers", weights, str(self.shelf.dtype), *self.decoding.facts()]
         keys = [key_of(*facts, ids) for ids in encoded]

@@ -122,13 +122,13 @@ class LocalBench:
         return [tuple(self.store[key]) for key in keys]
 
     def _judge(self, pairs, keys, batches, say) -> dict[str, list]:
-        from sdpo.evaluate.models import load_tokenizer
+        from sdpo.evaluate.models import tokenizer_of
         from sdpo.judge import LocalJudge, both_ways
 
         new: dict[str, list] = {}
         if not batches:
             return new
-        judge = LocalJudge(self.shelf.take(self.contender), load_tokenizer(self.contender), self.batch_size)
+        judge = LocalJudge(self.shelf.take(self.contender), tokenizer_of(self.contender), self.batch_size)
         for done, batch in enumerate(batches):
             say(done * self.batch_size * self.state.num_processes)
             ways = both_ways(judge, [pairs[place] for place in batch])

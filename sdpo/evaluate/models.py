@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.store import Store
+from sdpo.pretrained import load_tokenizer, load_weights
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
@@ -98,10 +99,7 @@ class Shelf:
             torch.cuda.empty_cache()
 
     def _load(self, source: str, contender: Contender) -> PreTrainedModel:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=self.dtype)
-        except (OSError, ValueError) as error:
-            raise _unusable(contender, error) from None
+        model = load_weights(source, contender.setting, self.dtype)
         self.loads += 1
         return model.to(self.device)
 
@@ -120,20 +118,12 @@ class Shelf:
             raise _unusable(contender, error) from None
 
 
-def load_tokenizer(contender: Contender) -> PreTrainedTokenizerBase:
+def tokenizer_of(contender: Contender) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, of an adapter its base's. Raises SettingError where there is none, or no template.
 
     A checkpoint keeps the tokenizer that it was trained with, chat template and all.
     """
-    source = contender.base or contender.source
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise _unusable(contender, error) from None
-    if tokenizer.chat_template is None:
-        raise SettingError(
-            f"{contender.setting}: {source} has no chat template. Choose a model tuned to follow instructions."
-        )
+    tokenizer = load_tokenizer(contender.base or contender.source, contender.setting)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from sdpo.evaluate import statistics
+from sdpo import statistics
 from sdpo.evaluate.answers import Answer
 from sdpo.judge import Ways, outcome
 

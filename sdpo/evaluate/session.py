@@ -18,7 +18,7 @@ from sdpo.chat import encode_prompt
 from sdpo.errors import BudgetSpent, SettingError
 from sdpo.evaluate import judges, results, rows, trained, winrate
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
-from sdpo.evaluate.models import Contender, Shelf, checkpoint_contender, fingerprint, load_tokenizer
+from sdpo.evaluate.models import Contender, Shelf, checkpoint_contender, fingerprint, tokenizer_of
 from sdpo.evaluate.results import Asked
 from sdpo.evaluate.store import Store
 from sdpo.judge import Pair, Ways
@@ -96,7 +96,7 @@ class EvalSession:
     def _prompts(self) -> tuple[list[Asked], int]:
         """Return the first EVAL_N prompts that are short enough, and how many on the way were not."""
         settings, job = self.settings, trained.as_trained(self.job, self.trained)
-        tokenizer = load_tokenizer(self._baseline(self.trained.model or settings.baseline))
+        tokenizer = tokenizer_of(self._baseline(self.trained.model or settings.baseline))
         kept: list[Asked] = []
         left_out = 0
         for row in training_prompts(read_prompts(settings.val_jsonl, job.data_command), job):

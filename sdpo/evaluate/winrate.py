@@ -22,7 +22,7 @@ def check(settings: EvalSettings, job: "Job") -> None:
 
     Raises SdpoError on the first fault.
     """
-    from sdpo.train.job import check_model_path
+    from sdpo.inputs import check_model_path
 
     if settings.run_dir is None:
         words = f"RUN_DIR is not set and there is no run in {settings.scratch}. make demo makes a tiny one."

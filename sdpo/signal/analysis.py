@@ -5,9 +5,10 @@ Importing this is cheap; torch and its company are imported when the work begins
 
 from typing import TYPE_CHECKING, Any
 
+from sdpo.inputs import check_model_path, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of
-from sdpo.signal.inputs import check_model, check_run, open_run, read_template
+from sdpo.signal.inputs import check_run, open_run
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -22,7 +23,7 @@ def check(settings: "AnalysisSettings", job: "Job") -> None:
     """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
     read_cases(settings.cases_json or CASES_FILE)
     read_template(settings.hindsight_file)
-    check_model(settings.model)
+    check_model_path("model", settings.model)
     check_run(settings)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, SettingError
+from sdpo.inputs import check_model_path, read_template
 from sdpo.llm import claude_url
 from sdpo.records import Interaction, read_interactions
-from sdpo.signal.inputs import check_model, check_run, open_run, read_template
+from sdpo.signal.inputs import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
 def check(settings: "AuditSettings", job: "Job") -> None:
     """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
     for name in models(settings):
-        check_model(name)
+        check_model_path("model", name)
     templates(settings)
     _check_judge(settings)
     # The first row only: the file is read whole, and checked, when the sample is drawn.
@@ -64,7 +65,7 @@ def _check_judge(settings: "AuditSettings") -> None:
     if name is None or name == "oracle" or settings.judge_url is not None:
         return
     if not name.startswith("claude-"):
-        return check_model(name, "JUDGE_MODEL")
+        return check_model_path("judge_model", name)
     claude_url()
     if not settings.anthropic_api_key:
         raise SettingError(f"JUDGE_MODEL={name} needs ANTHROPIC_API_KEY. Put it into the environment or .env.")

@@ -9,9 +9,9 @@ from typing import Any
 from sdpo.prompts import FOLLOW_UP_KINDS
 from sdpo.records import Interaction
 from sdpo.signal.measure import Subject, say, signal_of, size_of
-from sdpo.signal.statistics import ratio_interval, wilson
 from sdpo.signal.verdict import THRESHOLDS
 from sdpo.signal.world import World
+from sdpo.statistics import ratio_interval, wilson
 from sdpo.tiny import oracle
 
 FIRST = 2  # tokens that count as an answer's first
@@ -222,5 +222,5 @@ def _preference(
         "losses": losses,
         "ties": len(rows) - decided,
         "share": wins / decided if decided else None,
-        "interval": wilson(wins, decided),
+        "interval": wilson(wins, decided - wins) or (0.0, 1.0),
     }

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from sdpo.chat import encode_completion, encode_prompt, encode_text
-from sdpo.errors import SettingError, one_line
-from sdpo.evaluate.generate import generate
+from sdpo.generate import generate
+from sdpo.pretrained import load_tokenizer, load_weights
 from sdpo.prompts import HINDSIGHT, Message, with_hindsight
 from sdpo.scoring import score, top_alternatives
 
@@ -30,13 +30,7 @@ class Subject:
         """Return the model on the GPU where there is one. Raises SettingError where it cannot be used."""
         disable_progress_bar()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name)
-            model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise SettingError(f"MODEL={name} cannot be loaded: {one_line(error)}") from None
-        if tokenizer.chat_template is None:
-            raise SettingError(f"MODEL={name} has no chat template: choose an instruction-tuned model.")
+        tokenizer, model = load_tokenizer(name, "MODEL"), load_weights(name, "MODEL", dtype)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
         return cls(name, model, tokenizer, batch_size)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdpo import prompts
 from sdpo.chat import encode_prompt
-from sdpo.evaluate.generate import generate
+from sdpo.generate import generate
 from sdpo.judge import LocalJudge, Pair
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.language import AXES

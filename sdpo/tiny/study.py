@@ -15,7 +15,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 
 from sdpo.chat import encode_prompt
-from sdpo.evaluate.generate import generate
+from sdpo.generate import generate
 from sdpo.objective import Objective
 from sdpo.prompts import SUMMARY_SYSTEM
 from sdpo.run import RunDirectory

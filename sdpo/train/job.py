@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo import prompts
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetSpent, RunStopped, ServerError, SettingError
+from sdpo.inputs import check_model_path, read_template
 from sdpo.processes import visible_gpus
 from sdpo.run import RunDirectory
 from sdpo.tiny import MODEL_DIR
@@ -63,26 +63,6 @@ def check_objective(settings: "TrainingSettings") -> None:
         raise SettingError("LORA_TARGETS cannot hold lm_head: scoring uses its weights directly. Leave it out.")
     if settings.merge_adapter and settings.adapter == "none":
         raise SettingError("MERGE_ADAPTER needs an adapter. Give ADAPTER=lora or qlora, or leave it out.")
-
-
-def check_model_path(name: str, value: str) -> None:
-    """Raise SettingError where a model given as a local path is not one."""
-    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
-    if looks_local and not (Path(value).expanduser() / "config.json").exists():
-        raise SettingError(f"{name.upper()}={value} has no config.json. Name a model's folder or its hub id.")
-
-
-def read_template(path: Path | None) -> str:
-    """Return the hindsight template: the shipped one, or the file's. Raises SettingError for a bad file."""
-    if path is None:
-        return prompts.HINDSIGHT
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"HINDSIGHT_FILE={path} cannot be read: {error}.") from None
-    if text.count("{follow_up}") != 1:
-        raise SettingError(f"HINDSIGHT_FILE={path} must hold {{follow_up}} exactly once.")
-    return text
 
 
 def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "Session"]) -> int:

@@ -6,7 +6,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase, Trainer
 
 from sdpo.chat import encode_prompt
-from sdpo.evaluate.generate import generate
+from sdpo.generate import generate
 from sdpo.prompts import Message
 from sdpo.tiny import oracle
 

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from sdpo.errors import SettingError, one_line
+from sdpo.pretrained import load_tokenizer, load_weights
 
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
@@ -34,14 +34,7 @@ def load_model(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, **arguments)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"MODEL_NAME_OR_PATH={name} cannot be loaded: {one_line(error)}") from None
-    if tokenizer.chat_template is None:
-        raise SettingError(f"MODEL_NAME_OR_PATH={name} has no chat template: choose an instruction-tuned model.")
-    return tokenizer, model
+    return load_tokenizer(name, "MODEL_NAME_OR_PATH"), load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
 
 
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

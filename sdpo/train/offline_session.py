@@ -9,12 +9,12 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from sdpo import scoring
 from sdpo.errors import SettingError
+from sdpo.inputs import read_template
 from sdpo.records import read_interactions
 from sdpo.train import prepass
 from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.fitting import Limits
 from sdpo.train.held_out import HeldOut
-from sdpo.train.job import read_template
 from sdpo.train.measure import measure
 from sdpo.train.offline_data import read_rows, with_lengths
 from sdpo.train.offline_trainer import OfflineTrainer, collate

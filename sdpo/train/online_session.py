@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, TrainerCallback
 from sdpo import processes
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError
+from sdpo.inputs import read_template
 from sdpo.records import read_prompts, read_replays
 from sdpo.simulator import persona_of
 from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
-from sdpo.train.job import read_template
 from sdpo.train.measure import measure
 from sdpo.train.models import adapter_config
 from sdpo.train.online import replay_rows, training_prompts

@@ -1,4 +1,4 @@
-"""How sure a win rate is, and how much of it is length: pure functions of outcomes and lengths.
+"""How sure a rate or a ratio is, and how much of a win is length: pure functions of numbers.
 
 An outcome is 1 for a win, -1 for a loss, 0 for a tie. Rates are over wins and losses; what cannot be known is None.
 """
@@ -69,6 +69,28 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval] | None:
     mean = float(np.mean(values))
     half = _Z * float(np.std(values, ddof=1)) / sqrt(len(values)) if len(values) > 1 else 0.0
     return mean, (mean - half, mean + half)
+
+
+def ratio_interval(
+    above: Sequence[float], below: Sequence[float], groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return the ratio of two means over the same rows and its 95 % percentile interval (Efron 1979).
+
+    Groups are drawn with replacement, not rows: interactions of one conversation are alike. For a mean, and not a
+    ratio, `below` is all ones. Raises ValueError without rows or where `below` has no positive sum.
+    """
+    if not len(above) or len(above) != len(below) or len(above) != len(groups) or not sum(below) > 0:
+        raise ValueError("a ratio needs rows, and a positive sum under the line")
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    sums_G2 = np.zeros((len(numbers), 2))
+    for group, *values in zip(groups, above, below, strict=True):
+        sums_G2[numbers[group]] += values
+    count = len(numbers)
+    drawn_RG = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    tops_R, bottoms_R = (drawn_RG @ sums_G2).T
+    total, under = sums_G2.sum(0)
+    ratios = tops_R[bottoms_R > 0] / bottoms_R[bottoms_R > 0]
+    return float(total / under), _percentiles(ratios)
 
 
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
