@@ -1,11 +1,19 @@
 """Models and tokenizers as they are published: loaded, with what every job needs of them checked."""
 
+import warnings
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
 from sdpo.errors import SettingError, one_line
+
+
+def hush() -> None:
+    """Keep from the screen what a user of ours can do nothing about: what the libraries will rename, and their bars."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b")
+    disable_progress_bar()
 
 
 def load_tokenizer(source: str, setting: str) -> PreTrainedTokenizerBase:

@@ -2,7 +2,6 @@
 
 import shlex
 import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
 from sdpo.chat import encode_prompt
@@ -23,6 +21,7 @@ from sdpo.evaluate.results import Asked
 from sdpo.evaluate.store import Store
 from sdpo.judge import Pair, Ways
 from sdpo.llm import OpenAIBackend, ReplyCache
+from sdpo.pretrained import hush
 from sdpo.records import read_prompts
 from sdpo.run import RunDirectory
 from sdpo.train.online import training_prompts
@@ -39,8 +38,7 @@ class EvalSession:
     """Holds what one evaluation compares, in each of its processes."""
 
     def __init__(self, settings: "EvalSettings", job: "Job") -> None:
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|accelerate)\b")
-        disable_progress_bar()
+        hush()
         self.settings, self.job = settings, job
         # Without the word, processes on a CPU do not find each other.
         self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PATIENCE)

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
 
 from sdpo.chat import encode_completion, encode_prompt, encode_text
 from sdpo.generate import generate
-from sdpo.pretrained import load_tokenizer, load_weights
+from sdpo.pretrained import hush, load_tokenizer, load_weights
 from sdpo.prompts import HINDSIGHT, Message, with_hindsight
 from sdpo.scoring import score, top_alternatives
 
@@ -28,7 +27,7 @@ class Subject:
     @classmethod
     def load(cls, name: str, precision: str = "auto", batch_size: int = 8) -> "Subject":
         """Return the model on the GPU where there is one. Raises SettingError where it cannot be used."""
-        disable_progress_bar()
+        hush()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         tokenizer, model = load_tokenizer(name, "MODEL"), load_weights(name, "MODEL", dtype)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)

@@ -103,7 +103,10 @@ def _results(specs: "list[Spec]", parallel: int) -> "Iterable[tuple[Spec, dict]]
 def _one_thread() -> None:
     import torch
 
+    from sdpo.pretrained import hush
+
     torch.set_num_threads(1)
+    hush()
 
 
 # The tables

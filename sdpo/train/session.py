@@ -2,7 +2,6 @@
 
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.utils.logging import disable_progress_bar
 
 from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
 from sdpo.objective import Objective
+from sdpo.pretrained import hush
 from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
 from sdpo.train import guard
@@ -42,9 +41,7 @@ class Session:
 
     def __init__(self, settings: "TrainingSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
-        # What the libraries will rename one day is nothing that a user of ours can act on.
-        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|accelerate)\b")
-        disable_progress_bar()
+        hush()
         config = self.configure(training_arguments(settings))  # first: it starts the process group
         self.main = config.process_index == 0
         self.run_dir = RunDirectory(settings.output_dir)
