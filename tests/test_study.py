@@ -8,7 +8,7 @@ from sdpo.errors import SettingError
 from sdpo.resolve import resolve
 from sdpo.settings import StudySettings
 from sdpo.tiny import studies
-from sdpo.tiny.study import Spec, objective_of
+from sdpo.tiny.study import Spec, fall, objective_of
 from sdpo.train.gate import WINDOW, Evidence
 
 
@@ -40,7 +40,7 @@ def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
     # The guard's healthy runs without emojis are the finalists': no run is made twice.
     assert (
         len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,frozen token")))
-        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen token")))) + 20
+        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen token")))) + 30
     )
 
 
@@ -48,6 +48,14 @@ def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
 def test_what_is_not_known_is_refused(values):
     with pytest.raises(SettingError):
         studies.check(settings(**values), None)
+
+
+def test_a_fall_is_one_without_a_return():
+    well, ill = [1.0] * 10, [0.5] * 10
+    assert fall(well) is None and fall([*well, *ill, *well]) is None
+    # The mean of five first goes under 0.9 with the second ill step (0.8): step 12 of 16 interactions.
+    assert fall([*well, *ill]) == 12 * 16
+    assert fall([*well, 0.5, *well]) is None and fall([0.5]) is None
 
 
 def test_objectives_by_name():
@@ -90,8 +98,8 @@ def test_the_tables_count_by_hand():
     text = studies.report(given, [*collapsing, *healthy])
     assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 0.00 | 4/4 |" in text
     # Two of four in time; of the healthy two, one was stopped.
-    assert "| live | token | no_emojis | 2/4 | 0/0 | 0/0 |" in text
-    assert "| frozen | token | no_emojis | 0/0 | 1/2 | 1/2 |" in text
+    assert "| live | token | no_emojis | 0.00015 | 2/4 | 0/0 | 0/0 |" in text
+    assert "| frozen | token | no_emojis | 0.00015 | 0/0 | 1/2 | 1/2 |" in text
 
 
 def test_a_flip_says_how_long_each_taste_took():

@@ -27,5 +27,6 @@ class StudySettings(CommonSettings):
     recommended: str = setting("frozen token", "the pair that parts noise, guard, flip, sequence and long are about")
     interactions: int = setting(1600, "interactions of a run", at_least=480)
     long_interactions: int = setting(16000, "interactions of a run of part long", at_least=480)
+    collapse_lr: float = setting(1e-3, "the learning rate at which live runs are made to fall, for part guard", above=0)
     answers: int = setting(512, "answers read at each point of a curve", at_least=1)
     parallel: int = setting(1, "how many runs at once, each on one core", at_least=1)

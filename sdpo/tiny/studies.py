@@ -22,6 +22,7 @@ PARTS = ("table", "noise", "guard", "flip", "sequence", "long")
 TEACHERS = ("live", "frozen", "ema", "gated")
 HEALTHY = ("no_emojis", "short", "long")
 ENOUGH = 0.95
+USUAL_RATE = 1.5e-4
 
 
 def check(settings: "StudySettings", job: "Job") -> None:
@@ -79,6 +80,7 @@ def wanted_runs(settings: "StudySettings") -> "list[Spec]":
         "noise": lambda: specs(["live token", *best], few, related=False),
         "guard": lambda: [
             *specs(["live token"], many),
+            *specs(["live token"], many, learning_rate=settings.collapse_lr),
             *(spec for style in HEALTHY for spec in specs(best, many, styles=(style,))),
         ],
         "flip": lambda: specs(best, few, styles=("no_emojis", "emojis"), interactions=960, points=frequent),
@@ -117,15 +119,17 @@ def report(settings: "StudySettings", results: list[dict]) -> str:
     lines = [
         "# The study on the tiny world",
         "",
-        "Made by `make study`. Users by rule, batches of 16, AdamW at 1.5e-4. Adherence and validity are means over "
-        f"seeds of {settings.answers} sampled answers; a seed has fallen where the validity of five steps' answers "
-        "went under 0.9. The guard watched every run and stopped none: counted is where it would have.",
+        f"Made by `make study`. Users by rule, batches of 16, AdamW at {USUAL_RATE:g} where nothing else is said. "
+        f"Adherence and validity are means over seeds of {settings.answers} sampled answers; a seed has fallen where "
+        "the validity of five steps' answers went under 0.9 and stayed there. The guard watched every run and stopped "
+        "none: counted is where it would have.",
         "",
     ]
     plain = [result for result in results if result["spec"]["related"] and len(result["spec"]["styles"]) == 1]
     taught = [result for result in plain if result["spec"]["interactions"] == settings.interactions]
+    usual = [result for result in taught if result["spec"]["learning_rate"] == USUAL_RATE]
     lines += _teachers_table(
-        [result for result in taught if "no_emojis" in result["spec"]["styles"]], settings.interactions
+        [result for result in usual if "no_emojis" in result["spec"]["styles"]], settings.interactions
     )
     lines += _guard_table(taught)
     lines += _noise_table([result for result in results if not result["spec"]["related"]])
@@ -155,22 +159,23 @@ def _teachers_table(results: list[dict], end: int) -> list[str]:
 
 def _guard_table(results: list[dict]) -> list[str]:
     rows = []
-    for (teacher, objective, styles), group in _grouped(results, "teacher", "objective", "styles").items():
+    groups = _grouped(results, "teacher", "objective", "styles", "learning_rate")
+    for (teacher, objective, styles, rate), group in groups.items():
         fell = [result for result in group if result["fell"] is not None]
         caught = sum(result["stopped"] is not None and result["stopped"] <= result["fell"] for result in fell)
         healthy = [result for result in group if result["fell"] is None]
         wrong = sum(result["stopped"] is not None for result in healthy)
         warned = sum(result["warned"] is not None for result in healthy)
         rows.append(
-            f"| {teacher} | {objective} | {styles[0]} | {caught}/{len(fell)} | {wrong}/{len(healthy)} | "
+            f"| {teacher} | {objective} | {styles[0]} | {rate:g} | {caught}/{len(fell)} | {wrong}/{len(healthy)} | "
             f"{warned}/{len(healthy)} |"
         )
     if not rows:
         return []
     return [
         "## The guard", "",
-        "| teacher | objective | style | stopped before the fall | healthy runs stopped | healthy runs warned |",
-        "|" + "---|" * 6, *rows, "",
+        "| teacher | objective | style | learning rate | stopped before the fall | healthy ones stopped | and warned |",
+        "|" + "---|" * 7, *rows, "",
     ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from sdpo.train.teacher import Teacher
 
 PAPER = Objective()
 BATCH = 16
-FALLEN = 0.9  # a run whose validity over five steps is under this has fallen
+FALLEN = 0.9  # a run whose validity over five steps goes under this, and never comes back, has fallen
 SMOOTH = 5
 
 
@@ -48,6 +48,7 @@ class Spec:
     points: tuple[int, ...] = (160, 320, 480, 1600)
     related: bool = True
     answers: int = 512
+    learning_rate: float = 1.5e-4
 
     @property
     def key(self) -> str:
@@ -63,13 +64,12 @@ def objective_of(text: str) -> Objective:
 
 
 class Probe(TrainerCallback):
-    """Reads fresh answers at each point, changes the user's taste at the end of each phase, and notes a fall."""
+    """Reads fresh answers at each point, changes the user's taste after each phase, keeps each step's validity."""
 
     def __init__(self, trainer: OnlineTrainer, spec: Spec, row) -> None:
         self.trainer, self.spec, self.row = trainer, spec, row
         self.curve: list[dict] = []
         self.validities: list[float] = []
-        self.fell: int | None = None
 
     def read(self, interactions: int) -> None:
         """Add a point to the curve: what the style of the phase gets, and what is kept of every style so far."""
@@ -89,13 +89,23 @@ class Probe(TrainerCallback):
     def on_step_end(self, args, state, control, **_) -> None:
         """Read where a point is reached, and let the next taste begin where a phase ends."""
         done, spec = state.global_step * BATCH, self.spec
-        self.validities = [*self.validities, self.row()["validity"]][-SMOOTH:]
-        if self.fell is None and len(self.validities) == SMOOTH and sum(self.validities) / SMOOTH < FALLEN:
-            self.fell = done
+        self.validities.append(self.row()["validity"])
         if done % spec.interactions in spec.points or done % spec.interactions == 0:
             self.read(done)
         if done % spec.interactions == 0 and done // spec.interactions < len(spec.styles) and spec.related:
             self.trainer.user.wanted = oracle.wants_of(spec.styles[done // spec.interactions])
+
+
+def fall(validities: list[float]) -> int | None:
+    """Return the interactions after which a run's validity, over five steps, was under FALLEN for good.
+
+    A short dip while a taste is learned is none: the policy has stopped one habit and not yet settled on another.
+    """
+    fell = None
+    for end in range(SMOOTH, len(validities) + 1):
+        low = sum(validities[end - SMOOTH : end]) / SMOOTH < FALLEN
+        fell = (fell or end * BATCH) if low else None
+    return fell
 
 
 def message_of(prompt: str) -> list[dict[str, str]]:
@@ -149,7 +159,8 @@ def run_one(spec: Spec) -> dict:
     user = OracleUser(wanted, spec.seed) if spec.related else UnrelatedUser(spec.seed)
     steps = spec.interactions * len(spec.styles) // BATCH
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective))
+        objective, rate = objective_of(spec.objective), {"learning_rate": spec.learning_rate}
+        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective, **rate)
         run = RunDirectory(Path(folder))
         recorder = Recorder(run, trainer, 0, partial(read_step, wanted=wanted))
         probe = Probe(trainer, spec, lambda: recorder.row)
@@ -165,7 +176,8 @@ def run_one(spec: Spec) -> dict:
     return {
         "spec": asdict(spec),
         "curve": probe.curve,
-        "fell": probe.fell,
+        "fell": fall(probe.validities),
+        "lowest": min(probe.validities),
         "warned": reached[guard.WARN],
         "stopped": reached[guard.STOP],
         "guard": [{name: row[name] for name in ("interactions", "measures", "score")} for row in seen],

@@ -57,7 +57,7 @@ class Limit:
 # never stop by themselves.
 NEVER = 1e9
 LIMITS = {
-    "lost": Limit("of the start's own words have become improbable", 0.15, 0.30),
+    "lost": Limit("of the start's own words have become improbable", 0.10, 0.16),
     "repetition": Limit("of the answers' words are repetition", 0.15, 0.30),
     "entropy": Limit("nats of entropy a token", 2.5, 4.0, ratio=True),
     "length": Limit("tokens an answer", 5.0, 12.0, ratio=True, both_ways=True),
