@@ -39,7 +39,8 @@ def test_agrees_with_one_row_at_a_time(model, batch_size, packed):
         for row, pair in enumerate(zip(contexts, completions, strict=True)):
             logps, entropies = reference(model, *pair)
             length = len(pair[1])
-            assert (scores.logps_BT[row, :length] - logps).abs().max() < 1e-5
+            # Of the value: random ids are improbable, and float32 holds -22 to 2e-6 at best.
+            assert ((scores.logps_BT[row, :length] - logps).abs() / logps.abs().clamp(min=1)).max() < 1e-5
             assert (scores.entropy_BT[row, :length] - entropies).abs().max() < 1e-4
             assert scores.mask_BT[row].tolist() == [1.0] * length + [0.0] * (scores.mask_BT.shape[1] - length)
             assert scores.logps_BT[row, length:].abs().sum() == 0
