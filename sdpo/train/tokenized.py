@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, disable_caching
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -48,6 +48,7 @@ def tokenized(
     """
     name = f"{path.stem}-{_digest(path, tokenizer, limits)}.arrow"
     folders = [path.parent / FOLDER, otherwise / FOLDER]
+    disable_caching()  # what is derived from the rows goes to a temporary folder, not beside the data
     for folder in folders:
         if (folder / name).exists():
             return Dataset.from_file(str(folder / name))
