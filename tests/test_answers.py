@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from sdpo.evaluate import models
+from sdpo import pretrained
 from sdpo.evaluate.answers import Decoding, LocalAnswers
 from sdpo.evaluate.models import Contender, Shelf, checkpoint_contender, fingerprint
 from sdpo.evaluate.store import Store, key_of
@@ -35,13 +35,13 @@ def make_adapter(folder, seed):
 @pytest.fixture
 def loads(monkeypatch):
     """The models that were loaded whole."""
-    seen, real = [], models.AutoModelForCausalLM.from_pretrained
+    seen, real = [], pretrained.AutoModelForCausalLM.from_pretrained
 
     def loading(source, **named):
         seen.append(str(source))
         return real(source, **named)
 
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", loading)
+    monkeypatch.setattr(pretrained.AutoModelForCausalLM, "from_pretrained", loading)
     return seen
 
 
