@@ -209,6 +209,7 @@ def test_a_model_says_what_kind_a_follow_up_is(model, tokenizer, tmp_path):
         (["--templates", "'open"], "TEMPLATES"),
         (["--judge-model", "claude-haiku-4-5"], "ANTHROPIC_API_KEY"),
         (["--judge-model", "./nowhere"], "JUDGE_MODEL=./nowhere"),
+        (["--judge-model", "oracel"], "Did you mean oracle"),
         (["--data", "missing.jsonl"], "missing.jsonl"),
         (["--data", "broken.jsonl"], "broken.jsonl, line 1"),
     ],

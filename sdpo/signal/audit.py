@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.errors import RecordError, SettingError
+from sdpo.errors import RecordError, SettingError, nearest
 from sdpo.inputs import check_model_path, read_template
 from sdpo.llm import claude_url
 from sdpo.records import Interaction, read_interactions
@@ -65,6 +65,9 @@ def _check_judge(settings: "AuditSettings") -> None:
     if name is None or name == "oracle" or settings.judge_url is not None:
         return
     if not name.startswith("claude-"):
+        if "/" not in name and not Path(name).exists():
+            hint = nearest(name, ["oracle"])
+            raise SettingError(f"JUDGE_MODEL={name} is no judge.{hint} Name a hub id, a folder, or a claude-… model.")
         return check_model_path("judge_model", name)
     claude_url()
     if not settings.anthropic_api_key:
