@@ -321,7 +321,7 @@ def test_a_simulator_that_crashes_is_restarted_and_one_that_is_killed_is_waited_
 KILL_THE_SERVER = """
 import os, pathlib, signal
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    if b"transformers.cli" in (folder / "cmdline").read_bytes():
+    if b"\\0serve\\0" in (folder / "cmdline").read_bytes():
         os.kill(int(folder.name), signal.SIGKILL)
 """
 
@@ -358,7 +358,7 @@ def test_a_full_volume_is_said_in_one_line(stack, size):
     until(lambda: stack.state("simulator")["Health"]["Status"] == "healthy", 300)
     printed = run(
         "docker", "run", "--rm", "--read-only", "--init", "--network", f"{NAME}_inside",
-        "--tmpfs", "/tmp", "--tmpfs", f"/app/runs:size={size},mode=1777",
+        "--tmpfs", "/tmp", "--tmpfs", "/cache:mode=1777", "--tmpfs", f"/app/runs:size={size},mode=1777",
         *(word for pair in variables.items() for word in ("-e", "=".join(pair))),
         IMAGE, "python", "-m", "jobs.train_online_tldr", "--eval-n", "0", "--train-n", "32",
         expect=1,
