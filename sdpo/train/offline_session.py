@@ -10,12 +10,12 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from sdpo import scoring
 from sdpo.errors import SettingError
 from sdpo.inputs import read_template
+from sdpo.prompts import Message
 from sdpo.records import read_interactions
 from sdpo.train import prepass
 from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.fitting import Limits
 from sdpo.train.held_out import HeldOut
-from sdpo.train.measure import measure
 from sdpo.train.offline_data import read_rows, with_lengths
 from sdpo.train.offline_trainer import OfflineTrainer, collate
 from sdpo.train.session import Session
@@ -83,24 +83,10 @@ class OfflineSession(Session):
             return []
         return [HeldOut(self.run_dir, self.trainer, self.rows.held_out, self.settings.holdout_steps)]
 
-    def measure(self, when: str) -> dict | None:
-        """Return what sampled answers to the prompts of EVAL_N validation interactions are like."""
-        settings = self.settings
-        if not settings.eval_n:
-            return None
-        rows = itertools.islice(read_interactions(settings.val_jsonl, self.job.data_command), settings.eval_n)
-        found = measure(
-            self.trainer,
-            self.tokenizer,
-            [row.prompt for row in rows],
-            settings,
-            settings.max_completion_tokens,
-            settings.temperature,
-            self.wanted,
-        )
-        if self.main:
-            print(f"{when}: {found['answers']} validation prompts answered", flush=True)
-        return found
+    def validation_prompts(self) -> list[list[Message]]:
+        """Return the prompts of EVAL_N validation interactions."""
+        rows = read_interactions(self.settings.val_jsonl, self.job.data_command)
+        return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
 
     def _looked_at(self, trainer: OfflineTrainer) -> Any:
         """Return the training rows with what the starting model says of them, where a setting needs that."""

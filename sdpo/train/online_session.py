@@ -11,12 +11,12 @@ from sdpo import processes
 from sdpo.chat import encode_prompt
 from sdpo.errors import SettingError
 from sdpo.inputs import read_template
+from sdpo.prompts import Message
 from sdpo.records import read_prompts, read_replays
 from sdpo.simulator import persona_of
 from sdpo.tiny import oracle
 from sdpo.train import user as user_module
 from sdpo.train.away import Patience
-from sdpo.train.measure import measure
 from sdpo.train.models import adapter_config
 from sdpo.train.online import replay_rows, training_prompts
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
@@ -100,25 +100,10 @@ class OnlineSession(Session):
         self.trainer.wait_for_user = self.patience.wait
         return [self.spending, self.patience]
 
-    def measure(self, when: str) -> dict | None:
-        """Return what sampled answers to EVAL_N validation prompts are like."""
-        settings = self.settings
-        if not settings.eval_n:
-            return None
-        rows = training_prompts(read_prompts(settings.val_jsonl, self.job.data_command), self.job)[: settings.eval_n]
-        prompts = [row["prompt"] for row in rows]
-        found = measure(
-            self.trainer,
-            self.tokenizer,
-            prompts,
-            settings,
-            settings.max_completion_tokens,
-            settings.temperature,
-            self.wanted,
-        )
-        if self.main:
-            print(f"{when}: {found['answers']} validation prompts answered", flush=True)
-        return found
+    def validation_prompts(self) -> list[list[Message]]:
+        """Return EVAL_N validation prompts."""
+        rows = training_prompts(read_prompts(self.settings.val_jsonl, self.job.data_command), self.job)
+        return [row["prompt"] for row in rows[: self.settings.eval_n]]
 
     def at_step_start(self) -> AbstractContextManager:
         """Return the random states that the step under way began with."""

@@ -15,6 +15,7 @@ from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
 from sdpo.objective import Objective
 from sdpo.pretrained import hush
+from sdpo.prompts import Message
 from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
 from sdpo.train import guard
@@ -23,7 +24,7 @@ from sdpo.train.card import write_card
 from sdpo.train.gate import Gate
 from sdpo.train.guard import Guard
 from sdpo.train.job import is_tiny
-from sdpo.train.measure import read_step
+from sdpo.train.measure import measure, read_step
 from sdpo.train.models import load_policy, merge
 from sdpo.train.teacher import Teacher
 
@@ -36,7 +37,7 @@ class Session:
     """Holds the run directory, the model and the trainer of one run.
 
     A job's own session says what it trains with: `configure`, `build_trainer`, and where it has them `callbacks`,
-    `measure` and `at_step_start`.
+    `validation_prompts` and `at_step_start`.
     """
 
     def __init__(self, settings: "TrainingSettings", job: "Job") -> None:
@@ -84,9 +85,9 @@ class Session:
         """Return what else is to happen around a step."""
         return ()
 
-    def measure(self, when: str) -> dict | None:
-        """Return what the policy is like now, as the summary's `before` and `after`; None where it is not asked."""
-        return None
+    def validation_prompts(self) -> list[list[Message]]:
+        """Return the EVAL_N prompts that are answered before and after training."""
+        raise NotImplementedError
 
     def at_step_start(self) -> AbstractContextManager:
         """Return a context in which the random states are those of the beginning of the step under way."""
@@ -136,6 +137,24 @@ class Session:
                 f"{best or 'none'}; {self.run_dir.path / guard.FILE} has the curve."
             )
         return True
+
+    def measure(self, when: str) -> dict | None:
+        """Return what sampled answers are like now, the summary's `before` and `after`; None where EVAL_N is 0."""
+        settings = self.settings
+        if not settings.eval_n:
+            return None
+        found = measure(
+            self.trainer,
+            self.tokenizer,
+            self.validation_prompts(),
+            settings,
+            settings.max_completion_tokens,
+            settings.temperature,
+            self.wanted,
+        )
+        if self.main:
+            print(f"{when}: {found['answers']} validation prompts answered", flush=True)
+        return found
 
     def _write_card_and_merge(self) -> None:
         """Write the model card and, where it is asked for, the best or last checkpoint's adapter merged in."""
