@@ -4,7 +4,6 @@ Importing this is cheap; what reads and draws is imported when the work begins.
 """
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo.data import rows as rows_module
 from sdpo.data.conversation import Conversation, Dropped, interactions, word_of
 from sdpo.data.files import batches, count_rows, find, rows
+from sdpo.data.marks import Marks
 from sdpo.data.output import Outputs, refuse_existing
 from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.sources import SOURCES, Origin, Source, locate
@@ -64,7 +64,7 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
                 f"{settings.out_dir} has a {split}.jsonl that SOURCE has no rows for. Choose another OUT_DIR."
             )
     tallies: dict[str, Tally] = {}
-    trained: frozenset[int] = frozenset()
+    trained: Marks | None = None
     with Outputs([settings.out_dir / name for name in (*names, REPORT, PICTURE)], settings.force) as outputs:
         for split, files in origin.files.items():
             tally = tallies[split] = Tally()
@@ -75,27 +75,26 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
                     found, split, trained, tally, lengths, outputs[settings.out_dir / f"{split}.jsonl"]
                 )
             refuse_nothing(tally, f"the split {split} of {origin.source}")
-            trained = trained or frozenset(seen)
+            trained = trained or seen
         report = _report(settings, job, origin, tallies, lengths)
         finish(settings, outputs, report, lengths)
 
 
 def write_prompts(
-    found: Iterable[str | Dropped], split: str, trained: frozenset[int], tally: Tally, lengths: Lengths, file: Any
-) -> set[int]:
+    found: Iterable[str | Dropped], split: str, trained: Marks | None, tally: Tally, lengths: Lengths, file: Any
+) -> Marks:
     """Write the prompts that are new, count all, and return a mark of each that was seen."""
-    seen: set[int] = set()
+    seen = Marks()
     for number, prompt in enumerate(found):
         if isinstance(prompt, Dropped):
             tally.drop(prompt.reason)
             continue
         mark = hash(rows_module.folded(prompt))
-        if mark in trained:
+        if trained is not None and mark in trained:
             tally.drop("also in train")
-        elif mark in seen:
+        elif not seen.add(mark):
             tally.drop("duplicate")
         else:
-            seen.add(mark)
             tally.kept += 1
             lengths.add("prompt", [prompt])
             for line in prompt_lines([Prompt(f"{split}-{number}", prompt)]):
@@ -177,8 +176,8 @@ class InteractionWriter:
     def __init__(self, lengths: Lengths) -> None:
         self.rows, self.interactions = Tally(), Tally()
         self._lengths = lengths
-        self._ids: set[int] = set()
-        self._contents = array("q")
+        self.duplicates = 0  # kept conversations that say word for word what an earlier one does
+        self._ids, self._contents = Marks(), Marks()
 
     def add(self, conversation: Conversation | Dropped, file: Any) -> None:
         """Write what can be used of a conversation."""
@@ -193,7 +192,7 @@ class InteractionWriter:
             self.rows.drop(reason, conversation.rows)
             return
         self._ids.add(mark)
-        self._contents.append(hash(tuple(conversation.said)))
+        self.duplicates += not self._contents.add(hash(tuple(conversation.said)))
         self.rows.kept += conversation.rows
         self.interactions.kept += len(kept)
         self.interactions.dropped.update(left.reason for left in found if isinstance(left, Dropped))
@@ -202,13 +201,6 @@ class InteractionWriter:
             self._lengths.add("prompt", [message["content"] for message in interaction.prompt])
             self._lengths.add("completion", [interaction.completion])
             self._lengths.add("user_response", [interaction.user_response])
-
-    @property
-    def duplicates(self) -> int:
-        """How many kept conversations say word for word what an earlier one does."""
-        import numpy
-
-        return len(self._contents) - len(numpy.unique(numpy.frombuffer(self._contents, "q")))
 
 
 # Both
