@@ -55,7 +55,8 @@ build)
   ;;
 up)
   names=$(given up | sed 's/.*/"&"/' | paste -sd, -)
-  printf 'services: {trainer: {environment: [%s]}}\n' "$names" | docker compose $files -f - up --no-build "$@"
+  case $variants in *two-nodes*) trainers='trainer trainer-2' ;; *) trainers=trainer ;; esac
+  { echo services: && printf "  %s: {environment: [$names]}\\n" $trainers; } | docker compose $files -f - up --no-build "$@"
   ;;
 run)
   [ -t 0 ] && [ -t 1 ] || set -- -T "$@"

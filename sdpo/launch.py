@@ -252,6 +252,8 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     if alone and len(gpus := processes.visible_gpus()) > 1:
         # transformers spreads one process over every GPU it sees, in its own slow way.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{job.name}: loading", flush=True)  # half a minute may pass before the next line
     try:
         code = int(_load(job.run)(settings, job) or 0)
     except Exception as error:

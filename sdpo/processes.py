@@ -29,8 +29,8 @@ EXIT_FILE = "SDPO_EXIT_FILE"
 OWN_SIMULATOR = "SDPO_OWN_SIMULATOR"
 STARTED = "started for this job"
 
-# The launcher gives its processes 30 seconds to save and end; only then is it ended by force.
-_SECONDS_TO_END = 120
+# Long, for a step and a checkpoint may take minutes: who asked for the end has a limit of its own.
+_SECONDS_TO_END = 600
 # How much of a GPU's memory the user's server may keep for its cache beside the trainer.
 SHARED_MEMORY = 0.1
 
@@ -141,9 +141,18 @@ def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str])
 
 
 def _end(process: subprocess.Popen, number: signal.Signals) -> None:
-    """Ask a launched process to end, and see to it that it does."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+    """Ask a launcher's processes to end, and see to it that they do.
+
+    SIGTERM goes past the launcher: told itself, it would kill them 30 seconds later, in the middle of saving.
+    """
+    import psutil
+
+    with suppress(ProcessLookupError, psutil.NoSuchProcess):
+        workers = psutil.Process(process.pid).children() if number == signal.SIGTERM else []
+        for worker in workers:
+            worker.send_signal(number)
+        if not workers:
+            os.killpg(process.pid, number)
     try:
         process.wait(timeout=_SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -157,6 +166,7 @@ def ending_on_signals() -> Iterator[None]:
     """Let SIGTERM and a closed terminal end the job as an exit does, so that what it started is stopped."""
 
     def end(number: int, frame: object) -> NoReturn:
+        os.write(2, f"ended by {signal.Signals(number).name}\n".encode())
         raise SystemExit(128 + number)
 
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]

@@ -40,6 +40,7 @@ MAY_CHANGE |= {"nnodes", "node_rank", "master_addr", "master_port", "merge_adapt
 # These may too, as long as a step has as many rows as before.
 STEP_SIZE = ("bs", "ga", "world_size")
 MAY_CHANGE |= {*STEP_SIZE, "output_dir", "scratch", "run_id", "accelerate_config", "log_steps", "eval_batch_size"}
+MAY_CHANGE |= {"eval_steps"}
 
 
 class RunDirectory:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.servers import until
-from tests.worlds import PROJECT, environment, rows_of
+from tests.worlds import PROJECT, curve, environment, rows_of, write_replay
 
 COMPOSE = ["docker", "compose", "-f", "compose.yaml"]
 VARIANTS = [[], ["cpu"], ["vllm"], ["two-nodes"], ["cpu", "two-nodes", "two-nodes-cpu"]]
@@ -135,8 +135,15 @@ def docker(tmp_path):
 def test_up_hands_on_the_names_of_settings_and_none_of_their_values(docker):
     told = docker("up", "--detach", LR="0.5", ANTHROPIC_API_KEY=SECRET, DOCKER_VARIANT="cpu", OTHER="1")
     assert told[0] == "compose -f compose.yaml -f docker/compose.cpu.yaml -f - up --no-build --detach"
-    assert yaml.safe_load(told[-1])["services"]["trainer"]["environment"] == ["ANTHROPIC_API_KEY", "LR"]
+    handed = yaml.safe_load("\n".join(told[told.index("services:") :]))["services"]
+    assert handed == {"trainer": {"environment": ["ANTHROPIC_API_KEY", "LR"]}}
     assert SECRET not in str(told)
+
+
+def test_both_of_two_trainers_get_the_settings(docker):
+    told = docker("up", LR="0.5", WORLD_SIZE="8", DOCKER_VARIANT="two-nodes")
+    handed = yaml.safe_load("\n".join(told[told.index("services:") :]))["services"]
+    assert handed["trainer"] == handed["trainer-2"] == {"environment": ["LR", "WORLD_SIZE"]}
 
 
 def test_run_hands_on_settings_and_what_make_was_given_even_where_it_is_none(docker):
@@ -349,6 +356,25 @@ def test_a_trainer_that_is_stopped_or_killed_continues_with_the_next_up(stack):
     stack.compose("up", "--detach", RUN_ID="ended")
     stack.ends(1)
     assert "RUN_ID" in stack.said("trainer")
+
+
+@needs_engine
+def test_two_trainers_train_as_one_with_twice_the_batch(stack):
+    replay = write_replay(stack.runs.parent / "replay.jsonl", 32)
+    shutil.chown(replay, OWNER)
+    given = {"REPLAY_JSONL": f"runs/{replay.name}", "TRAIN_N": "32", "BS": "4", "SAVE_STEPS": "4"}
+    two = {"RUN_ID": "two", "DOCKER_VARIANT": "two-nodes-cpu", "WORLD_SIZE": "2"}
+    stack.compose("up", "--detach", **given, **two)
+    for service in ("trainer", "trainer-2"):
+        container = stack.compose("ps", "--all", "--quiet", service, **two).strip()
+        run("docker", "wait", container)
+        assert inspected("container", container)["State"]["ExitCode"] == 0, run("docker", "logs", container)[-2000:]
+    stack.compose("up", "--detach", "trainer", RUN_ID="one", GA="2", **given)
+    stack.ends(0)
+    one, both = (curve(stack.runs / name) for name in ("one", "two"))
+    assert len(one) == 4 and len(both) == 4
+    for row, other in zip(one, both, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
 
 
 @needs_engine

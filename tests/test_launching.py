@@ -1,5 +1,8 @@
 """Many processes: the shipped accelerate files, several nodes, and what a launch is told."""
 
+import signal
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -12,6 +15,7 @@ from sdpo.errors import SettingError
 from sdpo.processes import check_nodes
 from sdpo.resolve import resolve
 from sdpo.settings import OnlineSettings
+from tests.servers import until
 
 SHIPPED = sorted(processes.DDP.parent.glob("*.yaml"))
 
@@ -65,3 +69,27 @@ def test_without_a_gpu_the_processes_are_told_so():
         pytest.skip("there is one")
     _, extra = processes.launch_line(settings(world_size=2, run_id="r", output_dir="r"), "jobs.a_job", [])
     assert extra["ACCELERATE_USE_CPU"] == "true"
+
+
+LAUNCHER = """
+import pathlib, signal, subprocess, sys
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: (folder / "told").touch())
+sys.exit(subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]]).wait())
+"""
+WORKER = """
+import pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").touch(), sys.exit(43)))
+(folder / "ready").touch()
+time.sleep(60)
+"""
+
+
+def test_the_workers_are_asked_to_end_and_not_the_launcher_that_would_hurry_them(tmp_path):
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path), WORKER]
+    process = subprocess.Popen(command, start_new_session=True)
+    assert until((tmp_path / "ready").exists, 30)
+    processes._end(process, signal.SIGTERM)
+    assert process.returncode == 43
+    assert (tmp_path / "saved").exists() and not (tmp_path / "told").exists()

@@ -90,6 +90,23 @@ def test_killed_at_a_random_step_and_started_again_it_ends_the_same(finished, tm
     assert summaries[0]["after"] == summaries[1]["after"]
 
 
+def test_reactions_to_validation_answers_are_measured_on_the_way_and_change_nothing(finished, tmp_path):
+    whole, out = finished[0], tmp_path / "validated"
+    with FakeServer(user_by_rule()) as server:
+        run_job(server.url, out, run_id="whole", eval_steps=3)
+    rows = rows_of(out / "validation.jsonl")
+    assert [(row["step"], row["interactions"], row["answers"]) for row in rows] == [(3, 48, 32), (6, 96, 32)]
+    assert 96 < len(server.bodies) <= 96 + 2 * 32  # the same answer again is not asked about again
+    for row in rows:
+        assert row["satisfied"] == row["adherence"] and row["signal_size"] > 0
+        assert all(oracle.read_follow_up(sample["follow_up"]) for sample in row["samples"])
+    assert [lasting(row) for row in rows_of(out / "metrics.jsonl")] == [
+        lasting(row) for row in rows_of(whole / "metrics.jsonl")
+    ]
+    weights = [load_file(folder / "checkpoint-6" / "model.safetensors") for folder in (whole, out)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 def lasting(row: dict) -> dict:
     return {name: value for name, value in row.items() if name not in ("seconds", "peak_memory_gb")}
 

@@ -1,30 +1,17 @@
 """Replayed answers: one process with twice the accumulation and two processes train alike, and can take turns."""
 
-import json
 import shutil
-from random import Random
 
 import pytest
 
-from sdpo.tiny import language
-from sdpo.tiny.users import OracleUser
-from tests.worlds import rows_of, run_job
+from tests.worlds import curve, run_job, write_replay
 
-SAME = ("interactions", "loss", "signal", "signal_size", "entropy", "usable", "completion_tokens")
 SIZES = {"one": {"bs": 4, "ga": 2, "gpus": 1}, "two": {"bs": 4, "ga": 1, "gpus": 2}}
 
 
 @pytest.fixture(scope="module")
 def replay(tmp_path_factory):
-    """Thirty-two answers of the language, and what a user without emojis says of them."""
-    path, user, rng = tmp_path_factory.mktemp("replay") / "rows.jsonl", OracleUser({"emoji": False}, 1), Random(5)
-    with path.open("w", encoding="utf-8") as file:
-        for _ in range(32):
-            post = language.sample_post(rng)
-            answer = language.write_answer(rng, post, language.sample_style(rng))
-            follow_up = user.react([post.text], [answer])[0].text
-            file.write(json.dumps({"prompt": post.text, "completion": answer, "follow_up": follow_up}) + "\n")
-    return path
+    return write_replay(tmp_path_factory.mktemp("replay") / "rows.jsonl", 32)
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +20,6 @@ def runs(replay, tmp_path_factory):
     for name, sizes in SIZES.items():
         run_job(None, folder / name, replay_jsonl=replay, train_n=32, eval_n=0, run_id="turns", **sizes)
     return folder
-
-
-def curve(run) -> list[list[float]]:
-    return [[row[name] for name in SAME] for row in rows_of(run / "metrics.jsonl")]
 
 
 def test_two_processes_give_the_curve_of_one_with_twice_the_accumulation(runs):

@@ -14,7 +14,7 @@ from jobs.audit import JOB
 from sdpo.prompts import USER_TURN
 from sdpo.resolve import resolve
 from sdpo.signal import audit
-from sdpo.tiny import oracle
+from sdpo.tiny import language, oracle
 from sdpo.tiny.users import OracleUser
 from tests.servers import Answer, prompt_of
 
@@ -81,3 +81,23 @@ def run_audit(out: Path, *flags: str) -> tuple[list[dict], int]:
 def rows_of(path: Path) -> list[dict]:
     """Return the rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_replay(path: Path, count: int) -> Path:
+    """Write answers of the language, and what a user without emojis says of them."""
+    user, rng = OracleUser({"emoji": False}, 1), Random(5)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            post = language.sample_post(rng)
+            answer = language.write_answer(rng, post, language.sample_style(rng))
+            follow_up = user.react([post.text], [answer])[0].text
+            file.write(json.dumps({"prompt": post.text, "completion": answer, "follow_up": follow_up}) + "\n")
+    return path
+
+
+CURVE = ("interactions", "loss", "signal", "signal_size", "entropy", "usable", "completion_tokens")
+
+
+def curve(run: Path) -> list[list[float]]:
+    """Return what each step of a run was like, apart from its time and memory."""
+    return [[row[name] for name in CURVE] for row in rows_of(run / "metrics.jsonl")]

@@ -106,6 +106,10 @@ class OnlineSettings(TrainingSettings):
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
+    eval_steps: int = setting(
+        0, "every so many steps answer the EVAL_N prompts, ask the user and log reactions and signal; 0: never",
+        at_least=0,
+    )  # fmt: skip
 
     @property
     def asks_user(self) -> bool:

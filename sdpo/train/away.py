@@ -47,6 +47,11 @@ class Patience(TrainerCallback):
         self.random = RandomStates()
         self._gone_since = None
 
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Keep the state that the next step begins with, should the user go away during an evaluation."""
+        self.random = RandomStates()
+        self._gone_since = None
+
     def wait(self, failure: SimulatorGone) -> None:
         """Return when the user is back. Raises the failure where that takes too long, RunStopped on a signal.
 

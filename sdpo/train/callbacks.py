@@ -14,6 +14,9 @@ from sdpo.run import RunDirectory
 from sdpo.train.record import SAMPLES, StepRecord
 from sdpo.train.teacher import Teacher
 
+VALIDATION = "validation.jsonl"
+VALIDATED = ("satisfied", "signal", "signal_size", "entropy", "completion_tokens", "repetition", "truncated", "usable")
+
 # Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
 Reader = Callable[[list[str]], dict[str, float]]
 
@@ -58,6 +61,21 @@ class Recorder(TrainerCallback):
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
         if self.every and (state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)):
             print(_line(row, state.max_steps), flush=True)
+
+    def on_evaluate(self, args, state, control, **_) -> None:
+        """Write what the user said to answers to the validation prompts."""
+        records = gather_object([self.trainer.take_record()])
+        found = _metrics(records, 0.0)
+        row = {"step": state.global_step, "interactions": self.interactions} | {name: found[name] for name in VALIDATED}
+        completions = [text for record in records for text in record.completions]
+        if self.read:
+            row |= self.read(completions)
+        self.trainer.log({f"eval_{name}": row[name] for name in ("satisfied", "completion_tokens")})
+        if self.trainer.accelerator.is_main_process:
+            samples = [sample for record in records for sample in record.samples][:SAMPLES]
+            self.run.append(VALIDATION, [row | {"answers": len(completions), "samples": samples}])
+            words = f"{row['satisfied']:.2f} satisfied  |signal| {row['signal_size']:.3f}{_read(row)}"
+            print(f"validation, step {state.global_step}: {len(completions)} answers  {words}", flush=True)
 
     def on_save(self, args, state, control, **_) -> None:
         """Call a checkpoint whole once every process has written its part."""
@@ -143,11 +161,14 @@ def peak_memory_gb() -> float:
 
 def _line(row: dict, steps: int) -> str:
     seconds = row["seconds"]
-    read = f"  adherence {row['adherence']:.2f}  validity {row['validity']:.2f}" if "adherence" in row else ""
     lost = row["empty"] + row["too_long"]
     return (
         f"step {row['step']:>4}/{steps}  interactions {row['interactions']:>5}  |signal| {row['signal_size']:.3f}  "
-        f"tokens {row['completion_tokens']:.1f}{read}  {sum(seconds.values()):.2f} s "
+        f"tokens {row['completion_tokens']:.1f}{_read(row)}  {sum(seconds.values()):.2f} s "
         f"(answers {seconds['generation']:.2f}, user {seconds['user']:.2f}, hindsight {seconds['scoring']:.2f}, "
         f"update {seconds['training']:.2f})" + (f"  {lost} without a usable follow-up" if lost else "")
     )
+
+
+def _read(row: dict) -> str:
+    return f"  adherence {row['adherence']:.2f}  validity {row['validity']:.2f}" if "adherence" in row else ""

@@ -32,6 +32,9 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
     _check_generation(settings)
     if settings.eval_n:
         read_prompts(settings.val_jsonl, job.data_command)
+    if settings.eval_steps and not (settings.eval_n and settings.asks_user):
+        missing = "a user to ask, and REPLAY_JSONL has none" if settings.eval_n else "EVAL_N, the number of prompts"
+        raise SettingError(f"EVAL_STEPS={settings.eval_steps} needs {missing}.")
     if not settings.asks_user and len(rows) < settings.train_n:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
     check_training(settings, ("model_name_or_path", *(["user_model_name_or_path"] if settings.asks_user else [])))

@@ -56,6 +56,9 @@ class OnlineSession(Session):
             if settings.generation.startswith("vllm")
             else "colocate",
             vllm_server_base_url=settings.vllm_url,
+            eval_strategy="steps" if settings.eval_steps else "no",
+            eval_steps=settings.eval_steps or None,
+            per_device_eval_batch_size=min(settings.eval_batch_size, settings.eval_n or 1),
         )
 
     def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
@@ -71,6 +74,7 @@ class OnlineSession(Session):
             objective=self.objective(clip=settings.clip),
             args=config,
             train_dataset=self._dataset(),
+            eval_dataset=self._validation_dataset() if settings.eval_steps else None,
             processing_class=self.tokenizer,
             hindsight_template=read_template(settings.hindsight_file),
             unrelated_follow_up=settings.unrelated_follow_up,
@@ -113,6 +117,9 @@ class OnlineSession(Session):
         """Write what the user has cost so far."""
         if self.trainer.user:
             self.spending.write()
+
+    def _validation_dataset(self) -> Dataset:
+        return Dataset.from_list([{"prompt": messages} for messages in self.validation_prompts()])
 
     def _dataset(self) -> Dataset:
         settings = self.settings

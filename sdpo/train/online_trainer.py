@@ -28,6 +28,8 @@ from sdpo.train.models import keep_adapter_precise
 from sdpo.train.record import StepRecord
 from sdpo.train.teacher import Teacher
 
+VALIDATION_ROUND = 1 << 20  # the user's rounds in training are numbered by step
+
 
 @dataclass
 class OnlineConfig(RLOOConfig):
@@ -88,6 +90,17 @@ class OnlineTrainer(RLOOTrainer):
 
     def create_model_card(self, *_: object, **__: object) -> None:
         """Write none: TRL's would say that RLOO trained the model, and the run directory says more."""
+
+    def evaluate(self, *arguments, **named) -> dict[str, float]:
+        """Answer the validation prompts and have the user react; training goes on as if nobody had asked."""
+        latest, self.user.round = self.latest, VALIDATION_ROUND
+        device = self.accelerator.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            try:
+                return super().evaluate(*arguments, **named)
+            finally:
+                self.latest = latest
 
     def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
         # Continuous batching would cast the weights to bf16 for good; its forwards run under autocast all the same.
@@ -223,7 +236,8 @@ class OnlineTrainer(RLOOTrainer):
         # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
         inputs.setdefault("old_logps_BT", result.scores.logps_BT.detach())
         for name, mean in self.record.add(result, inputs["weights_B"]).items():
-            self._metrics["train"][f"sdpo/{name}"].append(mean)  # TRL averages these and hands them to the tracker
+            # TRL averages these and hands them to the tracker.
+            self._metrics["train" if self.model.training else "eval"][f"sdpo/{name}"].append(mean)
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
         return result.loss
 

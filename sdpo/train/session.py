@@ -19,7 +19,7 @@ from sdpo.prompts import Message
 from sdpo.run import COMPLETE, RunDirectory
 from sdpo.tiny import oracle
 from sdpo.train import guard
-from sdpo.train.callbacks import CleanStop, Recorder, TeacherKeeper
+from sdpo.train.callbacks import VALIDATION, CleanStop, Recorder, TeacherKeeper
 from sdpo.train.card import write_card
 from sdpo.train.gate import Gate
 from sdpo.train.guard import Guard
@@ -242,7 +242,7 @@ class Session:
                 print(f"removed {name}: it was only half written", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
-            for name in ("metrics.jsonl", "samples.jsonl", guard.FILE):
+            for name in ("metrics.jsonl", "samples.jsonl", VALIDATION, guard.FILE):
                 self.run_dir.forget_after(name, step)
             print(f"continuing {self.run_dir.path} after step {step}", flush=True)
         else:
