@@ -7,19 +7,14 @@ Plain takes the rows as they come, pads contexts on the left, completions on the
 position, twice. Ours is the trainer's loss, in both of its layouts. Each side has a process of its own.
 """
 
-import argparse
 import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
 from pathlib import Path
 from random import Random
 
 import torch
 
 from benchmarks.scoring import VOCABULARY, build_model, padded_scores
+from benchmarks.sides import compare, timed
 from sdpo.objective import Objective, after_first, signal, token_loss
 from sdpo.scoring import pack_rows
 from sdpo.train.loss import Contexts, HindsightLoss
@@ -65,17 +60,16 @@ def padded_share(side: str) -> float:
 
 
 def measure(side: str, repeats: int) -> dict[str, float]:
-    """Return the median seconds a row and the process's peak memory over what it had before, in GB."""
+    """Return the median seconds a row, the process's peak memory over what it had before (GB), and the share padded."""
     torch.set_num_threads(2)
     model = build_model()
     if side == "packed":
         assert pack_rows(model)
     loss = HindsightLoss(Teacher("live", model), Objective(centre=False, ignore_first_k=2), BATCH)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        for batch in batches(side):
+    rows = batches(side)
+
+    def epoch() -> None:
+        for batch in rows:
             contexts, hindsight, completions = (list(column) for column in zip(*batch, strict=True))
             if side == "plain":
                 plain(model, contexts, hindsight, completions)
@@ -84,9 +78,10 @@ def measure(side: str, repeats: int) -> dict[str, float]:
                 targets = loss.look_back(pairs, completions)
                 loss.loss(model, pairs, completions, targets, torch.ones(len(batch))).loss.backward()
             model.zero_grad()
-        times.append((time.perf_counter() - started) / (BATCH * len(batches(side))))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds a row": statistics.median(times), "peak GB": (peak - before) / 1e6}
+
+    found = timed([epoch] * repeats)
+    found["seconds"] /= BATCH * len(rows)
+    return found | {"padded": padded_share(side)}
 
 
 def plain(model, contexts, hindsight, completions) -> None:
@@ -99,24 +94,5 @@ def plain(model, contexts, hindsight, completions) -> None:
     token_loss(policy, policy.detach(), advantages, mask, torch.ones(len(contexts)), 0.2).backward()
 
 
-def main() -> None:
-    """Measure all sides and print their ratios to plain."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        print(json.dumps(measure(arguments.side, arguments.repeats)))
-        return
-    found = {}
-    for side in SIDES:
-        command = [sys.executable, "-m", "benchmarks.offline", "--side", side, "--repeats", str(arguments.repeats)]
-        found[side] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        values = {**found[side], "padded": padded_share(side)}
-        ratios = {name: value / found["plain"][name] for name, value in found[side].items()}
-        words = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-        print(f"{side:8} {words}   to plain: " + ", ".join(f"{value:.2f}" for value in ratios.values()), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    compare("benchmarks.offline", __doc__, SIDES, measure, repeats=3)

@@ -7,18 +7,13 @@ gradient, score `x` again with it, and take log_softmax over every position's lo
 Each side runs in a process of its own, so that its peak memory is its own.
 """
 
-import argparse
-import json
-import resource
-import statistics
-import subprocess
-import sys
-import time
+from functools import partial
 from random import Random
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from benchmarks.sides import compare, timed
 from sdpo.objective import signal, token_loss
 from sdpo.scoring import score
 
@@ -82,39 +77,14 @@ def measure(side: str, batch: int, repeats: int) -> dict[str, float]:
     """Return the median seconds of a step and the process's peak memory over what it had before, in GB."""
     torch.set_num_threads(2)
     model, rng = build_model(), Random(0)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    times = []
-    for _ in range(repeats):
-        rows = draw_rows(rng, batch)
-        started = time.perf_counter()
-        {"ours": ours, "plain": plain}[side](model, *rows)
-        times.append(time.perf_counter() - started)
-        model.zero_grad()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": statistics.median(times), "peak_gb": (peak - before) / 1e6}
 
+    def steps():
+        for _ in range(repeats):
+            yield partial({"ours": ours, "plain": plain}[side], model, *draw_rows(rng, batch))
+            model.zero_grad()
 
-def main() -> None:
-    """Measure both sides and print their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--side", choices=["ours", "plain"], help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.side:
-        print(json.dumps(measure(arguments.side, arguments.batch, arguments.repeats)))
-        return
-    found = {}
-    for side in ("plain", "ours"):
-        command = [sys.executable, "-m", "benchmarks.scoring", "--side", side, "--batch", str(arguments.batch)]
-        done = subprocess.run(
-            [*command, "--repeats", str(arguments.repeats)], capture_output=True, text=True, check=True
-        )
-        found[side] = json.loads(done.stdout)
-        print(f"{side:6} {found[side]['seconds']:6.2f} s a step   {found[side]['peak_gb']:5.2f} GB peak", flush=True)
-    for name in ("seconds", "peak_gb"):
-        print(f"ours / plain, {name}: {found['ours'][name] / found['plain'][name]:.2f}")
+    return timed(steps())
 
 
 if __name__ == "__main__":
-    main()
+    compare("benchmarks.scoring", __doc__, ("plain", "ours"), measure, batch=4, repeats=5)
