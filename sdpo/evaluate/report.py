@@ -72,9 +72,10 @@ def _draw_curves(axes: "Axes", rows: list[dict], guard: list[dict]) -> None:
     axes.set_xlabel("interactions")
     axes.set_title("while training")
     handles = [line for part in dict.fromkeys((axes, right)) for line in part.get_lines()]
-    axes.figure.legend(
-        handles, [line.get_label() for line in handles], loc="outside lower left", ncols=len(handles), fontsize=9
-    )
+    axes.legend(
+        handles, [line.get_label() for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2,
+        fontsize=9,
+    )  # fmt: skip
 
 
 def _draw_bars(axes: "Axes", summary: dict) -> None:
