@@ -128,7 +128,7 @@ bench: ready ## measure against plain baselines (ONLY=scoring for one)
 	@set -e; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
 
 test-containers: ready ## run the tests that need a Docker engine
-	@$(PYTHON) -m pytest tests/test_containers.py --numprocesses=0
+	@$(PYTHON) -m pytest tests/test_containers.py tests/test_containers_run.py --numprocesses=0
 
 lint: ready ## check style and formatting
 	@$(PYTHON) -m ruff check .

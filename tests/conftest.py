@@ -31,3 +31,13 @@ def model():
     from sdpo.tiny import MODEL_DIR
 
     return AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+
+
+@pytest.fixture
+def own_place(tmp_path, monkeypatch) -> None:
+    """Run the test in a folder of its own, without what would be taken for settings."""
+    from tests.commands import clean_environment
+
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from tests.hub import AnyHub
 
-class DataHub:
+
+class DataHub(AnyHub):
     """Serves one data set: `revisions` names the folder of each branch. `asked` keeps the addresses asked for."""
 
     def __init__(self, repository: str, revisions: dict[str, Path], token: str | None = None) -> None:
@@ -17,51 +18,12 @@ class DataHub:
         self.commits = {name: hashlib.sha1(name.encode()).hexdigest() for name in revisions}
         self.asked: list[str] = []
 
-    def __enter__(self) -> "DataHub":
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def do_HEAD(self):
-                self.reply(False)
-
-            def do_GET(self):
-                self.reply(True)
-
-            def do_POST(self):
-                self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                self.reply(True)
-
-            def reply(self, with_body: bool) -> None:
-                path = unquote(urlsplit(self.path).path)
-                hub.asked.append(f"{self.command} {path}")
-                if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
-                    status, headers, content = 401, {"X-Error-Code": "GatedRepo"}, b""
-                else:
-                    status, headers, content = hub.answer(path, getattr(self, "body", b""))
-                self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                if with_body:
-                    self.wfile.write(content)
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+    def reply(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict, bytes]:
+        path = unquote(urlsplit(request.path).path)
+        self.asked.append(f"{request.command} {path}")
+        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+            return 401, {"X-Error-Code": "GatedRepo"}, b""
+        return self.answer(path, body)
 
     def answer(self, path: str, body: bytes) -> tuple[int, dict, bytes]:
         api, files = f"/api/datasets/{self.repository}", f"/datasets/{self.repository}/resolve/"

@@ -4,18 +4,15 @@ import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Hub:
-    """Serves `folder` as `repository` to those who show `token`; keeps the tokens that it was shown."""
+class AnyHub:
+    """What the stand-ins of hubs have in common; `reply` says status, headers and content for a request."""
 
-    def __init__(self, repository: str, folder: Path, token: str) -> None:
-        self.repository, self.folder, self.token = repository, folder, token
-        self.shown: list[str | None] = []
-
-    def __enter__(self) -> "Hub":
+    def __enter__(self) -> Self:
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -24,32 +21,17 @@ class Hub:
             def log_message(self, *_):
                 pass
 
-            def do_HEAD(self):
-                self.answer(with_body=False)
-
             def do_GET(self):
-                self.answer(with_body=True)
-
-            def answer(self, with_body: bool) -> None:
-                shown = self.headers.get("Authorization")
-                hub.shown.append(shown)
-                prefix = f"/{hub.repository}/resolve/main/"
-                file = hub.folder / self.path.removeprefix(prefix) if self.path.startswith(prefix) else None
-                if shown != f"Bearer {hub.token}":
-                    return self.send(401, b"", {"X-Error-Code": "GatedRepo"}, with_body)
-                if file is None or not file.is_file():
-                    return self.send(404, b"", {"X-Error-Code": "EntryNotFound"}, with_body)
-                content = file.read_bytes()
-                tag = hashlib.sha256(content).hexdigest()
-                return self.send(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}, with_body)
-
-            def send(self, status: int, content: bytes, headers: dict, with_body: bool) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                status, headers, content = hub.reply(self, body)
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(content))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                if with_body:
+                if self.command != "HEAD":
                     self.wfile.write(content)
+
+            do_HEAD = do_POST = do_GET
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -63,3 +45,23 @@ class Hub:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+
+class Hub(AnyHub):
+    """Serves `folder` as `repository` to those who show `token`; keeps the tokens that it was shown."""
+
+    def __init__(self, repository: str, folder: Path, token: str) -> None:
+        self.repository, self.folder, self.token = repository, folder, token
+        self.shown: list[str | None] = []
+
+    def reply(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, dict, bytes]:
+        shown = request.headers.get("Authorization")
+        self.shown.append(shown)
+        prefix = f"/{self.repository}/resolve/main/"
+        file = self.folder / request.path.removeprefix(prefix) if request.path.startswith(prefix) else None
+        if shown != f"Bearer {self.token}":
+            return 401, {"X-Error-Code": "GatedRepo"}, b""
+        if file is None or not file.is_file():
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
+        content = file.read_bytes()
+        return 200, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}, content

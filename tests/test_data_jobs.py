@@ -1,8 +1,6 @@
-"""The preparation jobs end to end: against a slow reading of the same rows, twice over, killed, and from a hub."""
+"""The preparation jobs end to end: against a slow reading of the same rows, twice over, and killed."""
 
-import gzip
 import json
-import os
 import random
 import shutil
 import signal
@@ -12,7 +10,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pyarrow
 import pyarrow.parquet
 import pytest
 
@@ -22,55 +19,11 @@ from sdpo.data import output
 from sdpo.records import read_interactions, read_prompts
 from sdpo.tiny import MODEL_DIR, WORLD_DIR, raw
 from tests import raw_data
-from tests.data_hub import DataHub
-from tests.test_jobs import clean_environment
+from tests.commands import JOBS, clean_environment
+from tests.preparation import OUTPUTS, name_of, report_of, rows_of, run, write
 
-OUTPUTS = {
-    prep_tldr: ["train.jsonl", "validation.jsonl"],
-    prep_helpsteer: ["train.jsonl", "validation.jsonl"],
-    prep_wildfeedback: ["wildfeedback_interactions.jsonl"],
-    prep_wildchat: ["wildchat_interactions_v1.jsonl"],
-    prep_logs: ["logs_interactions.jsonl"],
-}
+pytestmark = pytest.mark.usefixtures("own_place")
 MODULES = list(OUTPUTS)
-
-
-def _name(module):
-    return module.JOB.name
-
-
-@pytest.fixture(autouse=True)
-def _own_place(tmp_path, monkeypatch):
-    for name in set(os.environ) - set(clean_environment()):
-        monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
-
-
-def run(module, *arguments, expect=0):
-    """Run a job in this process and return the folder it wrote to."""
-    assert launch.main(module.JOB, ["--out-dir", "out", *arguments]) == expect
-    return Path("out")
-
-
-def rows_of(path):
-    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-
-
-def report_of(folder):
-    report = json.loads((folder / "report.json").read_text())
-    for counts in report["counts"].values():
-        assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
-    return report
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        columns = {name: [row.get(name) for row in rows] for row in rows for name in row}
-        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=300)
-        return
-    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
 
 
 # Against the slow reading
@@ -205,8 +158,6 @@ def test_marked_conversations_are_left_out_when_asked(name):
 
 
 def test_the_data_that_a_trainer_names_is_what_a_job_writes():
-    from tests.test_jobs import JOBS
-
     written = {
         module.JOB.name: {Path(module.JOB.defaults["out_dir"]) / name for name in names}
         for module, names in OUTPUTS.items()
@@ -223,7 +174,7 @@ def tiny(module, *arguments, **options):
     return run(module, "--tiny", *arguments, **options)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_name)
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_the_tiny_data_make_what_the_trainers_read(module, capsys):
     folder = tiny(module, "--model", str(MODEL_DIR))
     names = [*OUTPUTS[module], "lengths.png", "report.json"]
@@ -256,7 +207,7 @@ def test_the_tiny_data_hold_what_the_sources_hold():
     assert size < 300_000
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_name)
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_the_same_rows_make_the_same_bytes_and_are_not_replaced_unasked(module, capsys):
     folder = tiny(module)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -275,7 +226,7 @@ def test_another_seed_makes_another_order():
     assert sorted(row["id"] for row in first) == sorted(row["id"] for row in second)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=_name)
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_a_full_disk_is_one_line_and_leaves_nothing(module, monkeypatch, capsys):
     def full(number):
         raise OSError(28, "No space left on device")
@@ -336,85 +287,3 @@ def test_a_job_killed_at_any_moment_leaves_no_half_file(tmp_path):
         folder = Path(f"cut-{number}")
         left = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
         assert left.items() <= whole.items()
-
-
-# From a hub
-
-
-def from_hub(hub, module, *arguments):
-    environment = clean_environment(HF_ENDPOINT=hub.url, HF_HOME=str(Path("cache").resolve()), HF_HUB_OFFLINE="0")
-    command = [sys.executable, "-m", module.JOB.module_name, "--out-dir", "out", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-
-
-def test_tldr_comes_from_the_hubs_own_conversion():
-    for split in ("train", "validation"):
-        (shipped,) = (WORLD_DIR / "data" / "tldr").glob(f"{split}*")
-        place = Path("conversion/comparisons") / split / "0000.parquet"
-        place.parent.mkdir(parents=True)
-        shutil.copy(shipped, place)
-    write(Path("conversion/axis/test/0000.parquet"), [{"other": 1}])
-    Path("main").mkdir()
-    Path("main/summarize_from_feedback.py").write_text("raise SystemExit('a loading script was run')")
-    Path("main/README.md").write_text("---\nlicense: mit\n---\n")
-    revisions = {"main": Path("main").resolve(), "refs/convert/parquet": Path("conversion").resolve()}
-    with DataHub("openai/summarize_from_feedback", revisions) as hub:
-        done = from_hub(hub, prep_tldr)
-    assert done.returncode == 0, done.stderr
-    assert not any(name.endswith("script.py") for name in hub.asked)
-    local = launch.main(prep_tldr.JOB, ["--tiny", "--out-dir", "local"])
-    assert local == 0
-    for name in OUTPUTS[prep_tldr]:
-        assert Path("out", name).read_bytes() == Path("local", name).read_bytes()
-    report = report_of(Path("out"))
-    assert (report["source"], report["revision"]) == ("openai/summarize_from_feedback", "refs/convert/parquet")
-    assert report["commit"] == hub.commits["refs/convert/parquet"]
-
-
-HUB_FILES = {
-    prep_helpsteer: ("nvidia/HelpSteer2", "", ["train.jsonl.gz", "validation.jsonl.gz"]),
-    prep_wildfeedback: (
-        "microsoft/WildFeedback",
-        "---\nconfigs:\n- config_name: other\n  data_files: other.json\n"
-        "- config_name: wildfeedback\n  data_files: wildfeedback.json\n---\n",
-        ["wildfeedback.json"],
-    ),
-    prep_wildchat: ("allenai/WildChat", "", ["data/train-00000-of-00001.parquet"]),
-}
-
-
-@pytest.mark.parametrize("module", HUB_FILES, ids=_name)
-def test_the_other_sources_come_from_their_pinned_revisions(module):
-    from sdpo.data.sources import SOURCES
-
-    repository, card, names = HUB_FILES[module]
-    shipped = sorted((WORLD_DIR / "data" / module.JOB.name.removeprefix("prep-")).iterdir())
-    for name, path in zip(names, shipped, strict=True):
-        place = Path("hub", name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
-    Path("hub/README.md").write_text(card)
-    Path("hub/other.json").write_text("[]")
-    with DataHub(repository, {SOURCES[module.JOB.name].revision: Path("hub").resolve()}) as hub:
-        done = from_hub(hub, module)
-    assert done.returncode == 0, done.stderr
-    assert launch.main(module.JOB, ["--tiny", "--out-dir", "local"]) == 0
-    for name in OUTPUTS[module]:
-        assert Path("out", name).read_bytes() == Path("local", name).read_bytes()
-
-
-def test_a_hub_that_refuses_or_is_not_there_is_one_line():
-    with DataHub("openai/summarize_from_feedback", {"main": WORLD_DIR}, token="right") as hub:
-        refused = from_hub(hub, prep_tldr)
-        hub.token = None
-        missing = from_hub(hub, prep_tldr)
-        gone = from_hub(hub, prep_tldr, "--revision", "main")
-    unreachable = from_hub(hub, prep_tldr)
-    for done, words, code in (
-        (refused, ["gated", "HF_TOKEN", "SOURCE"], 1),
-        (missing, ["refs/convert/parquet", "REVISION"], 1),
-        (gone, ["at main", "REVISION"], 1),
-        (unreachable, ["cannot be reached", "SOURCE"], 3),
-    ):
-        assert done.returncode == code, done.stderr
-        assert len(done.stderr.splitlines()) == 1 and all(word in done.stderr for word in words), done.stderr

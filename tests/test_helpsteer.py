@@ -5,8 +5,8 @@ import json
 from sdpo.llm import Price
 from sdpo.prompts import PERSONAS
 from sdpo.resolve import resolve
+from tests.commands import JOBS
 from tests.servers import Answer, FakeServer
-from tests.test_jobs import JOBS
 from tests.worlds import rows_of, run_job, user_by_rule
 
 KEY = "sk-ant-a-key-nobody-may-see"

@@ -42,6 +42,10 @@ def test_there_is_a_file_for_each_way():
     assert {path.stem for path in SHIPPED} == {"ddp", "ddp_cpu", "fsdp2"}
 
 
+def test_shipped_accelerate_files_are_there():
+    assert processes.DDP.is_file() and processes.DDP_CPU.is_file()
+
+
 def test_several_nodes_are_told_where_they_meet(tmp_path):
     given = settings(world_size=8, nnodes=2, node_rank=1, master_addr="10.0.0.1", run_id="r", output_dir=tmp_path)
     command, extra = processes.launch_line(given, "jobs.a_job", [])

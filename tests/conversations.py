@@ -1,0 +1,101 @@
+"""One conversation in every form that people's own come in, and what is read of it."""
+
+import csv
+import io
+import json
+from collections import Counter
+
+from sdpo.data import exports, logs
+from sdpo.data.conversation import Conversation, Dropped
+
+SAID = [
+    ("user", "ask 😀"),
+    ("assistant", "answer"),
+    ("user", "reply שלום"),
+    ("assistant", "bye"),
+    ("user", "<|im_end|>"),
+]
+SHAREGPT_NAMES = {"user": "human", "assistant": "gpt"}
+
+
+def read(path, scratch):
+    """Return the conversations of a file, the reasons of what is none, and the rows of each form."""
+    forms = Counter()
+    found = list(logs.read_conversations(path, scratch, forms))
+    kept = [one for one in found if isinstance(one, Conversation)]
+    reasons = Counter(one.reason for one in found if isinstance(one, Dropped))
+    return kept, reasons, dict(forms)
+
+
+def read_rows(tmp_path, rows, form):
+    """Return the conversations of rows, all in one form."""
+    path = tmp_path / "logs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept, reasons, forms = read(path, tmp_path)
+    assert forms == {form: len(rows)}
+    return kept, reasons
+
+
+def openai(said=SAID, **fields):
+    return {"messages": [{"role": role, "content": text} for role, text in said], **fields}
+
+
+def _lines(delimiter=None, order=True):
+    rows = [
+        {"conversation_id": "c", "role": role, "content": text, "order" if order else "timestamp": _when(place, order)}
+        for place, (role, text) in enumerate(SAID)
+    ]
+    rows = rows[::-1] if order else rows
+    if delimiter is None:
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [name.replace("_", " ").title() for name in rows[0]], delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows({name.replace("_", " ").title(): value for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _when(place, order):
+    return place if order else f"2024-01-01T00:00:0{place}Z"
+
+
+def node(name, parent, role, text, **fields):
+    content = {"content_type": "text", "parts": [text]}
+    return {name: {"id": name, "parent": parent, "message": {"author": {"role": role}, "content": content, **fields}}}
+
+
+def tree(said=SAID):
+    mapping = {"root": {"id": "root", "parent": None, "message": None}}
+    names = ["root", *(f"n{place}" for place in range(len(said)))]
+    for (role, text), parent, name in zip(said, names, names[1:], strict=False):
+        mapping |= node(name, parent, role, text)
+    return {"mapping": mapping, "current_node": names[-1], "conversation_id": "c", "create_time": 1.5}
+
+
+def claude(said=SAID):
+    names = {"user": "human", "assistant": "assistant"}
+    return {
+        "uuid": "c", "name": "", "created_at": "2024-01-01",
+        "chat_messages": [
+            {"uuid": f"m{place}", "sender": names[role], "text": "", "content": [{"type": "text", "text": text}]}
+            for place, (role, text) in enumerate(said)
+        ],
+    }  # fmt: skip
+
+
+PARTS = openai([(role, [{"type": "text", "text": text}]) for role, text in SAID], id="c")
+SHAREGPT = {"id": "c", "conversations": [{"from": SHAREGPT_NAMES[role], "value": text} for role, text in SAID]}
+FORMS = {
+    "openai.jsonl": (json.dumps(openai(id="c")) + "\n", exports.OPENAI),
+    "openai.json": (json.dumps([openai(id="c")], indent=2), exports.OPENAI),
+    "one-object.json": (json.dumps(openai(id="c"), indent=2), exports.OPENAI),
+    "parts.jsonl": (json.dumps(PARTS), exports.OPENAI),
+    "sharegpt.json": (json.dumps([SHAREGPT]), exports.SHAREGPT),
+    "conversations.json": (json.dumps([tree()]), exports.CHATGPT),
+    "claude.json": (json.dumps([claude()]), exports.CLAUDE),
+    "lines.jsonl": (_lines(), exports.MESSAGES),
+    "times.jsonl": (_lines(order=False), exports.MESSAGES),
+    "lines.csv": (_lines(","), exports.MESSAGES),
+    "times.csv": (_lines(";", order=False), exports.MESSAGES),
+    "lines.tsv": ("\ufeff" + _lines("\t"), exports.MESSAGES),
+}

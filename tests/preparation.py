@@ -1,0 +1,50 @@
+"""The preparation jobs, run in this process, with what they read and what they have written."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from jobs import prep_helpsteer, prep_logs, prep_tldr, prep_wildchat, prep_wildfeedback
+from sdpo import launch
+
+OUTPUTS = {
+    prep_tldr: ["train.jsonl", "validation.jsonl"],
+    prep_helpsteer: ["train.jsonl", "validation.jsonl"],
+    prep_wildfeedback: ["wildfeedback_interactions.jsonl"],
+    prep_wildchat: ["wildchat_interactions_v1.jsonl"],
+    prep_logs: ["logs_interactions.jsonl"],
+}
+
+
+def name_of(module):
+    return module.JOB.name
+
+
+def run(module, *arguments, expect=0):
+    """Run a job in this process and return the folder it wrote to."""
+    assert launch.main(module.JOB, ["--out-dir", "out", *arguments]) == expect
+    return Path("out")
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+
+
+def report_of(folder):
+    report = json.loads((folder / "report.json").read_text())
+    for counts in report["counts"].values():
+        assert counts["seen"] == counts["kept"] + sum(counts["dropped"].values())
+    return report
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        columns = {name: [row.get(name) for row in rows] for row in rows for name in row}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=300)
+        return
+    text = "".join(json.dumps(row, default=str, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())

@@ -1,0 +1,209 @@
+"""Real containers, where a Docker engine answers: the image, the smoke, and runs that are interrupted."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docker import IMAGE, NAME, OWNER, inspected, needs_engine, run
+from tests.servers import until
+from tests.worlds import PROJECT, curve, rows_of, write_replay
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[str]:
+    """Build the image for the CPU, as the tests' own, and take its name away afterwards."""
+    run("docker/compose.sh", "build", "trainer", DOCKER_VARIANT="cpu", DOCKER_IMAGE=IMAGE)
+    yield IMAGE
+    run("docker", "image", "rm", "--force", IMAGE, expect=None)
+
+
+@needs_engine
+def test_the_image_holds_no_secret_no_repository_and_no_build_tools(image):
+    history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
+    config = inspected("image", image)["Config"]
+    for text in (history, json.dumps(config)):
+        assert not any(f"{name}_{kind}=" in text for name in ("HF", "API") for kind in ("KEY", "TOKEN"))
+        assert ".git" not in text and ".env" not in text
+    assert config["User"].split(":")[0] not in ("", "0", "root")
+    assert config["Labels"]["org.opencontainers.image.revision"]
+    assert "torch==" in config["Labels"]["sdpo.versions"]
+    look = "ls -A /app /cache; id -u; command -v gcc make git; ls /opt/venv/bin/pip; find /var/lib/apt/lists -type f"
+    found = run("docker", "run", "--rm", image, "sh", "-c", f"{{ {look}; }} 2>/dev/null || true")
+    assert found.split() == ["/app:", "docker", "jobs", "sdpo", "/cache:", "1000"]
+    hidden = run(
+        "docker", "run", "--rm", "--user", "0:0", image, "find", "/app", "/root/.cache", "-name", ".*", expect=None
+    )
+    assert not [line for line in hidden.splitlines() if line.startswith("/")]
+
+
+@needs_engine
+def test_a_change_of_the_source_leaves_the_layers_of_the_packages(image, tmp_path):
+    before = inspected("image", image)["RootFS"]["Layers"]
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in (".dockerignore", ".env.example", "requirements.lock", "compose.yaml"):
+        shutil.copy(PROJECT / name, tree)
+    for name in ("docker", "jobs", "sdpo"):
+        shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tree / "sdpo" / "prompts.py").open("a") as source:
+        source.write("# changed\n")
+    name = f"{IMAGE}-changed"
+    run(str(tree / "docker" / "compose.sh"), "build", "trainer", DOCKER_VARIANT="cpu", DOCKER_IMAGE=name)
+    after = inspected("image", name)["RootFS"]["Layers"]
+    run("docker", "image", "rm", name)
+    same = [old == new for old, new in zip(before, after, strict=True)]
+    assert not all(same)
+    # All but the last few, of which the packages' is the biggest one.
+    assert all(same[: same.index(False)]) and same.index(False) >= len(same) - 3
+
+
+@needs_engine
+def test_the_smoke_trains_to_the_demo_s_numbers_and_leaves_its_results_to_the_caller(image, tmp_path):
+    printed = run("make", "smoke-docker", DOCKER_IMAGE=image, RUN_ID="r", SCRATCH=str(tmp_path / "runs"),
+                  COMPOSE_PROJECT_NAME=f"{NAME}-smoke")  # fmt: skip
+    folder = tmp_path / "runs" / "sdpo-tldr-runs"
+    summary = json.loads((folder / "r" / "summary.json").read_text())
+    assert summary["finished"] and summary["after"]["adherence"] >= 0.95 and summary["after"]["validity"] >= 0.9
+    table = (folder / "r.txt").read_text()
+    assert "adherence" in table and "adherence" in printed
+    for file in [folder / "r.txt", folder / "r", *(folder / "r").iterdir()]:
+        assert file.stat().st_uid == os.getuid()
+    assert (folder / "r" / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert run("docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={NAME}-smoke") == ""
+
+
+class Stack:
+    """The tiny world's containers, with a run of 30 steps of which the tests interrupt some."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.runs = scratch / "sdpo-tldr-runs"
+        self.variables = {
+            "COMPOSE_PROJECT_NAME": NAME, "DOCKER_IMAGE": IMAGE, "DOCKER_VARIANT": "cpu",
+            "SCRATCH": str(scratch), "TRAIN_N": "480", "SAVE_STEPS": "2", "EVAL_N": "0", "STYLE": "no_emojis",
+        }  # fmt: skip
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        return run("docker/compose.sh", *arguments, **self.variables, **variables)
+
+    def container(self, service: str) -> str:
+        return self.compose("ps", "--all", "--quiet", service).strip()
+
+    def state(self, service: str) -> dict:
+        return inspected("container", self.container(service))["State"]
+
+    def said(self, service: str) -> str:
+        return run("docker", "logs", self.container(service))
+
+    def steps(self, run_id: str) -> list[int]:
+        file = self.runs / run_id / "metrics.jsonl"
+        return [row["step"] for row in rows_of(file)] if file.exists() else []
+
+    def reach(self, run_id: str, step: int) -> None:
+        """Wait for the run to have made so many steps more than none."""
+        assert until(lambda: len(self.steps(run_id)) >= step or not self.state("trainer")["Running"], 900)
+        assert self.state("trainer")["Running"], self.said("trainer")[-2000:]
+
+    def ends(self, expect: int) -> None:
+        run("docker", "wait", self.container("trainer"))
+        assert self.state("trainer")["ExitCode"] == expect, self.said("trainer")[-2000:]
+
+
+@pytest.fixture(scope="module")
+def stack(image, tmp_path_factory):
+    stack = Stack(tmp_path_factory.mktemp("stack") / "runs")
+    try:
+        yield stack
+    finally:
+        stack.compose("down", "--volumes", "--timeout", "10")
+
+
+@needs_engine
+def test_a_simulator_that_crashes_is_restarted_and_one_that_is_killed_is_waited_for(stack):
+    stack.compose("up", "--detach", RUN_ID="away")
+    stack.reach("away", 2)
+    # A crash: its server ends by itself. It has no key and no door to the outside.
+    simulator = stack.container("simulator")
+    run("docker", "exec", simulator, "python", "-c", KILL_THE_SERVER)
+    assert until(lambda: inspected("container", simulator)["RestartCount"] == 1, 120)
+    # Back within the retries of a request or later than them: either way the run goes on.
+    stack.reach("away", len(stack.steps("away")) + 3)
+    waits = stack.said("trainer").count("waiting up to")
+    # `docker kill` is taken for somebody's wish, and the engine does not bring it back.
+    run("docker", "kill", simulator)
+    assert until(lambda: stack.said("trainer").count("waiting up to") > waits, 300), stack.said("trainer")[-2000:]
+    assert not stack.state("simulator")["Running"]
+    stack.compose("up", "--detach", "simulator", RUN_ID="away")
+    stack.ends(0)
+    assert stack.steps("away") == list(range(1, 31))
+
+
+KILL_THE_SERVER = """
+import os, pathlib, signal
+for folder in pathlib.Path("/proc").glob("[0-9]*"):
+    if b"\\0serve\\0" in (folder / "cmdline").read_bytes():
+        os.kill(int(folder.name), signal.SIGKILL)
+"""
+
+
+@needs_engine
+def test_a_trainer_that_is_stopped_or_killed_continues_with_the_next_up(stack):
+    stack.compose("up", "--detach", RUN_ID="ended")
+    stack.reach("ended", 3)
+    stack.compose("stop", "trainer")
+    stack.ends(143)
+    saved = len(stack.steps("ended"))
+    assert (stack.runs / "ended" / f"checkpoint-{saved}" / "complete.json").exists()
+    stack.compose("up", "--detach", RUN_ID="ended")
+    stack.reach("ended", saved + 3)
+    assert f"after step {saved}" in stack.said("trainer")
+    run("docker", "kill", stack.container("trainer"))
+    stack.ends(137)
+    stack.compose("up", "--detach", RUN_ID="ended")
+    stack.ends(0)
+    assert stack.steps("ended") == list(range(1, 31))
+    assert (stack.runs / "ended").stat().st_uid == OWNER
+    # A run that is finished is not begun again.
+    stack.compose("up", "--detach", RUN_ID="ended")
+    stack.ends(1)
+    assert "RUN_ID" in stack.said("trainer")
+
+
+@needs_engine
+def test_two_trainers_train_as_one_with_twice_the_batch(stack):
+    replay = write_replay(stack.runs.parent / "replay.jsonl", 32)
+    shutil.chown(replay, OWNER)
+    given = {"REPLAY_JSONL": f"runs/{replay.name}", "TRAIN_N": "32", "BS": "4", "SAVE_STEPS": "4"}
+    two = {"RUN_ID": "two", "DOCKER_VARIANT": "two-nodes-cpu", "WORLD_SIZE": "2"}
+    stack.compose("up", "--detach", **given, **two)
+    for service in ("trainer", "trainer-2"):
+        container = stack.compose("ps", "--all", "--quiet", service, **two).strip()
+        run("docker", "wait", container)
+        assert inspected("container", container)["State"]["ExitCode"] == 0, run("docker", "logs", container)[-2000:]
+    stack.compose("up", "--detach", "trainer", RUN_ID="one", GA="2", **given)
+    stack.ends(0)
+    one, both = (curve(stack.runs / name) for name in ("one", "two"))
+    assert len(one) == 4 and len(both) == 4
+    for row, other in zip(one, both, strict=True):
+        assert row == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+@needs_engine
+@pytest.mark.parametrize("size", ["2m", "6m"], ids=["weights", "optimizer"])
+def test_a_full_volume_is_said_in_one_line(stack, size):
+    """The first file of a checkpoint does not fit, or one of the last."""
+    variables = {"TINY": "1", "RUN_ID": "full", "SIMULATOR_URL": "http://simulator:8000/v1", "SAVE_STEPS": "1"}
+    stack.compose("up", "--detach", "simulator")
+    until(lambda: stack.state("simulator")["Health"]["Status"] == "healthy", 300)
+    printed = run(
+        "docker", "run", "--rm", "--read-only", "--init", "--network", f"{NAME}_inside",
+        "--tmpfs", "/tmp", "--tmpfs", "/cache:mode=1777", "--tmpfs", f"/app/runs:size={size},mode=1777",
+        *(word for pair in variables.items() for word in ("-e", "=".join(pair))),
+        IMAGE, "python", "-m", "jobs.train_online_tldr", "--eval-n", "0", "--train-n", "32",
+        expect=1,
+    )  # fmt: skip
+    assert "Traceback" not in printed
+    assert "the disk is full" in printed.splitlines()[-1] and "SCRATCH" in printed.splitlines()[-1]
