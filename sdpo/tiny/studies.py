@@ -91,9 +91,11 @@ def wanted_runs(settings: "StudySettings") -> "list[Spec]":
 
 
 def _results(specs: "list[Spec]", parallel: int) -> "Iterable[tuple[Spec, dict]]":
+    from sdpo.pretrained import hush
     from sdpo.tiny.study import run_one
 
     if parallel == 1:
+        hush()
         yield from ((spec, run_one(spec)) for spec in specs)
         return
     context = multiprocessing.get_context("spawn")
