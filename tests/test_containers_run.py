@@ -87,7 +87,7 @@ class Stack:
         }  # fmt: skip
 
     def compose(self, *arguments: str, **variables: str) -> str:
-        return run("docker/compose.sh", *arguments, **self.variables, **variables)
+        return run("docker/compose.sh", *arguments, **(self.variables | variables))
 
     def container(self, service: str) -> str:
         return self.compose("ps", "--all", "--quiet", service).strip()
@@ -174,8 +174,8 @@ def test_a_trainer_that_is_stopped_or_killed_continues_with_the_next_up(stack):
 
 @needs_engine
 def test_two_trainers_train_as_one_with_twice_the_batch(stack):
+    stack.runs.parent.mkdir(exist_ok=True)
     replay = write_replay(stack.runs.parent / "replay.jsonl", 32)
-    shutil.chown(replay, OWNER)
     given = {"REPLAY_JSONL": f"runs/{replay.name}", "TRAIN_N": "32", "BS": "4", "SAVE_STEPS": "4"}
     two = {"RUN_ID": "two", "DOCKER_VARIANT": "two-nodes-cpu", "WORLD_SIZE": "2"}
     stack.compose("up", "--detach", **given, **two)
