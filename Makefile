@@ -125,7 +125,7 @@ test: ready ## run the tests
 	@$(PYTHON) -m pytest
 
 bench: ready ## measure against plain baselines (ONLY=scoring for one)
-	@set -e; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
+	@set -e; export SDPO_MAKE_VARIABLES=; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
 
 test-containers: ready ## run the tests that need a Docker engine
 	@$(PYTHON) -m pytest tests/test_containers.py tests/test_containers_run.py --numprocesses=0
