@@ -18,8 +18,8 @@ from sdpo.data.conversation import Dropped
 from sdpo.data.documents import NOT_JSON
 from sdpo.data.files import rows_of
 
-_GATHERED = 2000  # rows taken at once
-_TOUCHED = 5  # rows after whose taking the pages go back; each has brought in some pages of every column
+_GATHERED = 4000  # rows taken at once
+_TOUCHED = 10  # rows after whose taking the pages go back; each has brought in some pages of every column
 _JSON = pyarrow.schema([("json", pyarrow.large_string())])
 
 
