@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from sdpo.errors import SettingError
+from sdpo.token_logps import logits, token_logps
 
 # Positions whose logits are held at once: with a vocabulary of 150,000 and float32, 150 MB.
 CHUNK = 256
@@ -36,7 +36,8 @@ Head = Callable[[Tensor, nn.Linear], Tensor]
 class Scores:
     """Per token of each completion, padded on the right to the longest: shapes (B, T), float32.
 
-    `logps_BT` carries gradient where the model's weights do; `entropy_BT`, in nats, does not. Against a target
+    `logps_BT` carries gradient where the model's weights do; `entropy_BT`, in nats, does not, and is zero where
+    nobody asked for it. Against a target
     there are also `target_logps_BT`, the target's of the same tokens, and `divergence_BT`, with gradient.
     """
 
@@ -62,7 +63,7 @@ class Projection:
 
     def log_softmax(self, hidden_NH: Tensor) -> Tensor:
         """Return log-probabilities over the vocabulary, (N, V) float32."""
-        return _logits(hidden_NH, self.weight_VH, self.bias_V).log_softmax(-1)
+        return logits(hidden_NH, self.weight_VH, self.bias_V).log_softmax(-1)
 
 
 def score(
@@ -70,8 +71,9 @@ def score(
     contexts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     batch_size: int | None = None,
+    entropy: bool = False,
 ) -> Scores:
-    """Return the log-probability and entropy of each completion's tokens after its context.
+    """Return the log-probability and, where asked for, the entropy of each completion's tokens after its context.
 
     `batch_size` rows go through the model in one forward (all of them when None); rows are never
     cut. Raises ValueError for an empty context or completion: nothing predicts its first token.
@@ -80,7 +82,8 @@ def score(
 
     def head_for(start: int, stop: int) -> Head:
         def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
-            return _in_chunks(_logp_and_entropy, CHUNK, head, hidden_NH, targets_N[start:stop].to(hidden_NH.device))
+            ids_N = targets_N[start:stop].to(hidden_NH.device)
+            return token_logps(hidden_NH, head.weight, head.bias, ids_N, CHUNK, entropy)
 
         return project
 
@@ -116,7 +119,7 @@ def compare(
     ids_N = _flat_ids(completions)
 
     def compared(hidden_NH, weight_VH, bias_V, ids_N, *chunk_N):
-        logits_NV = _logits(hidden_NH, weight_VH, bias_V)
+        logits_NV = logits(hidden_NH, weight_VH, bias_V)
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logps_NV = logits_NV.log_softmax(-1)
             target_logps_N, divergence_N = divergence(logps_NV, ids_N, *chunk_N)
@@ -237,21 +240,6 @@ def _in_chunks(function: Callable[..., Tensor], size: int, head: nn.Linear, *ten
     )
 
 
-def _logp_and_entropy(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor) -> Tensor:
-    with torch.autocast(hidden_NH.device.type, enabled=False):
-        logits_NV = _logits(hidden_NH, weight_VH, bias_V)
-        log_total_N = logits_NV.logsumexp(-1)
-        logps_N = logits_NV.gather(-1, ids_N[:, None]).squeeze(-1) - log_total_N
-        with torch.no_grad():
-            entropy_N = log_total_N - (logits_NV.softmax(-1) * logits_NV).sum(-1)
-        return torch.stack((logps_N, entropy_N), dim=-1)
-
-
-def _logits(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
-    with torch.autocast(hidden_NH.device.type, enabled=False):
-        return functional.linear(hidden_NH.float(), weight_VH.float(), None if bias_V is None else bias_V.float())
-
-
 def _flat_ids(completions: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([token for completion in completions for token in completion], dtype=torch.long)
 
@@ -298,10 +286,9 @@ def top_alternatives(
 
     def forward(hidden_1LH: Tensor) -> Tensor:
         hidden_TH = hidden_1LH[0, len(context) - 1 : -1]
-        bias_V = None if head.bias is None else head.bias.float()
         for piece in hidden_TH.split(CHUNK):
-            logits_NV = functional.linear(piece.float(), head.weight.float(), bias_V)
-            found.append([part.cpu() for part in logits_NV.log_softmax(-1).topk(min(count, logits_NV.shape[-1]))])
+            logps_NV = logits(piece, head.weight, head.bias).log_softmax(-1)
+            found.append([part.cpu() for part in logps_NV.topk(min(count, logps_NV.shape[-1]))])
         return hidden_TH
 
     ids_1L = torch.tensor([[*context, *completion]], device=next(model.parameters()).device)

@@ -35,7 +35,7 @@ def test_agrees_with_one_row_at_a_time(model, batch_size, packed):
     contexts, completions = rows(0, 7, len(model.lm_head.weight))
     assert not packed or pack_rows(model)
     with torch.no_grad():
-        scores = score(model, contexts, completions, batch_size)
+        scores = score(model, contexts, completions, batch_size, entropy=True)
         for row, pair in enumerate(zip(contexts, completions, strict=True)):
             logps, entropies = reference(model, *pair)
             length = len(pair[1])

@@ -87,7 +87,7 @@ class HindsightLoss:
         """
         objective, prompts = self.objective, [row.prompt for row in contexts]
         if objective.kind in ("token", "sft"):
-            scores = score(model, prompts, completions)
+            scores = score(model, prompts, completions, entropy=True)
             target_logps_BT = pad_sequence([target.logps_T for target in targets], batch_first=True)
         else:
             scores = compare(model, prompts, completions, *self._comparison(targets))
