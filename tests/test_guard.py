@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdpo.train.guard import LIMITS, OK, STOP, WARN, Watch, repeated_share
+from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, Watch, repeated_share
 
 HEALTHY = {"repetition": 0.02, "entropy": 0.2, "length": 18.0, "signal_size": 0.3, "satisfied": 0.5}
 
@@ -73,6 +73,20 @@ def test_learning_a_taste_is_no_collapse():
         for part in [step / 30 for step in range(31)]
     ]  # fmt: skip
     assert set(levels) == {OK}
+
+
+def test_drift_counts_once_the_users_have_been_content_for_long():
+    def levels(satisfied: float) -> list[int]:
+        watch = Watch()
+        return [watch.observe({**HEALTHY, "satisfied": satisfied, "kl": 0.01 * step}) for step in range(60)]
+
+    # Who still complains is still learned from, and that moves the policy.
+    assert set(levels(0.7)) == {OK}
+    found = levels(1.0)
+    assert set(found[: SETTLED + 3]) == {OK} and found[-1] == STOP
+    settled = Watch()
+    still = [settled.observe({**HEALTHY, "satisfied": 1.0, "kl": 0.01 * min(step, 15)}) for step in range(60)]
+    assert set(still) == {OK}
 
 
 def test_what_is_calm_is_far_from_a_warning():

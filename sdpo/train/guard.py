@@ -27,6 +27,7 @@ FROM_START = ("lost", "kl")  # differences already, of the same answers each tim
 BASELINE = 3  # steps whose mean is what the run began with
 MEMORY = 0.5  # how much of a smoothed value the next step keeps
 PATIENCE = 2  # steps in a row that it takes to warn or to stop
+CONTENT, SETTLED = 0.95, 20  # a share of satisfied users, and for how many steps, after which nothing is left to learn
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ LIMITS = {
     "repetition": Limit("of the answers' words are repetition", 0.15, 0.30),
     "entropy": Limit("nats of entropy a token", 2.5, 4.0, ratio=True),
     "length": Limit("tokens an answer", 5.0, 12.0, ratio=True, both_ways=True),
+    "drift": Limit("nats a token of drift since the users were content", 0.04, 0.06),
     "kl": Limit("nats a token away from the start", 3.0, NEVER),
     "signal_size": Limit("nats of signal a token", 4.0, NEVER, ratio=True),
     "satisfied": Limit("of the users satisfied", 0.25, NEVER, falling=True),
@@ -75,6 +77,8 @@ class Watch:
     smooth: dict[str, float] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)
     best_satisfied: float = 0.0
+    content: int = 0
+    settled_at: float | None = None
     score: float = 0.0
     level: int = OK
     reasons: list[str] = field(default_factory=list)
@@ -84,6 +88,7 @@ class Watch:
         """Take in a step's measures, of which any may be missing, and return the level they bring it to."""
         for name, value in values.items():
             self._take(name, value)
+        self._watch_drift(values.get("kl"))
         self.score = max(self.distances.values(), default=0.0)
         for place, level in enumerate((1.0, 2.0)):
             self._held[place] = self._held[place] + 1 if self.score >= level else 0
@@ -105,6 +110,17 @@ class Watch:
         if name == "satisfied":
             self.best_satisfied = start = max(self.best_satisfied, self.smooth[name])
         self.distances[name] = LIMITS[name].distance(self.smooth[name], start)
+
+    def _watch_drift(self, kl: float | None) -> None:
+        """Measure how far the policy goes on moving where nobody has complained for long."""
+        self.content = self.content + 1 if self.smooth.get("satisfied", 0.0) >= CONTENT else 0
+        if self.content < SETTLED:
+            self.settled_at = None
+            self.distances.pop("drift", None)
+        elif kl is not None:
+            self.settled_at = kl if self.settled_at is None else min(self.settled_at, kl)
+            self.smooth["drift"] = kl - self.settled_at
+            self.distances["drift"] = LIMITS["drift"].distance(self.smooth["drift"], 0.0)
 
     @property
     def calm(self) -> bool:
