@@ -12,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Answer:
     """One scripted answer. `drip` seconds pass before each byte; `hang` lasts until the server closes.
 
+    It waits, at most 20 s, for the server to have had a `crowd` of requests at once, and then for `delay` seconds.
     `reset` closes the connection without a word, `cut` in the middle of the body; `declined` is a refusal.
     """
 
     text: str | None = "fine"
     status: int = 200
+    crowd: int = 0
     delay: float = 0.0
     drip: float = 0.0
     hang: bool = False
@@ -93,6 +95,7 @@ class FakeServer:
                     server.most = max(server.most, server._now)
                 try:
                     answer = server.script(body, number)
+                    until(lambda: server.most >= answer.crowd, 20)
                     server._closing.wait(answer.delay)
                 finally:
                     if not answer.hang:

@@ -166,7 +166,7 @@ def test_one_failure_in_ten_of_a_thousand_loses_nothing_and_asks_nothing_twice(b
 
 @pytest.mark.parametrize("concurrency", [1, 8, 32])
 def test_the_server_sees_the_setting_at_once_and_the_time_is_that_of_the_waves(concurrency, backend_of):
-    with FakeServer(lambda body, number: Answer(delay=0.2)) as server:
+    with FakeServer(lambda body, number: Answer(crowd=concurrency, delay=0.2)) as server:
         client = Client(backend_of(server), concurrency)
         client.complete([asked(str(number)) for number in range(2 * concurrency)])
     assert server.most == concurrency

@@ -97,8 +97,9 @@ def test_a_fault_of_ours_keeps_its_traceback(fake):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_job_after_it_has_cleaned_up(fake, tmp_path, number, code):
     process = subprocess.Popen(
-        fake.command("--behaviour", "wait"), cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True
-    )
+        fake.command("--behaviour", "wait"), cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what a shell runs behind its back ignores Ctrl-C
+    )  # fmt: skip
     deadline = time.monotonic() + 30
     while not (fake.folder / "waiting").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

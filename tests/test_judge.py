@@ -46,7 +46,7 @@ def test_all_pairs_in_both_orders_are_asked_at_once_and_in_a_form(protocol, monk
     def script(body, number):
         assert body["temperature"] == 0
         verdict = shorter(prompt_of(body))
-        return Answer(json.dumps({"verdict": verdict}), delay=0.2)
+        return Answer(json.dumps({"verdict": verdict}), crowd=32)
 
     with FakeServer(script) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)

@@ -54,7 +54,7 @@ def test_only_ordinary_fields_are_sent():
 
 @pytest.mark.parametrize("concurrency", [1, 5])
 def test_the_server_sees_as_many_at_once_as_the_setting_says(concurrency):
-    with FakeServer(lambda body, number: Answer(delay=0.3)) as server:
+    with FakeServer(lambda body, number: Answer(crowd=concurrency, delay=0.1)) as server:
         client(server.url, concurrency=concurrency).complete([request()] * 3 * concurrency)
     assert server.most == concurrency
     assert len(server.bodies) == 3 * concurrency

@@ -33,7 +33,7 @@ def test_server_answering_slowly_costs_its_own_time_once_a_step(tmp_path):
     rule = user_by_rule()
 
     def slowly(body, number):
-        return Answer(rule(body, number).text, delay=0.5)
+        return Answer(rule(body, number).text, crowd=16, delay=0.5)
 
     with FakeServer(slowly) as server:
         run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
