@@ -14,6 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.sides import compare
+from sdpo.pretrained import hush
 from sdpo.tiny import study
 from sdpo.tiny.users import OracleUser
 
@@ -59,6 +60,7 @@ def slowed(generate: Callable) -> Callable:
 def measure(side: str, repeats: int) -> dict[str, float]:
     """Return the mean seconds of a step, of its generation, of waiting for the user, and of all else."""
     torch.set_num_threads(2)
+    hush()
     user, clock = SlowUser({"emoji": False}), Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = study.build_trainer(
