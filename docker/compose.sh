@@ -28,7 +28,7 @@ if [ -z "${DOCKER_UID:-}" ]; then
 fi
 export DOCKER_UID DOCKER_GID="${DOCKER_GID:-$DOCKER_UID}"
 mkdir -p data "${SCRATCH:-runs}"
-[ "$(id -u)" != 0 ] || chown "$DOCKER_UID:$DOCKER_GID" data "${SCRATCH:-runs}"
+[ "$(id -u)" != 0 ] || find data "${SCRATCH:-runs}" -maxdepth 1 -type d -exec chown "$DOCKER_UID:$DOCKER_GID" {} +
 
 [ -n "${DOCKER_ENV_FILE:-}" ] || [ -f .env ] || export DOCKER_ENV_FILE=.env.example # which sets nothing
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 
@@ -10,6 +11,7 @@ import pytest
 from jobs import eval as eval_job
 from jobs import eval_helpsteer, eval_tldr
 from sdpo import launch, settings
+from sdpo.evaluate.trained import newest_run
 from sdpo.prompts import PERSONAS, SUMMARY_SYSTEM
 from sdpo.resolve import resolve
 from sdpo.tiny import MODEL_DIR
@@ -299,3 +301,15 @@ def test_the_published_settings():
         assert found.judges == [judge] and found.steps == [3, 6, 9, 12, 15]
     assert settings.EvalSettings(judge_model="a 'b c' a", ckpts="9,3 3").judges == ["a", "b c"]
     assert settings.EvalSettings(ckpts="9,3 3").steps == [3, 9] and settings.EvalSettings(ckpts="all").steps is None
+
+
+def test_the_newest_run_is_one_that_was_trained(tmp_path):
+    for number, (job, checkpoint) in enumerate([("tldr/old", 1), ("tldr/new", 1), ("signal-analysis/later", 0)]):
+        folder = tmp_path / job
+        folder.mkdir(parents=True)
+        if checkpoint:
+            (folder / "checkpoint-1").mkdir()
+        (folder / "run.json").write_text("{}")
+        os.utime(folder / "run.json", (number, number))
+    assert newest_run(tmp_path) == tmp_path / "tldr" / "new"
+    assert newest_run(tmp_path / "tldr") is None

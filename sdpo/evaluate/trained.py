@@ -59,8 +59,9 @@ def read_run(path: Path) -> TrainedRun:
 
 
 def newest_run(scratch: Path) -> Path | None:
-    """Return the folder in `scratch` whose run began last, None without any."""
-    started = {path.parent: path.stat().st_mtime for path in scratch.glob("*/*/run.json")}
+    """Return the folder in `scratch` whose run with checkpoints began last, None without any."""
+    folders = {path.parent for path in scratch.glob("*/*/checkpoint-*")}
+    started = {path: (path / "run.json").stat().st_mtime for path in folders if (path / "run.json").exists()}
     return max(started, key=started.__getitem__, default=None)
 
 
