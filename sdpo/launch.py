@@ -260,6 +260,7 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         if isinstance(settings, JobSettings) and disk_full(error, settings.output_dir):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.output_dir)) from None
         raise
+    processes.part()
     if code:
         processes.leave_reason(code, "")
     return code

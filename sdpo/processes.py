@@ -116,7 +116,7 @@ def run_launched(settings: LaunchSettings, module: str, arguments: Sequence[str]
 
 
 def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Return the launch command, and what it is told through the environment."""
+    """Return the launch command (`accelerate launch`'s own arguments), and what it is told through the environment."""
     extra = {WORKER: "1", "RUN_ID": settings.run_id, "OUTPUT_DIR": str(settings.output_dir)}
     if getattr(settings, "run_dir", None):
         extra["RUN_DIR"] = str(settings.run_dir)
@@ -136,7 +136,7 @@ def launch_line(settings: LaunchSettings, module: str, arguments: Sequence[str])
     elif not settings.accelerate_config:
         # Port 0 lets accelerate choose a free one, so that two jobs can run side by side.
         options += ["--main_process_port", "0"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", module, *arguments]
+    command = [sys.executable, "-m", "sdpo.launcher", *options, "-m", module, *arguments]
     return command, extra
 
 
@@ -176,6 +176,19 @@ def ending_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def part() -> None:
+    """Leave the group of a job's processes, if it made one.
+
+    Gloo's threads that still wait for the others when the interpreter ends abort the process now and then, and the
+    other nodes wait for it for minutes.
+    """
+    if "torch.distributed" in sys.modules:
+        from torch import distributed
+
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
 
 
 def leave_reason(code: int, message: str) -> None:

@@ -15,7 +15,7 @@ from tests.commands import clean_environment
 # A job of our own, light enough to be started for real.
 
 FAKE_JOB = """
-import os, sys, time
+import atexit, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 from sdpo.errors import SdpoError, ServerError
@@ -36,11 +36,15 @@ def run(settings, job):
         (settings.output_dir / f"rank-{rank}").write_text(" ".join(map(str, words)))
     if settings.behaviour == "gloo":
         from accelerate import PartialState
+        from torch import distributed
         state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
         (settings.output_dir / f"rank-{rank}").write_text(f"{state.process_index} of {state.num_processes}")
-        state.destroy_process_group()
+        left = settings.output_dir / f"left-{rank}"
+        atexit.register(lambda: left.write_text("no" if distributed.is_initialized() else "yes"))
     if settings.behaviour == "fail" and rank in ("none", "1"):
         raise ServerError("the user went away")
+    if settings.behaviour == "killed" and rank == "1":
+        os.kill(os.getpid(), 9)
     if settings.behaviour == "full":
         raise OSError(28, "No space left on device", "somewhere")
     if settings.behaviour == "fault":
@@ -122,7 +126,7 @@ def test_two_runs_of_one_second_get_two_folders(tmp_path):
 
 
 def _plan(output):
-    return output[output.index("accelerate.commands.launch") :].split()
+    return output[output.index("sdpo.launcher") :].split()
 
 
 def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
@@ -142,13 +146,17 @@ def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
 
 
 def test_two_processes_start_find_each_other_and_hand_on_their_exit_code(fake, tmp_path):
-    """The one slow test here: the real launcher, over gloo on the CPU."""
+    """The one slow test here: the real launcher, over gloo on the CPU; what fails costs no traceback of its own."""
     result = fake("--gpus", "2", "--behaviour", "gloo", CUDA_VISIBLE_DEVICES="", WORLD_SIZE="5")
     assert result.returncode == 0, result.stderr
     assert {file.read_text() for file in fake.folder.glob("rank-*")} == {"0 of 2", "1 of 2"}
+    assert [file.read_text() for file in fake.folder.glob("left-*")] == ["yes", "yes"]
     failed = fake("--gpus", "2", "--behaviour", "fail", CUDA_VISIBLE_DEVICES="")
     assert failed.returncode == 3
-    assert failed.stderr.splitlines()[-1].startswith("error:")
+    assert failed.stderr.splitlines()[-1].startswith("error:") and "Traceback" not in failed.stderr
+    killed = fake("--gpus", "2", "--behaviour", "killed", CUDA_VISIBLE_DEVICES="")
+    assert killed.returncode == 1
+    assert "process 1" in killed.stderr and "SIGKILL" in killed.stderr and "Traceback" not in killed.stderr
 
 
 # The simulated user's server
