@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from collections import Counter
 from types import SimpleNamespace
 
 from hypothesis import HealthCheck, given
@@ -120,3 +121,15 @@ def test_an_id_that_is_there_twice_is_counted(tmp_path):
     assert writer.duplicates == 1
     ids = [json.loads(line)["id"] for line in file.getvalue().splitlines()]
     assert ids == ["c_1", "c_3", "d_1", "d_3"]
+
+
+def test_the_first_row_left_out_for_a_reason_is_named(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    lines = [json.dumps(openai(id="c")), '{"messages": [', "[1]", '{"messages": [', '{"some": "thing"}']
+    path.write_text("\n".join(lines) + "\n")
+    writer = InteractionWriter(Lengths(logs.KINDS, measure_of(None)))
+    for conversation in logs.read_conversations(path, tmp_path, Counter()):
+        writer.add(conversation, io.BytesIO())
+    first = writer.rows.as_dict()["first"]
+    assert first["not JSON"] == "chats.jsonl, row 2"
+    assert sorted(first.values()) == [f"chats.jsonl, row {number}" for number in (2, 3, 5)]

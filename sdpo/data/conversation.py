@@ -22,9 +22,10 @@ _TOOL_PARTS = {"tool_use", "tool_result", "tool_call", "function_call", "server_
 
 
 class Dropped(NamedTuple):
-    """Why something is left out."""
+    """Why something is left out, and where it stands if that is known: a file and a row."""
 
     reason: str
+    where: str = ""
 
 
 class Said(NamedTuple):

@@ -85,13 +85,13 @@ def read_conversations(path: Path, scratch: Path, forms: Counter[str]) -> Iterat
         for number, row in enumerate(_rows(path)):
             form = exports.form_of(row) if isinstance(row, dict) else None
             if form is None:
-                yield row if isinstance(row, Dropped) else UNKNOWN
+                yield _placed(row if isinstance(row, Dropped) else UNKNOWN, path, number)
                 continue
             forms[form] += 1
             if form != exports.MESSAGES:
-                yield exports.conversation_of(row, form, f"{path.name}-{number}")
+                yield _placed(exports.conversation_of(row, form, f"{path.name}-{number}"), path, number)
             elif isinstance(line := exports.line_of(row), Dropped):
-                yield line
+                yield _placed(line, path, number)
             else:
                 lines.add(line)
         for group in lines.groups():
@@ -100,6 +100,10 @@ def read_conversations(path: Path, scratch: Path, forms: Counter[str]) -> Iterat
                 yield from [conversation] * len(group)
             else:
                 yield conversation
+
+
+def _placed(found: Conversation | Dropped, path: Path, number: int) -> Conversation | Dropped:
+    return found._replace(where=f"{path.name}, row {number + 1}") if isinstance(found, Dropped) else found
 
 
 def _rows(path: Path) -> Iterator[Any]:

@@ -182,7 +182,7 @@ class InteractionWriter:
     def add(self, conversation: Conversation | Dropped, file: Any) -> None:
         """Write what can be used of a conversation."""
         if isinstance(conversation, Dropped):
-            self.rows.drop(conversation.reason)
+            self.rows.drop(conversation.reason, where=conversation.where)
             return
         mark = hash(conversation.id)
         found = [Dropped("an id that an earlier conversation has")] if mark in self._ids else interactions(conversation)
@@ -209,7 +209,9 @@ class InteractionWriter:
 def refuse_nothing(tally: Tally, place: str) -> None:
     """Raise RecordError where nothing at all was kept: an empty file would only fail later."""
     if not tally.kept:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in tally.as_dict()["dropped"].items())
+        where = {reason: f", first in {row}" for reason, row in tally.first.items()}
+        dropped = tally.as_dict()["dropped"].items()
+        reasons = "; ".join(f"{reason}: {count}{where.get(reason, '')}" for reason, count in dropped)
         raise RecordError(f"nothing in {place} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
 
 

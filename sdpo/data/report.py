@@ -15,23 +15,30 @@ _SHARES = (0.5, 0.9, 0.99)
 
 @dataclass
 class Tally:
-    """How many were seen, kept, and dropped for which reason; `seen` is always the sum of the other two."""
+    """How many were seen, kept, and dropped for which reason; `seen` is always the sum of the other two.
+
+    `first` says for a reason where it was met first, if whoever counts knows.
+    """
 
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    first: dict[str, str] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:
         return self.kept + self.dropped.total()
 
-    def drop(self, reason: str, count: int = 1) -> None:
+    def drop(self, reason: str, count: int = 1, where: str = "") -> None:
         """Count something left out."""
         self.dropped[reason] += count
+        if where:
+            self.first.setdefault(reason, where)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the counts, the most frequent reason first."""
         ordered = sorted(self.dropped.items(), key=lambda item: (-item[1], item[0]))
-        return {"seen": self.seen, "kept": self.kept, "dropped": dict(ordered)}
+        counts = {"seen": self.seen, "kept": self.kept, "dropped": dict(ordered)}
+        return counts | {"first": self.first} if self.first else counts
 
 
 class Lengths:
@@ -122,7 +129,10 @@ def table(report: Mapping[str, Any]) -> str:
     lines = [f"{report['job']}: {_origin(report)}"]
     for name, counts in report["counts"].items():
         lines += ["", f"{name:44} {counts['seen']:>10,}", f"  {'kept':42} {counts['kept']:>10,}"]
-        lines += [f"  dropped: {reason:33} {count:>10,}" for reason, count in counts["dropped"].items()]
+        first = {reason: f"  first: {where}" for reason, where in counts.get("first", {}).items()}
+        lines += [
+            f"  dropped: {reason:33} {count:>10,}{first.get(reason, '')}" for reason, count in counts["dropped"].items()
+        ]
     extras = {name: report[name] for name in ("forms", "not_read", "duplicates", "languages") if report.get(name)}
     lines += [""] if extras else []
     for name, value in extras.items():
