@@ -37,13 +37,17 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows, samples = run.read_rows("metrics.jsonl"), run.read_rows("samples.jsonl")
-    figure, (curves, bars, cells) = pyplot.subplots(
-        1, 3, figsize=(16, 4.4), gridspec_kw={"width_ratios": [1, 1, 1.5]}, layout="constrained"
+    rows, samples, guard = (run.read_rows(f"{name}.jsonl") for name in ("metrics", "samples", "guard"))
+    upper, lower = ["curves", "bars", "cells"], ["guard", "bars", "cells"]
+    figure, panels = pyplot.subplot_mosaic(
+        [upper] * 2 + [lower] * bool(guard), figsize=(16, 5.2), width_ratios=[1, 1, 1.5], layout="constrained"
     )
-    _draw_curves(curves, rows, run.read_rows("guard.jsonl"))
-    _draw_bars(bars, summary)
-    _draw_signals(cells, _telling(samples))
+    _draw_curves(panels["curves"], rows)
+    if guard:
+        _draw_guard(panels["guard"], guard)
+        panels["guard"].sharex(panels["curves"])
+    _draw_bars(panels["bars"], summary)
+    _draw_signals(panels["cells"], _telling(samples))
     path = run.path / "training.png"
     beside = path.with_name(".training.png")
     figure.savefig(beside, dpi=110, format="png")
@@ -52,7 +56,7 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     return path
 
 
-def _draw_curves(axes: "Axes", rows: list[dict], guard: list[dict]) -> None:
+def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
     interactions = [row["interactions"] for row in rows]
     right = axes
     if rows and "adherence" in rows[0]:
@@ -63,19 +67,24 @@ def _draw_curves(axes: "Axes", rows: list[dict], guard: list[dict]) -> None:
         right = axes.twinx()
     right.plot(interactions, [row["signal_size"] for row in rows], ":", label="|signal| per token", color=ORANGE)
     right.set_ylabel("|signal| per token (nats)")
-    if guard:
-        right.plot(
-            [row["interactions"] for row in guard], [row["score"] for row in guard], "-.",
-            label="guard: 1 warns, 2 stops", color=GREY,
-        )  # fmt: skip
     right.set_ylim(bottom=0)
     axes.set_xlabel("interactions")
     axes.set_title("while training")
     handles = [line for part in dict.fromkeys((axes, right)) for line in part.get_lines()]
     axes.legend(
-        handles, [line.get_label() for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2,
+        handles, [line.get_label() for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
         fontsize=9,
     )  # fmt: skip
+
+
+def _draw_guard(axes: "Axes", rows: list[dict]) -> None:
+    axes.plot([row["interactions"] for row in rows], [row["score"] for row in rows], color="black", linewidth=1)
+    for level, word, colour in ((1, "warns", GREY), (2, "stops", ORANGE)):
+        axes.axhline(level, color=colour, linewidth=1, linestyle="--")
+        axes.annotate(word, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_ylim(0, 2.2)
+    axes.set_yticks((0, 1, 2))
+    axes.set_ylabel("guard")
 
 
 def _draw_bars(axes: "Axes", summary: dict) -> None:
