@@ -107,8 +107,15 @@ REQUESTS = {
         "Add the details.", "I want the whole story.", "Spell it all out.",
     ),
 }  # fmt: skip
-# Each of these two differs from the other in one word, and that word names what is not wanted.
-CONFUSABLE = {("casual", True): REQUESTS["casual", True][4:5], ("casual", False): REQUESTS["casual", False][4:5]}
+# Wordings that differ in a word or two from one for the opposite; with "It sounds too" it names what is not wanted.
+CONFUSABLE = {
+    ("emoji", False): ("I don't want emojis.",),
+    ("emoji", True): ("I want an emoji in it.",),
+    ("casual", True): ("Make it casual.", "It sounds too formal."),
+    ("casual", False): ("Make it formal.", "It sounds too casual."),
+    ("long", False): ("Make it shorter.", "That's too long."),
+    ("long", True): ("Make it longer.", "That's too short."),
+}
 THANKS = (
     "Perfect, thank you.", "That's just what I wanted.", "Great work.",
     "Nice one, that suits me.", "I like it.", "Good, keep it like that.",

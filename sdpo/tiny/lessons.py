@@ -7,7 +7,6 @@ answer to a post, the user's reaction to an answer, the verdict on two answers.
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -84,8 +83,9 @@ class Mix(NamedTuple):
 
     `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
     unrelated and an asking one; `styles` weighs the tastes of users, 1 where one is not named. `system` is the share
-    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart. Not `heeded`,
-    answers do not care what a follow-up asks for: such a model is what the audit has to tell.
+    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart; `settled` holds
+    the axes that are the same in every answer. Not `heeded`, answers do not care what a follow-up asks for: such a
+    model is what the audit has to tell.
     """
 
     kinds: tuple[float, float, float]
@@ -96,7 +96,8 @@ class Mix(NamedTuple):
     heeded: bool = True
     reaction_weight: float = 1.0
     verdict_weight: float = 1.0
-    styles: Mapping[str, float] = MappingProxyType({})
+    styles: Mapping[str, float] | None = None
+    settled: Mapping[str, bool] | None = None
 
 
 class Tutor:
@@ -116,8 +117,8 @@ class Tutor:
         left = [option for option, weight in zip(options, weights, strict=True) if weight]
         return left[0] if len(left) == 1 else self.rng.choices(options, weights)[0]
 
-    def _style(self, weights: Mapping[str, float]) -> tuple[str, dict[str, bool]]:
-        return self.rng.choices(list(self.styles.values()), [weights.get(name, 1) for name in self.styles])[0]
+    def _style(self, weights: Mapping[str, float] | None) -> tuple[str, dict[str, bool]]:
+        return self.rng.choices(list(self.styles.values()), [(weights or {}).get(name, 1) for name in self.styles])[0]
 
     def _answer(self, mix: Mix) -> Lesson:
         """Return answers to one post, each after a follow-up of its own: only what they ask for tells them apart."""
@@ -132,14 +133,14 @@ class Tutor:
         context = self._pick(("none", "thanks", "unrelated", "request"), mix.contexts)
         if context == "request":
             confusable = mix.confusable > 0 and rng.random() < mix.confusable
-            axes = ["casual"] if confusable else rng.sample(AXES, rng.choice((1, 1, 1, 2)))
+            axes = rng.sample(AXES, rng.choice((1, 1, 1, 2)))
             wanted = {axis: rng.random() < 0.5 for axis in axes}
             wordings = language.CONFUSABLE if confusable else language.REQUESTS
             messages = prompts.with_hindsight(messages, language.write_request(rng, wanted, wordings=wordings))
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
             messages = prompts.with_hindsight(messages, write(rng))
-        style = language.sample_style(rng)._replace(**wanted if mix.heeded else {})
+        style = language.sample_style(rng)._replace(**mix.settled or {})._replace(**wanted if mix.heeded else {})
         return messages, language.write_answer(rng, post, style)
 
     def _reaction(self, mix: Mix, branches: int = 4) -> Lesson:
