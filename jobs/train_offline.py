@@ -26,6 +26,8 @@ TINY = {
     "max_context_tokens": 256,
     "max_completion_tokens": 48,
     "teacher": "frozen",
+    "objective": "full",
+    "min_signal": 0.05,
     "epochs": 3,
     "holdout": 0.1,
     "holdout_steps": 20,

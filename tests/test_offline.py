@@ -15,6 +15,7 @@ from sdpo.errors import RecordError, SdpoError, SettingError
 from sdpo.objective import Objective
 from sdpo.prompts import HINDSIGHT
 from sdpo.records import interaction_lines
+from sdpo.run import RunDirectory
 from sdpo.scoring import pack_rows
 from sdpo.settings import OfflineSettings
 from sdpo.tiny.data import logged
@@ -231,6 +232,9 @@ def test_killed_at_any_step_it_ends_as_if_it_had_not_been(tmp_path, teacher):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    # In the middle of the second epoch: its order has to be the same again.
+    last, steps = RunDirectory(killed).last_checkpoint(), rows_of(whole / "metrics.jsonl")[-1]["step"]
+    assert steps / 2 < int(last.name.removeprefix("checkpoint-")) < steps
     run(killed, teacher=teacher, epochs=2)
     for name in ("metrics.jsonl", "held_out.jsonl"):
         first, second = rows_of(whole / name), rows_of(killed / name)
@@ -251,6 +255,9 @@ def test_logs_teach_what_their_users_asked_for(tmp_path):
 
 def test_logs_whose_follow_ups_are_about_something_else_teach_nothing(tmp_path):
     out, path = tmp_path / "run", write(tmp_path / "logs.jsonl", logged(512, seed=5, unrelated=True))
-    run(out, train_jsonl=path, train_n=512, epochs=2, eval_n=512, save_steps=500, holdout=0, holdout_steps=500)
+    refused = run(out, train_jsonl=path, train_n=512, expect=2)
+    assert "MIN_SIGNAL=0.05 leaves" in refused.stderr
+    out, whole = tmp_path / "all", {"epochs": 2, "eval_n": 512, "save_steps": 500, "holdout": 0, "holdout_steps": 500}
+    run(out, train_jsonl=path, train_n=512, min_signal=0, **whole)
     before, after = (json.loads((out / "summary.json").read_text())[when] for when in ("before", "after"))
     assert all(abs(after["axes"][axis] - share) <= 0.1 for axis, share in before["axes"].items())

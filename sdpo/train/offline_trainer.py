@@ -1,10 +1,14 @@
 """Offline SDPO on transformers' Trainer: a collator that keeps rows as they are, and the loss."""
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sdpo.errors import LossNotFinite
 from sdpo.objective import Objective
@@ -44,6 +48,27 @@ def collate(rows: list[dict]) -> dict[str, list[Row]]:
     }
 
 
+class EpochOrder(Sampler[int]):
+    """A new order of the rows in each epoch, which depends on the seed and the epoch alone.
+
+    Transformers' own takes it from the global random state for rows of like length, and, with several processes, does
+    not tell a sampler which epoch a run that goes on is in: it then went on with other rows. `group` rows are of like
+    length, None mixes all; `epoch` says how many epochs are over.
+    """
+
+    def __init__(self, lengths: Sequence[int], group: int | None, seed: int, epoch: Callable[[], int]) -> None:
+        self.lengths, self.group, self.seed, self.epoch = lengths, group, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch())
+        if self.group is None:
+            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
+
+
 class OfflineTrainer(Trainer):
     """Trainer whose loss is that of logged interactions. `record` holds the step under way."""
 
@@ -68,6 +93,12 @@ class OfflineTrainer(Trainer):
         record, self.record = self.record, StepRecord()
         return record
 
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
+        args, rows = self.args, self.train_dataset if train_dataset is None else train_dataset
+        grouped = args.train_sampling_strategy == "group_by_length"
+        group = args.train_batch_size * args.gradient_accumulation_steps if grouped else None
+        return EpochOrder(list(rows[args.length_column_name]), group, args.seed, lambda: int(self.state.epoch or 0))
+
     def compute_loss(
         self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
@@ -86,7 +117,7 @@ class OfflineTrainer(Trainer):
         self.record.usable += len(rows)
         self.record.truncated += sum(row.cut for row in rows)
         self.record.repetition += sum(map(repeated_share, completions))
-        self.record.add(result, weights_B)
+        self.record.add(result, weights_B > 0)
         self.record.sample(texts, completions, result, self.processing_class)
         self.latest = [row.contexts.prompt for row in rows], completions
         return result.loss
