@@ -5,8 +5,8 @@ Shapes: B completions of a batch, T tokens of the longest. Log-probabilities are
 
 The paper's are `signal` and `token_loss` as they are by default. Departures, each of them asked for by a setting:
 the signal clipped, its first tokens ignored, an unrelated follow-up's part taken off (`contrast`), and divergences
-over the vocabulary in place of the sampled token (`divergence`). `row_weights` leaves out interactions without a
-usable follow-up, and gives their share to the others instead of shrinking the step.
+over the vocabulary in place of the sampled token (`divergence`), and the weight on what the follow-up is about
+(`focus_weights`). `row_weights` gives the share of what is left out to the others instead of shrinking the step.
 """
 
 import math
@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Enough to hold an answer together while a few of its tokens change, too little to undo what was learned before.
+UNMOVED = 0.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -22,7 +25,9 @@ class Objective:
 
     `kind` is token (the sampled token), full (a divergence over the vocabulary) or top_k (over the teacher's
     `top_k` likeliest tokens and all others as one); `direction` is the divergence's. `clip_signal` and `centre`
-    are about the sampled token's signal, in nats. `ignore_first_k` counts a completion's own tokens.
+    are about the sampled token's signal, in nats. `ignore_first_k` counts a completion's own tokens. With
+    `focus` what counts are the tokens that the follow-up moves by so many nats (`focus_weights`): KL(T(x,o) ‖ T(x)),
+    or |log T(y_t|x,o) − log T(y_t|x)| for token. Answers without such tokens are left out.
     """
 
     kind: str = "token"
@@ -33,6 +38,7 @@ class Objective:
     clip_signal: float | None = None
     ignore_first_k: int = 0
     null_contrast: bool = False
+    focus: float = 0.0
 
 
 def signal(
@@ -53,6 +59,15 @@ def signal(
     if centre:
         signal_BT = (signal_BT - row_mean(signal_BT, mask_BT)[:, None]) * mask_BT
     return signal_BT
+
+
+def focus_weights(moved_BT: Tensor) -> Tensor:
+    """Return the weights of tokens: 1 where the follow-up moves the teacher (True), UNMOVED elsewhere.
+
+    What moves is told by the teacher's views with and without the follow-up, not by the signal: against a teacher that
+    stands still that grows with all that the policy has learned, whatever the user says.
+    """
+    return UNMOVED + (1 - UNMOVED) * moved_BT.float()
 
 
 def contrast(hindsight: Tensor, unrelated: Tensor, bare: Tensor) -> Tensor:

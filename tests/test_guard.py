@@ -76,14 +76,16 @@ def test_learning_a_taste_is_no_collapse():
 
 
 def test_drift_counts_once_the_users_have_been_content_for_long():
-    def levels(satisfied: float) -> list[int]:
-        watch = Watch()
+    def levels(satisfied: float, anchored: bool = False) -> list[int]:
+        watch = Watch(anchored)
         return [watch.observe({**HEALTHY, "satisfied": satisfied, "kl": 0.01 * step}) for step in range(60)]
 
     # Who still complains is still learned from, and that moves the policy.
     assert set(levels(0.7)) == {OK}
     found = levels(1.0)
     assert set(found[: SETTLED + 3]) == {OK} and found[-1] == STOP
+    # A teacher that stands still is something to move towards.
+    assert set(levels(1.0, anchored=True)) == {OK}
     settled = Watch()
     still = [settled.observe({**HEALTHY, "satisfied": 1.0, "kl": 0.01 * min(step, 15)}) for step in range(60)]
     assert set(still) == {OK}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sdpo import scoring
-from sdpo.objective import Objective, row_weights
+from sdpo.objective import UNMOVED, Objective, row_weights
 from sdpo.train.loss import Contexts, HindsightLoss
 from sdpo.train.teacher import Teacher
 from tests.small import VOCABULARY, small_model
@@ -27,7 +27,7 @@ def log_softmax(model, context, completion) -> torch.Tensor:
 
 def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
     """The loss straight from its definition; both models in float64."""
-    total = 0.0
+    total, marks = 0.0, []
     for (contexts, completion), weight in zip(ROWS, WEIGHTS, strict=True):
         ids = torch.tensor(completion)[:, None]
         policy_TV = log_softmax(policy, contexts.prompt, completion)
@@ -52,8 +52,22 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
                 ]
                 or [torch.zeros(())]
             )
+        if objective.focus:
+            moved_T = slow_shift(teacher, objective.kind, contexts, completion) >= objective.focus
+            marks += moved_T.tolist()
+            values_T = values_T * torch.where(moved_T, 1.0, UNMOVED)
         total = total + weight * (values_T.sum() / max(len(completion) - first, 1))
+    assert not objective.focus or 0 < sum(marks) < len(marks)
     return total / len(ROWS)
+
+
+def slow_shift(teacher, kind: str, contexts: Contexts, completion: list[int]) -> torch.Tensor:
+    """How far the follow-up moves the teacher at each token, in nats."""
+    with torch.no_grad():
+        shown_TV, bare_TV = (log_softmax(teacher, side, completion) for side in (contexts.hindsight, contexts.prompt))
+    if kind == "token":
+        return (shown_TV - bare_TV).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).abs()
+    return (shown_TV.exp() * (shown_TV - bare_TV)).sum(-1)
 
 
 def slow_divergence(policy_V, target_V, objective: Objective) -> torch.Tensor:
@@ -78,6 +92,10 @@ OBJECTIVES = [
     *(Objective(kind="full", direction=direction) for direction in ("reverse", "forward", "jsd")),
     *(Objective(kind="top_k", top_k=5, direction=direction) for direction in ("reverse", "forward", "jsd")),
     Objective(kind="full", null_contrast=True, ignore_first_k=1),
+    Objective(focus=0.5),
+    Objective(kind="full", focus=0.5),
+    Objective(kind="full", direction="forward", focus=0.5),
+    Objective(kind="top_k", top_k=5, direction="forward", focus=0.5),
     Objective(kind="top_k", top_k=3, null_contrast=True),
 ]
 
@@ -132,11 +150,26 @@ def test_forwards_are_counted(kind):
     policy = small_model(0)
     counted = []
     policy.model.register_forward_pre_hook(lambda *_: counted.append(1))
-    for contrast in (False, True):
+    for contrast, least, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4)):
         counted.clear()
-        loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind, null_contrast=contrast), batch_size=2)
+        objective = Objective(kind=kind, null_contrast=contrast, focus=least)
+        loss = HindsightLoss(Teacher("live", policy), objective, batch_size=2)
         loss.look_back(CONTEXTS, COMPLETIONS)
-        assert len(counted) == loss.forwards(len(ROWS)) == (6 if contrast else 2)
+        assert len(counted) == loss.forwards(len(ROWS)) == expected
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_a_follow_up_is_about_the_tokens_where_it_moves_the_teacher(kind, monkeypatch):
+    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
+    model = small_model(1)
+    moved = [slow_shift(model, kind, *row) for row in ROWS]
+    between = torch.cat(moved).median().item() + 1e-4
+    loss = HindsightLoss(Teacher("frozen", model), Objective(kind=kind, top_k=3, focus=between), batch_size=2)
+    targets = loss.look_back(CONTEXTS, COMPLETIONS)
+    assert [target.moved_T.tolist() for target in targets] == [(shift_T >= between).tolist() for shift_T in moved]
+    assert all(target.moved == any(target.moved_T.tolist()) for target in targets)
+    loss = HindsightLoss(Teacher("frozen", model), Objective(kind=kind, top_k=3, focus=1000.0), batch_size=2)
+    assert not any(target.moved for target in loss.look_back(CONTEXTS, COMPLETIONS))
 
 
 def test_the_first_tokens_are_ignored_by_their_place_in_the_row_and_not_by_batch_mates():

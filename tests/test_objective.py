@@ -10,6 +10,7 @@ from sdpo.objective import (
     contrast,
     divergence,
     divergence_loss,
+    focus_weights,
     row_mean,
     row_weights,
     signal,
@@ -188,3 +189,7 @@ def test_contrast_takes_off_what_any_follow_up_does():
     # The same shift under a related and an unrelated follow-up is the template's: nothing is left but the anchor.
     assert contrast(torch.tensor(-3.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -1.0
     assert contrast(torch.tensor(-5.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -3.0
+
+
+def test_what_no_follow_up_is_about_weighs_little_and_not_nothing():
+    assert focus_weights(torch.tensor([1.0, 0.0, 1.0])).tolist() == pytest.approx([1.0, 0.2, 1.0])

@@ -63,8 +63,11 @@ def test_every_interaction_is_asked_once_by_name_and_settings(finished):
     assert not any("TL;DR:\n" in body["messages"][-1]["content"].split("The answer:")[0] for body in server.bodies)
 
 
-def test_two_forwards_a_step_beside_generation(finished):
-    assert {row["forwards"] for row in rows_of(finished[0] / "metrics.jsonl")} == {2}
+def test_three_forwards_a_step_beside_generation_one_of_them_for_focus(finished):
+    rows = rows_of(finished[0] / "metrics.jsonl")
+    assert {row["forwards"] for row in rows} == {3}
+    # What is left out are the thanks, half of what is said at the start.
+    assert all(0 < row["unmoved"] < row["usable"] == 16 for row in rows)
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sdpo.objective import Objective
 from sdpo.scoring import score
 from sdpo.tiny import MODEL_DIR, study
 from sdpo.tiny.users import OracleUser
@@ -16,13 +17,16 @@ def trained(folder, steps: int = 2, teacher: str = "live", **config) -> study.On
     return trainer
 
 
-def test_two_forwards_a_micro_batch_are_all_there_are(tmp_path):
+@pytest.mark.parametrize("teacher", ["live", "frozen"])
+def test_two_forwards_a_micro_batch_are_all_there_are(tmp_path, teacher):
     trainer = study.build_trainer(
-        str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}), gradient_accumulation_steps=2,
+        str(tmp_path), teacher, 0, 2, OracleUser({"emoji": False}), gradient_accumulation_steps=2,
         per_device_train_batch_size=8,
     )  # fmt: skip
     counted, generated = [], []
-    trainer.model.model.register_forward_pre_hook(lambda *_: counted.append(torch.is_grad_enabled()))
+    models = {trainer.model, trainer.hindsight.teacher._model}
+    for model in models:
+        model.model.register_forward_pre_hook(lambda *_: counted.append(torch.is_grad_enabled()))
     generate = trainer._generate
 
     def uncounted(prompts):
@@ -80,17 +84,26 @@ def test_a_frozen_teacher_is_the_start_and_a_live_one_the_policy(tmp_path):
 # Learning itself, by the oracle.
 
 
-@pytest.mark.parametrize("teacher", ["frozen", "live"])
+@pytest.mark.parametrize("pair", ["frozen full/reverse+focus", "live token"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_learns_the_preference_and_leaves_the_rest(teacher, seed):
-    start, end = study.train(teacher, seed, points=(480,))
+def test_it_learns_the_preference_and_leaves_the_rest(pair, seed):
+    start, end = study.train(*pair.split(" "), seed, points=(480,))
     assert 0.35 < start["adherence"] < 0.65
     assert end["adherence"] >= 0.95 and end["validity"] >= 0.9
-    if teacher == "frozen":
+    if pair.startswith("frozen"):
         assert end["validity"] >= 0.95
         assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in ("casual", "long"))
 
 
+def test_where_no_follow_up_moves_an_answer_not_a_weight_moves(tmp_path):
+    objective = Objective(kind="full", focus=100.0)
+    trainer = study.build_trainer(str(tmp_path), "frozen", 0, 3, OracleUser({"emoji": False}), objective)
+    trainer.train()
+    start = load_model(str(MODEL_DIR))[1]
+    for before, after in zip(start.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_unrelated_follow_ups_teach_a_frozen_teachers_student_nothing():
-    start, end = study.train("frozen", 0, related=False, points=(480,))
+    start, end = study.train("frozen", "token", 0, related=False, points=(480,))
     assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in end["axes"])

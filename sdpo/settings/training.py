@@ -18,6 +18,7 @@ class TrainingSettings(LaunchSettings):
 
     model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model to train: a hub name or a folder")
     lr: float = setting(5e-6, "the learning rate", above=0)
+    adam_beta1: float = setting(0.9, "AdamW's momentum; less forgets an old taste sooner", at_least=0, below=1)
     bs: int = setting(4, "the batch size per device", at_least=1)
     ga: int = setting(1, "how many batches make one optimizer step", at_least=1)
     train_n: int = setting(256, "how many training rows to use", at_least=1)
@@ -103,6 +104,10 @@ class OnlineSettings(TrainingSettings):
         at_least=1,
     )
     vllm_url: str | None = setting(None, "the server of GENERATION=vllm_server", check=http_address)
+    focus: float = setting(
+        0.0, "tokens that a follow-up moves by less than so many nats count little, answers without others not at all",
+        at_least=0,
+    )  # fmt: skip
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
     clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)

@@ -141,9 +141,12 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
-        "satisfied": total("satisfied" if records[0].pleased is None else "pleased") / max(total("usable"), 1),
+        "satisfied": total("satisfied") / max(total("judged"), 1)
+        if records[0].pleased is None
+        else total("pleased") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
+        "unmoved": total("unmoved"),
         "empty": total("empty"),
         "too_long": total("too_long"),
         "forwards": total("forwards"),

@@ -8,7 +8,7 @@ METHOD = "https://arxiv.org/abs/2603.12273"
 # What a reader of the card looks for first; all settings are in run.json.
 SHOWN = (
     "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "teacher", "objective", "direction",
-    "null_contrast", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
+    "null_contrast", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
 FIGURES = {"adherence": "adherence", "validity": "validity", "faithfulness": "facts kept", "mean_length": "mean words"}
 

@@ -13,7 +13,7 @@ from sdpo.run import RunDirectory
 from sdpo.train.teacher import Teacher
 
 WINDOW = 10  # steps that are looked at together
-BETTER = 0.05  # by how much the share of satisfied users must have grown
+BETTER = 0.05  # by how much the share of satisfied users must have grown since it was lowest, or the last refresh
 LENGTHS = (0.5, 2.0)  # how long answers may be, against those of the first window
 
 
@@ -37,6 +37,7 @@ class Evidence:
             return False
         low, high = LENGTHS
         if satisfied < self._satisfied + BETTER or not low <= length / self._length <= high:
+            self._satisfied = min(satisfied, self._satisfied)  # users who want something else begin anew
             return False
         self._satisfied = satisfied
         return True

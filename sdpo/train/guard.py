@@ -71,8 +71,12 @@ LIMITS = {
 
 @dataclass
 class Watch:
-    """The guard's judgement, free of any trainer: `observe` a step's measures, read `level`, `score` and `reasons`."""
+    """The guard's judgement, free of any trainer: `observe` a step's measures, read `level`, `score` and `reasons`.
 
+    `anchored` is whether the teacher stands still: a policy that still moves moves towards it, and that is no drift.
+    """
+
+    anchored: bool = False
     starts: dict[str, list[float]] = field(default_factory=dict)
     smooth: dict[str, float] = field(default_factory=dict)
     distances: dict[str, float] = field(default_factory=dict)
@@ -113,6 +117,8 @@ class Watch:
 
     def _watch_drift(self, kl: float | None) -> None:
         """Measure how far the policy goes on moving where nobody has complained for long."""
+        if self.anchored:
+            return
         self.content = self.content + 1 if self.smooth.get("satisfied", 0.0) >= CONTENT else 0
         if self.content < SETTLED:
             self.settled_at = None
@@ -131,7 +137,8 @@ class Watch:
 class Guard(TrainerCallback):
     """Feeds a Watch from a trainer's steps; with `stops` ends training. Goes behind the Recorder.
 
-    `row` gives the step's metrics, `answers` the prompts and completions (ids) that this process had in it.
+    `row` gives the step's metrics, `answers` the prompts and completions (ids) that this process had in it;
+    `anchored` is as for Watch.
     Rows of guard.jsonl hold the measures, the score (1 warns, 2 stops) and the level. `stopped` has the reasons.
     """
 
@@ -142,9 +149,10 @@ class Guard(TrainerCallback):
         row: Callable[[], dict],
         answers: Callable[[], tuple[list[list[int]], list[list[int]]]],
         stops: bool,
+        anchored: bool,
     ) -> None:
         self.run, self.trainer, self.row, self.answers, self.stops = run, trainer, row, answers, stops
-        self.watch = Watch()
+        self.watch = Watch(anchored)
         self.stopped: list[str] = []
         self._start: dict | None = None
 

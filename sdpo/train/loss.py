@@ -29,13 +29,20 @@ class Target:
     """What the teacher, shown the follow-up, makes of the T tokens of one completion; by the objective's kind.
 
     token: the log-probability of each token, `logps_T`. full: the hidden states `hidden_TH` that its LM head turns
-    into distributions. top_k: the likeliest tokens `top_ids_TK` with `top_logps_TK`, and `logps_T`.
+    into distributions. top_k: the likeliest tokens `top_ids_TK` with `top_logps_TK`, and `logps_T`. With FOCUS
+    `moved_T` is True where the follow-up changes the teacher's mind.
     """
 
     logps_T: Tensor | None = None
     hidden_TH: Tensor | None = None
     top_ids_TK: Tensor | None = None
     top_logps_TK: Tensor | None = None
+    moved_T: Tensor | None = None
+
+    @property
+    def moved(self) -> bool:
+        """Whether there is anything to learn from."""
+        return self.moved_T is None or bool(self.moved_T.any())
 
 
 @dataclass
@@ -55,7 +62,8 @@ class HindsightLoss:
 
     def forwards(self, rows: int) -> int:
         """Return how many forwards of the teacher looking back on so many rows takes."""
-        return -(-rows // self.batch_size) * (3 if self.objective.null_contrast else 1)
+        views = (3 if self.objective.null_contrast else 1) + (self.objective.focus > 0)
+        return -(-rows // self.batch_size) * views
 
     def counts(self, completion: Ids) -> bool:
         """Return whether the objective leaves any token of the completion to learn from."""
@@ -65,12 +73,33 @@ class HindsightLoss:
         """Return the teacher's view of each completion, without gradient."""
         if self.objective.kind in ("token", "sft"):  # the control learns nothing from it; its signal is measured
             logps_BT = self._view(self.teacher.logps, contexts, completions)
-            return [Target(logps_T[: len(ids)]) for logps_T, ids in zip(logps_BT, completions, strict=True)]
-        views = self._view(self._all_hidden, contexts, completions).split([len(ids) for ids in completions])
-        if self.objective.kind == "full":
-            return [Target(hidden_TH=hidden_TH) for hidden_TH in views]
+            targets = [Target(logps_T[: len(ids)]) for logps_T, ids in zip(logps_BT, completions, strict=True)]
+        else:
+            hidden = self._view(self._all_hidden, contexts, completions).split([len(ids) for ids in completions])
+            targets = [Target(hidden_TH=hidden_TH) for hidden_TH in hidden]
+        if self.objective.focus:
+            self._mark_moved(targets, contexts, completions)
+        if self.objective.kind != "top_k":
+            return targets
         projection = self.teacher.projection()
-        return [self._likeliest(projection, *row) for row in zip(views, completions, strict=True)]
+        return [self._likeliest(projection, *row) for row in zip(targets, completions, strict=True)]
+
+    @torch.no_grad()
+    def _mark_moved(self, targets: Sequence[Target], contexts: Sequence[Contexts], completions: Sequence[Ids]) -> None:
+        """Say of each token whether the follow-up moves the teacher there: one forward more."""
+        bare = [row.prompt for row in contexts]
+        if self.objective.kind in ("token", "sft"):
+            for target, bare_T in zip(targets, self.teacher.logps(bare, completions, self.batch_size), strict=True):
+                target.moved_T = (target.logps_T - bare_T[: len(target.logps_T)]).abs() >= self.objective.focus
+            return
+        projection = self.teacher.projection()
+        for target, bare_TH in zip(targets, self.teacher.hidden(bare, completions, self.batch_size), strict=True):
+            chunks = zip(target.hidden_TH.split(COMPARE_CHUNK), bare_TH.split(COMPARE_CHUNK), strict=True)
+            moved = [
+                equations.divergence(projection.log_softmax(bare_CH), projection.log_softmax(shown_CH), "forward")
+                for shown_CH, bare_CH in chunks
+            ]
+            target.moved_T = torch.cat(moved) >= self.objective.focus
 
     def loss(
         self,
@@ -92,6 +121,10 @@ class HindsightLoss:
         else:
             scores = compare(model, prompts, completions, *self._comparison(targets))
             target_logps_BT = scores.target_logps_BT
+        focus_BT = 1.0
+        if objective.focus:
+            moved_BT = pad_sequence([target.moved_T for target in targets], batch_first=True)
+            focus_BT = equations.focus_weights(moved_BT)
         old_logps_BT = scores.logps_BT.detach() if old_logps_BT is None else old_logps_BT
         mask_BT = equations.after_first(scores.mask_BT, objective.ignore_first_k)
         if objective.kind == "token":
@@ -99,12 +132,12 @@ class HindsightLoss:
                 target_logps_BT, old_logps_BT, mask_BT, objective.centre, objective.clip_signal
             )
             loss = equations.token_loss(
-                scores.logps_BT, old_logps_BT, advantages_BT, mask_BT, weights_B, objective.clip
+                scores.logps_BT, old_logps_BT, advantages_BT * focus_BT, mask_BT, weights_B, objective.clip
             )
         elif objective.kind == "sft":
             loss = equations.imitation_loss(scores.logps_BT, mask_BT, weights_B)
         else:
-            loss = equations.divergence_loss(scores.divergence_BT, mask_BT, weights_B)
+            loss = equations.divergence_loss(scores.divergence_BT * focus_BT, mask_BT, weights_B)
         return Result(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))
 
     def _view(self, look: Callable, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> Tensor:
@@ -121,16 +154,16 @@ class HindsightLoss:
         return hidden_NH.float() if self.objective.null_contrast else hidden_NH
 
     @torch.no_grad()
-    def _likeliest(self, projection: Projection, hidden_TH: Tensor, completion: Ids) -> Target:
+    def _likeliest(self, projection: Projection, target: Target, completion: Ids) -> Target:
         """Return one row's target for top_k, a few positions' distributions at a time."""
-        ids_T = torch.tensor(completion, device=hidden_TH.device)
+        ids_T = torch.tensor(completion, device=target.hidden_TH.device)
         parts = []
-        for chunk_CH, ids_C in zip(hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
+        for chunk_CH, ids_C in zip(target.hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
             logps_CV = projection.log_softmax(chunk_CH)
             logps_CK, ids_CK = logps_CV.topk(min(self.objective.top_k, logps_CV.shape[-1] - 1))
             parts.append((logps_CV.gather(-1, ids_C[:, None]).squeeze(-1), ids_CK, logps_CK))
         logps_T, top_ids_TK, top_logps_TK = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Target(logps_T, top_ids_TK=top_ids_TK, top_logps_TK=top_logps_TK)
+        return Target(logps_T, top_ids_TK=top_ids_TK, top_logps_TK=top_logps_TK, moved_T=target.moved_T)
 
     def _comparison(self, targets: Sequence[Target]) -> tuple:
         """Return the divergence of a chunk of positions, and the targets that it is given chunks of."""

@@ -71,7 +71,7 @@ class OnlineSession(Session):
             user=user,
             model=model,
             teacher=self.teacher,
-            objective=self.objective(clip=settings.clip),
+            objective=self.objective(clip=settings.clip, focus=settings.focus),
             args=config,
             train_dataset=self._dataset(),
             eval_dataset=self._validation_dataset() if settings.eval_steps else None,

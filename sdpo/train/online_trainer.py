@@ -121,6 +121,8 @@ class OnlineTrainer(RLOOTrainer):
         with self.record.timed("scoring"):
             targets = self.hindsight.look_back(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
+        moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
+        self.record.unmoved += (usable_B & ~moved_B).sum().item()
         self.record.rows += len(prompts)
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
@@ -128,7 +130,8 @@ class OnlineTrainer(RLOOTrainer):
             self.record.pleased = (self.record.pleased or 0) + sum(map(self.is_pleased, answers.follow_ups))
         self.latest = answers.prompt_ids, answers.completion_ids
         return {
-            "weights_B": self._row_weights(usable_B),  # first, for TRL divides all by the first one's length
+            "weights_B": self._row_weights(usable_B & moved_B),  # first, for TRL divides all by the first one's length
+            "usable_B": usable_B,
             "targets": targets,
             "contexts": contexts,
             "completion_ids": answers.completion_ids,
@@ -235,7 +238,7 @@ class OnlineTrainer(RLOOTrainer):
             raise LossNotFinite(self.state.global_step + 1, rows)
         # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
         inputs.setdefault("old_logps_BT", result.scores.logps_BT.detach())
-        for name, mean in self.record.add(result, inputs["weights_B"]).items():
+        for name, mean in self.record.add(result, inputs["usable_B"]).items():
             # TRL averages these and hands them to the tracker.
             self._metrics["train" if self.model.training else "eval"][f"sdpo/{name}"].append(mean)
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)

@@ -17,12 +17,14 @@ SAMPLES = 4  # interactions of a step that are kept in full
 class StepRecord:
     """What one process did in one optimizer step; sums, so that processes can be added up.
 
-    `satisfied` users are those whose hindsight took nothing back; `pleased` ones said so in words that can be read,
-    None where nobody reads them.
+    `satisfied` users are those, of the `judged`, whose hindsight took nothing back; `pleased` ones said so in words
+    that can be read, None where nobody reads them. `unmoved` answers had a usable follow-up that moved none
+    of their tokens by FOCUS.
     """
 
     rows: int = 0
     usable: int = 0
+    unmoved: int = 0
     empty: int = 0
     too_long: int = 0
     truncated: int = 0
@@ -31,6 +33,7 @@ class StepRecord:
     micro_batches: int = 0
     signal: float = 0.0
     signal_size: float = 0.0
+    judged: float = 0.0
     satisfied: float = 0.0
     pleased: int | None = None
     repetition: float = 0.0
@@ -40,14 +43,15 @@ class StepRecord:
     completions: list[str] = field(default_factory=list)
     samples: list[dict] = field(default_factory=list)
 
-    def add(self, result: Result, weights_B: Tensor) -> dict[str, float]:
-        """Add a micro-batch, and return its means per token for a tracker."""
-        usable_B1, mask_BT = (weights_B > 0).float()[:, None], result.scores.mask_BT
+    def add(self, result: Result, usable_B: Tensor) -> dict[str, float]:
+        """Add a micro-batch, and return its means per token for a tracker; of signals only the usable rows'."""
+        usable_B1, mask_BT = usable_B.float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
         # Hindsight that takes a word back is a complaint. Not the sum over the answer: against a frozen teacher that
         # falls with all that the policy has learned.
         kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT
-        self.satisfied += (kept_B & (weights_B > 0)).sum().item()
+        self.judged += usable_B.sum().item()
+        self.satisfied += (kept_B & usable_B).sum().item()
         sums = {
             "signal": (result.signal_BT * usable_B1).sum().item(),
             "signal_size": (result.signal_BT.abs() * usable_B1).sum().item(),

@@ -26,7 +26,7 @@ from sdpo.train.guard import Guard
 from sdpo.train.job import is_tiny
 from sdpo.train.measure import measure, read_step
 from sdpo.train.models import load_policy, merge
-from sdpo.train.teacher import Teacher
+from sdpo.train.teacher import STANDING, Teacher
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -230,7 +230,8 @@ class Session:
         if self.settings.guard != "off":
             stops = self.settings.guard == "stop"
             row, answers = (lambda: self.recorder.row), (lambda: self.trainer.latest)
-            self.guard = Guard(self.run_dir, self.trainer, row, answers, stops)
+            anchored = self.settings.teacher in STANDING
+            self.guard = Guard(self.run_dir, self.trainer, row, answers, stops, anchored)
             callbacks.append(self.guard)
         return [*callbacks, self.stop]
 
@@ -273,6 +274,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "run_name": settings.run_id,
         "seed": settings.seed,
         "learning_rate": settings.lr,
+        "adam_beta1": settings.adam_beta1,
         "per_device_train_batch_size": settings.bs,
         "gradient_accumulation_steps": settings.ga,
         "optim": optimizer,

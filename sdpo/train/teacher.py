@@ -16,6 +16,7 @@ from trl.models.utils import prepare_fsdp
 from sdpo.scoring import Projection, hidden_states, score
 
 FILE = "teacher.safetensors"
+STANDING = ("frozen", "gated")  # teachers that do not follow the policy as it moves
 
 
 class Teacher:
