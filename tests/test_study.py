@@ -1,14 +1,17 @@
 """The study: which runs it makes, that it goes on where it was, and its tables by hand."""
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
 from sdpo.errors import SettingError
 from sdpo.resolve import resolve
+from sdpo.run import RunDirectory
 from sdpo.settings import StudySettings
 from sdpo.tiny import studies
-from sdpo.tiny.study import Spec, fall, objective_of
+from sdpo.tiny.study import Probe, Spec, fall, learned, objective_of
 from sdpo.train.gate import WINDOW, Evidence
 
 
@@ -23,11 +26,12 @@ def result(spec: Spec, adherence: float = 1.0, validity: float = 1.0, fell=None,
     points = [0, *spec.points, spec.interactions * len(spec.styles)]
     curve = [
         {"interactions": at, "adherence": adherence, "validity": validity, "axes": axes,
+         "phase": max(0, at - 1) // spec.interactions, "since": at and (at - 1) % spec.interactions + 1,
          "style": spec.styles[max(0, at - 1) // spec.interactions], "kept": dict.fromkeys(spec.styles, adherence)}
         for at in points
     ]  # fmt: skip
     return {"key": spec.key, "spec": asdict(spec), "curve": curve, "fell": fell, "stopped": stopped, "warned": warned,
-            "seconds": 1}  # fmt: skip
+            "guard": [], "seconds": 1}  # fmt: skip
 
 
 def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
@@ -39,8 +43,8 @@ def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
     }
     # The guard's healthy runs without emojis are the finalists': no run is made twice.
     assert (
-        len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,frozen token")))
-        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen token")))) + 30
+        len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,frozen full/reverse+focus")))
+        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen full/reverse+focus")))) + 30
     )
 
 
@@ -60,6 +64,7 @@ def test_a_fall_is_one_without_a_return():
 
 def test_objectives_by_name():
     assert objective_of("token+null").null_contrast and objective_of("token+null").kind == "token"
+    assert objective_of("full/reverse+focus").focus > 0 and not objective_of("full/reverse").focus
     assert (objective_of("top_k/jsd").kind, objective_of("top_k/jsd").direction) == ("top_k", "jsd")
 
 
@@ -88,6 +93,22 @@ def test_a_study_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, ca
     assert len(made) == 4
 
 
+def test_a_changed_guard_has_its_word_on_runs_that_were_made_before(tmp_path):
+    given = settings(study_dir=tmp_path, study_table=tmp_path / "study.md", parts="long", seeds=2)
+    first, second = studies.wanted_runs(given)
+    lost = [{"interactions": 16 * step, "measures": {"lost": 0.5, "satisfied": 0.5}} for step in range(1, 5)]
+    place = RunDirectory(tmp_path)
+    place.append(
+        studies.RESULTS, [{**result(first, stopped=7), "guard": []}, {**result(second, stopped=7), "guard": []}]
+    )
+    place.append(studies.GUARD_CURVES, [{"key": first.key, "guard": lost}])
+    studies.run(given, None)
+    assert [row["stopped"] for row in place.read_rows(studies.RESULTS)] == [32, 7]
+    assert (
+        "| frozen | full/reverse+focus | 0 | 16000 | 1.000 | 1.000 | 32 | no |" in (tmp_path / "study.md").read_text()
+    )
+
+
 def test_the_tables_count_by_hand():
     given = settings()
     collapsing = [
@@ -96,18 +117,39 @@ def test_the_tables_count_by_hand():
     ]
     healthy = [result(Spec("frozen", "token", 0)), result(Spec("frozen", "token", 1), stopped=400, warned=320)]
     text = studies.report(given, [*collapsing, *healthy])
-    assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 0.00 | 4/4 |" in text
+    assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 1.00 / 1.00 / 0.50 | 0.00 | 4/4 |" in text
     # Two of four in time; of the healthy two, one was stopped.
-    assert "| live | token | no_emojis | 0.00015 | 2/4 | 0/0 | 0/0 |" in text
-    assert "| frozen | token | no_emojis | 0.00015 | 0/0 | 1/2 | 1/2 |" in text
+    assert "| live | token | no_emojis | 0.00015, 0.5 | 1600 | 2/4 | 0/0 | 0/0 |" in text
+    assert "| frozen | token | no_emojis | 0.00015, 0.5 | 1600 | 0/0 | 1/2 | 1/2 |" in text
 
 
-def test_a_flip_says_how_long_each_taste_took():
-    spec = Spec("frozen", "token", 0, ("no_emojis", "emojis"), 960, (80, 160))
+def test_a_taste_is_learned_where_two_readings_in_a_row_say_so():
+    spec = Spec("frozen", "token", 0, ("no_emojis", "emojis"), 320, (80, 160, 240))
     run = result(spec)
-    for point, (at, adherence) in zip(run["curve"], ((0, 0.5), (80, 0.9), (160, 0.97), (1920, 0.98)), strict=True):
-        point |= {"interactions": at, "adherence": adherence, "style": "emojis" if at > 960 else "no_emojis"}
-    assert "| no_emojis, emojis | 0 | 160, 960 |" in studies.report(settings(), [run])
+    readings = (0.5, 0.9, 0.97, 0.96, 0.94, 0.96, 0.9, 0.96)  # at 0, 80, 160, 240, 480, 560 and 640
+    for point, adherence in zip(run["curve"], readings, strict=False):
+        point["adherence"] = adherence
+    assert [learned(run["curve"], phase) for phase in (0, 1)] == [240, None]
+    assert "| no_emojis, emojis | 0 | 240, – | no_emojis 1.00, emojis 1.00 | no |" in studies.report(settings(), [run])
+
+
+def test_a_phase_ends_where_its_taste_is_learned(monkeypatch):
+    spec = Spec("frozen", "token", 0, ("no_emojis", "emojis"), 320, tuple(range(16, 320, 16)), until_learned=True)
+    shares = iter((0.5, 0.96, 0.9, 0.97, 0.98, 0.1, *[0.97] * 9))
+    user, control = SimpleNamespace(wanted=None), TrainerControl()
+    probe = Probe(SimpleNamespace(user=user), spec, lambda: {"validity": 1.0})
+
+    def read(at):
+        probe.curve.append({"phase": probe.phase, "since": at - probe.begun, "adherence": next(shares)})
+
+    monkeypatch.setattr(probe, "read", read)
+    wanted = []
+    for step in range(1, 9):
+        probe.on_step_end(None, TrainerState(global_step=step), control)
+        wanted.append(user.wanted and user.wanted["emoji"])
+    # Two readings in a row after steps 4 and 5, and, of the next taste, after 7 and 8.
+    assert wanted == [None] * 4 + [True] * 4 and control.should_training_stop
+    assert [learned(probe.curve, phase) for phase in (0, 1)] == [80, 48]
 
 
 def test_a_gate_opens_on_happier_users_and_answers_as_long_as_before():
@@ -117,3 +159,5 @@ def test_a_gate_opens_on_happier_users_and_answers_as_long_as_before():
 
     assert opens([(0.4, 20), (0.6, 18), (0.62, 18), (0.9, 22)]) == [False, True, False, True]
     assert opens([(0.4, 20), (0.9, 5), (0.9, 60)]) == [False, False, False]
+    # Another taste: what counts is that these users are happier than they were at first.
+    assert opens([(0.9, 20), (0.1, 20), (0.12, 20), (0.5, 20)]) == [False, False, False, True]

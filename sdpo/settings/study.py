@@ -13,20 +13,23 @@ from sdpo.settings.declare import setting
 class StudySettings(CommonSettings):
     """The study."""
 
-    study_dir: Path = setting(Path("runs/study"), "the folder of study.jsonl, which has a line a finished run")
+    study_dir: Path = setting(Path("docs"), "the folder of study.jsonl, which has a line a finished run")
     study_table: Path = setting(Path("docs/study.md"), "the file for the tables")
     parts: str = setting("table,noise,guard,flip,sequence,long", "what is studied, of these, with commas")
     teachers: str = setting("live,frozen,ema,gated", "the teachers of the table")
     objectives: str = setting(
-        "token,token+null,full/reverse,full/forward,full/jsd,top_k/reverse,top_k/forward,top_k/jsd",
-        "the objectives of the table; +null is with NULL_CONTRAST",
+        "token,token+null,full/reverse,full/forward,full/jsd,full/reverse+focus,top_k/reverse,top_k/forward,top_k/jsd",
+        "the objectives of the table; +null is with NULL_CONTRAST, +focus with FOCUS",
     )
-    finalists: str = setting("live token,frozen token,ema token", "pairs of these that get FINALIST_SEEDS seeds")
+    finalists: str = setting("live token,frozen token,frozen full/reverse+focus", "pairs that get FINALIST_SEEDS seeds")
     seeds: int = setting(3, "seeds of each run", at_least=1)
     finalist_seeds: int = setting(10, "seeds of the finalists and of the runs that the guard is tried on", at_least=1)
-    recommended: str = setting("frozen token", "the pair that parts noise, guard, flip, sequence and long are about")
+    recommended: str = setting(
+        "frozen full/reverse+focus", "the pair that parts noise, guard, flip, sequence and long are about"
+    )
     interactions: int = setting(1600, "interactions of a run", at_least=480)
     long_interactions: int = setting(16000, "interactions of a run of part long", at_least=480)
-    collapse_lr: float = setting(1e-3, "the learning rate at which live runs are made to fall, for part guard", above=0)
+    collapse_lr: float = setting(2e-4, "the learning rate at which live runs are watched, for part guard", above=0)
+    collapse_interactions: int = setting(3200, "interactions of these", at_least=480)
     answers: int = setting(512, "answers read at each point of a curve", at_least=1)
     parallel: int = setting(1, "how many runs at once, each on one core", at_least=1)

@@ -1,10 +1,13 @@
 """The study: every teacher with every objective, and the guard, on the tiny world; tables in docs/study.md.
 
 Each finished run is a line of STUDY_DIR/study.jsonl, so a study that was stopped goes on where it was, and a
-changed table costs no run again.
+changed table costs no run again. What the guard saw of each is in study-guard.jsonl beside it, so a changed guard does
+not either.
 """
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING
@@ -18,11 +21,11 @@ if TYPE_CHECKING:
     from sdpo.tiny.study import Spec
 
 RESULTS = "study.jsonl"
+GUARD_CURVES = "study-guard.jsonl"
 PARTS = ("table", "noise", "guard", "flip", "sequence", "long")
 TEACHERS = ("live", "frozen", "ema", "gated")
-HEALTHY = ("no_emojis", "short", "long")
-ENOUGH = 0.95
-USUAL_RATE = 1.5e-4
+USUAL_BETA1 = 0.9  # the jobs' default
+LENGTHS = ("short", "long")  # tastes that a guard might take for a policy that comes apart
 
 
 def check(settings: "StudySettings", job: "Job") -> None:
@@ -43,10 +46,11 @@ def run(settings: "StudySettings", job: "Job") -> int:
     folder.mkdir(parents=True, exist_ok=True)
     place = RunDirectory(folder)
     runs = wanted_runs(settings)
-    done = {result["key"]: result for result in place.read_rows(RESULTS)}
+    done = _judged_again(place)
     missing = [spec for spec in runs if spec.key not in done]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done; results in {folder / RESULTS}", flush=True)
     for number, (spec, result) in enumerate(_results(missing, settings.parallel), start=1):
+        place.append(GUARD_CURVES, [{"key": spec.key, "guard": result.pop("guard")}])
         done[spec.key] = result = {"key": spec.key, **result}
         place.append(RESULTS, [result])
         last = result["curve"][-1]
@@ -62,6 +66,21 @@ def run(settings: "StudySettings", job: "Job") -> int:
     return 0
 
 
+def _judged_again(place: RunDirectory) -> dict[str, dict]:
+    """Return the finished runs by key, with the word of the guard as it is now on those whose curves are there."""
+    from sdpo.tiny.study import judged
+
+    results = place.read_rows(RESULTS)
+    curves = {row["key"]: row["guard"] for row in place.read_rows(GUARD_CURVES)}
+    again = [
+        result | judged(result["spec"]["teacher"], curves[result["key"]]) if result["key"] in curves else result
+        for result in results
+    ]
+    if again != results:
+        place.write_rows(RESULTS, again)
+    return {result["key"]: result for result in again}
+
+
 def wanted_runs(settings: "StudySettings") -> "list[Spec]":
     """Return the runs that the settings ask for, each once."""
     from sdpo.tiny.study import Spec
@@ -74,16 +93,24 @@ def wanted_runs(settings: "StudySettings") -> "list[Spec]":
     best, finalists = [settings.recommended], _items(settings.finalists)
     pairs = [f"{teacher} {kind}" for teacher in _items(settings.teachers) for kind in _items(settings.objectives)]
     many, few = settings.finalist_seeds, settings.seeds
-    frequent = tuple(range(80, 960, 80))
+    frequent, flip = tuple(range(32, 960, 32)), ("no_emojis", "emojis")
     parts: dict[str, Callable[[], list[Spec]]] = {
         "table": lambda: [*specs(pairs, few), *specs(finalists, many)],
         "noise": lambda: specs(["live token", *best], few, related=False),
         "guard": lambda: [
-            *specs(["live token"], many),
-            *specs(["live token"], many, learning_rate=settings.collapse_lr),
-            *(spec for style in HEALTHY for spec in specs(best, many, styles=(style,))),
+            *specs(
+                ["live token"],
+                many,
+                interactions=settings.collapse_interactions,
+                points=(settings.interactions,),
+                learning_rate=settings.collapse_lr,
+                beta1=USUAL_BETA1,
+            ),
+            *specs(best, many),
+            *(spec for style in LENGTHS for spec in specs(best, many, styles=(style,), points=())),
         ],
-        "flip": lambda: specs(best, few, styles=("no_emojis", "emojis"), interactions=960, points=frequent),
+        # The opposite taste as soon as the first is learned.
+        "flip": lambda: specs(best, few, styles=flip, interactions=960, points=frequent, until_learned=True),
         "sequence": lambda: specs(best, few, styles=("no_emojis", "short", "casual"), interactions=480),
         "long": lambda: specs(best, few, interactions=settings.long_interactions, points=(480, 1600, 4000, 8000)),
     }
@@ -109,8 +136,15 @@ def _one_thread() -> None:
 
     from sdpo.pretrained import hush
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     hush()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that it works for is gone, however that ended."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 # The tables
@@ -118,22 +152,30 @@ def _one_thread() -> None:
 
 def report(settings: "StudySettings", results: list[dict]) -> str:
     """Return study.md: the tables of the results that are there, and what each column means."""
+    from sdpo.tiny.study import BATCH, BETA1, FALLEN, FOCUS, LEARNED, RATE
+
     lines = [
         "# The study on the tiny world",
         "",
-        f"Made by `make study`. Users by rule, batches of 16, AdamW at {USUAL_RATE:g} where nothing else is said. "
-        f"Adherence and validity are means over seeds of {settings.answers} sampled answers; a seed has fallen where "
-        "the validity of five steps' answers went under 0.9 and stayed there. The guard watched every run and stopped "
-        "none: counted is where it would have.",
+        f"Made by `make study`. Users by rule, batches of {BATCH}, AdamW at {RATE:g} with "
+        f"ADAM_BETA1={BETA1:g} but where it says otherwise; +null is with NULL_CONTRAST, +focus with FOCUS={FOCUS:g}. "
+        f"Adherence and validity are means over seeds of {settings.answers} sampled answers, the lowest of the seeds "
+        "are adherence at 480 and at the end and validity at the end; a seed has fallen where "
+        f"the validity of five steps' answers went under {FALLEN} and stayed there. The guard watched every run and "
+        "stopped none: counted is where it would have. A taste is learned where two readings in a row are at "
+        f"{LEARNED} or more.",
         "",
     ]
     plain = [result for result in results if result["spec"]["related"] and len(result["spec"]["styles"]) == 1]
-    taught = [result for result in plain if result["spec"]["interactions"] == settings.interactions]
-    usual = [result for result in taught if result["spec"]["learning_rate"] == USUAL_RATE]
+    taught = [
+        result
+        for result in plain
+        if result["spec"]["interactions"] == settings.interactions and result["spec"]["learning_rate"] == RATE
+    ]
     lines += _teachers_table(
-        [result for result in usual if "no_emojis" in result["spec"]["styles"]], settings.interactions
+        [result for result in taught if "no_emojis" in result["spec"]["styles"]], settings.interactions
     )
-    lines += _guard_table(taught)
+    lines += _guard_table(plain)
     lines += _noise_table([result for result in results if not result["spec"]["related"]])
     lines += _phases([result for result in results if len(result["spec"]["styles"]) > 1])
     lines += _long([result for result in plain if result["spec"]["interactions"] > settings.interactions])
@@ -148,36 +190,44 @@ def _teachers_table(results: list[dict], end: int) -> list[str]:
         validity = " | ".join(_mean(_at(result, point, "validity") for result in group) for point in (480, end))
         fallen = sum(result["fell"] is not None for result in group)
         moved = max(_moved(result) for result in group)
-        rows.append(f"| {teacher} | {objective} | {adherence} | {validity} | {moved:.2f} | {fallen}/{len(group)} |")
+        lowest = " / ".join(
+            f"{min(_at(result, point, name) for result in group):.2f}"
+            for point, name in ((480, "adherence"), (end, "adherence"), (end, "validity"))
+        )
+        rows.append(
+            f"| {teacher} | {objective} | {adherence} | {validity} | {lowest} | {moved:.2f} | {fallen}/{len(group)} |"
+        )
     if not rows:
         return []
     head = " | ".join(f"adherence {point}" for point in points)
     return [
         "## Teachers and objectives, user without emojis", "",
-        f"| teacher | objective | {head} | validity 480 | validity {end} | other axes moved by | fallen |",
-        "|" + "---|" * 10, *rows, "",
+        f"| teacher | objective | {head} | validity 480 | validity {end} | lowest of the seeds | other axes moved by | "
+        "fallen |",
+        "|" + "---|" * 11, *rows, "",
     ]  # fmt: skip
 
 
 def _guard_table(results: list[dict]) -> list[str]:
     rows = []
-    groups = _grouped(results, "teacher", "objective", "styles", "learning_rate")
-    for (teacher, objective, styles, rate), group in groups.items():
+    groups = _grouped(results, "teacher", "objective", "styles", "interactions", "learning_rate", "beta1")
+    for (teacher, objective, styles, interactions, rate, beta1), group in groups.items():
         fell = [result for result in group if result["fell"] is not None]
         caught = sum(result["stopped"] is not None and result["stopped"] <= result["fell"] for result in fell)
         healthy = [result for result in group if result["fell"] is None]
         wrong = sum(result["stopped"] is not None for result in healthy)
         warned = sum(result["warned"] is not None for result in healthy)
         rows.append(
-            f"| {teacher} | {objective} | {styles[0]} | {rate:g} | {caught}/{len(fell)} | {wrong}/{len(healthy)} | "
-            f"{warned}/{len(healthy)} |"
+            f"| {teacher} | {objective} | {styles[0]} | {rate:g}, {beta1:g} | {interactions} | {caught}/{len(fell)} | "
+            f"{wrong}/{len(healthy)} | {warned}/{len(healthy)} |"
         )
     if not rows:
         return []
     return [
         "## The guard", "",
-        "| teacher | objective | style | learning rate | stopped before the fall | healthy ones stopped | and warned |",
-        "|" + "---|" * 7, *rows, "",
+        "| teacher | objective | style | LR, ADAM_BETA1 | interactions | stopped before the fall | others stopped | "
+        "and warned |",
+        "|" + "---|" * 8, *rows, "",
     ]  # fmt: skip
 
 
@@ -197,29 +247,23 @@ def _noise_table(results: list[dict]) -> list[str]:
 
 
 def _phases(results: list[dict]) -> list[str]:
+    from sdpo.tiny.study import learned
+
     if not results:
         return []
     lines = [
         "## One taste after another",
         "",
-        "| teacher | objective | tastes | seed | learned after | kept at the end |",
+        "| teacher | objective | tastes | seed | learned after | kept at the end | stopped by the guard |",
     ]
-    lines.append("|" + "---|" * 6)
+    lines.append("|" + "---|" * 7)
     for result in results:
         spec = result["spec"]
-        learned = []
-        for number, style in enumerate(spec["styles"]):
-            begin = number * spec["interactions"]
-            reached = (
-                point["interactions"] - begin
-                for point in result["curve"]
-                if point["interactions"] > begin and point["style"] == style and point["adherence"] >= ENOUGH
-            )
-            learned.append(str(next(reached, "–")))
+        after = [learned(result["curve"], phase) or "–" for phase in range(len(spec["styles"]))]
         kept = ", ".join(f"{style} {share:.2f}" for style, share in result["curve"][-1]["kept"].items())
         lines.append(
             f"| {spec['teacher']} | {spec['objective']} | {', '.join(spec['styles'])} | {spec['seed']} | "
-            f"{', '.join(learned)} | {kept} |"
+            f"{', '.join(map(str, after))} | {kept} | {result['stopped'] or 'no'} |"
         )
     return [*lines, ""]
 
@@ -227,13 +271,18 @@ def _phases(results: list[dict]) -> list[str]:
 def _long(results: list[dict]) -> list[str]:
     if not results:
         return []
-    lines = ["## Long runs", "", "| teacher | objective | seed | interactions | adherence | validity | fell |"]
-    lines.append("|" + "---|" * 7)
+    lines = [
+        "## Long runs",
+        "",
+        "| teacher | objective | seed | interactions | adherence | validity | stopped | fell |",
+    ]
+    lines.append("|" + "---|" * 8)
     for result in results:
         spec, last = result["spec"], result["curve"][-1]
         lines.append(
             f"| {spec['teacher']} | {spec['objective']} | {spec['seed']} | {last['interactions']} | "
-            f"{last['adherence']:.3f} | {last['validity']:.3f} | {result['fell'] or 'no'} |"
+            f"{last['adherence']:.3f} | {last['validity']:.3f} | {result['stopped'] or 'no'} | "
+            f"{result['fell'] or 'no'} |"
         )
     return [*lines, ""]
 

@@ -3,6 +3,7 @@
 `sdpo.tiny.studies` says which runs make the study and what becomes of them.
 """
 
+import itertools
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -28,17 +29,23 @@ from sdpo.train.gate import Gate
 from sdpo.train.measure import read_step
 from sdpo.train.models import load_model
 from sdpo.train.online_trainer import OnlineConfig, OnlineTrainer
-from sdpo.train.teacher import Teacher
+from sdpo.train.teacher import STANDING, Teacher
 
 PAPER = Objective()
 BATCH = 16
+RATE, BETA1 = 1.5e-4, 0.5
+FOCUS = 0.05  # nats a token: complaints are at 0.4, thanks and small talk at 0.01
+LEARNED = 0.95
 FALLEN = 0.9  # a run whose validity over five steps goes under this, and never comes back, has fallen
 SMOOTH = 5
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A run: `styles` follow each other, each for `interactions`; without a style the user talks of something else."""
+    """A run: `styles` follow each other, each for `interactions` or, `until_learned`, only until it is (`learned`).
+
+    Readings are at `points` of each style. Without `related` the user talks of something else.
+    """
 
     teacher: str
     objective: str
@@ -48,7 +55,9 @@ class Spec:
     points: tuple[int, ...] = (160, 320, 480, 1600)
     related: bool = True
     answers: int = 512
-    learning_rate: float = 1.5e-4
+    until_learned: bool = False
+    learning_rate: float = RATE
+    beta1: float = BETA1
 
     @property
     def key(self) -> str:
@@ -57,10 +66,15 @@ class Spec:
 
 
 def objective_of(text: str) -> Objective:
-    """Return the objective of `kind[/direction][+null]`."""
-    name, _, contrast = text.partition("+")
+    """Return the objective of `kind[/direction][+null][+focus]`, the last with FOCUS."""
+    name, *more = text.split("+")
     kind, _, direction = name.partition("/")
-    return Objective(kind=kind, direction=direction or "reverse", null_contrast=contrast == "null")
+    return Objective(
+        kind=kind,
+        direction=direction or "reverse",
+        null_contrast="null" in more,
+        focus=FOCUS if "focus" in more else 0.0,
+    )
 
 
 class Probe(TrainerCallback):
@@ -70,30 +84,55 @@ class Probe(TrainerCallback):
         self.trainer, self.spec, self.row = trainer, spec, row
         self.curve: list[dict] = []
         self.validities: list[float] = []
+        self.phase, self.begun = 0, 0
 
     def read(self, interactions: int) -> None:
-        """Add a point to the curve: what the style of the phase gets, and what is kept of every style so far."""
+        """Add a point to the curve: what the style of the phase gets, and what is kept of each so far."""
         tokenizer, spec = self.trainer.processing_class, self.spec
         asked = [message_of(row.prompt) for row in posts(spec.answers, 1000 + interactions, True, "probe")]
         ids = [encode_prompt(tokenizer, messages) for messages in asked]
-        answers = generate(self.trainer.model, tokenizer, ids, 48, 128, temperature=1.0, seed=interactions)
+        answers = generate(self.trainer.model, tokenizer, ids, 48, 512, temperature=1.0, seed=interactions)
         texts, given = [text for text, _ in answers], [messages[-1]["content"] for messages in asked]
-        phase = max(0, interactions - 1) // spec.interactions
-        kept = {
-            style: oracle.summarize(given, texts, oracle.wants_of(style))["adherence"]
-            for style in spec.styles[: phase + 1]
+        seen = {
+            style: oracle.summarize(given, texts, oracle.wants_of(style)) for style in spec.styles[: self.phase + 1]
         }
-        read = oracle.summarize(given, texts, oracle.wants_of(spec.styles[phase]))
-        self.curve.append({"interactions": interactions, "style": spec.styles[phase], "kept": kept, **read})
+        style = spec.styles[self.phase]
+        self.curve.append(
+            {
+                "interactions": interactions,
+                "phase": self.phase,
+                "style": style,
+                "since": interactions - self.begun,
+                "kept": {name: read["adherence"] for name, read in seen.items()},
+                **seen[style],
+            }
+        )
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Read where a point is reached, and let the next taste begin where a phase ends."""
         done, spec = state.global_step * BATCH, self.spec
         self.validities.append(self.row()["validity"])
-        if done % spec.interactions in spec.points or done % spec.interactions == 0:
+        since = done - self.begun
+        over = since == spec.interactions
+        if over or since in spec.points:
             self.read(done)
-        if done % spec.interactions == 0 and done // spec.interactions < len(spec.styles) and spec.related:
-            self.trainer.user.wanted = oracle.wants_of(spec.styles[done // spec.interactions])
+            over = over or (spec.until_learned and learned(self.curve, self.phase) is not None)
+        if not over:
+            return
+        self.phase, self.begun = self.phase + 1, done
+        if self.phase == len(spec.styles):
+            control.should_training_stop = True
+        elif spec.related:
+            self.trainer.user.wanted = oracle.wants_of(spec.styles[self.phase])
+
+
+def learned(curve: list[dict], phase: int) -> int | None:
+    """Return the interactions after which two readings in a row found a phase's style learned; None: never."""
+    points = [point for point in curve if point["phase"] == phase and point["since"] > 0]
+    for first, second in itertools.pairwise(points):
+        if min(first["adherence"], second["adherence"]) >= LEARNED:
+            return second["since"]
+    return None
 
 
 def fall(validities: list[float]) -> int | None:
@@ -129,7 +168,7 @@ def build_trainer(
     tokenizer, model = load_model(str(MODEL_DIR), four_bit=four_bit)
     looking_back = Teacher(teacher, model, adapter=peft_config is not None)
     arguments = {
-        "output_dir": folder, "seed": seed, "learning_rate": 1.5e-4, "max_steps": steps,
+        "output_dir": folder, "seed": seed, "learning_rate": RATE, "adam_beta1": BETA1, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
         "beta": 0.0, "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "save_strategy": "no",
         "report_to": [], "disable_tqdm": True, "optim": "adamw_torch",
@@ -159,32 +198,42 @@ def run_one(spec: Spec) -> dict:
     user = OracleUser(wanted, spec.seed) if spec.related else UnrelatedUser(spec.seed)
     steps = spec.interactions * len(spec.styles) // BATCH
     with tempfile.TemporaryDirectory() as folder:
-        objective, rate = objective_of(spec.objective), {"learning_rate": spec.learning_rate}
-        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective, **rate)
+        adam = {"learning_rate": spec.learning_rate, "adam_beta1": spec.beta1}
+        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective), **adam)
         run = RunDirectory(Path(folder))
         recorder = Recorder(run, trainer, 0, partial(read_step, wanted=wanted))
         probe = Probe(trainer, spec, lambda: recorder.row)
         trainer.add_callback(recorder)
         if spec.teacher == "gated":
             trainer.add_callback(Gate(run, trainer, trainer.hindsight.teacher, lambda: recorder.row))
-        trainer.add_callback(guard.Guard(run, trainer, lambda: recorder.row, lambda: trainer.latest, stops=False))
+        seen = (lambda: recorder.row), (lambda: trainer.latest)
+        trainer.add_callback(guard.Guard(run, trainer, *seen, stops=False, anchored=spec.teacher in STANDING))
         trainer.add_callback(probe)
         probe.read(0)
         trainer.train()
-        seen = run.read_rows(guard.FILE)
-    reached = {level: next((row["interactions"] for row in seen if row["level"] >= level), None) for level in (1, 2)}
+        curve = [{name: row[name] for name in ("interactions", "measures")} for row in run.read_rows(guard.FILE)]
     return {
         "spec": asdict(spec),
         "curve": probe.curve,
         "fell": fall(probe.validities),
         "lowest": min(probe.validities),
-        "warned": reached[guard.WARN],
-        "stopped": reached[guard.STOP],
-        "guard": [{name: row[name] for name in ("interactions", "measures", "score")} for row in seen],
+        **judged(spec.teacher, curve),
+        "guard": curve,
         "seconds": round(time.monotonic() - started),
     }
 
 
-def train(teacher: str, seed: int, style: str = "no_emojis", related: bool = True, points=(480,), answers=512) -> list:
-    """Return the curve of one run with the paper's objective: an oracle reading at the start and at each point."""
-    return run_one(Spec(teacher, "token", seed, (style,), max(points), tuple(points), related, answers))["curve"]
+def judged(teacher: str, curve: list[dict]) -> dict:
+    """Return the interactions after which the guard, as it is now, warns of a run and stops it; None: never."""
+    watch = guard.Watch(teacher in STANDING)
+    levels = [(row["interactions"], watch.observe(row["measures"])) for row in curve]
+    return {
+        name: next((at for at, reached in levels if reached >= level), None)
+        for name, level in (("warned", guard.WARN), ("stopped", guard.STOP))
+    }
+
+
+def train(teacher: str, objective: str, seed: int, points=(480,), related: bool = True) -> list[dict]:
+    """Return the curve of one run on no_emojis: an oracle reading at the start and at each point."""
+    spec = Spec(teacher, objective, seed, interactions=max(points), points=tuple(points), related=related)
+    return run_one(spec)["curve"]
