@@ -43,8 +43,8 @@ def test_every_teacher_meets_every_objective_and_finalists_get_more_seeds():
     }
     # The guard's healthy runs without emojis are the finalists': no run is made twice.
     assert (
-        len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,frozen full/reverse+focus")))
-        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,frozen full/reverse+focus")))) + 30
+        len(studies.wanted_runs(settings(parts="guard,table", finalists="live token,gated full/reverse+focus")))
+        == len(set(studies.wanted_runs(settings(parts="table", finalists="live token,gated full/reverse+focus")))) + 30
     )
 
 
@@ -104,9 +104,7 @@ def test_a_changed_guard_has_its_word_on_runs_that_were_made_before(tmp_path):
     place.append(studies.GUARD_CURVES, [{"key": first.key, "guard": lost}])
     studies.run(given, None)
     assert [row["stopped"] for row in place.read_rows(studies.RESULTS)] == [32, 7]
-    assert (
-        "| frozen | full/reverse+focus | 0 | 16000 | 1.000 | 1.000 | 32 | no |" in (tmp_path / "study.md").read_text()
-    )
+    assert "| gated | full/reverse+focus | 0 | 16000 | 1.000 | 1.000 | 32 | no |" in (tmp_path / "study.md").read_text()
 
 
 def test_the_tables_count_by_hand():

@@ -21,11 +21,11 @@ class StudySettings(CommonSettings):
         "token,token+null,full/reverse,full/forward,full/jsd,full/reverse+focus,top_k/reverse,top_k/forward,top_k/jsd",
         "the objectives of the table; +null is with NULL_CONTRAST, +focus with FOCUS",
     )
-    finalists: str = setting("live token,frozen token,frozen full/reverse+focus", "pairs that get FINALIST_SEEDS seeds")
+    finalists: str = setting("live token,frozen token,gated full/reverse+focus", "pairs that get FINALIST_SEEDS seeds")
     seeds: int = setting(3, "seeds of each run", at_least=1)
     finalist_seeds: int = setting(10, "seeds of the finalists and of the runs that the guard is tried on", at_least=1)
     recommended: str = setting(
-        "frozen full/reverse+focus", "the pair that parts noise, guard, flip, sequence and long are about"
+        "gated full/reverse+focus", "the pair that parts noise, guard, flip, sequence and long are about"
     )
     interactions: int = setting(1600, "interactions of a run", at_least=480)
     long_interactions: int = setting(16000, "interactions of a run of part long", at_least=480)

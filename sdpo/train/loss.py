@@ -88,7 +88,7 @@ class HindsightLoss:
     def _mark_moved(self, targets: Sequence[Target], contexts: Sequence[Contexts], completions: Sequence[Ids]) -> None:
         """Say of each token whether the follow-up moves the teacher there: one forward more."""
         bare = [row.prompt for row in contexts]
-        if self.objective.kind in ("token", "sft"):
+        if self.objective.kind == "token":
             for target, bare_T in zip(targets, self.teacher.logps(bare, completions, self.batch_size), strict=True):
                 target.moved_T = (target.logps_T - bare_T[: len(target.logps_T)]).abs() >= self.objective.focus
             return
