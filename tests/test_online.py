@@ -3,12 +3,14 @@
 import json
 import random
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sdpo.tiny import oracle
+from sdpo.train.online import LIVE_LASTED, say_what_live_teachers_do
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
@@ -138,3 +140,9 @@ def test_two_processes_train_on_their_own_samples(tmp_path):
     rows = rows_of(tmp_path / "run" / "metrics.jsonl")
     assert [row["interactions"] for row in rows] == [16, 32, 48, 64]
     assert (tmp_path / "run" / "checkpoint-4" / "complete.json").exists()
+
+
+@pytest.mark.parametrize(("teacher", "more", "warns"), [("live", 1, True), ("live", 0, False), ("frozen", 1, False)])
+def test_a_run_longer_than_live_teachers_last_says_so(teacher, more, warns, capsys):
+    say_what_live_teachers_do(SimpleNamespace(teacher=teacher, train_n=LIVE_LASTED + more))
+    assert (str(LIVE_LASTED) in capsys.readouterr().out) is warns

@@ -12,8 +12,8 @@ from sdpo.records import Prompt, Replay, read_prompts, read_replays
 from sdpo.train.job import check_training, run_session
 from sdpo.train.user import check_user
 
-# The interactions that every one of five live teachers lasted on the tiny world (`make study`, part table).
-LIVE_LASTED = 1280
+# The interactions that every one of ten live teachers lasted on the tiny world (`make study`, part table).
+LIVE_LASTED = 1200
 
 if TYPE_CHECKING:
     from sdpo.launch import Job
@@ -55,7 +55,7 @@ def say_what_live_teachers_do(settings: "OnlineSettings") -> None:
     """Print a warning before a run that is longer than a live teacher was seen to last."""
     if settings.teacher == "live" and settings.train_n > LIVE_LASTED and os.environ.get("LOCAL_RANK", "0") == "0":
         print(
-            f"TEACHER=live over {settings.train_n} interactions: all of five such runs on the tiny world lasted for "
+            f"TEACHER=live over {settings.train_n} interactions: all of ten such runs on the tiny world lasted for "
             f"{LIVE_LASTED}, two fell soon after. GUARD watches for that; TEACHER=frozen learned as fast and stayed.",
             flush=True,
         )
