@@ -96,7 +96,7 @@ def wanted_runs(settings: "StudySettings") -> "list[Spec]":
     frequent, flip = tuple(range(32, 960, 32)), ("no_emojis", "emojis")
     parts: dict[str, Callable[[], list[Spec]]] = {
         "table": lambda: [*specs(pairs, few), *specs(finalists, many)],
-        "noise": lambda: specs(["live token", *best], few, related=False),
+        "noise": lambda: specs(dict.fromkeys([*finalists, *best]), few, related=False),
         "guard": lambda: [
             *specs(
                 ["live token"],
