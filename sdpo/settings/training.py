@@ -17,7 +17,7 @@ class TrainingSettings(LaunchSettings):
     """Training."""
 
     model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model to train: a hub name or a folder")
-    lr: float = setting(5e-6, "the learning rate", above=0)
+    lr: float = setting(5e-6, "the learning rate", above=0, alias="learning_rate")
     adam_beta1: float = setting(0.9, "AdamW's momentum; less forgets an old taste sooner", at_least=0, below=1)
     bs: int = setting(4, "the batch size per device", at_least=1)
     ga: int = setting(1, "how many batches make one optimizer step", at_least=1)
