@@ -7,6 +7,7 @@ of them. Importing this is cheap: torch is imported by the job's own work, once 
 import dataclasses
 import errno
 import importlib
+import logging
 import os
 import shlex
 import sys
@@ -254,6 +255,8 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{job.name}: loading", flush=True)  # half a minute may pass before the next line
+    # Imported with the trainer, it misses a package on some CPUs that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         code = int(_load(job.run)(settings, job) or 0)
     except Exception as error:
