@@ -1,8 +1,11 @@
 """The study: which runs it makes, that it goes on where it was, and its tables by hand."""
 
+import subprocess
+import sys
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from transformers import TrainerControl, TrainerState
 
@@ -13,6 +16,7 @@ from sdpo.settings import StudySettings
 from sdpo.tiny import studies
 from sdpo.tiny.study import Probe, Spec, fall, learned, objective_of
 from sdpo.train.gate import WINDOW, Evidence
+from tests.servers import until
 
 
 def settings(**values) -> StudySettings:
@@ -159,3 +163,23 @@ def test_a_gate_opens_on_happier_users_and_answers_as_long_as_before():
     assert opens([(0.4, 20), (0.9, 5), (0.9, 60)]) == [False, False, False]
     # Another taste: what counts is that these users are happier than they were at first.
     assert opens([(0.9, 20), (0.1, 20), (0.12, 20), (0.5, 20)]) == [False, False, False, True]
+
+
+def test_a_worker_ends_with_the_study_that_it_works_for():
+    script = (
+        "import multiprocessing, time\n"
+        "from sdpo.tiny.studies import _end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    worker = multiprocessing.get_context('fork').Process(target=_end_with_parent)\n"
+        "    worker.start(); print(worker.pid, flush=True); time.sleep(60)\n"
+    )
+    study = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    worker = int(study.stdout.readline())
+    assert _runs(worker)
+    study.kill()
+    study.wait()
+    assert until(lambda: not _runs(worker))
+
+
+def _runs(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
