@@ -125,6 +125,12 @@ def test_the_tables_count_by_hand():
     assert "| frozen | token | no_emojis | 0.00015, 0.5 | 1600 | 0/0 | 1/2 | 1/2 |" in text
 
 
+def test_the_guards_live_runs_are_in_its_table_alone():
+    given = settings(parts="guard", finalist_seeds=1)
+    text = studies.report(given, [result(run) for run in studies.wanted_runs(given)])
+    assert "| live | token | no_emojis | 0.0002, 0.9 | 3200 |" in text and "## Long runs" not in text
+
+
 def test_a_taste_is_learned_where_two_readings_in_a_row_say_so():
     spec = Spec("frozen", "token", 0, ("no_emojis", "emojis"), 320, (80, 160, 240))
     run = result(spec)

@@ -167,18 +167,16 @@ def report(settings: "StudySettings", results: list[dict]) -> str:
         "",
     ]
     plain = [result for result in results if result["spec"]["related"] and len(result["spec"]["styles"]) == 1]
-    taught = [
-        result
-        for result in plain
-        if result["spec"]["interactions"] == settings.interactions and result["spec"]["learning_rate"] == RATE
-    ]
+    # The guard's live runs have a rate of their own, and a table of their own.
+    usual = [result for result in plain if result["spec"]["learning_rate"] == RATE]
+    taught = [result for result in usual if result["spec"]["interactions"] == settings.interactions]
     lines += _teachers_table(
         [result for result in taught if "no_emojis" in result["spec"]["styles"]], settings.interactions
     )
     lines += _guard_table(plain)
     lines += _noise_table([result for result in results if not result["spec"]["related"]])
     lines += _phases([result for result in results if len(result["spec"]["styles"]) > 1])
-    lines += _long([result for result in plain if result["spec"]["interactions"] > settings.interactions])
+    lines += _long([result for result in usual if result["spec"]["interactions"] > settings.interactions])
     return "\n".join(lines) + "\n"
 
 
