@@ -47,7 +47,7 @@ JOB = Job(
         "user_max_tokens": 48,
         "teacher": "frozen",
         "objective": "full",
-        "focus": 0.05,
+        "focus": 1.0,
         "unrelated_follow_up": "What's the weather tomorrow?",
         "save_steps": 10,
         "log_steps": 3,

@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 # Enough to hold an answer together while a few of its tokens change, too little to undo what was learned before.
-UNMOVED = 0.2
+UNMOVED = 0.1
+# The share of a step's answers that those with something to learn from, by `focus`, count as at least: where users are
+# all but content a step is about one or two answers, and at full size it would be the noise of these.
+FEW = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +29,9 @@ class Objective:
     `kind` is token (the sampled token), full (a divergence over the vocabulary) or top_k (over the teacher's
     `top_k` likeliest tokens and all others as one); `direction` is the divergence's. `clip_signal` and `centre`
     are about the sampled token's signal, in nats. `ignore_first_k` counts a completion's own tokens. With
-    `focus` what counts are the tokens that the follow-up moves by so many nats (`focus_weights`): KL(T(x,o) ‖ T(x)),
-    or |log T(y_t|x,o) − log T(y_t|x)| for token. Answers without such tokens are left out.
+    `focus` what counts are the tokens that the follow-up moves by so many nats, |log T(y_t|x,o) − log T(y_t|x)|, and
+    little else (`focus_weights`); answers without such tokens teach nothing, and where few others are left the step
+    is smaller (`FEW`).
     """
 
     kind: str = "token"
@@ -130,7 +134,7 @@ def imitation_loss(logps_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tens
     return -(row_mean(logps_BT, mask_BT) * weights_B).mean()
 
 
-def row_weights(usable_B: Tensor, usable_total: int, total: int) -> Tensor:
+def row_weights(usable_B: Tensor, usable_total: float, total: int) -> Tensor:
     """Return weights that make a plain mean over all `total` rows a mean over the usable ones.
 
     `total` and `usable_total` count every rank and accumulation step of one optimizer step, so the step is

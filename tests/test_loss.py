@@ -53,7 +53,7 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
                 or [torch.zeros(())]
             )
         if objective.focus:
-            moved_T = slow_shift(teacher, objective.kind, contexts, completion) >= objective.focus
+            moved_T = slow_shift(teacher, contexts, completion) >= objective.focus
             marks += moved_T.tolist()
             values_T = values_T * torch.where(moved_T, 1.0, UNMOVED)
         total = total + weight * (values_T.sum() / max(len(completion) - first, 1))
@@ -61,13 +61,11 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
     return total / len(ROWS)
 
 
-def slow_shift(teacher, kind: str, contexts: Contexts, completion: list[int]) -> torch.Tensor:
-    """How far the follow-up moves the teacher at each token, in nats."""
+def slow_shift(teacher, contexts: Contexts, completion: list[int]) -> torch.Tensor:
+    """How far the follow-up moves the teacher at each token that was said, in nats."""
     with torch.no_grad():
         shown_TV, bare_TV = (log_softmax(teacher, side, completion) for side in (contexts.hindsight, contexts.prompt))
-    if kind == "token":
-        return (shown_TV - bare_TV).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).abs()
-    return (shown_TV.exp() * (shown_TV - bare_TV)).sum(-1)
+    return (shown_TV - bare_TV).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).abs()
 
 
 def slow_divergence(policy_V, target_V, objective: Objective) -> torch.Tensor:
@@ -150,7 +148,7 @@ def test_forwards_are_counted(kind):
     policy = small_model(0)
     counted = []
     policy.model.register_forward_pre_hook(lambda *_: counted.append(1))
-    for contrast, least, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4)):
+    for contrast, least, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4), (True, 0.1, 6)):
         counted.clear()
         objective = Objective(kind=kind, null_contrast=contrast, focus=least)
         loss = HindsightLoss(Teacher("live", policy), objective, batch_size=2)
@@ -162,7 +160,7 @@ def test_forwards_are_counted(kind):
 def test_a_follow_up_is_about_the_tokens_where_it_moves_the_teacher(kind, monkeypatch):
     monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
     model = small_model(1)
-    moved = [slow_shift(model, kind, *row) for row in ROWS]
+    moved = [slow_shift(model, *row) for row in ROWS]
     between = torch.cat(moved).median().item() + 1e-4
     loss = HindsightLoss(Teacher("frozen", model), Objective(kind=kind, top_k=3, focus=between), batch_size=2)
     targets = loss.look_back(CONTEXTS, COMPLETIONS)

@@ -192,4 +192,4 @@ def test_contrast_takes_off_what_any_follow_up_does():
 
 
 def test_what_no_follow_up_is_about_weighs_little_and_not_nothing():
-    assert focus_weights(torch.tensor([1.0, 0.0, 1.0])).tolist() == pytest.approx([1.0, 0.2, 1.0])
+    assert focus_weights(torch.tensor([1.0, 0.0, 1.0])).tolist() == pytest.approx([1.0, 0.1, 1.0])

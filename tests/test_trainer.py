@@ -104,6 +104,28 @@ def test_where_no_follow_up_moves_an_answer_not_a_weight_moves(tmp_path):
         assert torch.equal(before, after)
 
 
+@pytest.mark.parametrize(("taught", "weight"), [(0, 0.0), (1, 4.0), (3, 4.0), (8, 2.0), (16, 1.0)])
+def test_answers_that_teach_are_counted_as_a_quarter_at_least(taught, weight, tmp_path, monkeypatch):
+    objective = Objective(kind="full", focus=study.FOCUS)
+    trainer = study.build_trainer(str(tmp_path), "frozen", 0, 1, OracleUser({"emoji": False}), objective)
+    look_back, loss, seen = trainer.hindsight.look_back, trainer.hindsight.loss, []
+
+    def moved_in_the_first(*arguments):
+        targets = look_back(*arguments)
+        for row, target in enumerate(targets):
+            target.moved_T = torch.full_like(target.moved_T, row < taught)
+        return targets
+
+    def weighed(model, contexts, completions, targets, weights_B, *more):
+        seen.append(sorted(weights_B.tolist(), reverse=True))
+        return loss(model, contexts, completions, targets, weights_B, *more)
+
+    monkeypatch.setattr(trainer.hindsight, "look_back", moved_in_the_first)
+    monkeypatch.setattr(trainer.hindsight, "loss", weighed)
+    trainer.train()
+    assert seen == [[weight] * taught + [0.0] * (16 - taught)]
+
+
 def test_unrelated_follow_ups_teach_a_frozen_teachers_student_nothing():
     start, end = study.train("frozen", "token", 0, related=False, points=(480,))
     assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in end["axes"])

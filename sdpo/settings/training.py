@@ -105,7 +105,7 @@ class OnlineSettings(TrainingSettings):
     )
     vllm_url: str | None = setting(None, "the server of GENERATION=vllm_server", check=http_address)
     focus: float = setting(
-        0.0, "tokens that a follow-up moves by less than so many nats count little, answers without others not at all",
+        0.0, "tokens that a follow-up moves by less than so many nats count little, answers without others nothing",
         at_least=0,
     )  # fmt: skip
     iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)

@@ -62,8 +62,8 @@ class HindsightLoss:
 
     def forwards(self, rows: int) -> int:
         """Return how many forwards of the teacher looking back on so many rows takes."""
-        views = (3 if self.objective.null_contrast else 1) + (self.objective.focus > 0)
-        return -(-rows // self.batch_size) * views
+        bare = self.objective.null_contrast or self.objective.focus > 0
+        return -(-rows // self.batch_size) * (1 + self.objective.null_contrast + bare)
 
     def counts(self, completion: Ids) -> bool:
         """Return whether the objective leaves any token of the completion to learn from."""
@@ -71,35 +71,32 @@ class HindsightLoss:
 
     def look_back(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
         """Return the teacher's view of each completion, without gradient."""
+        lengths = [len(ids) for ids in completions]
         if self.objective.kind in ("token", "sft"):  # the control learns nothing from it; its signal is measured
-            logps_BT = self._view(self.teacher.logps, contexts, completions)
-            targets = [Target(logps_T[: len(ids)]) for logps_T, ids in zip(logps_BT, completions, strict=True)]
+            shown, bare = self._views(self._all_logps, contexts, completions)
+            targets = [Target(logps_T) for logps_T in shown.split(lengths)]
         else:
-            hidden = self._view(self._all_hidden, contexts, completions).split([len(ids) for ids in completions])
-            targets = [Target(hidden_TH=hidden_TH) for hidden_TH in hidden]
+            shown, bare = self._views(self._all_hidden, contexts, completions)
+            targets = [Target(hidden_TH=hidden_TH) for hidden_TH in shown.split(lengths)]
+            if self.objective.focus:
+                ids_N = torch.tensor([token for ids in completions for token in ids], device=shown.device)
+                shown, bare = (self._logps_of(ids_N, hidden_NH) for hidden_NH in (shown, bare))
         if self.objective.focus:
-            self._mark_moved(targets, contexts, completions)
+            moved_N = (shown - bare).abs() >= self.objective.focus
+            for target, moved_T in zip(targets, moved_N.split(lengths), strict=True):
+                target.moved_T = moved_T
         if self.objective.kind != "top_k":
             return targets
         projection = self.teacher.projection()
         return [self._likeliest(projection, *row) for row in zip(targets, completions, strict=True)]
 
     @torch.no_grad()
-    def _mark_moved(self, targets: Sequence[Target], contexts: Sequence[Contexts], completions: Sequence[Ids]) -> None:
-        """Say of each token whether the follow-up moves the teacher there: one forward more."""
-        bare = [row.prompt for row in contexts]
-        if self.objective.kind == "token":
-            for target, bare_T in zip(targets, self.teacher.logps(bare, completions, self.batch_size), strict=True):
-                target.moved_T = (target.logps_T - bare_T[: len(target.logps_T)]).abs() >= self.objective.focus
-            return
+    def _logps_of(self, ids_N: Tensor, hidden_NH: Tensor) -> Tensor:
+        """Return the log-probabilities of tokens, (N,), a few positions' distributions at a time."""
         projection = self.teacher.projection()
-        for target, bare_TH in zip(targets, self.teacher.hidden(bare, completions, self.batch_size), strict=True):
-            chunks = zip(target.hidden_TH.split(COMPARE_CHUNK), bare_TH.split(COMPARE_CHUNK), strict=True)
-            moved = [
-                equations.divergence(projection.log_softmax(bare_CH), projection.log_softmax(shown_CH), "forward")
-                for shown_CH, bare_CH in chunks
-            ]
-            target.moved_T = torch.cat(moved) >= self.objective.focus
+        chunks = zip(hidden_NH.split(COMPARE_CHUNK), ids_N.split(COMPARE_CHUNK), strict=True)
+        logps = [projection.log_softmax(hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
+        return torch.cat(logps).squeeze(-1)
 
     def loss(
         self,
@@ -140,17 +137,25 @@ class HindsightLoss:
             loss = equations.divergence_loss(scores.divergence_BT * focus_BT, mask_BT, weights_B)
         return Result(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))
 
-    def _view(self, look: Callable, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> Tensor:
-        hindsight = look([row.hindsight for row in contexts], completions, self.batch_size)
-        if not self.objective.null_contrast:
-            return hindsight
-        unrelated = look([row.unrelated for row in contexts], completions, self.batch_size)
-        return equations.contrast(
-            hindsight, unrelated, look([row.prompt for row in contexts], completions, self.batch_size)
-        )
+    def _views(
+        self, look: Callable, contexts: Sequence[Contexts], completions: Sequence[Ids]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what the teacher sees in hindsight and, where the objective asks for it, without; all tokens on."""
+        objective = self.objective
+        shown = look([row.hindsight for row in contexts], completions)
+        if not (objective.null_contrast or objective.focus):
+            return shown, None
+        bare = look([row.prompt for row in contexts], completions)
+        if objective.null_contrast:
+            shown = equations.contrast(shown, look([row.unrelated for row in contexts], completions), bare)
+        return shown, bare
 
-    def _all_hidden(self, contexts: Sequence[Ids], completions: Sequence[Ids], batch_size: int) -> Tensor:
-        hidden_NH = torch.cat(self.teacher.hidden(contexts, completions, batch_size))
+    def _all_logps(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        logps_BT = self.teacher.logps(contexts, completions, self.batch_size)
+        return torch.cat([logps_T[: len(ids)] for logps_T, ids in zip(logps_BT, completions, strict=True)])
+
+    def _all_hidden(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        hidden_NH = torch.cat(self.teacher.hidden(contexts, completions, self.batch_size))
         return hidden_NH.float() if self.objective.null_contrast else hidden_NH
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from sdpo.chat import encode_completion, encode_prompt
 from sdpo.errors import LossNotFinite, SdpoError, SimulatorGone
-from sdpo.objective import Objective, row_weights
+from sdpo.objective import FEW, Objective, row_weights
 from sdpo.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.simulator import SimulatedUser
 from sdpo.train.asking import Asking
@@ -130,7 +130,8 @@ class OnlineTrainer(RLOOTrainer):
             self.record.pleased = (self.record.pleased or 0) + sum(map(self.is_pleased, answers.follow_ups))
         self.latest = answers.prompt_ids, answers.completion_ids
         return {
-            "weights_B": self._row_weights(usable_B & moved_B),  # first, for TRL divides all by the first one's length
+            # First, for TRL divides all by the first one's length.
+            "weights_B": self._row_weights(usable_B, usable_B & moved_B),
             "usable_B": usable_B,
             "targets": targets,
             "contexts": contexts,
@@ -219,10 +220,10 @@ class OnlineTrainer(RLOOTrainer):
     def _hindsight(self, prompt: list[Message], follow_up: str) -> list[int]:
         return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
-    def _row_weights(self, usable_B: Tensor) -> Tensor:
-        counts = torch.tensor([int(usable_B.sum()), len(usable_B)], device=usable_B.device)
-        usable, total = self.accelerator.reduce(counts, reduction="sum").tolist()
-        return row_weights(usable_B, usable, total)
+    def _row_weights(self, usable_B: Tensor, taught_B: Tensor) -> Tensor:
+        counts = torch.tensor([int(usable_B.sum()), int(taught_B.sum()), len(usable_B)], device=usable_B.device)
+        usable, taught, total = self.accelerator.reduce(counts, reduction="sum").tolist()
+        return row_weights(taught_B, max(taught, FEW * usable), total)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict) -> Tensor:
         result = self.hindsight.loss(
