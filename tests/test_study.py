@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from dataclasses import asdict
+from random import Random
+from statistics import fmean
 from types import SimpleNamespace
 
 import psutil
@@ -121,14 +123,14 @@ def test_the_tables_count_by_hand():
     text = studies.report(given, [*collapsing, *healthy])
     assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 1.00 / 1.00 / 0.50 | 0.00 | 4/4 |" in text
     # Two of four in time; of the healthy two, one was stopped.
-    assert "| live | token | no_emojis | 0.00015, 0.5 | 1600 | 2/4 | 0/0 | 0/0 |" in text
-    assert "| frozen | token | no_emojis | 0.00015, 0.5 | 1600 | 0/0 | 1/2 | 1/2 |" in text
+    assert "| live | token | no_emojis | 1600 | 2/4 | 0/0 | 0/0 |" in text
+    assert "| frozen | token | no_emojis | 1600 | 0/0 | 1/2 | 1/2 |" in text
 
 
 def test_the_guards_live_runs_are_in_its_table_alone():
     given = settings(parts="guard", finalist_seeds=1)
     text = studies.report(given, [result(run) for run in studies.wanted_runs(given)])
-    assert "| live | token | no_emojis | 0.0002, 0.9 | 3200 |" in text and "## Long runs" not in text
+    assert "| live | token | no_emojis | 8000 |" in text and "## Long runs" not in text
 
 
 def test_a_taste_is_learned_where_two_readings_in_a_row_say_so():
@@ -160,15 +162,34 @@ def test_a_phase_ends_where_its_taste_is_learned(monkeypatch):
     assert [learned(probe.curve, phase) for phase in (0, 1)] == [80, 48]
 
 
+def test_a_run_past_help_ends_where_it_was_asked_to(monkeypatch):
+    for until_fallen, last in ((True, 11), (False, 50)):
+        spec = Spec("live", "token", 0, interactions=800, points=(), until_fallen=until_fallen)
+        control, validities = TrainerControl(), iter([1.0, 0.4, *[0.49] * 48])
+        probe = Probe(None, spec, lambda validities=validities: {"validity": next(validities)})
+        read = []
+        monkeypatch.setattr(probe, "read", read.append)
+        steps = 0
+        while not control.should_training_stop:
+            steps += 1
+            probe.on_step_end(None, TrainerState(global_step=steps), control)
+        assert steps == last and read == [last * 16]  # past help: ten steps in a row
+
+
 def test_a_gate_opens_on_happier_users_and_answers_as_long_as_before():
     def opens(windows):
         evidence = Evidence()
         return [any([evidence.observe(*window) for _ in range(WINDOW)]) for window in windows]
 
-    assert opens([(0.4, 20), (0.6, 18), (0.62, 18), (0.9, 22)]) == [False, True, False, True]
+    assert opens([(0.4, 20), (0.75, 18), (0.8, 18), (0.9, 22)]) == [False, True, False, True]
     assert opens([(0.4, 20), (0.9, 5), (0.9, 60)]) == [False, False, False]
     # Another taste: what counts is that these users are happier than they were at first.
-    assert opens([(0.9, 20), (0.1, 20), (0.12, 20), (0.5, 20)]) == [False, False, False, True]
+    assert opens([(0.9, 20), (0.1, 20), (0.12, 20), (0.6, 20)]) == [False, False, False, True]
+    # Users who are content all but for chance: however long, it opens a few times and then no more.
+    chance = Random(0)
+    content = [(fmean(chance.random() < 0.98 for _ in range(160)), 20) for _ in range(200)]
+    opened = opens([(0.5, 20), *content])
+    assert 1 <= sum(opened) <= 5 and not any(opened[50:])
 
 
 def test_a_worker_ends_with_the_study_that_it_works_for():

@@ -29,7 +29,8 @@ class StudySettings(CommonSettings):
     )
     interactions: int = setting(1600, "interactions of a run", at_least=480)
     long_interactions: int = setting(16000, "interactions of a run of part long", at_least=480)
-    collapse_lr: float = setting(2e-4, "the learning rate at which live runs are watched, for part guard", above=0)
-    collapse_interactions: int = setting(3200, "interactions of these", at_least=480)
+    collapse_interactions: int = setting(
+        8000, "interactions of the live runs that the guard is tried on, unless they fall before", at_least=480
+    )
     answers: int = setting(512, "answers read at each point of a curve", at_least=1)
     parallel: int = setting(1, "how many runs at once, each on one core", at_least=1)

@@ -24,7 +24,6 @@ RESULTS = "study.jsonl"
 GUARD_CURVES = "study-guard.jsonl"
 PARTS = ("table", "noise", "guard", "flip", "sequence", "long")
 TEACHERS = ("live", "frozen", "ema", "gated")
-USUAL_BETA1 = 0.9  # the jobs' default
 LENGTHS = ("short", "long")  # tastes that a guard might take for a policy that comes apart
 
 
@@ -102,9 +101,8 @@ def wanted_runs(settings: "StudySettings") -> "list[Spec]":
                 ["live token"],
                 many,
                 interactions=settings.collapse_interactions,
-                points=(settings.interactions,),
-                learning_rate=settings.collapse_lr,
-                beta1=USUAL_BETA1,
+                points=(),
+                until_fallen=True,
             ),
             *specs(best, many),
             *(spec for style in LENGTHS for spec in specs(best, many, styles=(style,), points=())),
@@ -158,7 +156,7 @@ def report(settings: "StudySettings", results: list[dict]) -> str:
         "# The study on the tiny world",
         "",
         f"Made by `make study`. Users by rule, batches of {BATCH}, AdamW at {RATE:g} with "
-        f"ADAM_BETA1={BETA1:g} but where it says otherwise; +null is with NULL_CONTRAST, +focus with FOCUS={FOCUS:g}. "
+        f"ADAM_BETA1={BETA1:g}; +null is with NULL_CONTRAST, +focus with FOCUS={FOCUS:g}. "
         f"Adherence and validity are means over seeds of {settings.answers} sampled answers, the lowest of the seeds "
         "are adherence at 480 and at the end and validity at the end; a seed has fallen where "
         f"the validity of five steps' answers went under {FALLEN} and stayed there. The guard watched every run and "
@@ -167,16 +165,15 @@ def report(settings: "StudySettings", results: list[dict]) -> str:
         "",
     ]
     plain = [result for result in results if result["spec"]["related"] and len(result["spec"]["styles"]) == 1]
-    # The guard's live runs have a rate of their own, and a table of their own.
-    usual = [result for result in plain if result["spec"]["learning_rate"] == RATE]
-    taught = [result for result in usual if result["spec"]["interactions"] == settings.interactions]
+    whole = [result for result in plain if not result["spec"]["until_fallen"]]
+    taught = [result for result in whole if result["spec"]["interactions"] == settings.interactions]
     lines += _teachers_table(
         [result for result in taught if "no_emojis" in result["spec"]["styles"]], settings.interactions
     )
     lines += _guard_table(plain)
     lines += _noise_table([result for result in results if not result["spec"]["related"]])
     lines += _phases([result for result in results if len(result["spec"]["styles"]) > 1])
-    lines += _long([result for result in usual if result["spec"]["interactions"] > settings.interactions])
+    lines += _long([result for result in whole if result["spec"]["interactions"] > settings.interactions])
     return "\n".join(lines) + "\n"
 
 
@@ -208,24 +205,23 @@ def _teachers_table(results: list[dict], end: int) -> list[str]:
 
 def _guard_table(results: list[dict]) -> list[str]:
     rows = []
-    groups = _grouped(results, "teacher", "objective", "styles", "interactions", "learning_rate", "beta1")
-    for (teacher, objective, styles, interactions, rate, beta1), group in groups.items():
+    groups = _grouped(results, "teacher", "objective", "styles", "interactions")
+    for (teacher, objective, styles, interactions), group in groups.items():
         fell = [result for result in group if result["fell"] is not None]
         caught = sum(result["stopped"] is not None and result["stopped"] <= result["fell"] for result in fell)
         healthy = [result for result in group if result["fell"] is None]
         wrong = sum(result["stopped"] is not None for result in healthy)
         warned = sum(result["warned"] is not None for result in healthy)
         rows.append(
-            f"| {teacher} | {objective} | {styles[0]} | {rate:g}, {beta1:g} | {interactions} | {caught}/{len(fell)} | "
+            f"| {teacher} | {objective} | {styles[0]} | {interactions} | {caught}/{len(fell)} | "
             f"{wrong}/{len(healthy)} | {warned}/{len(healthy)} |"
         )
     if not rows:
         return []
     return [
         "## The guard", "",
-        "| teacher | objective | style | LR, ADAM_BETA1 | interactions | stopped before the fall | others stopped | "
-        "and warned |",
-        "|" + "---|" * 8, *rows, "",
+        "| teacher | objective | style | interactions | stopped before the fall | others stopped | and warned |",
+        "|" + "---|" * 7, *rows, "",
     ]  # fmt: skip
 
 

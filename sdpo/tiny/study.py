@@ -34,17 +34,19 @@ from sdpo.train.teacher import STANDING, Teacher
 PAPER = Objective()
 BATCH = 16
 RATE, BETA1 = 1.5e-4, 0.5
-FOCUS = 0.05  # nats a token: complaints are at 0.4, thanks and small talk at 0.01
+FOCUS = 1.0  # nats: the word complained of is at 3 to 15, thanks and small talk move none by more than 0.35
 LEARNED = 0.95
 FALLEN = 0.9  # a run whose validity over five steps goes under this, and never comes back, has fallen
 SMOOTH = 5
+LOST, LOST_STEPS = 0.5, 10  # no run was seen to come back whose validity was under this for so many steps
 
 
 @dataclass(frozen=True)
 class Spec:
     """A run: `styles` follow each other, each for `interactions` or, `until_learned`, only until it is (`learned`).
 
-    Readings are at `points` of each style. Without `related` the user talks of something else.
+    Readings are at `points` of each style. Without `related` the user talks of something else. `until_fallen` ends a
+    run that is past help.
     """
 
     teacher: str
@@ -56,8 +58,7 @@ class Spec:
     related: bool = True
     answers: int = 512
     until_learned: bool = False
-    learning_rate: float = RATE
-    beta1: float = BETA1
+    until_fallen: bool = False
 
     @property
     def key(self) -> str:
@@ -113,7 +114,7 @@ class Probe(TrainerCallback):
         done, spec = state.global_step * BATCH, self.spec
         self.validities.append(self.row()["validity"])
         since = done - self.begun
-        over = since == spec.interactions
+        over = since == spec.interactions or (spec.until_fallen and max(self.validities[-LOST_STEPS:]) < LOST)
         if over or since in spec.points:
             self.read(done)
             over = over or (spec.until_learned and learned(self.curve, self.phase) is not None)
@@ -198,8 +199,7 @@ def run_one(spec: Spec) -> dict:
     user = OracleUser(wanted, spec.seed) if spec.related else UnrelatedUser(spec.seed)
     steps = spec.interactions * len(spec.styles) // BATCH
     with tempfile.TemporaryDirectory() as folder:
-        adam = {"learning_rate": spec.learning_rate, "adam_beta1": spec.beta1}
-        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective), **adam)
+        trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective))
         run = RunDirectory(Path(folder))
         recorder = Recorder(run, trainer, 0, partial(read_step, wanted=wanted))
         probe = Probe(trainer, spec, lambda: recorder.row)

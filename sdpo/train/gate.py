@@ -13,34 +13,38 @@ from sdpo.run import RunDirectory
 from sdpo.train.teacher import Teacher
 
 WINDOW = 10  # steps that are looked at together
-BETTER = 0.05  # by how much the share of satisfied users must have grown since it was lowest, or the last refresh
+LEFT = 0.5  # what may be left of the dissatisfied users that there were at the last refresh
+GROWN = 0.1  # by how much their share must have grown to say that users want something else now
 LENGTHS = (0.5, 2.0)  # how long answers may be, against those of the first window
 
 
 class Evidence:
-    """Says after each step whether the teacher should be refreshed now."""
+    """Says after each step whether the teacher should be refreshed now.
+
+    The users who are left dissatisfied are what counts, so that there are ever fewer refreshes as a taste is learned,
+    and none for chance once it is: each asks for fewer of them than the last.
+    """
 
     def __init__(self) -> None:
         self._window: list[tuple[float, float]] = []
-        self._satisfied: float | None = None
+        self._dissatisfied: float | None = None
         self._length = 0.0
 
     def observe(self, satisfied: float, length: float) -> bool:
         """Take in a step's share of satisfied users and mean answer length in tokens."""
-        self._window.append((satisfied, length))
+        self._window.append((1 - satisfied, length))
         if len(self._window) < WINDOW:
             return False
-        satisfied, length = (fmean(column) for column in zip(*self._window, strict=True))
+        dissatisfied, length = (fmean(column) for column in zip(*self._window, strict=True))
         self._window.clear()
-        if self._satisfied is None:
-            self._satisfied, self._length = satisfied, length
+        if self._dissatisfied is None:
+            self._dissatisfied, self._length = dissatisfied, length
             return False
-        low, high = LENGTHS
-        if satisfied < self._satisfied + BETTER or not low <= length / self._length <= high:
-            self._satisfied = min(satisfied, self._satisfied)  # users who want something else begin anew
-            return False
-        self._satisfied = satisfied
-        return True
+        before, (low, high) = self._dissatisfied, LENGTHS
+        better = dissatisfied < before and dissatisfied <= LEFT * before and low <= length / self._length <= high
+        if better or dissatisfied > before + GROWN:
+            self._dissatisfied = dissatisfied
+        return better
 
 
 class Gate(TrainerCallback):
