@@ -23,7 +23,7 @@ endif
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
-		printf '  %-22s %s\n' "$$target" "$$text"; done
+		printf '  %-27s %s\n' "$$target" "$$text"; done
 	@echo
 	@echo 'A job lists its settings with:  $(PYTHON) -m jobs.train_online_tldr --help'
 

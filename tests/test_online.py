@@ -3,14 +3,13 @@
 import json
 import random
 import subprocess
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sdpo.tiny import oracle
-from sdpo.train.online import LIVE_LASTED, say_what_live_teachers_do
+from sdpo.train.online import LIVE_LASTED
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
@@ -143,6 +142,8 @@ def test_two_processes_train_on_their_own_samples(tmp_path):
 
 
 @pytest.mark.parametrize(("teacher", "more", "warns"), [("live", 1, True), ("live", 0, False), ("frozen", 1, False)])
-def test_a_run_longer_than_live_teachers_last_says_so(teacher, more, warns, capsys):
-    say_what_live_teachers_do(SimpleNamespace(teacher=teacher, train_n=LIVE_LASTED + more))
-    assert (str(LIVE_LASTED) in capsys.readouterr().out) is warns
+def test_a_run_longer_than_live_teachers_last_says_so_before_it_starts(teacher, more, warns, tmp_path):
+    settings = {"teacher": teacher, "train_n": LIVE_LASTED + more}
+    command = [*job_command(None, tmp_path / "run", **settings), "--dry-run"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("TEACHER=live") is warns

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def check(settings: "OnlineSettings", job: "Job") -> None:
-    """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
+    """Check whatever can be checked without loading a model. Raises SdpoError on the first fault.
+
+    What is allowed but was seen to end badly is said, so that a dry run says it too.
+    """
     if settings.asks_user:
         check_user(settings)
     rows = (
@@ -38,6 +41,7 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
     if not settings.asks_user and len(rows) < settings.train_n:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
     check_training(settings, ("model_name_or_path", *(["user_model_name_or_path"] if settings.asks_user else [])))
+    say_what_live_teachers_do(settings)
 
 
 def _check_generation(settings: "OnlineSettings") -> None:
@@ -63,8 +67,6 @@ def say_what_live_teachers_do(settings: "OnlineSettings") -> None:
 
 def run(settings: "OnlineSettings", job: "Job") -> int:
     """Train, and return the exit code. Raises as `run_session` does."""
-
-    say_what_live_teachers_do(settings)
 
     def start():
         from sdpo.train.online_session import OnlineSession
