@@ -60,7 +60,8 @@ def say_what_live_teachers_do(settings: "OnlineSettings") -> None:
     if settings.teacher == "live" and settings.train_n > LIVE_LASTED and os.environ.get("LOCAL_RANK", "0") == "0":
         print(
             f"TEACHER=live over {settings.train_n} interactions: all of ten such runs on the tiny world lasted for "
-            f"{LIVE_LASTED}, two fell soon after. GUARD watches for that; TEACHER=frozen learned as fast and stayed.",
+            f"{LIVE_LASTED}, two fell soon after. GUARD watches for that; "
+            "TEACHER=gated OBJECTIVE=full FOCUS=1 learned as fast and stayed.",
             flush=True,
         )
 
