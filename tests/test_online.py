@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from sdpo.tiny import oracle
-from sdpo.train.online import LIVE_LASTED
+from sdpo.train.online import LIVE_LASTED, LIVE_LASTED_CONTRASTED
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
@@ -141,9 +141,19 @@ def test_two_processes_train_on_their_own_samples(tmp_path):
     assert (tmp_path / "run" / "checkpoint-4" / "complete.json").exists()
 
 
-@pytest.mark.parametrize(("teacher", "more", "warns"), [("live", 1, True), ("live", 0, False), ("frozen", 1, False)])
-def test_a_run_longer_than_live_teachers_last_says_so_before_it_starts(teacher, more, warns, tmp_path):
-    settings = {"teacher": teacher, "train_n": LIVE_LASTED + more}
+@pytest.mark.parametrize(
+    ("teacher", "contrast", "count", "warns"),
+    [
+        ("live", 0, LIVE_LASTED + 1, True),
+        ("live", 0, LIVE_LASTED, False),
+        ("live", 1, LIVE_LASTED_CONTRASTED + 1, True),
+        ("live", 1, LIVE_LASTED_CONTRASTED, False),
+        ("frozen", 1, LIVE_LASTED + 1, False),
+    ],
+)
+def test_a_run_longer_than_live_teachers_last_says_so_before_it_starts(teacher, contrast, count, warns, tmp_path):
+    settings = {"teacher": teacher, "null_contrast": contrast, "train_n": count}
     command = [*job_command(None, tmp_path / "run", **settings), "--dry-run"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout.startswith("TEACHER=live") is warns
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("TEACHER=live") is warns
