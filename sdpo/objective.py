@@ -6,7 +6,7 @@ Shapes: B completions of a batch, T tokens of the longest. Log-probabilities are
 The paper's are `signal` and `token_loss` as they are by default. Departures, each of them asked for by a setting:
 the signal clipped, its first tokens ignored, an unrelated follow-up's part taken off (`contrast`), divergences
 over the vocabulary in place of the sampled token (`divergence`), and the weight on what the follow-up is about
-(`focus_weights`). `row_weights` gives the share of what is left out to the others instead of shrinking the step.
+(`focus_weights`). `row_weights` gives the share of what is left out to the others instead of shrinking the step (but see `FEW`).
 """
 
 import math

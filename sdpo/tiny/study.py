@@ -34,11 +34,11 @@ from sdpo.train.teacher import STANDING, Teacher
 PAPER = Objective()
 BATCH = 16
 RATE, BETA1 = 1.5e-4, 0.5
-FOCUS = 1.0  # nats: the word complained of is at 3 to 15, thanks and small talk move none by more than 0.35
+FOCUS = 1.0  # nats: a complaint moves one word by more, most by 3 to 12; thanks and small talk none by more than 0.35
 LEARNED = 0.95
 FALLEN = 0.9  # a run whose validity over five steps goes under this, and never comes back, has fallen
 SMOOTH = 5
-LOST, LOST_STEPS = 0.5, 10  # no run was seen to come back whose validity was under this for so many steps
+LOST, LOST_STEPS = 0.5, 10  # past help: the validity of so many steps in a row, each under this
 
 
 @dataclass(frozen=True)
