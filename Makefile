@@ -10,7 +10,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
-BENCHMARKS := $(filter-out sides,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready demo test test-containers bench lint clean build up down logs shell smoke-docker $(JOBS)

@@ -46,7 +46,7 @@ def backend(protocol: str, root: str):
 def requests(part: str) -> list:
     """Return what a step of the part asks."""
     from sdpo.llm import Request
-    from sdpo.prompts import PERSONAS, VERDICT_SCHEMA, judge_messages, user_messages
+    from sdpo.text.prompts import PERSONAS, VERDICT_SCHEMA, judge_messages, user_messages
 
     persona = PERSONAS["no_emojis"]
     if part == "user":
@@ -69,18 +69,18 @@ def plain(asked: list, server) -> None:
         server.ask(request, 60)
 
 
-def measure(side: Callable, part: str, protocol: str, root: str, repeats: int) -> float:
+def measure(variant: Callable, part: str, protocol: str, root: str, repeats: int) -> float:
     """Return the median seconds of a step."""
     asked, server, times = requests(part), backend(protocol, root), []
-    side(asked[:1], server)  # imports and the like are paid once in a run
+    variant(asked[:1], server)  # imports and the like are paid once in a run
     for _ in range(repeats):
         started = time.perf_counter()
-        side(asked, server)
+        variant(asked, server)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
 
-def most_at_once(server: subprocess.Popen) -> int:
+def largest_concurrency(server: subprocess.Popen) -> int:
     """Return the most requests the server had at once since the last time it was asked."""
     server.stdin.write("\n")
     server.stdin.flush()
@@ -103,9 +103,9 @@ def main() -> None:
         for protocol in ("openai", "claude"):
             for part in ("user", "judge"):
                 before = measure(plain, part, protocol, root, 1)
-                most_at_once(server)
+                largest_concurrency(server)
                 after = measure(ours, part, protocol, root, arguments.repeats)
-                most = most_at_once(server)
+                most = largest_concurrency(server)
                 print(
                     f"{protocol:6} {part:5} {len(requests(part))} requests   plain {before:6.2f} s   "
                     f"ours {after:5.2f} s   {before / after:5.1f} times   {most} at once",

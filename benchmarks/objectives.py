@@ -11,10 +11,10 @@ from random import Random
 import torch
 
 from benchmarks.scoring import build_model, draw_rows
-from benchmarks.sides import compare, timed
-from sdpo.objective import Objective
-from sdpo.train.loss import Contexts, HindsightLoss
-from sdpo.train.teacher import Teacher
+from benchmarks.variants import compare, timed
+from sdpo.method.loss import Contexts, HindsightLoss
+from sdpo.method.objective import Objective
+from sdpo.method.teacher import Teacher
 
 OBJECTIVES = {
     "token": Objective(),
@@ -32,7 +32,7 @@ def measure(name: str, batch: int, repeats: int) -> dict[str, float]:
     loss = HindsightLoss(Teacher("live", model), OBJECTIVES[name], batch)
 
     def step(contexts: list[Contexts], completions: list[list[int]]) -> None:
-        targets = loss.look_back(contexts, completions)
+        targets = loss.teacher_targets(contexts, completions)
         loss.loss(model, contexts, completions, targets, torch.ones(batch)).loss.backward()
 
     def steps():

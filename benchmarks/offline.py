@@ -14,14 +14,14 @@ from random import Random
 import torch
 
 from benchmarks.scoring import VOCABULARY, build_model, padded_scores
-from benchmarks.sides import compare, timed
-from sdpo.objective import Objective, after_first, signal, token_loss
-from sdpo.scoring import pack_rows
-from sdpo.train.loss import Contexts, HindsightLoss
-from sdpo.train.teacher import Teacher
+from benchmarks.variants import compare, timed
+from sdpo.method.loss import Contexts, HindsightLoss
+from sdpo.method.objective import Objective, after_first, signal, token_loss
+from sdpo.method.scoring import pack_rows
+from sdpo.method.teacher import Teacher
 
 BATCH = 4
-SIDES = ("plain", "grouped", "packed")
+VARIANTS = ("plain", "grouped", "packed")
 
 
 def draw_rows() -> list[tuple[list[int], list[int], list[int]]]:
@@ -35,53 +35,53 @@ def draw_rows() -> list[tuple[list[int], list[int], list[int]]]:
     return [(context, context + shown, completion) for context, shown, completion in rows]
 
 
-def batches(side: str) -> list[list]:
+def batches(variant: str) -> list[list]:
     """Return the rows in batches: as they come, or where the layout is grouped, of like length."""
     rows = draw_rows()
-    if side == "grouped":
+    if variant == "grouped":
         rows.sort(key=lambda row: len(row[0]) + len(row[2]))
     return [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
 
 
-def padded_share(side: str) -> float:
+def padded_share(variant: str) -> float:
     """Return the share of the positions of both forwards that are padding."""
     padded = total = 0
-    for batch in batches(side):
+    for batch in batches(variant):
         for contexts in ([row[0] for row in batch], [row[1] for row in batch]):
             rows = [len(context) + len(row[2]) for context, row in zip(contexts, batch, strict=True)]
             width = {
                 "plain": max(map(len, contexts)) + max(len(row[2]) for row in batch),
                 "grouped": max(rows),
                 "packed": sum(rows) / len(rows),
-            }[side]
+            }[variant]
             total += width * len(rows)
             padded += width * len(rows) - sum(rows)
     return padded / total
 
 
-def measure(side: str, repeats: int) -> dict[str, float]:
+def measure(variant: str, repeats: int) -> dict[str, float]:
     """Return the median seconds a row, the process's peak memory over what it had before (GB), and the share padded."""
     torch.set_num_threads(2)
     model = build_model()
-    if side == "packed":
+    if variant == "packed":
         assert pack_rows(model)
     loss = HindsightLoss(Teacher("live", model), Objective(centre=False, ignore_first_k=2), BATCH)
-    rows = batches(side)
+    rows = batches(variant)
 
     def epoch() -> None:
         for batch in rows:
             contexts, hindsight, completions = (list(column) for column in zip(*batch, strict=True))
-            if side == "plain":
+            if variant == "plain":
                 plain(model, contexts, hindsight, completions)
             else:
                 pairs = [Contexts(*pair) for pair in zip(contexts, hindsight, strict=True)]
-                targets = loss.look_back(pairs, completions)
+                targets = loss.teacher_targets(pairs, completions)
                 loss.loss(model, pairs, completions, targets, torch.ones(len(batch))).loss.backward()
             model.zero_grad()
 
     found = timed([epoch] * repeats)
     found["seconds"] /= BATCH * len(rows)
-    return found | {"padded": padded_share(side)}
+    return found | {"padded": padded_share(variant)}
 
 
 def plain(model, contexts, hindsight, completions) -> None:
@@ -95,4 +95,4 @@ def plain(model, contexts, hindsight, completions) -> None:
 
 
 if __name__ == "__main__":
-    compare("benchmarks.offline", __doc__, SIDES, measure, repeats=3)
+    compare("benchmarks.offline", __doc__, VARIANTS, measure, repeats=3)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.sides import compare
-from sdpo.pretrained import hush
-from sdpo.tiny import study
+from benchmarks.variants import compare
+from sdpo.models.pretrained import silence_libraries
+from sdpo.study import run as study
 from sdpo.tiny.users import OracleUser
 
 GENERATE, ANSWER, BATCH, PARTS = 2.0, 1.0, 4, 4
@@ -57,10 +57,10 @@ def slowed(generate: Callable) -> Callable:
     return slow
 
 
-def measure(side: str, repeats: int) -> dict[str, float]:
+def measure(variant: str, repeats: int) -> dict[str, float]:
     """Return the mean seconds of a step, of its generation, of waiting for the user, and of all else."""
     torch.set_num_threads(2)
-    hush()
+    silence_libraries()
     user, clock = SlowUser({"emoji": False}), Clock()
     with tempfile.TemporaryDirectory() as folder:
         trainer = study.build_trainer(
@@ -68,7 +68,7 @@ def measure(side: str, repeats: int) -> dict[str, float]:
             gradient_accumulation_steps=PARTS, generation_batch=BATCH,
         )  # fmt: skip
         trainer._generate = slowed(trainer._generate)
-        if side == "one after another":
+        if variant == "one after another":
             ask = trainer._ask
             replies: list[list[str]] = []
             generate = trainer._generate

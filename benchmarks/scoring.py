@@ -13,9 +13,9 @@ from random import Random
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from benchmarks.sides import compare, timed
-from sdpo.objective import signal, token_loss
-from sdpo.scoring import score
+from benchmarks.variants import compare, timed
+from sdpo.method.objective import signal, token_loss
+from sdpo.method.scoring import score
 
 VOCABULARY = 32_768
 
@@ -73,14 +73,14 @@ def padded_scores(model, contexts, completions) -> tuple[torch.Tensor, torch.Ten
     return logps[:, longest - 1 : -1].gather(-1, ids[:, longest:, None]).squeeze(-1) * mask, mask
 
 
-def measure(side: str, batch: int, repeats: int) -> dict[str, float]:
+def measure(variant: str, batch: int, repeats: int) -> dict[str, float]:
     """Return the median seconds of a step and the process's peak memory over what it had before, in GB."""
     torch.set_num_threads(2)
     model, rng = build_model(), Random(0)
 
     def steps():
         for _ in range(repeats):
-            yield partial({"ours": ours, "plain": plain}[side], model, *draw_rows(rng, batch))
+            yield partial({"ours": ours, "plain": plain}[variant], model, *draw_rows(rng, batch))
             model.zero_grad()
 
     return timed(steps())

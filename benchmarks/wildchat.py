@@ -94,7 +94,7 @@ def plain(source: Path, folder: Path) -> int:
 def ours(source: Path, folder: Path) -> int:
     """Return how many rows the job wrote."""
     from jobs.prep_wildchat import JOB
-    from sdpo.launch import main
+    from sdpo.runtime.launch import main
 
     off = ["--max-conversations", "0", "--max-interactions", "0", "--min-conversations", "0"]
     if main(JOB, ["--source", str(source), "--out-dir", str(folder), *off]):
@@ -102,20 +102,29 @@ def ours(source: Path, folder: Path) -> int:
     return json.loads((folder / "report.json").read_text())["counts"]["interactions"]["kept"]
 
 
-def measure(side: str, source: Path) -> dict[str, float]:
+def measure(variant: str, source: Path) -> dict[str, float]:
     """Return what one side needed for the whole of its work, from starting Python's imports on."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         started = time.perf_counter()
-        written = {"ours": ours, "plain": plain}[side](source, Path(folder))
+        written = {"ours": ours, "plain": plain}[variant](source, Path(folder))
         seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "cpu": time.process_time(), "peak_mb": peak / 1000, "written": written}
 
 
-def _run(side: str, source: Path, conversations: int) -> dict[str, float] | None:
+def _run(variant: str, source: Path, conversations: int) -> dict[str, float] | None:
     """Return what a process of its own says of its side. This one stays small: a child's peak begins with ours."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    command = [sys.executable, __file__, "--side", side, "--source", str(source), "--conversations", str(conversations)]
+    command = [
+        sys.executable,
+        __file__,
+        "--side",
+        variant,
+        "--source",
+        str(source),
+        "--conversations",
+        str(conversations),
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -130,23 +139,23 @@ def main() -> None:
     parser.add_argument("--side", choices=["write", "plain", "ours"], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side == "write":
+    if arguments.variant == "write":
         print(json.dumps(write_source(arguments.source, arguments.conversations[0])))
         return
-    if arguments.side:
-        print(json.dumps(measure(arguments.side, arguments.source)))
+    if arguments.variant:
+        print(json.dumps(measure(arguments.variant, arguments.source)))
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         for count in arguments.conversations:
             found = {}
-            for side in ("write", "plain", "ours"):
-                found[side] = _run(side, Path(folder) / "train.parquet", count)
-                if side == "write":
+            for variant in ("write", "plain", "ours"):
+                found[variant] = _run(variant, Path(folder) / "train.parquet", count)
+                if variant == "write":
                     continue
-                speed = count / found[side]["seconds"]
+                speed = count / found[variant]["seconds"]
                 print(
-                    f"{count:7,} {side:6} {speed:8,.0f} rows/s  {found[side]['cpu']:6.1f} s of CPU  "
-                    f"{found[side]['peak_mb']:5.0f} MB peak",
+                    f"{count:7,} {variant:6} {speed:8,.0f} rows/s  {found[variant]['cpu']:6.1f} s of CPU  "
+                    f"{found[variant]['peak_mb']:5.0f} MB peak",
                     flush=True,
                 )
             if found["plain"]["written"] != found["ours"]["written"]:

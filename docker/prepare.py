@@ -12,9 +12,9 @@ from pathlib import Path
 import jobs
 from sdpo import settings as settings_module
 from sdpo.errors import SdpoError, SettingError, nearest, one_line
-from sdpo.launch import Job
-from sdpo.resolve import export_dotenv, resolve
+from sdpo.runtime.launch import Job
 from sdpo.settings import TrainingSettings
+from sdpo.settings.resolve import export_dotenv, resolve
 
 # Weights in one format, and what belongs to them.
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]

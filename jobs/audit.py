@@ -1,6 +1,6 @@
 """Whether SDPO can work with this model, template and data: judged in minutes, before any training."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import AuditSettings
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from jobs import eval_helpsteer, eval_tldr
-from sdpo.evaluate.trained import newest_run, read_run
-from sdpo.launch import Job, main
+from sdpo.evaluate.trained_run import newest_run, read_run
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
 
 

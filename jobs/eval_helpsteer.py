@@ -1,16 +1,17 @@
 """A run's checkpoints against the model it started from, on general prompts, by Claude's verdict."""
 
 from jobs import eval_tldr
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
 
 JOB = Job(
     name="eval-helpsteer",
     summary="every checkpoint of a run against the model it started from, pairwise, on general prompts",
     settings=EvalSettings,
-    run="sdpo.evaluate.winrate:run",
-    check="sdpo.evaluate.winrate:check",
-    fill="sdpo.evaluate.trained:fill",
+    run="sdpo.evaluate.job:run",
+    check="sdpo.evaluate.job:check",
+    fill="sdpo.evaluate.trained_run:fill",
+    oracle="sdpo.tiny.oracle:TinyOracle",
     data_target="prep-helpsteer",
     defaults={
         "world_size": 4,

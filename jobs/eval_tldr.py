@@ -1,17 +1,18 @@
 """A TL;DR run's checkpoints against the model it started from: whose summaries fit the user's taste better?"""
 
-from sdpo.launch import Job, main
-from sdpo.prompts import SUMMARY_SYSTEM
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
+from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import WORLD_DIR
 
 JOB = Job(
     name="eval-tldr",
     summary="every checkpoint of a TL;DR run against the model it started from, pairwise",
     settings=EvalSettings,
-    run="sdpo.evaluate.winrate:run",
-    check="sdpo.evaluate.winrate:check",
-    fill="sdpo.evaluate.trained:fill",
+    run="sdpo.evaluate.job:run",
+    check="sdpo.evaluate.job:check",
+    fill="sdpo.evaluate.trained_run:fill",
+    oracle="sdpo.tiny.oracle:TinyOracle",
     data_target="prep-tldr",
     system_prompt=SUMMARY_SYSTEM,
     prompt_suffix="\nTL;DR:\n",

@@ -1,6 +1,6 @@
 """The interactions of your own conversations, from whatever holds them."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import LogsPrepSettings
 from sdpo.tiny import WORLD_DIR
 

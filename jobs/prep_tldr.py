@@ -1,6 +1,6 @@
 """The prompts of the TL;DR data: Reddit posts to be summarized."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import SourcePrepSettings
 from sdpo.tiny import WORLD_DIR
 

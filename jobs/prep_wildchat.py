@@ -1,6 +1,6 @@
 """The interactions of WildChat: English conversations, a random part of them."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import ConversationPrepSettings
 from sdpo.tiny import WORLD_DIR
 

@@ -1,6 +1,6 @@
 """The interactions of WildFeedback: conversations in which users say what they think of an answer."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import ConversationPrepSettings
 from sdpo.tiny import WORLD_DIR
 

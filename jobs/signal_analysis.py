@@ -1,6 +1,6 @@
 """The signal per token under an unrelated and a relevant follow-up, drawn before anything is trained."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import AnalysisSettings
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
 

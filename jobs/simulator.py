@@ -5,8 +5,8 @@ import time
 from typing import NoReturn
 
 from sdpo.errors import ServerError
-from sdpo.launch import Job, main
-from sdpo.processes import visible_gpus
+from sdpo.runtime.launch import Job, main
+from sdpo.runtime.processes import visible_gpus
 from sdpo.settings import SimulatorSettings
 from sdpo.tiny import MODEL_DIR
 
@@ -26,7 +26,7 @@ _LOOKS_MISSED = 6
 
 def run(settings: SimulatorSettings, job: Job) -> None:
     """Serve the model until Ctrl-C. Raises ServerError where the server does not start or goes away."""
-    from sdpo.server import serve
+    from sdpo.llm.server import serve
 
     model, log = settings.user_model_name_or_path, settings.output_dir / "simulator.log"
     gpu = settings.simulator_gpu if settings.simulator_gpu is not None else next(iter(visible_gpus()), "")
@@ -40,7 +40,7 @@ def run(settings: SimulatorSettings, job: Job) -> None:
 
 
 def _watch(url: str) -> None:
-    from sdpo.server import check_health
+    from sdpo.llm.server import check_health
 
     def ended(number: int, frame: object) -> NoReturn:
         raise ServerError(f"the server at {url} ended by itself. Its log says why; start it again.")

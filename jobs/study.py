@@ -1,14 +1,14 @@
 """The study on the tiny world: every teacher with every objective, and the guard, over several seeds."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import StudySettings
 
 JOB = Job(
     name="study",
     summary="every teacher with every objective, and the guard, on the tiny world; goes on where it was stopped",
     settings=StudySettings,
-    run="sdpo.tiny.studies:run",
-    check="sdpo.tiny.studies:check",
+    run="sdpo.study.job:run",
+    check="sdpo.study.job:check",
     tiny={
         "study_dir": "runs/study-tiny",
         "study_table": "runs/study-tiny/study.md",

@@ -1,6 +1,6 @@
 """Offline SDPO on conversations of your own, as `prep-logs` writes them."""
 
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import OfflineSettings
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
 
@@ -46,8 +46,9 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
         summary=f"offline SDPO on {source}",
         settings=OfflineSettings,
         folder="sdpo-offline-runs",
-        run="sdpo.train.offline:run",
-        check="sdpo.train.offline:check",
+        run="sdpo.train.offline.job:run",
+        check="sdpo.train.offline.job:check",
+        oracle="sdpo.tiny.oracle:TinyOracle",
         data_target=data_target,
         defaults=DEFAULTS | {"train_jsonl": train_jsonl},
         tiny=TINY,

@@ -1,7 +1,7 @@
 """Offline SDPO on the interactions of WildFeedback."""
 
 from jobs.train_offline import offline_job
-from sdpo.launch import main
+from sdpo.runtime.launch import main
 
 JOB = offline_job(
     "train-offline-wildfeedback",

@@ -1,7 +1,7 @@
 """Online SDPO on general prompts: a model learns a user's taste from what Claude, in the user's role, says."""
 
 from jobs import train_online_tldr
-from sdpo.launch import Job, main
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import OnlineSettings
 
 JOB = Job(
@@ -9,9 +9,10 @@ JOB = Job(
     summary="online SDPO on HelpSteer2 prompts, with Claude as a simulated user who has a taste",
     settings=OnlineSettings,
     folder="sdpo-runs",
-    run="sdpo.train.online:run",
-    check="sdpo.train.online:check",
+    run="sdpo.train.online.job:run",
+    check="sdpo.train.online.job:check",
     needs_simulator=True,
+    oracle="sdpo.tiny.oracle:TinyOracle",
     data_target="prep-helpsteer",
     defaults={
         "model_name_or_path": "Qwen/Qwen3-8B",

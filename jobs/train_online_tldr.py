@@ -1,8 +1,8 @@
 """Online SDPO on TL;DR: a model learns a user's taste in summaries from what the user says about them."""
 
-from sdpo.launch import Job, main
-from sdpo.prompts import SUMMARY_SYSTEM
+from sdpo.runtime.launch import Job, main
 from sdpo.settings import OnlineSettings
+from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, STYLES_FILE, WORLD_DIR
 
 JOB = Job(
@@ -10,9 +10,10 @@ JOB = Job(
     summary="online SDPO on Reddit posts, with a simulated user who has a taste in summaries",
     settings=OnlineSettings,
     folder="sdpo-tldr-runs",
-    run="sdpo.train.online:run",
-    check="sdpo.train.online:check",
+    run="sdpo.train.online.job:run",
+    check="sdpo.train.online.job:check",
     needs_simulator=True,
+    oracle="sdpo.tiny.oracle:TinyOracle",
     data_target="prep-tldr",
     system_prompt=SUMMARY_SYSTEM,
     prompt_suffix="\nTL;DR:\n",

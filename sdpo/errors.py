@@ -30,13 +30,13 @@ class ServerError(SdpoError):
     exit_code = 3
 
 
-class SimulatorGone(ServerError):
+class SimulatorUnavailable(ServerError):
     """The simulated user stayed away; the run was saved and can be continued."""
 
     exit_code = 4
 
 
-class BudgetSpent(SdpoError):
+class BudgetReached(SdpoError):
     """The next request could pass MAX_COST; the run was saved and can be continued."""
 
     exit_code = 5

@@ -36,8 +36,8 @@ def read_rows(tmp_path, rows, form):
     return kept, reasons
 
 
-def openai(said=SAID, **fields):
-    return {"messages": [{"role": role, "content": text} for role, text in said], **fields}
+def openai(messages=SAID, **fields):
+    return {"messages": [{"role": role, "content": text} for role, text in messages], **fields}
 
 
 def _lines(delimiter=None, order=True):
@@ -64,21 +64,21 @@ def node(name, parent, role, text, **fields):
     return {name: {"id": name, "parent": parent, "message": {"author": {"role": role}, "content": content, **fields}}}
 
 
-def tree(said=SAID):
+def tree(messages=SAID):
     mapping = {"root": {"id": "root", "parent": None, "message": None}}
-    names = ["root", *(f"n{place}" for place in range(len(said)))]
-    for (role, text), parent, name in zip(said, names, names[1:], strict=False):
+    names = ["root", *(f"n{place}" for place in range(len(messages)))]
+    for (role, text), parent, name in zip(messages, names, names[1:], strict=False):
         mapping |= node(name, parent, role, text)
     return {"mapping": mapping, "current_node": names[-1], "conversation_id": "c", "create_time": 1.5}
 
 
-def claude(said=SAID):
+def claude(messages=SAID):
     names = {"user": "human", "assistant": "assistant"}
     return {
         "uuid": "c", "name": "", "created_at": "2024-01-01",
         "chat_messages": [
             {"uuid": f"m{place}", "sender": names[role], "text": "", "content": [{"type": "text", "text": text}]}
-            for place, (role, text) in enumerate(said)
+            for place, (role, text) in enumerate(messages)
         ],
     }  # fmt: skip
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs import eval_tldr
-from sdpo.launch import main
-from sdpo.prompts import PERSONAS, SUMMARY_SYSTEM
-from sdpo.run import RunDirectory
+from sdpo.runtime.launch import main
+from sdpo.runtime.run_directory import RunDirectory
+from sdpo.text.prompts import PERSONAS, SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
 from tests.worlds import environment
 
@@ -82,9 +82,9 @@ def read(run: Path) -> dict:
 # be killed, and beginning again does not cost the seconds that importing takes.
 _NURSERY = """
 import json, os, sys
-import sdpo.evaluate.session, sdpo.evaluate.pairs, sdpo.evaluate.curves, sdpo.train.online
+import sdpo.evaluate.session, sdpo.evaluate.pairs_page, sdpo.evaluate.win_rate_figure, sdpo.train.online.job
 from jobs import eval_tldr
-from sdpo.launch import main
+from sdpo.runtime.launch import main
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jobs import prep_helpsteer, prep_logs, prep_tldr, prep_wildchat, prep_wildfeedback
-from sdpo import launch
+from sdpo.runtime import launch
 
 OUTPUTS = {
     prep_tldr: ["train.jsonl", "validation.jsonl"],

@@ -22,17 +22,17 @@ def text(rng, role="user"):
 
 def talk(rng):
     """Return roles and texts: mostly in turn, now and then one role twice, the assistant first, or nothing at all."""
-    said = []
+    messages = []
     role = "assistant" if rng.random() < 0.1 else "user"
     for _ in range(rng.randrange(9)):
-        said.append((role, text(rng, role)))
+        messages.append((role, text(rng, role)))
         if rng.random() < 0.85:
             role = "assistant" if role == "user" else "user"
     if rng.random() < 0.04:
         over = rng.choice([0, 1])
         pieces = [4000] * 24 + [4000 + over]
-        said = [(("user", "assistant")[place % 2], "y" * length) for place, length in enumerate(pieces)]
-    return said
+        messages = [(("user", "assistant")[place % 2], "y" * length) for place, length in enumerate(pieces)]
+    return messages
 
 
 def wildchat(rng, count):
@@ -40,16 +40,16 @@ def wildchat(rng, count):
     for number in range(count):
         language = rng.choice(["English", "English", "English", "english", "French", None])
         flags = {"language": language, "redacted": rng.random() < 0.1, "toxic": rng.random() < 0.1}
-        said = talk(rng)
+        messages = talk(rng)
         rows.append(
             {
                 "conversation_id": rng.choice([f"id-{number}", f"id-{number}", f"id-{number}", None]),
                 "model": rng.choice(["gpt-4", None]),
                 "timestamp": datetime.fromtimestamp(1_600_000_000 + number, UTC),
-                "conversation": rng.choice([None, [{"content": t, "role": r, **flags} for r, t in said]])
+                "conversation": rng.choice([None, [{"content": t, "role": r, **flags} for r, t in messages]])
                 if rng.random() < 0.1
-                else [{"content": t if t else rng.choice(["", None]), "role": r, **flags} for r, t in said],
-                "turn": len(said) // 2, "language": language,
+                else [{"content": t if t else rng.choice(["", None]), "role": r, **flags} for r, t in messages],
+                "turn": len(messages) // 2, "language": language,
                 "openai_moderation": [{"categories": {"hate": False}, "flagged": False}],
                 "detoxify_moderation": [{"toxicity": 0.1}], "toxic": flags["toxic"], "redacted": flags["redacted"],
             }

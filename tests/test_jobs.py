@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdpo import settings
-from sdpo.resolve import MAKE_VARIABLES, resolve
+from sdpo.settings.resolve import MAKE_VARIABLES, resolve
 from tests.commands import JOBS, ROOT, clean_environment
 
 SECRET = "s3cr3t-value-nobody-may-see"

@@ -11,9 +11,9 @@ from pathlib import Path
 from random import Random
 
 from jobs.audit import JOB
-from sdpo.prompts import USER_TURN
-from sdpo.resolve import resolve
+from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
+from sdpo.text.prompts import USER_TURN
 from sdpo.tiny import language, oracle
 from sdpo.tiny.users import OracleUser
 from tests.servers import Answer, prompt_of

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-from sdpo.prompts import Message
-from sdpo.records import Interaction, is_encodable
+from sdpo.text.prompts import Message
+from sdpo.text.records import Interaction, is_encodable
 
 HISTORY = 5  # messages before the answer that are kept, the system message not counted
 
@@ -28,7 +28,7 @@ class Dropped(NamedTuple):
     where: str = ""
 
 
-class Said(NamedTuple):
+class SourceMessage(NamedTuple):
     """What one message says; the role is user, assistant, system or tool."""
 
     role: str
@@ -40,7 +40,7 @@ class Conversation:
     """A conversation in the order it was held; `rows` is how many rows of the source it took."""
 
     id: str
-    said: list[Said]
+    messages: list[SourceMessage]
     model: str | None = None
     timestamp: str | None = None
     rows: int = 1
@@ -73,7 +73,7 @@ class Turns:
 
 def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
     """Return what each answer that a user replied to becomes: an interaction, or why it is none."""
-    joined = _joined(conversation.said)
+    joined = _joined(conversation.messages)
     found: list[Interaction | Dropped] = []
     for place, (turn, reply) in enumerate(zip(joined.turns, joined.turns[1:], strict=False)):
         if turn.role != "assistant":
@@ -104,9 +104,9 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
     return found
 
 
-def over_limits(said: Sequence[Said], limits: Limits) -> Dropped | None:
+def over_limits(messages: Sequence[SourceMessage], limits: Limits) -> Dropped | None:
     """Return why a conversation is too short or too long, None where it is neither."""
-    lengths = {role: [len(text) for who, text in said if text and who == role] for role in ("user", "assistant")}
+    lengths = {role: [len(text) for who, text in messages if text and who == role] for role in ("user", "assistant")}
     users, answers = lengths["user"], lengths["assistant"]
     if len(users) + len(answers) < limits.messages:
         return Dropped(f"fewer than {limits.messages} messages")
@@ -119,11 +119,11 @@ def over_limits(said: Sequence[Said], limits: Limits) -> Dropped | None:
     return None
 
 
-def _joined(said: Iterable[Said]) -> Turns:
+def _joined(messages: Iterable[SourceMessage]) -> Turns:
     """Return the turns: messages of one role in a row joined, empty ones left out, tools noted on their turn."""
     found = Turns()
     turns = found.turns
-    for role, text in said:
+    for role, text in messages:
         if role == "tool":
             if not turns or turns[-1].role != "assistant":
                 turns.append(_Turn("assistant", ""))
@@ -142,11 +142,11 @@ def _joined(said: Iterable[Said]) -> Turns:
 # Reading messages
 
 
-def read_messages(messages: Any) -> list[Said] | Dropped:
+def read_messages(messages: Any) -> list[SourceMessage] | Dropped:
     """Return what a list of messages says, whichever of the usual formats each of them is in."""
     if not isinstance(messages, list) or not messages:
         return Dropped("no messages")
-    found: list[Said] = []
+    found: list[SourceMessage] = []
     for message in messages:
         if not isinstance(message, dict):
             return Dropped("a message that is not an object")
@@ -161,12 +161,16 @@ def read_messages(messages: Any) -> list[Said] | Dropped:
     return found
 
 
-def text_and_tools(role: str, text: tuple[str, bool], uses_tools: bool) -> list[Said]:
+def text_and_tools(role: str, text: tuple[str, bool], uses_tools: bool) -> list[SourceMessage]:
     """Return what a message says, and after it a tool's turn where one was called."""
     words, tool_parts = text
     if not (uses_tools or tool_parts):
-        return [Said(role, words)]
-    return [Said("tool", ""), Said(role, words)] if role == "user" else [Said(role, words), Said("tool", "")]
+        return [SourceMessage(role, words)]
+    return (
+        [SourceMessage("tool", ""), SourceMessage(role, words)]
+        if role == "user"
+        else [SourceMessage(role, words), SourceMessage("tool", "")]
+    )
 
 
 def role_of(name: Any) -> str | None:
@@ -209,7 +213,7 @@ def id_of(row: dict, *names: str) -> str | None:
     return None
 
 
-def word_of(value: Any) -> str | None:
+def nonempty_text(value: Any) -> str | None:
     """Return a text that is not empty as it is, None for everything else."""
     return value.strip() if isinstance(value, str) and value.strip() and is_encodable(value) else None
 
@@ -223,4 +227,4 @@ def time_of(value: Any) -> str | None:
             return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC).isoformat()
         except (ValueError, OverflowError, OSError):
             return None
-    return word_of(value)
+    return nonempty_text(value)

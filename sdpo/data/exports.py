@@ -8,14 +8,14 @@ from typing import Any
 from sdpo.data.conversation import (
     Conversation,
     Dropped,
-    Said,
+    SourceMessage,
     id_of,
+    nonempty_text,
     read_messages,
     role_of,
     text_and_tools,
     text_of,
     time_of,
-    word_of,
 )
 
 OPENAI = "OpenAI messages"
@@ -45,7 +45,7 @@ class Line:
 
     conversation: str
     order: float | None
-    said: list[Said] | Dropped
+    messages: list[SourceMessage] | Dropped
     model: str | None = None
     timestamp: str | None = None
 
@@ -66,12 +66,12 @@ def form_of(row: dict) -> str | None:
 
 def conversation_of(row: dict, form: str, name: str) -> Conversation | Dropped:
     """Return the conversation of a row in a form other than one message per line; `name` is for one without an id."""
-    said, model = _READERS[form](row)
-    if isinstance(said, Dropped):
-        return said
+    messages, model = _READERS[form](row)
+    if isinstance(messages, Dropped):
+        return messages
     found = id_of(row, "conversation_id", "id", "uuid", "conversation_hash") or name
     when = next((row[field] for field in (*TIME_NAMES, "updated_at", "update_time") if row.get(field)), None)
-    return Conversation(found, said, model or word_of(row.get("model")), time_of(when))
+    return Conversation(found, messages, model or nonempty_text(row.get("model")), time_of(when))
 
 
 def line_of(row: dict) -> Line | Dropped:
@@ -83,30 +83,30 @@ def line_of(row: dict) -> Line | Dropped:
     text = text_of(_first(row, TEXT_NAMES))
     order, when = _first(row, ORDER_NAMES), _first(row, TIME_NAMES)
     place = _number(order) if order is not None else _number(when)
-    said: list[Said] | Dropped
+    messages: list[SourceMessage] | Dropped
     if role is None:
-        said = Dropped("a message of unknown role")
+        messages = Dropped("a message of unknown role")
     elif isinstance(text, Dropped):
-        said = text
+        messages = text
     elif place is None and (order is not None or when is not None):
-        said = Dropped("an order or time that cannot be read")
+        messages = Dropped("an order or time that cannot be read")
     else:
-        said = text_and_tools(role, text, bool(row.get("tool_calls")))
-    return Line(conversation, place, said, word_of(row.get("model")), time_of(when))
+        messages = text_and_tools(role, text, bool(row.get("tool_calls")))
+    return Line(conversation, place, messages, nonempty_text(row.get("model")), time_of(when))
 
 
 def conversation_of_lines(lines: list[Line]) -> Conversation | Dropped:
     """Return the conversation that some lines make; without order or time they are in the order they came."""
     for line in lines:
-        if isinstance(line.said, Dropped):
-            return line.said
+        if isinstance(line.messages, Dropped):
+            return line.messages
     if any((line.order is None) != (lines[0].order is None) for line in lines):
         return Dropped("some of its messages have no order or time")
     ordered = sorted(lines, key=lambda line: line.order or 0.0)
-    said = [part for line in ordered for part in line.said]
+    messages = [part for line in ordered for part in line.messages]
     model = next((line.model for line in ordered if line.model), None)
     when = next((line.timestamp for line in ordered if line.timestamp), None)
-    return Conversation(lines[0].conversation, said, model, when, rows=len(lines))
+    return Conversation(lines[0].conversation, messages, model, when, rows=len(lines))
 
 
 def _first(row: dict, names: Iterable[str]) -> Any:
@@ -134,11 +134,11 @@ def _number(value: Any) -> float | None:
 # Messages under one name
 
 
-def _read_openai(row: dict) -> tuple[list[Said] | Dropped, str | None]:
+def _read_openai(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
     return read_messages(row.get("messages")), None
 
 
-def _read_sharegpt(row: dict) -> tuple[list[Said] | Dropped, str | None]:
+def _read_sharegpt(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
     return read_messages(row.get("conversations") or row.get("conversation")), None
 
 
@@ -159,7 +159,7 @@ def _branch(parents: Mapping[str, Any], leaf: str) -> list[str] | Dropped:
     return names[::-1]
 
 
-def _read_chatgpt(row: dict) -> tuple[list[Said] | Dropped, str | None]:
+def _read_chatgpt(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
     """Return what is said on the branch that ends where the user left the conversation."""
     nodes = row["mapping"]
     if not nodes or not all(isinstance(node, dict) for node in nodes.values()):
@@ -171,8 +171,8 @@ def _read_chatgpt(row: dict) -> tuple[list[Said] | Dropped, str | None]:
     branch = _branch(parents, leaf) if leaf is not None else _BROKEN
     if isinstance(branch, Dropped):
         return branch, None
-    said: list[Said] = []
-    model = word_of(row.get("default_model_slug"))
+    messages: list[SourceMessage] = []
+    model = nonempty_text(row.get("default_model_slug"))
     for name in branch:
         message = nodes[name].get("message")
         if message is None:
@@ -180,10 +180,10 @@ def _read_chatgpt(row: dict) -> tuple[list[Said] | Dropped, str | None]:
         part = _chatgpt_message(message)
         if isinstance(part, Dropped):
             return part, None
-        said += part
+        messages += part
         metadata = message.get("metadata")
-        model = (word_of(metadata.get("model_slug")) if isinstance(metadata, dict) else None) or model
-    return said or Dropped("no messages"), model
+        model = (nonempty_text(metadata.get("model_slug")) if isinstance(metadata, dict) else None) or model
+    return messages or Dropped("no messages"), model
 
 
 def _newest_leaf(nodes: Mapping[str, dict], parents: Mapping[str, Any]) -> str | None:
@@ -198,7 +198,7 @@ def _newest_leaf(nodes: Mapping[str, dict], parents: Mapping[str, Any]) -> str |
     return max(reversed(leaves), key=when, default=None)
 
 
-def _chatgpt_message(message: Any) -> list[Said] | Dropped:
+def _chatgpt_message(message: Any) -> list[SourceMessage] | Dropped:
     if not isinstance(message, dict):
         return Dropped("a message that is not an object")
     author, content, metadata = (message.get(name) for name in ("author", "content", "metadata"))
@@ -208,7 +208,7 @@ def _chatgpt_message(message: Any) -> list[Said] | Dropped:
     if role is None:
         return Dropped("a message of unknown role")
     if role == "tool" or message.get("recipient") not in (None, "all"):
-        return [Said("tool", "")]
+        return [SourceMessage("tool", "")]
     if not isinstance(content, dict):
         return Dropped("a message that is not text")
     if content.get("content_type") in _UNSHOWN:
@@ -223,23 +223,23 @@ def _is_words(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("content_type") == "audio_transcription")
 
 
-def _read_claude(row: dict) -> tuple[list[Said] | Dropped, str | None]:
+def _read_claude(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
     """Return what is said; where messages were edited, on the branch of the last one."""
-    messages = row.get("chat_messages")
-    if not isinstance(messages, list) or not messages:
+    exported = row.get("chat_messages")
+    if not isinstance(exported, list) or not exported:
         return Dropped("no messages"), None
-    if not all(isinstance(message, dict) for message in messages):
+    if not all(isinstance(message, dict) for message in exported):
         return Dropped("a message that is not an object"), None
-    by_name = {name: message for message in messages if (name := id_of(message, "uuid"))}
-    if len(by_name) == len(messages) and any(message.get("parent_message_uuid") in by_name for message in messages):
+    by_name = {name: message for message in exported if (name := id_of(message, "uuid"))}
+    if len(by_name) == len(exported) and any(message.get("parent_message_uuid") in by_name for message in exported):
         leaf = row.get("current_leaf_message_uuid")
         leaf = leaf if isinstance(leaf, str) and leaf in by_name else list(by_name)[-1]
         branch = _branch({name: message.get("parent_message_uuid") for name, message in by_name.items()}, leaf)
         if isinstance(branch, Dropped):
             return branch, None
-        messages = [by_name[name] for name in branch]
-    said: list[Said] = []
-    for message in messages:
+        exported = [by_name[name] for name in branch]
+    messages: list[SourceMessage] = []
+    for message in exported:
         role = role_of(message.get("sender") or message.get("role"))
         if role is None:
             return Dropped("a message of unknown role"), None
@@ -249,8 +249,8 @@ def _read_claude(row: dict) -> tuple[list[Said] | Dropped, str | None]:
             content = flat if isinstance(flat, Dropped) else (flat[0], content[1])
         if isinstance(content, Dropped):
             return content, None
-        said += text_and_tools(role, content, False)
-    return said, None
+        messages += text_and_tools(role, content, False)
+    return messages, None
 
 
 _READERS = {OPENAI: _read_openai, SHAREGPT: _read_sharegpt, CHATGPT: _read_chatgpt, CLAUDE: _read_claude}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.data import exports
-from sdpo.data.conversation import Conversation, Dropped, Said
+from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.documents import open_text, read_json
 from sdpo.data.exports import Line
 from sdpo.data.output import Outputs
@@ -19,7 +19,7 @@ from sdpo.data.report import Lengths, measure_of
 from sdpo.errors import RecordError, SettingError
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import LogsPrepSettings
 
 OUTPUT = "logs_interactions.jsonl"
@@ -182,8 +182,12 @@ class _Lines:
             for place in places:
                 self._file.seek(place)
                 fields = json.loads(self._file.readline())
-                said = fields["said"]
-                # A reason is a list of one text, what is said a list of pairs.
-                fields["said"] = Dropped(said[0]) if isinstance(said[0], str) else [Said(*part) for part in said]
+                messages = fields["messages"]
+                # A reason is a list of one text, messages are a list of pairs.
+                fields["messages"] = (
+                    Dropped(messages[0])
+                    if isinstance(messages[0], str)
+                    else [SourceMessage(*part) for part in messages]
+                )
                 group.append(Line(**fields))
             yield group

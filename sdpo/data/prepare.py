@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.data import rows as rows_module
-from sdpo.data.conversation import Conversation, Dropped, interactions, word_of
+from sdpo.data.conversation import Conversation, Dropped, interactions, nonempty_text
 from sdpo.data.files import batches, count_rows, find, rows
-from sdpo.data.marks import Marks
 from sdpo.data.output import Outputs, refuse_existing
 from sdpo.data.report import Lengths, Tally, draw, measure_of, table
+from sdpo.data.seen_hashes import SeenHashes
 from sdpo.data.sources import SOURCES, Origin, Source, locate
 from sdpo.errors import RecordError, RunError
-from sdpo.records import Interaction, Prompt, interaction_lines, prompt_lines
+from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import ConversationPrepSettings, PrepSettings, SourcePrepSettings
 
 REPORT, PICTURE = "report.json", "lengths.png"
@@ -38,7 +38,7 @@ def check(settings: "SourcePrepSettings", job: "Job") -> None:
 
 def check_place(settings: "PrepSettings", names: Iterable[str]) -> None:
     """Raise RunError where the output cannot go."""
-    from sdpo.launch import check_writable
+    from sdpo.runtime.launch import check_writable
 
     check_writable(settings.out_dir, "OUT_DIR")
     refuse_existing([settings.out_dir / name for name in names], settings.force)
@@ -64,7 +64,7 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
                 f"{settings.out_dir} has a {split}.jsonl that SOURCE has no rows for. Choose another OUT_DIR."
             )
     tallies: dict[str, Tally] = {}
-    trained: Marks | None = None
+    trained: SeenHashes | None = None
     with Outputs([settings.out_dir / name for name in (*names, REPORT, PICTURE)], settings.force) as outputs:
         for split, files in origin.files.items():
             tally = tallies[split] = Tally()
@@ -81,10 +81,10 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
 
 
 def write_prompts(
-    found: Iterable[str | Dropped], split: str, trained: Marks | None, tally: Tally, lengths: Lengths, file: Any
-) -> Marks:
+    found: Iterable[str | Dropped], split: str, trained: SeenHashes | None, tally: Tally, lengths: Lengths, file: Any
+) -> SeenHashes:
     """Write the prompts that are new, count all, and return a mark of each that was seen."""
-    seen = Marks()
+    seen = SeenHashes()
     for number, prompt in enumerate(found):
         if isinstance(prompt, Dropped):
             tally.drop(prompt.reason)
@@ -117,7 +117,7 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
         file = outputs[settings.out_dir / source.output]
         with numbered_rows(source, settings, files) as (total, found), Progress(job.name, total) as advance:
             for number, row in found:
-                if isinstance(row, dict) and (language := word_of(row.get("language"))):
+                if isinstance(row, dict) and (language := nonempty_text(row.get("language"))):
                     languages[language] += 1
                 writer.add(_conversation(source, settings, row, number), file)
                 advance(1)
@@ -177,7 +177,7 @@ class InteractionWriter:
         self.rows, self.interactions = Tally(), Tally()
         self._lengths = lengths
         self.duplicates = 0  # kept conversations that say word for word what an earlier one does
-        self._ids, self._contents = Marks(), Marks()
+        self._ids, self._contents = SeenHashes(), SeenHashes()
 
     def add(self, conversation: Conversation | Dropped, file: Any) -> None:
         """Write what can be used of a conversation."""
@@ -192,7 +192,7 @@ class InteractionWriter:
             self.rows.drop(reason, conversation.rows)
             return
         self._ids.add(mark)
-        self.duplicates += not self._contents.add(hash(tuple(conversation.said)))
+        self.duplicates += not self._contents.add(hash(tuple(conversation.messages)))
         self.rows.kept += conversation.rows
         self.interactions.kept += len(kept)
         self.interactions.dropped.update(left.reason for left in found if isinstance(left, Dropped))

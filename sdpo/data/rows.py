@@ -8,12 +8,12 @@ from sdpo.data.conversation import (
     Dropped,
     Limits,
     id_of,
+    nonempty_text,
     over_limits,
     read_messages,
     time_of,
-    word_of,
 )
-from sdpo.records import is_encodable
+from sdpo.text.records import is_encodable
 
 TLDR_SUFFIX = "\nTL;DR:\n"
 _TLDR_LENGTH = 1024  # characters that a prompt must stay below, its suffix included
@@ -76,12 +76,12 @@ def folded(prompt: str) -> str:
 
 
 def _conversation(row: dict, number: int, messages: Any, limits: Limits) -> Conversation | Dropped:
-    said = read_messages(messages)
-    if isinstance(said, Dropped):
-        return said
+    messages = read_messages(messages)
+    if isinstance(messages, Dropped):
+        return messages
     name = id_of(row, "conversation_id", "conversation_hash", "id") or f"row-{number}"
-    return over_limits(said, limits) or Conversation(
-        name, said, word_of(row.get("model")), time_of(row.get("timestamp"))
+    return over_limits(messages, limits) or Conversation(
+        name, messages, nonempty_text(row.get("model")), time_of(row.get("timestamp"))
     )
 
 

@@ -108,7 +108,7 @@ def _download(source: Source, revision: str) -> Origin:
     where = f"{source.hub} at {revision}"
     print(f"asking the hub for {where}", flush=True)
     try:
-        _knock()
+        _check_reachable()
         builder = datasets.load_dataset_builder(
             source.hub, source.config, data_files=dict(source.data_files or {}) or None, revision=revision
         )
@@ -136,7 +136,7 @@ def _download(source: Source, revision: str) -> Origin:
     )
 
 
-def _knock() -> None:
+def _check_reachable() -> None:
     """Ask the hub for nothing, once: an address that does not answer is then said at once, not after six attempts."""
     import httpx
     from huggingface_hub import constants

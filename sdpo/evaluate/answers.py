@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from sdpo.chat import encode_prompt
 from sdpo.errors import ServerError, one_line
-from sdpo.evaluate.models import Contender, Shelf, tokenizer_of
+from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
-from sdpo.generate import generate
 from sdpo.llm import Backend, Client, Reply, ReplyCache, Request
-from sdpo.prompts import Message
+from sdpo.models.generate import generate
+from sdpo.text.chat import encode_prompt
+from sdpo.text.prompts import Message
 
 # Prompts are sorted by length within so many batches: little padding, and a longer list keeps the first ones.
 _BATCHES_SORTED = 8
@@ -50,38 +50,40 @@ class LocalAnswers:
     `generated` counts answers by model, those of this call alone.
     """
 
-    def __init__(self, store: Store, shelf: Shelf, state: PartialState, decoding: Decoding, batch_size: int) -> None:
-        self.store, self.shelf, self.state = store, shelf, state
+    def __init__(
+        self, store: Store, model_cache: ModelCache, state: PartialState, decoding: Decoding, batch_size: int
+    ) -> None:
+        self.store, self.model_cache, self.state = store, model_cache, state
         self.decoding, self.batch_size = decoding, batch_size
         self.generated: dict[str, int] = {}
 
-    def of(self, contender: Contender, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
+    def of(self, model: EvaluatedModel, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
         """Return the answers to the prompts in their order. Every process calls it and gets all."""
-        tokenizer = tokenizer_of(contender)
+        tokenizer = tokenizer_of(model)
         encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
-        facts = ["transformers", weights, str(self.shelf.dtype), *self.decoding.facts()]
+        facts = ["transformers", weights, str(self.model_cache.dtype), *self.decoding.facts()]
         keys = [key_of(*facts, ids) for ids in encoded]
         batches = [
             batch for batch in _batches(encoded, self.batch_size) if any(keys[i] not in self.store for i in batch)
         ]
         missing = len({keys[i] for batch in batches for i in batch if keys[i] not in self.store})
-        self.generated[contender.name] = missing
+        self.generated[model.name] = missing
         if batches:
-            say = _progress(contender.name, missing, self.state)
-            new = self._generate(contender, tokenizer, encoded, keys, batches, say)
+            report_progress = _progress(model.name, missing, self.state)
+            new = self._generate(model, tokenizer, encoded, keys, batches, report_progress)
             for values in gather_object([new]):
-                self.store.learn(values)
-            say(missing)
+                self.store.merge(values)
+            report_progress(missing)
         return [Answer(*self.store[key]) for key in keys]
 
-    def _generate(self, contender, tokenizer, encoded, keys, batches, say) -> dict[str, list]:
+    def _generate(self, model, tokenizer, encoded, keys, batches, report_progress) -> dict[str, list]:
         new: dict[str, list] = {}
         mine = batches[self.state.process_index :: self.state.num_processes]
-        model = self.shelf.take(contender) if mine else None
+        loaded = self.model_cache.load(model) if mine else None
         for done, batch in enumerate(mine):
-            say(min(done * self.batch_size * self.state.num_processes, self.generated[contender.name]))
+            report_progress(min(done * self.batch_size * self.state.num_processes, self.generated[model.name]))
             answers = generate(
-                model,
+                loaded,
                 tokenizer,
                 [encoded[i] for i in batch],
                 self.decoding.max_new_tokens,
@@ -105,7 +107,7 @@ class ServerAnswers:
         cache: ReplyCache,
         state: PartialState,
         decoding: Decoding,
-        backend_of: Callable[[Contender], Backend],
+        backend_of: Callable[[EvaluatedModel], Backend],
         concurrency: int,
         timeout: float,
     ) -> None:
@@ -113,7 +115,7 @@ class ServerAnswers:
         self.concurrency, self.timeout = concurrency, timeout
         self.generated: dict[str, int] = {}
 
-    def of(self, contender: Contender, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
+    def of(self, model: EvaluatedModel, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
         """Return the answers to the prompts in their order; none where this is not the main process.
 
         Raises ServerError where any did not come; those that came are kept.
@@ -121,28 +123,28 @@ class ServerAnswers:
         if not self.state.is_main_process:
             return []
         client = Client(
-            _ByWeights(self.backend_of(contender), weights), self.concurrency, self.timeout, cache=self.cache
+            _KeyedByWeights(self.backend_of(model), weights), self.concurrency, self.timeout, cache=self.cache
         )
         distinct = {str(messages): messages for messages in prompts}
         requests = [
             Request(messages, self.decoding.temperature, self.decoding.max_new_tokens) for messages in distinct.values()
         ]
-        say = _progress(contender.name, len(requests), self.state)
-        say(0)
+        report_progress = _progress(model.name, len(requests), self.state)
+        report_progress(0)
         replies = client.complete(requests)
-        self.generated[contender.name] = client.total.requests
+        self.generated[model.name] = client.usage.requests
         failed = [reply for reply in replies if not isinstance(reply, Reply)]
         if failed:
             raise ServerError(
-                f"{len(failed)} of {len(replies)} answers of {contender.name} ({client.name}) did not come. "
+                f"{len(failed)} of {len(replies)} answers of {model.name} ({client.name}) did not come. "
                 f"First cause: {one_line(failed[0], 200)} Run the same command again: it asks only for those."
             )
-        say(len(requests))
+        report_progress(len(requests))
         by_prompt = {prompt: Answer(reply.text) for prompt, reply in zip(distinct, replies, strict=True)}
         return [by_prompt[str(messages)] for messages in prompts]
 
 
-class _ByWeights:
+class _KeyedByWeights:
     """A backend whose replies are kept by the model's weights instead of its name: a name can be used twice."""
 
     kind = "answers"
@@ -161,16 +163,16 @@ def _batches(encoded: Sequence[list[int]], size: int) -> list[list[int]]:
     return batches
 
 
-def _progress(name: str, total: int, state: PartialState, seconds: float = 10.0) -> Callable[[int], None]:
+def _progress(name: str, usage: int, state: PartialState, seconds: float = 10.0) -> Callable[[int], None]:
     """Return what says how far a model is: at once, every few seconds, and at the end."""
     started = time.monotonic()
-    said = started - seconds
+    last_report = started - seconds
 
-    def say(done: int) -> None:
-        nonlocal said
+    def report_progress(done: int) -> None:
+        nonlocal last_report
         now = time.monotonic()
-        if state.is_main_process and (now - said >= seconds or done == total):
-            said = now
-            print(f"{name}: {done} of {total} answers, {now - started:.0f} s", flush=True)
+        if state.is_main_process and (now - last_report >= seconds or done == usage):
+            last_report = now
+            print(f"{name}: {done} of {usage} answers, {now - started:.0f} s", flush=True)
 
-    return say
+    return report_progress

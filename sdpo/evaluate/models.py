@@ -12,13 +12,13 @@ from transformers.utils import cached_file
 
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.store import Store
-from sdpo.pretrained import load_tokenizer, load_weights
+from sdpo.models.pretrained import load_tokenizer, load_weights
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True)
-class Contender:
+class EvaluatedModel:
     """A model to be compared: a hub name or a folder; `base` is what a folder with an adapter goes on."""
 
     name: str
@@ -27,28 +27,28 @@ class Contender:
     setting: str = "BASELINE"
 
 
-def checkpoint_contender(step: int, folder: Path, base: str) -> Contender:
+def checkpoint_model(step: int, folder: Path, base: str) -> EvaluatedModel:
     """Return a checkpoint, which holds a whole model or an adapter for the model its run started from."""
     adapter = (folder / "adapter_config.json").exists()
-    return Contender(f"checkpoint-{step}", str(folder), base if adapter else None, "CKPTS")
+    return EvaluatedModel(f"checkpoint-{step}", str(folder), base if adapter else None, "CKPTS")
 
 
-def fingerprint(contender: Contender, known: Store) -> str:
+def fingerprint(model: EvaluatedModel, known: Store) -> str:
     """Return what tells the model's weights from others': of files their content, of a hub model its commit.
 
     `known` keeps what files were read already, for as long as their size and time stay the same.
     """
-    if contender.base is not None:
-        base = fingerprint(Contender(contender.base, contender.base), known)
-        return _digest([base, _of_folder(Path(contender.source), known)])
-    folder = Path(contender.source).expanduser()
+    if model.base is not None:
+        base = fingerprint(EvaluatedModel(model.base, model.base), known)
+        return _digest([base, _of_folder(Path(model.source), known)])
+    folder = Path(model.source).expanduser()
     if folder.is_dir():
         return _of_folder(folder, known)
     try:
-        config = Path(cached_file(contender.source, "config.json"))
+        config = Path(cached_file(model.source, "config.json"))
     except OSError as error:
-        raise _unusable(contender, error) from None
-    return f"{contender.source}@{config.parent.name}"
+        raise _unusable(model, error) from None
+    return f"{model.source}@{config.parent.name}"
 
 
 def _of_folder(folder: Path, known: Store) -> str:
@@ -68,7 +68,7 @@ def _digest(parts: list) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-class Shelf:
+class ModelCache:
     """Loads one model at a time. A base stays loaded for as long as adapters for it follow.
 
     `loads` counts the whole models that were loaded.
@@ -82,14 +82,14 @@ class Shelf:
         self.loads = 0
         self._model, self._source, self._adapter = None, None, None
 
-    def take(self, contender: Contender) -> PreTrainedModel:
+    def load(self, model: EvaluatedModel) -> PreTrainedModel:
         """Return the model, ready to be asked. Raises SettingError where it cannot be loaded."""
-        source = contender.base or contender.source
-        if self._source != source or (self._adapter and contender.base is None):
+        source = model.base or model.source
+        if self._source != source or (self._adapter and model.base is None):
             self.clear()
-            self._model, self._source = self._load(source, contender), source
-        if contender.base is not None and self._adapter != contender.name:
-            self._put_on(contender)
+            self._model, self._source = self._load(source, model), source
+        if model.base is not None and self._adapter != model.name:
+            self._attach_adapter(model)
         return self._model.eval()
 
     def clear(self) -> None:
@@ -98,36 +98,36 @@ class Shelf:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _load(self, source: str, contender: Contender) -> PreTrainedModel:
-        model = load_weights(source, contender.setting, self.dtype)
+    def _load(self, source: str, model: EvaluatedModel) -> PreTrainedModel:
+        weights = load_weights(source, model.setting, self.dtype)
         self.loads += 1
-        return model.to(self.device)
+        return weights.to(self.device)
 
-    def _put_on(self, contender: Contender) -> None:
+    def _attach_adapter(self, model: EvaluatedModel) -> None:
         from peft import PeftModel
 
         try:
             if self._adapter is None:
-                self._model = PeftModel.from_pretrained(self._model, contender.source, adapter_name=contender.name)
+                self._model = PeftModel.from_pretrained(self._model, model.source, adapter_name=model.name)
             else:
-                self._model.load_adapter(contender.source, adapter_name=contender.name)
-                self._model.set_adapter(contender.name)
+                self._model.load_adapter(model.source, adapter_name=model.name)
+                self._model.set_adapter(model.name)
                 self._model.delete_adapter(self._adapter)
-            self._adapter = contender.name
+            self._adapter = model.name
         except (OSError, ValueError, RuntimeError) as error:
-            raise _unusable(contender, error) from None
+            raise _unusable(model, error) from None
 
 
-def tokenizer_of(contender: Contender) -> PreTrainedTokenizerBase:
+def tokenizer_of(model: EvaluatedModel) -> PreTrainedTokenizerBase:
     """Return the model's tokenizer, of an adapter its base's. Raises SettingError where there is none, or no template.
 
     A checkpoint keeps the tokenizer that it was trained with, chat template and all.
     """
-    tokenizer = load_tokenizer(contender.base or contender.source, contender.setting)
+    tokenizer = load_tokenizer(model.base or model.source, model.setting)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
     return tokenizer
 
 
-def _unusable(contender: Contender, error: Exception) -> SettingError:
-    return SettingError(f"{contender.setting}: {contender.source} cannot be loaded: {one_line(error)}")
+def _unusable(model: EvaluatedModel, error: Exception) -> SettingError:
+    return SettingError(f"{model.setting}: {model.source} cannot be loaded: {one_line(error)}")

@@ -2,16 +2,14 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 
 from sdpo import settings as settings_module
-from sdpo.evaluate.answers import Answer
-from sdpo.evaluate.rows import Row
-from sdpo.evaluate.trained import TrainedRun
-from sdpo.judge import Ways
-from sdpo.prompts import Message
-from sdpo.run import RunDirectory, provenance, replace_file
+from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.trained_run import TrainedRun
+from sdpo.evaluate.win_rates import WinRate
+from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
 
 # Last the one that says with which settings the others were made.
@@ -20,31 +18,6 @@ FILES = ("pairs.html", "winrate.png", "eval.csv", "eval.json")
 # Settings that do not alter what is found.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
 _MAY_CHANGE |= {"judge_timeout", "max_cost", "price_file", "judge_batch_size", "judge_url", "run_dir", "data_path"}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A validation prompt: its id, the user's text, and the messages that a model is sent."""
-
-    id: str
-    text: str
-    messages: list[Message]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Everything that was found. `ways` holds by judge and checkpoint what was said of each prompt's two answers."""
-
-    prompts: Sequence[Asked]
-    too_long: int
-    persona: str
-    weights: Mapping[str, str]
-    generated: Mapping[str, int]
-    answers: Mapping[str, Sequence[Answer]]
-    ways: Mapping[str, Mapping[str, Sequence[Ways | None]]]
-    rows: Sequence[Row]
-    agreement: Sequence[dict]
-    warnings: Sequence[str]
 
 
 def set_earlier_aside(folder: RunDirectory, settings: EvalSettings) -> None:
@@ -70,8 +43,8 @@ def set_earlier_aside(folder: RunDirectory, settings: EvalSettings) -> None:
 
 def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, found: Comparison) -> None:
     """Print the table and write the files."""
-    from sdpo.evaluate.curves import draw_win_rates
-    from sdpo.evaluate.pairs import write_pairs
+    from sdpo.evaluate.pairs_page import write_pairs
+    from sdpo.evaluate.win_rate_figure import draw_win_rates
 
     title = f"{run.path.resolve().name}: checkpoints against {settings.baseline}"
     print(f"\n{title}, {len(found.prompts)} prompts\n\n{table(found)}", flush=True)
@@ -99,7 +72,7 @@ _COLUMNS = ("step", "win rate", "s.e.", "95 % Wilson", "95 % bootstrap", "wins",
 _COLUMNS += ("coverage", "chars", "base", "equal length")
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[WinRate]) -> str:
     lines = [_COLUMNS, *(_cells(row) for row in rows if not row.problem)]
     widths = [max(len(line[place]) for line in lines) for place in range(len(_COLUMNS))]
     texts = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
@@ -108,7 +81,7 @@ def _table(rows: Sequence[Row]) -> str:
     return "\n".join(texts)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: WinRate) -> tuple[str, ...]:
     controlled = _number(row.controlled_rate)
     if row.controlled_low is not None:
         controlled += f" {_interval(row.controlled_low, row.controlled_high)}"
@@ -142,9 +115,9 @@ def _interval(low: float | None, high: float | None) -> str:
     return "–" if low is None else f"[{low:.3f}, {high:.3f}]"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[WinRate]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [item.name for item in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, [item.name for item in fields(WinRate)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()

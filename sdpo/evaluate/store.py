@@ -39,7 +39,7 @@ class Store:
             os.close(file)
         self._values |= new
 
-    def learn(self, values: Mapping[str, Any]) -> None:
+    def merge(self, values: Mapping[str, Any]) -> None:
         """Take in what another process has kept."""
         self._values |= values
 

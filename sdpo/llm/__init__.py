@@ -5,12 +5,12 @@ A new kind of model is a new backend: nothing else changes. An SDK is imported w
 """
 
 from sdpo.llm.address import checked_url, is_loopback, shown_url
-from sdpo.llm.backend import Backend, Refused, Reply, Request, ScriptedBackend, late
+from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, ScriptedBackend, deadline_error
 from sdpo.llm.cache import ReplyCache
 from sdpo.llm.claude_backend import ClaudeBackend, claude_url
 from sdpo.llm.client import Client
-from sdpo.llm.http_backend import defuse
-from sdpo.llm.meter import Meter, Price, Total, price_of, read_prices
+from sdpo.llm.http_backend import escape_control_strings
+from sdpo.llm.meter import Meter, Price, Usage, price_of, read_prices
 from sdpo.llm.openai_backend import OpenAIBackend
 
 __all__ = [
@@ -20,17 +20,17 @@ __all__ = [
     "Meter",
     "OpenAIBackend",
     "Price",
-    "Refused",
     "Reply",
     "ReplyCache",
     "Request",
+    "RequestRefused",
     "ScriptedBackend",
-    "Total",
+    "Usage",
     "checked_url",
     "claude_url",
-    "defuse",
+    "deadline_error",
+    "escape_control_strings",
     "is_loopback",
-    "late",
     "price_of",
     "read_prices",
     "shown_url",

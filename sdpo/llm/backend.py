@@ -8,7 +8,7 @@ from typing import Protocol
 from sdpo.errors import ServerError
 
 
-class Refused(ServerError):
+class RequestRefused(ServerError):
     """The server will refuse every request like this one: a setting has to be mended first."""
 
     status: int | None = None
@@ -70,6 +70,6 @@ class ScriptedBackend:
         return Reply(text, None, None, time.monotonic() - started)
 
 
-def late(name: str, seconds: float) -> ServerError:
+def deadline_error(name: str, seconds: float) -> ServerError:
     """Return the error for a reply that did not arrive in time."""
     return ServerError(f"{name}: no reply within {seconds:g} s.")

@@ -21,7 +21,7 @@ class ReplyCache:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.paid: list[Reply] = []
-        self._replies: dict[str, Reply] = {}
+        self._collect_follow_ups: dict[str, Reply] = {}
         self._lock = threading.Lock()
         self._file: int | None = None
         if path is not None and path.exists():
@@ -29,14 +29,14 @@ class ReplyCache:
 
     def get(self, key: str) -> Reply | None:
         """Return the reply kept under the key, None without one."""
-        return self._replies.get(key)
+        return self._collect_follow_ups.get(key)
 
     def add(self, key: str, reply: Reply) -> None:
         """Keep a reply; its line is in the system's hands before this returns."""
         row = {"key": key, "text": reply.text, "tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
         row |= {"seconds": round(reply.seconds, 3), "retries": reply.retries}
         with self._lock:
-            self._replies[key] = reply
+            self._collect_follow_ups[key] = reply
             if self.path is not None:
                 self._append(json.dumps(row).encode() + b"\n")
 
@@ -56,7 +56,7 @@ class ReplyCache:
             try:
                 row = json.loads(line)
                 reply = Reply(row["text"], row["tokens_in"], row["tokens_out"], row["seconds"], row["retries"])
-                self._replies[row["key"]] = reply
+                self._collect_follow_ups[row["key"]] = reply
                 self.paid.append(reply)
             except (ValueError, KeyError, TypeError):
                 _say(f"left out line {number} of {self.path}: it is not a reply that we wrote")

@@ -5,7 +5,7 @@ from typing import Any
 
 from sdpo.errors import SettingError
 from sdpo.llm.address import checked_url, is_loopback
-from sdpo.llm.backend import Refused, Request
+from sdpo.llm.backend import Request, RequestRefused
 from sdpo.llm.http_backend import HttpBackend
 
 URL = "https://api.anthropic.com"
@@ -68,6 +68,6 @@ class ClaudeBackend(HttpBackend):
         text = "".join(block.text for block in body.content if block.type == "text")
         return "" if body.stop_reason == "refusal" else text, body.usage.input_tokens, body.usage.output_tokens
 
-    def _unknown_part(self, refusal: Refused, request: Request) -> str | None:
+    def _unknown_part(self, refusal: RequestRefused, request: Request) -> str | None:
         # Newer models choose their sampling themselves and refuse a temperature.
         return "temperature" if "temperature" in str(refusal) else super()._unknown_part(refusal, request)

@@ -6,10 +6,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from sdpo.errors import BudgetSpent, ServerError, SettingError
-from sdpo.llm.backend import Backend, Refused, Reply, Request, late
+from sdpo.errors import BudgetReached, ServerError, SettingError
+from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, deadline_error
 from sdpo.llm.cache import ReplyCache, keys_of
-from sdpo.llm.meter import Meter, Total
+from sdpo.llm.meter import Meter, Usage
 
 
 class Client:
@@ -43,22 +43,22 @@ class Client:
         return self.backend.name
 
     @property
-    def total(self) -> Total:
+    def usage(self) -> Usage:
         """What was asked over the client's life, and over that of its cache's file."""
-        return self.meter.total
+        return self.meter.usage
 
     def complete(self, requests: Sequence[Request]) -> list[Reply | ServerError]:
         """Return a reply to each request in their order, or the ServerError that took its place.
 
         Each has `timeout` seconds, retries included, and all together have `batch_timeout`. Raises Refused as
-        soon as the backend does, and BudgetSpent before a request that could take the cost over its limit.
+        soon as the backend does, and BudgetReached before a request that could take the cost over its limit.
         """
         batch = _Batch(self, requests)
         started = time.monotonic()
         try:
             return batch.run()
         finally:
-            self.total.seconds += time.monotonic() - started
+            self.usage.seconds += time.monotonic() - started
 
 
 class _Batch:
@@ -72,7 +72,7 @@ class _Batch:
         self.deadlines: dict[int, float] = {}  # of those in flight; in order, for none has more time than the last
         self.arrived: queue.SimpleQueue = queue.SimpleQueue()
         self.end = time.monotonic() + client.batch_timeout
-        client.total.cached += len(requests) - len(self.waiting)
+        client.usage.cached += len(requests) - len(self.waiting)
 
     def run(self) -> list[Reply | ServerError]:
         """Send and take until every request has its outcome."""
@@ -92,8 +92,8 @@ class _Batch:
             if not client.meter.begin(self.requests[self.waiting[0]]):
                 if self.deadlines:
                     return  # what is in flight may turn out cheaper than it could be
-                raise BudgetSpent(
-                    f"{client.name}: ${client.total.cost:.4f} spent, and the next reply could pass MAX_COST."
+                raise BudgetReached(
+                    f"{client.name}: ${client.usage.cost:.4f} spent, and the next reply could pass MAX_COST."
                 )
             place = self.waiting.popleft()
             seconds = min(client.timeout, self.end - now)
@@ -117,17 +117,17 @@ class _Batch:
             place, outcome = self.arrived.get(timeout=max(0.0, self.deadlines[first] - time.monotonic()))
         except queue.Empty:
             seconds = min(self.client.timeout, self.client.batch_timeout)
-            place, outcome = first, late(self.client.name, seconds)
+            place, outcome = first, deadline_error(self.client.name, seconds)
         if self.deadlines.pop(place, None) is None:
             return  # given up before
-        if isinstance(outcome, Refused) or not isinstance(outcome, Reply | ServerError):
+        if isinstance(outcome, RequestRefused) or not isinstance(outcome, Reply | ServerError):
             raise outcome
         self.outcomes[place] = outcome
-        self.client.total.failures += isinstance(outcome, ServerError)
+        self.client.usage.failures += isinstance(outcome, ServerError)
 
     def _give_up_waiting(self) -> None:
         for place in self.waiting:
             seconds = self.client.batch_timeout
             self.outcomes[place] = ServerError(f"{self.client.name}: not asked within the batch's {seconds:g} s.")
-        self.client.total.failures += len(self.waiting)
+        self.client.usage.failures += len(self.waiting)
         self.waiting.clear()

@@ -14,19 +14,19 @@ from typing import Any
 
 from sdpo.errors import ServerError, SettingError, one_line
 from sdpo.llm.address import shown_url
-from sdpo.llm.backend import Refused, Reply, Request, late
+from sdpo.llm.backend import Reply, Request, RequestRefused, deadline_error
 
 # Strings that become control tokens inside a server: <|im_end|> and its kin, thoughts, tool calls, turns.
 _CONTROL = re.compile(r"<(?=[|｜][^<>|｜]*[|｜]>|/?(?:think|tool_call|tool_response|start_of_turn|end_of_turn)>)")
 _JOINER = "\u2060"
 
 # The 4xx answers that another attempt can mend: timeout, conflict, too early, too many requests.
-_PASSING = {408, 409, 425, 429}
+_RETRYABLE = {408, 409, 425, 429}
 # The answers that may mean an optional part of the request that the server does not know.
 _UNKNOWN_PART = {400, 422}
 
 # At their lower levels these write whole requests, headers and addresses with passwords.
-_TALKATIVE = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2")
+_VERBOSE_LOGGERS = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
 class _DeadlinePassedError(BaseException):
@@ -50,21 +50,21 @@ class HttpBackend:
         self._sdk, self._key = sdk, key
         self._thread = threading.local()
         self._left_out: set[str] = set()
-        for name in _TALKATIVE:
+        for name in _VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def ask(self, request: Request, deadline_seconds: float) -> Reply:
         """Return the reply; raise Refused where no attempt can succeed, ServerError where a later one may."""
         started = time.monotonic()
         self._thread.deadline = started + deadline_seconds
-        messages = [{**message, "content": _sendable(message["content"])} for message in request.messages]
+        messages = [{**message, "content": _escaped(message["content"])} for message in request.messages]
         request = replace(request, messages=messages)
         while True:
             left_out = frozenset(self._left_out)
             try:
                 answer = self._attempt(request, left_out, deadline_seconds)
                 break
-            except Refused as refusal:
+            except RequestRefused as refusal:
                 part = self._unknown_part(refusal, request) if refusal.status in _UNKNOWN_PART else None
                 if part is None or part in left_out:
                     raise
@@ -91,7 +91,7 @@ class HttpBackend:
             return self._create(request, left_out, seconds)
         # `from None` throughout: the SDK's errors carry the server's words, which may repeat the prompt.
         except (_DeadlinePassedError, sdk.APITimeoutError):
-            raise late(self.name, seconds) from None
+            raise deadline_error(self.name, seconds) from None
         except sdk.APIStatusError as error:
             raise self._status_error(error, request) from None
         except sdk.APIConnectionError as error:
@@ -99,7 +99,7 @@ class HttpBackend:
         except sdk.APIError as error:  # a body that is not what its content type says
             raise ServerError(f"{self.name}: the answer cannot be read ({type(error).__name__}).") from None
         except (TypeError, ValueError) as error:
-            raise Refused(
+            raise RequestRefused(
                 f"{self.name}: the request cannot be made ({type(error).__name__}). The {sdk.__name__} package is "
                 f"{sdk.__version__}; install the locked packages (make setup)."
             ) from None
@@ -111,13 +111,13 @@ class HttpBackend:
             raise _DeadlinePassedError
         attempt.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
 
-    def _unknown_part(self, refusal: Refused, request: Request) -> str | None:
+    def _unknown_part(self, refusal: RequestRefused, request: Request) -> str | None:
         """Return which optional part of the request the server may have refused."""
         return "schema" if request.schema else None
 
     def _status_error(self, error: Any, request: Request) -> ServerError:
         status = error.status_code
-        if status in _PASSING or not 400 <= status < 500:
+        if status in _RETRYABLE or not 400 <= status < 500:
             return ServerError(f"{self.name}: HTTP {status} from the server, also after retries. Its log says why.")
         url_setting, model_setting, key_setting = self.settings
         detail = _quotable(error.body, request, self._key)
@@ -130,12 +130,12 @@ class HttpBackend:
                 f"refuses the request (HTTP {status}{detail}): check {model_setting} ({self.model}): it must match "
                 "the server's model to the letter."
             )
-        refused = Refused(f"{self.name} {words}")
+        refused = RequestRefused(f"{self.name} {words}")
         refused.status = status
         return refused
 
 
-def defuse(text: str) -> str:
+def escape_control_strings(text: str) -> str:
     """Return the text with an invisible joiner inside every chat-control string, so that it stays text.
 
     Only `<|name|>` forms and the tags of thoughts, tool calls and turns are touched.
@@ -143,9 +143,9 @@ def defuse(text: str) -> str:
     return _CONTROL.sub("<" + _JOINER, text)
 
 
-def _sendable(text: str) -> str:
+def _escaped(text: str) -> str:
     # Half of a pair of surrogates has no place in UTF-8, and so in no request.
-    return defuse(text).encode("utf-8", "replace").decode("utf-8")
+    return escape_control_strings(text).encode("utf-8", "replace").decode("utf-8")
 
 
 def _broken(cause: BaseException | None) -> str:

@@ -50,7 +50,7 @@ def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
 
 
 @dataclass
-class Total:
+class Usage:
     """What was asked so far.
 
     `requests` were sent, `cached` answered without; `retries` are those of replies that arrived, `seconds` the
@@ -72,32 +72,32 @@ class Meter:
 
     def __init__(self, price: Price | None = None, max_cost: float | None = None, paid: Iterable[Reply] = ()) -> None:
         self.price, self.max_cost = price, max_cost
-        self.total = Total()
+        self.usage = Usage()
         self._in_flight = 0.0
         self._lock = threading.Lock()
         for reply in paid:
-            self.total.requests += 1
+            self.usage.requests += 1
             self._add(reply, 0.0)
 
     def begin(self, request: Request) -> bool:
         """Return whether the request may be sent; then its highest cost is set aside until `end`."""
         with self._lock:
-            most = self.most(request)
-            if self.max_cost is not None and self.total.cost + self._in_flight + most > self.max_cost:
+            highest_cost = self.highest_cost(request)
+            if self.max_cost is not None and self.usage.cost + self._in_flight + highest_cost > self.max_cost:
                 return False
-            self._in_flight += most
-            self.total.requests += 1
+            self._in_flight += highest_cost
+            self.usage.requests += 1
             return True
 
     def end(self, request: Request, reply: Reply | None) -> None:
         """Count the reply that a request got, if any."""
         with self._lock:
-            most = self.most(request)
-            self._in_flight -= most
+            highest_cost = self.highest_cost(request)
+            self._in_flight -= highest_cost
             if reply is not None:
-                self._add(reply, most)
+                self._add(reply, highest_cost)
 
-    def most(self, request: Request) -> float:
+    def highest_cost(self, request: Request) -> float:
         """Return what a request can cost at most: no tokenizer makes more tokens than there are bytes."""
         if self.price is None:
             return 0.0
@@ -105,10 +105,10 @@ class Meter:
         around = _MESSAGE_TOKENS * len(request.messages) + (_SCHEMA_TOKENS if request.schema else 0)
         return self.price.of(content + around, request.max_tokens)
 
-    def _add(self, reply: Reply, most: float) -> None:
-        self.total.retries += reply.retries
-        self.total.tokens_in += reply.tokens_in or 0
-        self.total.tokens_out += reply.tokens_out or 0
+    def _add(self, reply: Reply, highest_cost: float) -> None:
+        self.usage.retries += reply.retries
+        self.usage.tokens_in += reply.tokens_in or 0
+        self.usage.tokens_out += reply.tokens_out or 0
         if self.price is not None:
             told = reply.tokens_in is not None and reply.tokens_out is not None
-            self.total.cost += self.price.of(reply.tokens_in, reply.tokens_out) if told else most
+            self.usage.cost += self.price.of(reply.tokens_in, reply.tokens_out) if told else highest_cost

@@ -1,7 +1,8 @@
 """Settings: each is declared once, here, with its help, its default and its limits.
 
 A setting `train_n` is the environment and Make variable `TRAIN_N` and the flag `--train-n`. The modules
-of this package declare them, by kind of job; `sdpo.resolve` reads them; below is what can be asked of those read.
+of this package declare them, by kind of job; `sdpo.settings.resolve` reads them; below is what can be asked of those
+that were read.
 """
 
 import dataclasses

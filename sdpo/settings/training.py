@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.prompts import UNRELATED_FOLLOW_UP
 from sdpo.settings.checks import existing_file, existing_folder, http_address, own_address, template_file
 from sdpo.settings.common import JobSettings, LaunchSettings
 from sdpo.settings.declare import setting
+from sdpo.text.prompts import UNRELATED_FOLLOW_UP
 
 
 @dataclass(frozen=True, kw_only=True)

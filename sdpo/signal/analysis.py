@@ -5,15 +5,15 @@ Importing this is cheap; torch and its company are imported when the work begins
 
 from typing import TYPE_CHECKING, Any
 
-from sdpo.inputs import check_model_path, read_template
+from sdpo.settings.inputs import check_model_path, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of
-from sdpo.signal.inputs import check_run, open_run
+from sdpo.signal.run_folder import check_run, open_run
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import AnalysisSettings
-    from sdpo.signal.measure import Subject
+    from sdpo.signal.measure import LoadedModel
 
 SIGNALS, PAGE = "sdpo_signals.json", "signal.html"
 KINDS = ("unrelated", "followup")
@@ -30,14 +30,14 @@ def check(settings: "AnalysisSettings", job: "Job") -> None:
 def run(settings: "AnalysisSettings", job: "Job") -> None:
     """Answer, score and draw the cases."""
     from sdpo.signal.heatmap import draw_case, draw_heatmaps
-    from sdpo.signal.measure import Subject
+    from sdpo.signal.measure import LoadedModel
     from sdpo.signal.page import write_signal_page
 
     cases = read_cases(settings.cases_json or CASES_FILE)[: settings.n_cases]
     template = read_template(settings.hindsight_file)
     folder = open_run(settings)
     print(f"{len(cases)} cases, loading {settings.model}", flush=True)
-    subject = Subject.load(settings.model, settings.precision, settings.bs)
+    subject = LoadedModel.load(settings.model, settings.precision, settings.bs)
     rows = measure(subject, cases, template, settings)
     limit = limit_of(value for row in rows for kind in KINDS for value in row["signal"][kind])
     result = {
@@ -58,7 +58,9 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     print(f"\n{table(rows)}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
 
 
-def measure(subject: "Subject", cases: list[Case], template: str, settings: "AnalysisSettings") -> list[dict[str, Any]]:
+def measure(
+    subject: "LoadedModel", cases: list[Case], template: str, settings: "AnalysisSettings"
+) -> list[dict[str, Any]]:
     """Return each case with its answer and, for each token, its signal, log-probabilities and alternatives.
 
     Raises RecordError for a case that is too long for the model.
@@ -97,7 +99,7 @@ def measure(subject: "Subject", cases: list[Case], template: str, settings: "Ana
     return rows
 
 
-def _answers(subject: "Subject", cases: list[Case], settings: "AnalysisSettings") -> list[tuple[str, bool]]:
+def _answers(subject: "LoadedModel", cases: list[Case], settings: "AnalysisSettings") -> list[tuple[str, bool]]:
     """Return each case's own completion, or one sampled for it, and whether it ended by itself."""
     from sdpo.signal.measure import say
 
@@ -117,7 +119,7 @@ def _answers(subject: "Subject", cases: list[Case], settings: "AnalysisSettings"
 
 
 def _refuse_too_long(
-    subject: "Subject", cases: list[Case], contexts: list[list[int]], completions: list[list[int]]
+    subject: "LoadedModel", cases: list[Case], contexts: list[list[int]], completions: list[list[int]]
 ) -> None:
     from sdpo.errors import RecordError
 

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, SettingError, nearest
-from sdpo.inputs import check_model_path, read_template
 from sdpo.llm import claude_url
-from sdpo.records import Interaction, read_interactions
-from sdpo.signal.inputs import check_run, open_run
+from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.signal.run_folder import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
+from sdpo.text.records import Interaction, read_interactions
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import AuditSettings
-    from sdpo.signal.candidate import Sample
-    from sdpo.signal.measure import Subject
+    from sdpo.signal.audit_measures import Sample
+    from sdpo.signal.measure import LoadedModel
 
 EXIT_STOP = 6  # of a job whose every candidate is to stop, so that `make audit && make train-...` does not train
 RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
@@ -129,12 +129,12 @@ def _sampled(settings: "AuditSettings", job: "Job") -> tuple[list[Interaction], 
 
 def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", folder: Path) -> list[dict[str, Any]]:
     """Return a model's figures with each template."""
-    from sdpo.signal.candidate import figures, prepare
-    from sdpo.signal.measure import Subject
-    from sdpo.signal.world import World
+    from sdpo.signal.annotator import Annotator
+    from sdpo.signal.audit_measures import figures, prepare
+    from sdpo.signal.measure import LoadedModel
 
     print(f"\nloading {name}", flush=True)
-    subject, world = Subject.load(name, settings.precision, settings.bs), World(settings, folder)
+    subject, world = LoadedModel.load(name, settings.precision, settings.bs), Annotator(settings, folder)
     sample = _fitting(subject, rows, world.unrelated(settings.seed), settings)
     ask = (world, settings.max_completion_tokens, settings.temperature, settings.seed)
     ready = prepare(subject, sample, *ask)
@@ -146,9 +146,11 @@ def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", 
     return found
 
 
-def _fitting(subject: "Subject", rows: list[Interaction], unrelated: list[str], settings: "AuditSettings") -> "Sample":
+def _fitting(
+    subject: "LoadedModel", rows: list[Interaction], unrelated: list[str], settings: "AuditSettings"
+) -> "Sample":
     """Return the sample without rows that are too long under any template; said and counted."""
-    from sdpo.signal.candidate import draw
+    from sdpo.signal.audit_measures import draw
 
     shown = templates(settings).values()
     kept, left_out = [], {"prompt too long": 0, "too long for the model": 0}

@@ -1,7 +1,6 @@
 """What an audit found: a table, audit.png and audit.html."""
 
 import base64
-import io
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from sdpo.report import write_page
-from sdpo.run import replace_file
+from sdpo.runtime.figures import save_figure
+from sdpo.runtime.page import write_page
 from sdpo.signal.verdict import CHANGES, GO
 
 if TYPE_CHECKING:
@@ -93,11 +92,7 @@ def draw_audit(path: Path, candidates: Sequence[Row]) -> Path:
         grid[row][0].set_ylabel(f"{name}\n{candidate['verdict']}", fontsize=9)
     for axes, title in zip(grid[0], ("what was shown in hindsight", "kind of follow-up", "where it lies"), strict=True):
         axes.set_title(title, fontsize=10)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=110, format="png")
-    pyplot.close(figure)
-    replace_file(path, picture.getvalue())
-    return path
+    return save_figure(figure, path)
 
 
 def _draw_sizes(axes: "Axes", found: Row) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo.errors import RecordError, nearest, one_line
-from sdpo.prompts import Message
+from sdpo.text.prompts import Message
 
 CASES_FILE = Path(__file__).with_name("cases.json")
 TAGS = ("reinforce", "constrain")

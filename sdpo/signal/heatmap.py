@@ -4,7 +4,6 @@ Sizes are worked out in points before anything is drawn, so that no label can me
 width, which is measured, and text is wrapped to what it has.
 """
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
-from sdpo.run import replace_file
+from sdpo.runtime.figures import save_figure
 from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
 from sdpo.signal.glyphs import figure_text
 
@@ -74,7 +73,7 @@ def _draw_grid(path: Path, cases: Sequence[Row], kinds: list[str], columns: int,
         axes.set_yticks([row + 0.5 for row in range(len(cases))], names if column == 0 else [""] * len(names))
         axes.tick_params(axis="y", length=0, labelsize=7.5, labelfontfamily=FONT)
     _draw_scale(figure, limit, (label, width - 0.35), 0.42, width, height)
-    return _save(figure, path)
+    return save_figure(figure, path, DPI)
 
 
 def _draw_panel(axes: "Axes", cases: Sequence[Row], kind: str, longest: int, limit: float) -> None:
@@ -152,7 +151,7 @@ def draw_case(path: Path, case: Row, limit: float) -> Path:
             )
         _draw_cells(axes, placed, case["signal"][kind], left, 14 + head, limit)
     _draw_scale(figure, limit, (0.35, width * POINT - 0.35), 0.38, width * POINT, height * POINT)
-    return _save(figure, path)
+    return save_figure(figure, path, DPI)
 
 
 def _words(case: Row, kind: str) -> list[str]:
@@ -236,11 +235,3 @@ def _number(value: float) -> str:
 
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _save(figure: "Figure", path: Path) -> Path:
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=DPI, format="png")
-    pyplot.close(figure)
-    replace_file(path, picture.getvalue())
-    return path

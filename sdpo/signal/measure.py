@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sdpo.chat import encode_completion, encode_prompt, encode_text
-from sdpo.generate import generate
-from sdpo.pretrained import hush, load_tokenizer, load_weights
-from sdpo.prompts import HINDSIGHT, Message, with_hindsight
-from sdpo.scoring import score, top_alternatives
+from sdpo.method.scoring import score, top_alternatives
+from sdpo.models.generate import generate
+from sdpo.models.pretrained import load_tokenizer, load_weights, silence_libraries
+from sdpo.text.chat import encode_completion, encode_prompt, encode_text
+from sdpo.text.prompts import HINDSIGHT, Message, with_hindsight
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass
-class Subject:
+class LoadedModel:
     """A model, its tokenizer, and how many rows it is given at once."""
 
     name: str
@@ -25,9 +25,9 @@ class Subject:
     batch_size: int = 8
 
     @classmethod
-    def load(cls, name: str, precision: str = "auto", batch_size: int = 8) -> "Subject":
+    def load(cls, name: str, precision: str = "auto", batch_size: int = 8) -> "LoadedModel":
         """Return the model on the GPU where there is one. Raises SettingError where it cannot be used."""
-        hush()
+        silence_libraries()
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         tokenizer, model = load_tokenizer(name, "MODEL"), load_weights(name, "MODEL", dtype)
         model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)

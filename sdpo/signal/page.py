@@ -6,7 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sdpo.report import data_block, write_page
+from sdpo.runtime.page import data_block, write_page
 from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
 
 KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
@@ -154,7 +154,7 @@ def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
 
 def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup:
     signal = case["signal"][kind]
-    said = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
+    messages = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
     cells = Markup("").join(
         _cell(piece, value, f"{number} {kind} {place}", limit)
         for place, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
@@ -162,7 +162,7 @@ def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup
     return Markup(
         "<div><p class='said'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
         "<div class='answer'>{}</div></div>"
-    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), said, cells)
+    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), messages, cells)
 
 
 def _cell(piece: str, value: float, at: str, limit: float) -> Markup:

@@ -1,7 +1,7 @@
 """The audit's verdict: go, go with changes or stop, by thresholds that were fixed before the models that test them.
 
 They were set on the shipped tiny model and on fine-tunes of it that had unlearned hindsight, training seed 100
-(`sdpo.tiny.hearing`); the models that test the audit have other seeds. No large model has been audited yet.
+(`sdpo.tiny.hindsight_variants`); the models that test the audit have other seeds. No large model has been audited yet.
 """
 
 from collections.abc import Sequence

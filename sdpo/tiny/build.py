@@ -19,8 +19,8 @@ from torch.nn import functional
 from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
 from sdpo.tiny import oracle
-from sdpo.tiny.lessons import Lesson, Mix, Tutor, build_tokenizer
 from sdpo.tiny.muon import Muon
+from sdpo.tiny.training_data import ExampleMixture, ExampleSampler, TrainingExample, build_tokenizer
 
 HIDDEN, LAYERS, HEADS = 128, 4, 4
 PROCESSES = 2
@@ -49,17 +49,17 @@ def build_model(vocabulary: int, end: int, pad: int, seed: int) -> Qwen3ForCausa
     return model
 
 
-def length_of(lesson: Lesson) -> int:
+def length_of(lesson: TrainingExample) -> int:
     """Return how many tokens a lesson's row has."""
     return len(lesson.prompt) + sum(len(branch.ids) for branch in lesson.branches)
 
 
-def weight_of(lesson: Lesson) -> float:
+def weight_of(lesson: TrainingExample) -> float:
     """Return how much a lesson counts in the loss: the weight of each token that it teaches."""
     return lesson.weight * sum(len(branch.ids) - branch.reply for branch in lesson.branches)
 
 
-def collate(lessons: list[Lesson]) -> dict[str, torch.Tensor]:
+def collate(lessons: list[TrainingExample]) -> dict[str, torch.Tensor]:
     """Return ids, positions and a (rows, 1, length, length) mask, and where to predict which token."""
     length = max(map(length_of, lessons))
     ids_BT = torch.zeros(len(lessons), length, dtype=torch.long)
@@ -96,7 +96,7 @@ def collate(lessons: list[Lesson]) -> dict[str, torch.Tensor]:
     }
 
 
-def halves(lessons: list[Lesson]) -> list[list[Lesson]]:
+def halves(lessons: list[TrainingExample]) -> list[list[TrainingExample]]:
     """Return the lessons as two lists, short and long, so that little is padded.
 
     Only one step's lessons are ever sorted: steps of one length are steps of one role, and learned far worse.
@@ -106,7 +106,7 @@ def halves(lessons: list[Lesson]) -> list[list[Lesson]]:
     return [ordered[:middle], ordered[middle:]]
 
 
-def _padded(ordered: list[Lesson], middle: int) -> int:
+def _padded(ordered: list[TrainingExample], middle: int) -> int:
     return middle * length_of(ordered[middle - 1]) + (len(ordered) - middle) * length_of(ordered[-1])
 
 
@@ -123,32 +123,32 @@ def loss_of(model: Qwen3ForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Te
     return (losses_N * batch["weights_N"]).sum()
 
 
-class Phase(NamedTuple):
+class TrainingPhase(NamedTuple):
     """Some steps of `rows` lessons each."""
 
     steps: int
     rows: int
-    mix: Mix
+    mix: ExampleMixture
 
 
 # One side of each axis: what stands in an answer is learned fast where no other taste wants the opposite of it.
-_ONE_SIDE = {style: float(style in ("no_emojis", "casual", "long")) for style in oracle.tiny_personas()}
-_BOTH_SIDES = {"no_emojis": 4, "emojis": 4, "casual": 3, "formal": 3, "short": 3, "long": 3}
-_ALL_ROLES = Mix(
+_SINGLE_CONTINUATION = {style: float(style in ("no_emojis", "casual", "long")) for style in oracle.tiny_personas()}
+_CONTRASTED_CONTINUATIONS = {"no_emojis": 4, "emojis": 4, "casual": 3, "formal": 3, "short": 3, "long": 3}
+_ALL_ROLES = ExampleMixture(
     kinds=(0.5, 0.25, 0.25), contexts=(16, 6, 18, 60), system=0.85, reaction_weight=4.0, verdict_weight=8.0
 )
 _LAST = _ALL_ROLES._replace(kinds=(0.7, 0.2, 0.1), reaction_weight=3.0, verdict_weight=6.0, confusable=0.35)
 
-COURSE = (
+SCHEDULE = (
     # Copying the post's facts first: on bare posts, where they are easy to find, and in long answers, which have all.
-    Phase(150, 16, Mix(kinds=(1, 0, 0), contexts=(1, 0, 0, 0), system=0.0, settled={"long": True})),
-    Phase(280, 20, _ALL_ROLES._replace(styles=_ONE_SIDE)),
-    Phase(230, 20, _ALL_ROLES._replace(styles=_BOTH_SIDES)),
-    Phase(620, 20, _LAST),
+    TrainingPhase(150, 16, ExampleMixture(kinds=(1, 0, 0), contexts=(1, 0, 0, 0), system=0.0, settled={"long": True})),
+    TrainingPhase(280, 20, _ALL_ROLES._replace(styles=_SINGLE_CONTINUATION)),
+    TrainingPhase(230, 20, _ALL_ROLES._replace(styles=_CONTRASTED_CONTINUATIONS)),
+    TrainingPhase(620, 20, _LAST),
 )
 
 
-def build(out_dir: Path, seed: int, course: Sequence[Phase] = COURSE) -> None:
+def build(out_dir: Path, seed: int, course: Sequence[TrainingPhase] = SCHEDULE) -> None:
     """Write a trained model and its tokenizer to a folder.
 
     Two processes, not two threads: a model this small has matrices too small to be shared out, and a step takes
@@ -158,7 +158,7 @@ def build(out_dir: Path, seed: int, course: Sequence[Phase] = COURSE) -> None:
         multiprocessing.spawn(_work, (f"file://{meeting}/store", out_dir, seed, course), nprocs=PROCESSES)
 
 
-def _work(rank: int, store: str, out_dir: Path, seed: int, course: Sequence[Phase]) -> None:
+def _work(rank: int, store: str, out_dir: Path, seed: int, course: Sequence[TrainingPhase]) -> None:
     # torch sends it to a worker whose parent is gone, and a background job may have been told to ignore it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(1)
@@ -166,7 +166,7 @@ def _work(rank: int, store: str, out_dir: Path, seed: int, course: Sequence[Phas
     distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES)
     tokenizer = build_tokenizer()
     model = build_model(len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id, seed)
-    teach(model, Tutor(tokenizer, seed), course)
+    train_on_examples(model, ExampleSampler(tokenizer, seed), course)
     if rank == 0:
         model.save_pretrained(out_dir)
         tokenizer.save_pretrained(out_dir)
@@ -174,7 +174,7 @@ def _work(rank: int, store: str, out_dir: Path, seed: int, course: Sequence[Phas
     distributed.destroy_process_group()
 
 
-def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Sequence[Phase]) -> None:
+def train_on_examples(model: Qwen3ForCausalLM, tutor: ExampleSampler, course: Sequence[TrainingPhase]) -> None:
     """Train the model through the phases: the rate rises over 30 steps and falls to zero over the last phase.
 
     Muon, not AdamW alone: with AdamW the model had not learned to copy the post's facts after 500
@@ -202,7 +202,7 @@ def teach(model: Qwen3ForCausalLM, tutor: Tutor, course: Sequence[Phase]) -> Non
             print(f"step {step}/{total}  loss {loss:.3f}  {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _backward_together(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
+def _backward_together(model: Qwen3ForCausalLM, lessons: list[TrainingExample]) -> float:
     """Set the gradient of the mean loss of all the lessons, of which each process reads its share; return that loss."""
     mine = sorted(lessons, key=length_of)[distributed.get_rank() :: PROCESSES]
     loss = backward(model, mine, total=sum(map(weight_of, lessons)))
@@ -215,7 +215,7 @@ def _backward_together(model: Qwen3ForCausalLM, lessons: list[Lesson]) -> float:
     return loss.item()
 
 
-def backward(model: Qwen3ForCausalLM, lessons: list[Lesson], total: float | None = None) -> float:
+def backward(model: Qwen3ForCausalLM, lessons: list[TrainingExample], total: float | None = None) -> float:
     """Add the gradient of the lessons' loss and return that loss: a sum over `total`, their weight unless given."""
     total, loss = total or sum(map(weight_of, lessons)), 0.0
     for part in halves(lessons):
@@ -225,7 +225,7 @@ def backward(model: Qwen3ForCausalLM, lessons: list[Lesson], total: float | None
     return loss
 
 
-def _schedule(step: int, course: Sequence[Phase]) -> float:
+def _schedule(step: int, course: Sequence[TrainingPhase]) -> float:
     last = course[-1].steps
     into_last = max(0, step - sum(phase.steps for phase in course[:-1]))
     return min(1.0, (step + 1) / 30) * 0.5 * (1 + math.cos(math.pi * into_last / last))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from sdpo.prompts import SUMMARY_SYSTEM
-from sdpo.records import Interaction, Prompt, interaction_lines, prompt_lines
+from sdpo.text.prompts import SUMMARY_SYSTEM
+from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 from sdpo.tiny import oracle
 from sdpo.tiny.language import sample_post, sample_style, write_answer
 from sdpo.tiny.users import OracleUser, UnrelatedUser

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
-from sdpo.prompts import SUMMARY_SYSTEM, Message
-from sdpo.records import Interaction, interaction_lines
+from sdpo.text.prompts import SUMMARY_SYSTEM, Message
+from sdpo.text.records import Interaction, interaction_lines
 from sdpo.tiny import WORLD_DIR, language
 
 # Out of a hundred users of logs, so many complain, say thanks, change the topic.

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 from sdpo.errors import SettingError, nearest
-from sdpo.prompts import PERSONAS
-from sdpo.tiny import STYLES_FILE
+from sdpo.text.prompts import PERSONAS
+from sdpo.tiny import MODEL_DIR, STYLES_FILE
 from sdpo.tiny.language import (
     ANSWERS,
     AXES,
@@ -95,7 +97,7 @@ def read_follow_up(text: str) -> FollowUp:
     return FollowUp("unreadable", {})
 
 
-def is_pleased(text: str) -> bool:
+def is_satisfied(text: str) -> bool:
     """Return whether a user's message is thanks."""
     return read_follow_up(text).kind == "thanks"
 
@@ -132,7 +134,7 @@ def violated(style: Style, wanted: dict[str, bool]) -> dict[str, bool]:
     return {axis: value for axis, value in wanted.items() if getattr(style, axis) != value}
 
 
-def departs(completion: str, post: str, wanted: dict[str, bool]) -> int:
+def departure_index(completion: str, post: str, wanted: dict[str, bool]) -> int:
     """Return where an answer leaves every answer to this post that fits the taste: a place in its characters.
 
     What stands there is what a complaint of this taste is about. It is the length of the answer where something is
@@ -179,6 +181,30 @@ def summarize(posts: Sequence[str], completions: Sequence[str], wanted: dict[str
         "axes": {axis: _share(getattr(reading.style, axis) for reading in readings) for axis in AXES},
         "answers": len(readings),
     }
+
+
+class TinyOracle:
+    """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
+
+    def __init__(self, style: str) -> None:
+        self.wanted = wants_of(style)
+
+    @staticmethod
+    def reads(model: str) -> bool:
+        """Return whether the model is the shipped one."""
+        return Path(model).resolve() == MODEL_DIR.resolve()
+
+    def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
+        """Return what the completions of these posts are like as a whole."""
+        return summarize(prompts, completions, self.wanted)
+
+    def is_satisfied(self, follow_up: str) -> bool:
+        """Return whether a user's message is thanks."""
+        return is_satisfied(follow_up)
+
+    def verdict(self, first: str, second: str) -> str:
+        """Return A or B for the completion that fits the style better, C where neither does."""
+        return verdict(first, second, self.wanted)
 
 
 def _share(values: Iterable) -> float:

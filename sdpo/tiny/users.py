@@ -2,8 +2,8 @@
 
 from random import Random
 
-from sdpo.simulator import FollowUp
 from sdpo.tiny import language, oracle
+from sdpo.users.simulator import FollowUp
 
 
 class OracleUser:

@@ -10,25 +10,35 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
-from sdpo.run import RunDirectory
-from sdpo.train.record import SAMPLES, StepRecord
-from sdpo.train.teacher import Teacher
+from sdpo.method.teacher import Teacher
+from sdpo.runtime.run_directory import RunDirectory
+from sdpo.train.record import SAMPLES_PER_STEP, StepRecord
+from sdpo.train.teacher_weights import load_teacher, save_teacher
 
-VALIDATION = "validation.jsonl"
-VALIDATED = ("satisfied", "signal", "signal_size", "entropy", "completion_tokens", "repetition", "truncated", "usable")
+VALIDATION_FILE = "validation.jsonl"
+VALIDATION_METRICS = (
+    "satisfied",
+    "signal",
+    "signal_size",
+    "entropy",
+    "completion_tokens",
+    "repetition",
+    "truncated",
+    "usable",
+)
 
 # Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
-Reader = Callable[[list[str]], dict[str, float]]
+CompletionReader = Callable[[list[str]], dict[str, float]]
 
 
-class Recorder(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Writes a row of metrics and a few interactions for each optimizer step, and prints some.
 
     It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step
     that ended and begins the next.
     """
 
-    def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: Reader | None) -> None:
+    def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: CompletionReader | None) -> None:
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
         self.row: dict = {}
@@ -57,7 +67,7 @@ class Recorder(TrainerCallback):
         if self.read and completions:
             row |= self.read(completions)
         self.run.append("metrics.jsonl", [row])
-        samples = [sample for record in records for sample in record.samples][:SAMPLES]
+        samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
         if self.every and (state.global_step % self.every == 0 or state.global_step in (1, state.max_steps)):
             print(_line(row, state.max_steps), flush=True)
@@ -66,14 +76,16 @@ class Recorder(TrainerCallback):
         """Write what the user said to answers to the validation prompts."""
         records = gather_object([self.trainer.take_record()])
         found = _metrics(records, 0.0)
-        row = {"step": state.global_step, "interactions": self.interactions} | {name: found[name] for name in VALIDATED}
+        row = {"step": state.global_step, "interactions": self.interactions} | {
+            name: found[name] for name in VALIDATION_METRICS
+        }
         completions = [text for record in records for text in record.completions]
         if self.read:
             row |= self.read(completions)
         self.trainer.log({f"eval_{name}": row[name] for name in ("satisfied", "completion_tokens")})
         if self.trainer.accelerator.is_main_process:
-            samples = [sample for record in records for sample in record.samples][:SAMPLES]
-            self.run.append(VALIDATION, [row | {"answers": len(completions), "samples": samples}])
+            samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]
+            self.run.append(VALIDATION_FILE, [row | {"answers": len(completions), "samples": samples}])
             words = f"{row['satisfied']:.2f} satisfied  |signal| {row['signal_size']:.3f}{_read(row)}"
             print(f"validation, step {state.global_step}: {len(completions)} answers  {words}", flush=True)
 
@@ -84,10 +96,10 @@ class Recorder(TrainerCallback):
             self.run.mark_complete(state.global_step, self.trainer.accelerator.num_processes)
 
 
-class TeacherKeeper(TrainerCallback):
-    """Lets the teacher follow after a step, and keeps its own weights in the checkpoints. Goes before the Recorder.
+class TeacherCallback(TrainerCallback):
+    """Lets the teacher follow after a step, and keeps its own weights in the checkpoints.
 
-    `resume_from` is the checkpoint that the run continues from.
+    It goes before the MetricsCallback. `resume_from` is the checkpoint that the run continues from.
     """
 
     def __init__(self, trainer: Trainer, teacher: Teacher) -> None:
@@ -97,7 +109,7 @@ class TeacherKeeper(TrainerCallback):
     def on_train_begin(self, args, state, control, **_) -> None:
         """Take up the teacher of the checkpoint."""
         if self.resume_from:
-            self.teacher.load(self.resume_from)
+            load_teacher(self.teacher, self.resume_from)
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Follow the policy."""
@@ -106,24 +118,24 @@ class TeacherKeeper(TrainerCallback):
     def on_save(self, args, state, control, **_) -> None:
         """Write the teacher beside the policy."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self.teacher.save(folder, self.trainer.accelerator.is_main_process)
+        save_teacher(self.teacher, folder, self.trainer.accelerator.is_main_process)
 
 
-class CleanStop(TrainerCallback):
-    """On SIGTERM ends after the step under way, with a checkpoint; `asked` says that it was so."""
+class GracefulStop(TrainerCallback):
+    """On SIGTERM ends after the step under way, with a checkpoint; `requested` says that it was so."""
 
     def __init__(self) -> None:
-        self.asked = False
-        signal.signal(signal.SIGTERM, self._ask)
+        self.requested = False
+        signal.signal(signal.SIGTERM, self._request)
 
-    def _ask(self, *_: object) -> None:
-        self.asked = True
+    def _request(self, *_: object) -> None:
+        self.requested = True
         print("stopping: this step is finished and a checkpoint saved first", flush=True)
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Save and stop when any process was asked to: all have to do it in the same step."""
-        self.asked = any(gather_object([self.asked]))
-        if self.asked:
+        self.requested = any(gather_object([self.requested]))
+        if self.requested:
             control.should_save = control.should_training_stop = True
 
 
@@ -142,8 +154,8 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
         "satisfied": total("satisfied") / max(total("judged"), 1)
-        if records[0].pleased is None
-        else total("pleased") / max(total("usable"), 1),
+        if records[0].stated_satisfied is None
+        else total("stated_satisfied") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "unmoved": total("unmoved"),

@@ -13,39 +13,42 @@ import torch
 from accelerate.utils import gather_object
 from transformers import Trainer, TrainerCallback
 
-from sdpo.run import RunDirectory
-from sdpo.scoring import score
+from sdpo.method.scoring import score
+from sdpo.runtime.run_directory import RunDirectory
 
 FILE = "guard.jsonl"
 START_FILE = "guard-start.json"
 OK, WARN, STOP = 0, 1, 2
 
-EVERY = 5  # steps between looks at the start's answers
-PROBE = 32  # the start's answers that are looked at
-LOST = 1.0  # nats by which a token's log-probability must have fallen to count as lost
+PROBE_EVERY = 5  # steps between looks at the start's answers
+PROBE_ANSWERS = 32  # the start's answers that are looked at
+LOST_NATS = 1.0  # nats by which a token's log-probability must have fallen to count as lost
 FROM_START = ("lost", "kl")  # differences already, of the same answers each time: nothing to smooth
 BASELINE = 3  # steps whose mean is what the run began with
-MEMORY = 0.5  # how much of a smoothed value the next step keeps
+SMOOTHING = 0.5  # how much of a smoothed value the next step keeps
 PATIENCE = 2  # steps in a row that it takes to warn or to stop
-CONTENT, SETTLED = 0.95, 20  # a share of satisfied users, and for how many steps, after which nothing is left to learn
+SATISFIED, SETTLED = (
+    0.95,
+    20,
+)  # a share of satisfied users, and for how many steps, after which nothing is left to learn
 
 
 @dataclass(frozen=True)
 class Limit:
     """How far a measure may go from where it began: `warn` and `stop`, as a difference or, with `ratio`, a factor."""
 
-    words: str
+    description: str
     warn: float
     stop: float
     ratio: bool = False
-    both_ways: bool = False
+    both_directions: bool = False
     falling: bool = False
 
     def distance(self, value: float, start: float) -> float:
         """Return how far the value is on its way to a warning (1.0) and to a stop (2.0)."""
         if self.ratio:
             moved = max(value, 1e-6) / max(start, 1e-6)
-            moved = max(moved, 1 / moved) if self.both_ways else 1 / moved if self.falling else moved
+            moved = max(moved, 1 / moved) if self.both_directions else 1 / moved if self.falling else moved
             begin = 1.0
         else:
             moved, begin = (start - value if self.falling else value - start), 0.0
@@ -61,7 +64,7 @@ LIMITS = {
     "lost": Limit("of the start's own words have become improbable", 0.10, 0.16),
     "repetition": Limit("of the answers' words are repetition", 0.15, 0.30),
     "entropy": Limit("nats of entropy a token", 2.5, 4.0, ratio=True),
-    "length": Limit("tokens an answer", 5.0, 12.0, ratio=True, both_ways=True),
+    "length": Limit("tokens an answer", 5.0, 12.0, ratio=True, both_directions=True),
     "drift": Limit("nats a token of drift since the users were content", 0.04, 0.06),
     "kl": Limit("nats a token away from the start", 3.0, NEVER),
     "signal_size": Limit("nats of signal a token", 4.0, NEVER, ratio=True),
@@ -70,7 +73,7 @@ LIMITS = {
 
 
 @dataclass
-class Watch:
+class CollapseDetector:
     """The guard's judgement, free of any trainer: `observe` a step's measures, read `level`, `score` and `reasons`.
 
     `anchored` is whether the teacher stands still: a policy that still moves moves towards it, and that is no drift.
@@ -98,7 +101,7 @@ class Watch:
             self._held[place] = self._held[place] + 1 if self.score >= level else 0
         self.level = STOP if self._held[1] >= PATIENCE else WARN if self._held[0] >= PATIENCE else OK
         worst = sorted((name for name, far in self.distances.items() if far >= 1), key=self.distances.get, reverse=True)
-        self.reasons = [f"{self.smooth[name]:.3g} {LIMITS[name].words}" for name in worst]
+        self.reasons = [f"{self.smooth[name]:.3g} {LIMITS[name].description}" for name in worst]
         return self.level
 
     def _take(self, name: str, value: float) -> None:
@@ -110,7 +113,7 @@ class Watch:
             if len(began) < BASELINE:
                 began.append(value)
             start = fmean(began)
-            self.smooth[name] = MEMORY * self.smooth.get(name, value) + (1 - MEMORY) * value
+            self.smooth[name] = SMOOTHING * self.smooth.get(name, value) + (1 - SMOOTHING) * value
         if name == "satisfied":
             self.best_satisfied = start = max(self.best_satisfied, self.smooth[name])
         self.distances[name] = LIMITS[name].distance(self.smooth[name], start)
@@ -119,7 +122,7 @@ class Watch:
         """Measure how far the policy goes on moving where nobody has complained for long."""
         if self.anchored:
             return
-        self.content = self.content + 1 if self.smooth.get("satisfied", 0.0) >= CONTENT else 0
+        self.content = self.content + 1 if self.smooth.get("satisfied", 0.0) >= SATISFIED else 0
         if self.content < SETTLED:
             self.settled_at = None
             self.distances.pop("drift", None)
@@ -129,13 +132,13 @@ class Watch:
             self.distances["drift"] = LIMITS["drift"].distance(self.smooth["drift"], 0.0)
 
     @property
-    def calm(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether nothing is near a warning: a checkpoint saved now is a good one."""
         return self.score < 0.75
 
 
-class Guard(TrainerCallback):
-    """Feeds a Watch from a trainer's steps; with `stops` ends training. Goes behind the Recorder.
+class CollapseGuard(TrainerCallback):
+    """Feeds a Watch from a trainer's steps; with `stops` ends training. Goes behind the MetricsCallback.
 
     `row` gives the step's metrics, `answers` the prompts and completions (ids) that this process had in it;
     `anchored` is as for Watch.
@@ -152,7 +155,7 @@ class Guard(TrainerCallback):
         anchored: bool,
     ) -> None:
         self.run, self.trainer, self.row, self.answers, self.stops = run, trainer, row, answers, stops
-        self.watch = Watch(anchored)
+        self.detector = CollapseDetector(anchored)
         self.stopped: list[str] = []
         self._start: dict | None = None
 
@@ -160,7 +163,7 @@ class Guard(TrainerCallback):
         """Go on from what an earlier part of the run saw."""
         for row in self.run.read_rows(FILE):
             if row["step"] <= state.global_step:
-                self.watch.observe(row["measures"])
+                self.detector.observe(row["measures"])
         self._start = self.run.read_json(START_FILE)
 
     def on_pre_optimizer_step(self, args, state, control, **_) -> None:
@@ -168,7 +171,7 @@ class Guard(TrainerCallback):
         if self._start is not None:
             return
         prompts, completions = self.answers()
-        rows = gather_object(list(zip(prompts, completions, strict=True)))[:PROBE]
+        rows = gather_object(list(zip(prompts, completions, strict=True)))[:PROBE_ANSWERS]
         self._start = {"prompts": [row[0] for row in rows], "completions": [row[1] for row in rows]}
         self._start["logps"] = self._logps()
         if self.trainer.accelerator.is_main_process:
@@ -178,23 +181,23 @@ class Guard(TrainerCallback):
         """Judge the step; all processes come to the same judgement."""
         row, names = self.row(), ("repetition", "entropy", "signal_size", "satisfied")
         measures = {name: row[name] for name in names} | {"length": row["completion_tokens"]}
-        if state.global_step % EVERY == 0:
+        if state.global_step % PROBE_EVERY == 0:
             measures |= self._distance_from_start()
-        before, level = self.watch.level, self.watch.observe(measures)
+        before, level = self.detector.level, self.detector.observe(measures)
         main = self.trainer.accelerator.is_main_process
         if main:
             rounded = {name: round(value, 5) for name, value in measures.items()}
             seen = {"step": state.global_step, "interactions": row["interactions"], "measures": rounded}
-            self.run.append(FILE, [seen | {"score": round(self.watch.score, 4), "level": level}])
+            self.run.append(FILE, [seen | {"score": round(self.detector.score, 4), "level": level}])
             if level > before:
-                print(f"guard: step {state.global_step}: {'; '.join(self.watch.reasons)}", flush=True)
+                print(f"guard: step {state.global_step}: {'; '.join(self.detector.reasons)}", flush=True)
         if level == STOP and self.stops:
-            self.stopped = self.watch.reasons
+            self.stopped = self.detector.reasons
             control.should_training_stop = True
 
     def on_save(self, args, state, control, **_) -> None:
         """Remember the last checkpoint that nothing speaks against: SAVE_LIMIT then keeps it."""
-        if self.watch.calm or state.best_model_checkpoint is None:
+        if self.detector.is_healthy or state.best_model_checkpoint is None:
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
     def _distance_from_start(self) -> dict[str, float]:
@@ -203,7 +206,7 @@ class Guard(TrainerCallback):
             for before, now in zip(self._start["logps"], self._logps(), strict=True)
             for old, new in zip(before, now, strict=True)
         ]
-        return {"lost": fmean(fall > LOST for fall in falls), "kl": fmean(falls)}
+        return {"lost": fmean(fall > LOST_NATS for fall in falls), "kl": fmean(falls)}
 
     @torch.no_grad()
     def _logps(self) -> list[list[float]]:

@@ -6,20 +6,29 @@ Importing this is cheap; torch and its company are imported when the run starts.
 import os
 import shlex
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
-from sdpo.errors import BudgetSpent, RunStopped, ServerError, SettingError
-from sdpo.inputs import check_model_path, read_template
-from sdpo.processes import visible_gpus
-from sdpo.run import RunDirectory
-from sdpo.tiny import MODEL_DIR
+from sdpo.errors import BudgetReached, RunStopped, ServerError, SettingError
+from sdpo.runtime.processes import visible_gpus
+from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings.inputs import check_model_path, read_template
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import TrainingSettings
-    from sdpo.train.session import Session
+
+
+class TrainingRun(Protocol):
+    """A run that is ready to begin, or to go on."""
+
+    def run(self) -> bool:
+        """Train; return False where the run was asked to stop before its end."""
+        ...
+
+    def save_now(self) -> None:
+        """Write a checkpoint of the last finished step; every process calls it."""
+        ...
 
 
 def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("model_name_or_path",)) -> None:
@@ -65,10 +74,10 @@ def check_objective(settings: "TrainingSettings") -> None:
         raise SettingError("MERGE_ADAPTER needs an adapter. Give ADAPTER=lora or qlora, or leave it out.")
 
 
-def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "Session"]) -> int:
+def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], TrainingRun]) -> int:
     """Train with the session that `start` makes, and return the exit code: 0 when finished, 143 when asked to stop.
 
-    Raises SimulatorGone and BudgetSpent, saved and with the command that continues the run, and GuardStopped.
+    Raises SimulatorUnavailable and BudgetReached, saved and with the command that continues the run, and GuardStopped.
     """
     check_driver()
     prepare_tracking(settings)
@@ -77,9 +86,9 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], "S
         finished = session.run()
     except RunStopped:
         finished = False
-    except (ServerError, BudgetSpent) as error:
+    except (ServerError, BudgetReached) as error:
         session.save_now()
-        command = resume_command(settings, job, higher_cost=isinstance(error, BudgetSpent))
+        command = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
         raise type(error)(f"{error} The run is saved; continue it with: {command}") from None
     if not finished:
         print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
@@ -117,8 +126,3 @@ def prepare_tracking(settings: "TrainingSettings") -> None:
         os.environ["WANDB_MODE"] = "offline"
         if os.environ.get("LOCAL_RANK", "0") == "0":
             print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)
-
-
-def is_tiny(settings: "TrainingSettings") -> bool:
-    """Return whether the policy is the shipped tiny model, whose answers the oracle can read."""
-    return Path(settings.model_name_or_path).resolve() == MODEL_DIR.resolve()

@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sdpo.train.loss import Result
+from sdpo.method.loss import LossResult
 
-COMPLAINT = -3.0  # nats: in hindsight a token is less than a twentieth as probable
-SAMPLES = 4  # interactions of a step that are kept in full
+COMPLAINT_NATS = -3.0  # nats: in hindsight a token is less than a twentieth as probable
+SAMPLES_PER_STEP = 4  # interactions of a step that are kept in full
 
 
 @dataclass
 class StepRecord:
     """What one process did in one optimizer step; sums, so that processes can be added up.
 
-    `satisfied` users are those, of the `judged`, whose hindsight took nothing back; `pleased` ones said so in words
-    that can be read, None where nobody reads them. `unmoved` answers had a usable follow-up that moved none
-    of their tokens by FOCUS.
+    `satisfied` users are those, of the `judged`, whose hindsight made no token much less probable. `stated_satisfied`
+    ones said so in words that an oracle can read; None without one. `unmoved` answers had a usable follow-up that
+    moved none of their tokens by FOCUS.
     """
 
     rows: int = 0
@@ -35,7 +35,7 @@ class StepRecord:
     signal_size: float = 0.0
     judged: float = 0.0
     satisfied: float = 0.0
-    pleased: int | None = None
+    stated_satisfied: int | None = None
     repetition: float = 0.0
     entropy: float = 0.0
     forwards: int = 0
@@ -43,13 +43,13 @@ class StepRecord:
     completions: list[str] = field(default_factory=list)
     samples: list[dict] = field(default_factory=list)
 
-    def add(self, result: Result, usable_B: Tensor) -> dict[str, float]:
+    def add(self, result: LossResult, usable_B: Tensor) -> dict[str, float]:
         """Add a micro-batch, and return its means per token for a tracker; of signals only the usable rows'."""
         usable_B1, mask_BT = usable_B.float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
         # Hindsight that takes a word back is a complaint. Not the sum over the answer: against a frozen teacher that
         # falls with all that the policy has learned.
-        kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT
+        kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT_NATS
         self.judged += usable_B.sum().item()
         self.satisfied += (kept_B & usable_B).sum().item()
         sums = {
@@ -65,17 +65,17 @@ class StepRecord:
         return {name: value / tokens for name, value in sums.items()}
 
     def sample(
-        self, texts: list[dict], completions: list[list[int]], result: Result, tokenizer: PreTrainedTokenizerBase
+        self, texts: list[dict], completions: list[list[int]], result: LossResult, tokenizer: PreTrainedTokenizerBase
     ) -> None:
         """Keep a few interactions of the step in full: `texts` says what was asked, answered and replied."""
-        for row in range(min(SAMPLES - len(self.samples), len(completions))):
+        for row in range(min(SAMPLES_PER_STEP - len(self.samples), len(completions))):
             ids = completions[row]
             tokens = [tokenizer.decode([token]) for token in ids]
             signal = [round(value, 4) for value in result.signal_BT[row, : len(ids)].tolist()]
             self.samples.append({**texts[row], "tokens": tokens, "signal": signal})
 
     @staticmethod
-    def rows_not_finite(texts: list[dict], completions: list[list[int]], result: Result) -> list[dict]:
+    def rows_not_finite(texts: list[dict], completions: list[list[int]], result: LossResult) -> list[dict]:
         """Return the interactions with a value that is not finite, each token's signal and log-probability beside it.
 
         All of them where no row's own values tell: then it is the weights.

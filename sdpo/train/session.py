@@ -13,24 +13,23 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
-from sdpo.objective import Objective
-from sdpo.pretrained import hush
-from sdpo.prompts import Message
-from sdpo.run import COMPLETE, RunDirectory
-from sdpo.tiny import oracle
+from sdpo.method.objective import Objective
+from sdpo.method.teacher import FIXED, Teacher
+from sdpo.models.policy import load_policy, write_merged_model
+from sdpo.models.pretrained import silence_libraries
+from sdpo.runtime.run_directory import COMPLETE, RunDirectory
+from sdpo.text.prompts import Message
 from sdpo.train import guard
-from sdpo.train.callbacks import VALIDATION, CleanStop, Recorder, TeacherKeeper
-from sdpo.train.card import write_card
-from sdpo.train.gate import Gate
-from sdpo.train.guard import Guard
-from sdpo.train.job import is_tiny
-from sdpo.train.measure import measure, read_step
-from sdpo.train.models import load_policy, merge
-from sdpo.train.teacher import STANDING, Teacher
+from sdpo.train.answers import measure_answers, read_completions
+from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
+from sdpo.train.guard import CollapseGuard
+from sdpo.train.model_card import write_card
+from sdpo.train.teacher_refresh import TeacherRefreshCallback
 
 if TYPE_CHECKING:
-    from sdpo.launch import Job
+    from sdpo.runtime.launch import Job
     from sdpo.settings import TrainingSettings
+    from sdpo.users.oracle import Oracle
 
 
 class Session:
@@ -42,7 +41,7 @@ class Session:
 
     def __init__(self, settings: "TrainingSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
-        hush()
+        silence_libraries()
         config = self.configure(training_arguments(settings))  # first: it starts the process group
         self.main = config.process_index == 0
         self.run_dir = RunDirectory(settings.output_dir)
@@ -50,12 +49,12 @@ class Session:
             if self.main:
                 self._open_run_dir()
         set_seed(settings.seed)
-        self.wanted = oracle.wants_of(settings.style) if is_tiny(settings) and settings.style else None
+        self.oracle = self._oracle()
         self.tokenizer, model = load_policy(settings, config.bf16)
         self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=settings.adapter != "none")
         self.trainer = self.build_trainer(config, model)
         self.trainer.remove_callback(PrinterCallback)
-        self.stop = CleanStop()
+        self.stop = GracefulStop()
         for callback in (*self._shared_callbacks(), *self.callbacks()):
             self.trainer.add_callback(callback)
 
@@ -68,8 +67,8 @@ class Session:
     def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> Trainer:
         """Return the trainer.
 
-        It keeps a StepRecord (see `callbacks.Recorder`) and, for the guard, `latest`: the prompts and completions, as
-        ids, that this process had last. It calls `self.teacher.prepare`.
+        It keeps a StepRecord (see `callbacks.MetricsCallback`) and, for the guard, `latest`: the prompts and
+        completions, as ids, that this process had last. It calls `prepare_teacher`.
         """
         raise NotImplementedError
 
@@ -102,21 +101,21 @@ class Session:
         """Measure, train and measure again; return False where the run was asked to stop before its end."""
         summary = self.run_dir.read_json("summary.json") or {}
         started = time.monotonic()
-        if "before" not in summary and (before := self.measure("before training")):
+        if "before" not in summary and (before := self.measure_answers("before training")):
             summary["before"] = before
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.keeper.resume_from = checkpoint
-        self._say_what_cannot_go_on(checkpoint)
+        self._warn_of_inexact_resume(checkpoint)
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except LossNotFinite as error:
-            raise self._not_finite(error) from None
+            raise self._not_finite_error(error) from None
         finally:
             summary["seconds"] = round(summary.get("seconds", 0) + time.monotonic() - started, 1)
             self._write_summary(summary)
         steps = self.trainer.state.global_step
-        if self.stop.asked and steps < self.trainer.state.max_steps:
+        if self.stop.requested and steps < self.trainer.state.max_steps:
             return False
         stopped = self.guard.stopped if self.guard else []
         if stopped:
@@ -124,7 +123,7 @@ class Session:
             summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
             if best:
                 self.trainer._load_best_model()
-        if after := self.measure("after training"):
+        if after := self.measure_answers("after training"):
             summary["after"] = after
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
@@ -138,19 +137,19 @@ class Session:
             )
         return True
 
-    def measure(self, when: str) -> dict | None:
+    def measure_answers(self, when: str) -> dict | None:
         """Return what sampled answers are like now, the summary's `before` and `after`; None where EVAL_N is 0."""
         settings = self.settings
         if not settings.eval_n:
             return None
-        found = measure(
+        found = measure_answers(
             self.trainer,
             self.tokenizer,
             self.validation_prompts(),
             settings,
             settings.max_completion_tokens,
             settings.temperature,
-            self.wanted,
+            self.oracle,
         )
         if self.main:
             print(f"{when}: {found['answers']} validation prompts answered", flush=True)
@@ -163,7 +162,7 @@ class Session:
             last = self.run_dir.last_checkpoint()
             best = self.guard.stopped and self._best_checkpoint() if self.guard else None
             merged = self.run_dir.path / "merged"
-            merge(self.settings.model_name_or_path, self.run_dir.path / best if best else last, merged)
+            write_merged_model(self.settings.model_name_or_path, self.run_dir.path / best if best else last, merged)
             print(f"merged model: {merged}", flush=True)
         write_card(self.run_dir, self.job.name, merged)
 
@@ -195,7 +194,7 @@ class Session:
             **more,
         )
 
-    def _say_what_cannot_go_on(self, checkpoint: Path | None) -> None:
+    def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
         """Print where a continued run will not be what it would have been without the break."""
         if checkpoint is None or not self.main:
             return
@@ -208,7 +207,7 @@ class Session:
                 flush=True,
             )
 
-    def _not_finite(self, error: LossNotFinite) -> RunError:
+    def _not_finite_error(self, error: LossNotFinite) -> RunError:
         """Write the rows to the run directory and return what to say."""
         name = f"not-finite-{self.trainer.accelerator.process_index}.json"
         self.run_dir.write_json(name, {"step": error.step, "rows": error.rows})
@@ -220,31 +219,40 @@ class Session:
         )
 
     def _shared_callbacks(self) -> list[TrainerCallback]:
-        read: Callable | None = partial(read_step, wanted=self.wanted) if self.wanted is not None else None
-        self.keeper = TeacherKeeper(self.trainer, self.teacher)
-        self.recorder = Recorder(self.run_dir, self.trainer, self.settings.log_steps, read)
+        read: Callable | None = partial(read_completions, oracle=self.oracle) if self.oracle is not None else None
+        self.keeper = TeacherCallback(self.trainer, self.teacher)
+        self.recorder = MetricsCallback(self.run_dir, self.trainer, self.settings.log_steps, read)
         callbacks: list[TrainerCallback] = [self.keeper, self.recorder]
         if self.settings.teacher == "gated":
-            callbacks.append(Gate(self.run_dir, self.trainer, self.teacher, lambda: self.recorder.row))
+            callbacks.append(
+                TeacherRefreshCallback(self.run_dir, self.trainer, self.teacher, lambda: self.recorder.row)
+            )
         self.guard = None
         if self.settings.guard != "off":
             stops = self.settings.guard == "stop"
             row, answers = (lambda: self.recorder.row), (lambda: self.trainer.latest)
-            anchored = self.settings.teacher in STANDING
-            self.guard = Guard(self.run_dir, self.trainer, row, answers, stops, anchored)
+            anchored = self.settings.teacher in FIXED
+            self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored)
             callbacks.append(self.guard)
         return [*callbacks, self.stop]
+
+    def _oracle(self) -> "Oracle | None":
+        """Return what reads the policy's answers by the run's style, where the job has something that can."""
+        known, settings = self.job.load_oracle(), self.settings
+        if known is None or not settings.style or not known.reads(settings.model_name_or_path):
+            return None
+        return known(settings.style)
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)
         state = self.run_dir.open(given, self.settings.resume == "auto", self.facts())
         if state == "continued":
-            for name in self.run_dir.remove_half_checkpoints():
+            for name in self.run_dir.remove_incomplete_checkpoints():
                 print(f"removed {name}: it was only half written", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
-            for name in ("metrics.jsonl", "samples.jsonl", VALIDATION, guard.FILE):
-                self.run_dir.forget_after(name, step)
+            for name in ("metrics.jsonl", "samples.jsonl", VALIDATION_FILE, guard.FILE):
+                self.run_dir.drop_rows_after(name, step)
             print(f"continuing {self.run_dir.path} after step {step}", flush=True)
         else:
             print(f"run directory: {self.run_dir.path}", flush=True)
@@ -254,7 +262,7 @@ class Session:
             self.run_dir.write_json("summary.json", summary)
 
     def _report(self, summary: dict) -> None:
-        from sdpo.evaluate.report import draw_training, table
+        from sdpo.train.figures import draw_training, table
 
         if "before" in summary:
             print(table(summary))

@@ -1,0 +1,58 @@
+"""pairs.html: the answers side by side, to be read by outcome, judge and checkpoint."""
+
+from pathlib import Path
+
+from markupsafe import Markup
+
+from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.win_rates import BASELINE
+from sdpo.runtime.page import data_block, write_page
+from sdpo.users.judge import outcome
+
+_HERE = Path(__file__).parent
+
+_BODY = Markup("""<h1>{title}</h1>
+<p class="taste"><b>The taste:</b> {persona}</p>
+<form class="filters" aria-label="Which pairs to show">
+<label>Checkpoint <select id="checkpoint"></select></label>
+<label>Judge <select id="judge"></select></label>
+<label>Outcome <select id="outcome"></select></label>
+<label>Text <input id="text" type="search" placeholder="in prompt or answers"></label>
+</form>
+<p id="count" role="status"></p>
+<main id="pairs"></main>
+<p><button id="more" type="button" hidden>Show more</button></p>
+<noscript><p>This page needs its own script to show the pairs; the table is in eval.csv.</p></noscript>
+""")
+
+
+def write_pairs(path: Path, title: str, found: Comparison) -> Path:
+    """Write the page and return its path. Each text is in it once, whatever number of judges read it."""
+    names = [name for name in found.answers if name != BASELINE]
+    data = {
+        "prompts": [[prompt.id, prompt.text] for prompt in found.prompts],
+        "answers": {name: [answer.text for answer in answers] for name, answers in found.answers.items()},
+        "checkpoints": sorted(names, key=lambda name: int(name.rsplit("-", 1)[1])),
+        "verdicts": {
+            judge: {
+                name: [_verdict(verdict_pair) for verdict_pair in verdict_pairs]
+                for name, verdict_pairs in by_name.items()
+            }
+            for judge, by_name in found.verdict_pairs.items()
+        },
+    }
+    body = _BODY.format(title=title, persona=found.persona) + data_block("data", data)
+    style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    return write_page(path, title, body, style, script)
+
+
+def _verdict(verdict_pair: tuple[str | None, str | None] | None) -> list[str]:
+    """Return the outcome and what was said in both orders, A being the answer that was shown first."""
+    if verdict_pair is None:
+        return ["same", "", ""]
+    result = (
+        "unreadable"
+        if None in verdict_pair
+        else {"first": "win", "second": "loss", "tie": "tie"}[outcome(verdict_pair)]
+    )
+    return [result, verdict_pair[0] or "?", verdict_pair[1] or "?"]

@@ -1,0 +1,172 @@
+"""What the verdicts come to: one row for each checkpoint and judge, the judges' agreement, and what to be wary of."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from sdpo.evaluate import statistics
+from sdpo.evaluate.answers import Answer
+from sdpo.users.judge import VerdictPair, outcome
+
+BASELINE = "baseline"
+_SIGNS = {"first": 1, "second": -1, "tie": 0}
+# From these shares on the reader is warned.
+_MANY_UNFINISHED, _MANY_CONTRADICTORY = 0.1, 0.25
+
+
+@dataclass(frozen=True)
+class WinRate:
+    """A checkpoint against the baseline by one judge; None is what cannot be known. Lengths are in characters.
+
+    `coverage` is the share of prompts with a winner; `ties` are all others, those with the `same` answer twice
+    (no judge was asked) and those with a verdict that was `unreadable` in either order among them.
+    `contradictory` is the share of the judged pairs in which the judge chose the same place in both orders.
+    """
+
+    checkpoint: int
+    judge: str
+    problem: str = ""
+    prompts: int = 0
+    wins: int = 0
+    losses: int = 0
+    ties: int = 0
+    same: int = 0
+    unreadable: int = 0
+    coverage: float | None = None
+    win_rate: float | None = None
+    standard_error: float | None = None
+    wilson_low: float | None = None
+    wilson_high: float | None = None
+    bootstrap_low: float | None = None
+    bootstrap_high: float | None = None
+    controlled_rate: float | None = None
+    controlled_low: float | None = None
+    controlled_high: float | None = None
+    length_p_value: float | None = None
+    length_explains: bool = False
+    length: float | None = None
+    length_low: float | None = None
+    length_high: float | None = None
+    baseline_length: float | None = None
+    unfinished: float | None = None
+    baseline_unfinished: float | None = None
+    contradictory: float | None = None
+
+
+def table_rows(
+    steps: Mapping[int, Path | None],
+    answers: Mapping[str, Sequence[Answer]],
+    verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]],
+    seed: int,
+) -> list[WinRate]:
+    """Return the rows, judge by judge and step by step; a checkpoint that is missing has one that says so."""
+    counts_RN = statistics.resampled(len(answers[BASELINE]), seed=seed)
+    rows = []
+    for judge, by_name in verdict_pairs.items():
+        for step, folder in steps.items():
+            if folder is None:
+                rows.append(WinRate(step, judge, "missing: no whole checkpoint of this step is there"))
+                continue
+            name = f"checkpoint-{step}"
+            rows.append(_row(step, judge, answers[name], answers[BASELINE], by_name[name], counts_RN))
+    return rows
+
+
+def _row(step: int, judge: str, own: Sequence[Answer], other: Sequence[Answer], verdict_pairs, counts_RN) -> WinRate:
+    outcomes = [_SIGNS[outcome(verdict_pair)] if verdict_pair else 0 for verdict_pair in verdict_pairs]
+    wins, losses = outcomes.count(1), outcomes.count(-1)
+    rate = statistics.win_rate(wins, losses)
+    wilson = statistics.wilson(wins, losses)
+    bootstrap = statistics.bootstrap(outcomes, counts_RN)
+    lengths, others = ([len(answer.text) for answer in side] for side in (own, other))
+    control = statistics.length_controlled(outcomes, [a - b for a, b in zip(lengths, others, strict=True)], counts_RN)
+    length, length_interval = statistics.mean_interval(lengths)
+    judged = [verdict_pair for verdict_pair in verdict_pairs if verdict_pair]
+    return WinRate(
+        checkpoint=step,
+        judge=judge,
+        prompts=len(own),
+        wins=wins,
+        losses=losses,
+        ties=outcomes.count(0),
+        same=len(verdict_pairs) - len(judged),
+        unreadable=sum(None in verdict_pair for verdict_pair in judged),
+        coverage=_round((wins + losses) / len(own)),
+        **_rounded(win_rate=rate and rate[0], standard_error=rate and rate[1]),
+        **_bounds("wilson", wilson),
+        **_bounds("bootstrap", bootstrap),
+        controlled_rate=_round(control and control.rate),
+        **_bounds("controlled", control and control.interval),
+        length_p_value=_round(control and control.p_value),
+        length_explains=statistics.length_explains(wilson, control),
+        length=_round(length),
+        **_bounds("length", length_interval),
+        baseline_length=_round(sum(others) / len(others)),
+        unfinished=_unfinished(own),
+        baseline_unfinished=_unfinished(other),
+        contradictory=_round(sum(verdict_pair in (("A", "A"), ("B", "B")) for verdict_pair in judged) / len(judged))
+        if judged
+        else None,
+    )
+
+
+def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]]) -> list[dict]:
+    """Return for each two judges Cohen's κ of their outcomes on the pairs that were judged, None where undefined."""
+    found = []
+    for one, other in combinations(verdict_pairs, 2):
+        labels = [
+            (outcome(first), outcome(second))
+            for name in verdict_pairs[one]
+            for first, second in zip(verdict_pairs[one][name], verdict_pairs[other][name], strict=True)
+            if first and second
+        ]
+        firsts, seconds = [pair[0] for pair in labels], [pair[1] for pair in labels]
+        same = sum(first == second for first, second in labels)
+        found.append(
+            {
+                "judges": [one, other],
+                "pairs": len(labels),
+                "agreement": _round(same / len(labels)) if labels else None,
+                "kappa": _round(statistics.kappa(firsts, seconds)),
+            }
+        )
+    return found
+
+
+def warnings(rows: Sequence[WinRate]) -> list[str]:
+    """Return what a reader should know before believing a row."""
+    found = []
+    for row in rows:
+        name = f"checkpoint-{row.checkpoint} by {row.judge}"
+        if row.length_explains:
+            found.append(
+                f"{name}: length alone explains the win (at equal length {row.controlled_rate:.2f}, "
+                f"{row.length:.0f} against {row.baseline_length:.0f} characters). Fine only if the taste asks for it"
+            )
+        if row.contradictory is not None and row.contradictory > _MANY_CONTRADICTORY:
+            found.append(f"{name}: in {row.contradictory:.0%} of the pairs the judge chose by place, not by answer")
+        if row.judge == rows[0].judge and max(row.unfinished or 0, row.baseline_unfinished or 0) > _MANY_UNFINISHED:
+            found.append(
+                f"checkpoint-{row.checkpoint}: {row.unfinished:.0%} of its answers and {row.baseline_unfinished:.0%} "
+                "of the baseline's were cut off. Raise MAX_COMPLETION_TOKENS"
+            )
+    return found
+
+
+def _unfinished(answers: Sequence[Answer]) -> float | None:
+    ends = [answer.finished for answer in answers]
+    return None if None in ends else _round(ends.count(False) / len(ends))
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 6)
+
+
+def _rounded(**values: float | None) -> dict[str, float | None]:
+    return {name: _round(value) for name, value in values.items()}
+
+
+def _bounds(name: str, interval: statistics.Interval | None) -> dict[str, float | None]:
+    low, high = interval or (None, None)
+    return _rounded(**{f"{name}_low": low, f"{name}_high": high})

@@ -1,0 +1,60 @@
+"""Answers to prompts from a local model, in batches of similar length."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from sdpo.text.chat import decode
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[str, bool]]:
+    """Return (text, finished) for each prompt, in order: greedy at temperature 0, else sampled with `seed`.
+
+    `finished` is whether the model ended its answer itself. The caller's random state is left as it was.
+    """
+    was_training = model.training
+    model.eval()
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+    )
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: list[tuple[str, bool]] = [("", False)] * len(prompts)
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            for index, ids in zip(chosen, _generate_batch(model, [prompts[i] for i in chosen], config), strict=True):
+                answers[index] = (decode(tokenizer, ids), bool(ids) and ids[-1] == tokenizer.eos_token_id)
+            if progress:
+                progress(min(start + batch_size, len(order)), len(order))
+    model.train(was_training)
+    return answers
+
+
+def _generate_batch(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+    length = max(map(len, prompts))
+    # On the left: the first new token must stand right behind every prompt's last.
+    ids_BL = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in prompts], device=model.device)
+    mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
+    new_BT = model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=config)[:, length:]
+    rows = []
+    for ids in new_BT.tolist():
+        end = ids.index(config.eos_token_id) + 1 if config.eos_token_id in ids else len(ids)
+        rows.append(ids[:end])
+    return rows

@@ -1,0 +1,87 @@
+"""The model that is trained: loaded, quantized where asked, with an adapter, and merged at the end."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sdpo.models.pretrained import load_tokenizer, load_weights
+
+if TYPE_CHECKING:
+    from sdpo.settings import TrainingSettings
+
+
+def load_model(
+    name: str, dtype: torch.dtype = torch.float32, four_bit: bool = False
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return (tokenizer, model). Weights that are trained are float32: small updates would be lost in bf16 ones.
+
+    With `four_bit` the weights are NF4 and `dtype` is what is computed in. Raises SettingError where the model
+    cannot be found or read.
+    """
+    arguments = {}
+    if four_bit:
+        arguments["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        )
+        arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
+    return load_tokenizer(name, "MODEL_NAME_OR_PATH"), load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+
+
+def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Return (tokenizer, model) for a training job; the adapter, where one is asked for, is not on it yet."""
+    # Under an adapter the weights are never updated, so they need no more precision than they are run in. FSDP wants
+    # all weights of a layer in one, and the adapter's are float32.
+    shared_out = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not shared_out else torch.float32
+    return load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
+
+
+def adapter_config(settings: "TrainingSettings") -> LoraConfig | None:
+    """Return the adapter to train, None where all weights are trained."""
+    if settings.adapter == "none":
+        return None
+    targets = settings.lora_targets
+    return LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
+        task_type="CAUSAL_LM",
+    )
+
+
+def with_adapter(model: PreTrainedModel, settings: "TrainingSettings") -> PreTrainedModel | PeftModel:
+    """Return the model with the adapter on it, for a trainer that does not put it there itself."""
+    config = adapter_config(settings)
+    if config is None:
+        return model
+    if settings.gradient_checkpointing:
+        model.enable_input_require_grads()
+    return get_peft_model(model, config)
+
+
+def hold_trained_weights_in_float32(model: torch.nn.Module) -> None:
+    """Put the weights that are trained into float32, whatever the ones under them are in."""
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+
+
+def write_merged_model(base: str, adapter: Path, out: Path) -> None:
+    """Write the base model with the adapter added to its weights, and its tokenizer.
+
+    The base is read again in its own precision: of a quantized one, the sum would be rounded to 4 bits.
+    """
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), str(adapter))
+    model.merge_and_unload().save_pretrained(out)
+    AutoTokenizer.from_pretrained(base).save_pretrained(out)

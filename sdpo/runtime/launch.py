@@ -1,0 +1,327 @@
+"""What every job's `main` is: settings, checks, the simulated user's server, and the training processes.
+
+One process runs here; more run under `accelerate launch`, which starts the same job module again in each
+of them. Importing this is cheap: torch is imported by the job's own work, once it starts.
+"""
+
+import dataclasses
+import errno
+import importlib
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdpo import settings as settings_module
+from sdpo.errors import RunError, SdpoError, SettingError, one_line
+from sdpo.runtime import processes
+from sdpo.runtime.run_directory import disk_full
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
+from sdpo.settings.resolve import export_dotenv, resolve
+
+if TYPE_CHECKING:
+    from sdpo.users.oracle import Oracle
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One experiment: its settings and defaults, and the function that does the work.
+
+    The functions are "module:function", imported when needed and called with the settings and the job. Before
+    anything heavy, and without importing torch: `become` returns the job to be instead of this one, `fill` the
+    settings with what they leave open, and `check` raises where they cannot be used. `run` returns an exit code
+    or None. `oracle` is "module:class" of what reads the styles of the job's small world exactly.
+    """
+
+    name: str
+    summary: str
+    settings: type[CommonSettings]
+    run: str
+    folder: str = ""
+    check: str | None = None
+    fill: str | None = None
+    become: str | None = None
+    oracle: str | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    tiny: Mapping[str, Any] = field(default_factory=dict)
+    needs_simulator: bool = False
+    data_target: str = ""
+    system_prompt: str = ""
+    prompt_suffix: str = ""
+    module: str = ""
+
+    @property
+    def data_command(self) -> str:
+        """The command that writes the job's data."""
+        return f"make {self.data_target}"
+
+    def load_oracle(self) -> "type[Oracle] | None":
+        """Return the class that reads styles in the job's small world, None where there is none."""
+        return _load(self.oracle) if self.oracle else None
+
+    @property
+    def module_name(self) -> str:
+        """The module that `python -m` starts."""
+        return self.module or f"jobs.{self.name.replace('-', '_')}"
+
+
+def main(job: Job, arguments: Sequence[str] | None = None) -> int:
+    """Run a job from its command line and return its exit code; an error is one line on stderr."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        with processes.exit_on_signals():
+            return _main(job, arguments)
+    except SdpoError as error:
+        return _failed(error.exit_code, f"error: {one_line(error, limit=1000)}")
+    except KeyboardInterrupt:
+        return _failed(INTERRUPTED, "interrupted")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        other = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
+        return _failed(1, f"error: the disk is full{place}. Free some space, or choose another {other}.")
+
+
+def _main(job: Job, arguments: list[str]) -> int:
+    settings = _resolved(job, arguments)
+    if job.become and (other := _load(job.become)(settings, job)) is not job:
+        job, settings = other, _resolved(other, arguments)
+    export_dotenv(secrets=not settings.dry_run)
+    processes.drop_world_size()
+    if settings.tiny:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is made for a CPU, and a smoke test must not take a GPU
+    if job.fill:
+        settings = _load(job.fill)(settings, job)
+    settings = _with_places(_with_processes(settings), job)
+    worker = processes.WORKER_VARIABLE in os.environ
+    if "LOCAL_RANK" in os.environ and not worker:
+        _require_shared_settings(settings, job)
+    if not worker:
+        processes.check(settings)
+        if isinstance(settings, JobSettings):
+            check_writable(settings.output_dir, "OUTPUT_DIR or SCRATCH")
+        if job.check and getattr(settings, "node_rank", 0) == 0:  # the others would see what the first one writes
+            _load(job.check)(settings, job)
+        if _needs_simulated_user(settings, job) and settings.simulator_url:
+            _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
+    if settings.dry_run:
+        _print_plan(settings, job, arguments)
+        return 0
+    if worker or "LOCAL_RANK" in os.environ:
+        return _run_here(settings, job)
+    settings = _create_run_folder(settings, job) if isinstance(settings, JobSettings) else settings
+    with ExitStack() as stack:
+        if _starts_simulator(settings, job):
+            settings = stack.enter_context(_simulated_user(settings))
+        if _in_this_process(settings):
+            return _run_here(settings, job)
+        return processes.run_launched(settings, job.module_name, arguments)
+
+
+# Settings that are worked out here
+
+
+def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
+    return resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+
+
+def _with_processes(settings: CommonSettings) -> CommonSettings:
+    """Take the number of processes from the user's accelerate file, unless it was given as a setting."""
+    if not isinstance(settings, LaunchSettings) or settings.accelerate_config is None:
+        return settings
+    import yaml
+
+    path = settings.accelerate_config
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingError(f"ACCELERATE_CONFIG={path} cannot be read: {one_line(error)}.") from None
+    if not isinstance(content, dict):
+        raise SettingError(f"ACCELERATE_CONFIG={path} is not an accelerate file. Make one with `accelerate config`.")
+    number = content.get("num_processes")
+    if "world_size" in settings_module.given(settings) or not isinstance(number, int) or number < 1:
+        return settings
+    return _replaced(settings, "accelerate file", world_size=number)
+
+
+def _with_places(settings: CommonSettings, job: Job) -> CommonSettings:
+    """Fill in the run's name and folder."""
+    if not isinstance(settings, JobSettings):
+        return settings
+    if settings.run_id is None:
+        settings = _replaced(settings, "date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
+    folder = settings.output_dir or settings.scratch / job.folder / settings.run_id
+    return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
+
+
+def _replaced(settings: CommonSettings, source: str, **values: Any) -> CommonSettings:
+    return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, source)}, **values)
+
+
+def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
+    """Make the run's folder; where the date alone names it, one that no job started this second has."""
+    named = settings_module.source(settings, "run_id") != "date" or "output_dir" in settings_module.given(settings)
+    run_id, folder, number = settings.run_id, settings.output_dir, 1
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=named)
+            return dataclasses.replace(settings, run_id=run_id, output_dir=folder)
+        except FileExistsError:
+            if named:
+                raise RunError(f"{folder} is a file. Choose another RUN_ID or OUTPUT_DIR.") from None
+            number += 1
+            run_id = f"{settings.run_id}-{number}"
+            folder = settings.output_dir.with_name(run_id)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise RunError(
+                f"{folder} cannot be made: {error.strerror}. Choose another OUTPUT_DIR or SCRATCH."
+            ) from None
+
+
+# Checks
+
+
+def check_writable(folder: Path, setting: str) -> None:
+    """Raise RunError where the folder cannot be made or written to; `setting` names another place."""
+    ancestor = next(place for place in (folder, *folder.parents) if place.exists())
+    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another {setting}.")
+
+
+def _require_shared_settings(settings: CommonSettings, job: Job) -> None:
+    """Raise SettingError where processes that somebody else launched would each choose their own."""
+    if not isinstance(settings, JobSettings):
+        return
+    missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
+    if _starts_simulator(settings, job):
+        missing.append("SIMULATOR_URL")
+    if missing:
+        raise SettingError(
+            f"{' and '.join(missing)} must be given when another launcher starts the processes: they all need the same."
+        )
+
+
+# The simulated user
+
+
+def _needs_simulated_user(settings: JobSettings, job: Job) -> bool:
+    return job.needs_simulator and settings.asks_user
+
+
+def _starts_simulator(settings: JobSettings, job: Job) -> bool:
+    return _needs_simulated_user(settings, job) and not settings.simulator_url and not settings.user_is_claude
+
+
+@contextmanager
+def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
+    """Run the simulated user's server for as long as the job lasts; yield settings that say where it is."""
+    gpus = processes.visible_gpus()
+    gpu, words = processes.simulator_gpu(settings, gpus)
+    print(f"simulated user: {settings.user_model_name_or_path} on {words}", flush=True)
+    # Beside the run's folder: a run is refused a folder that holds files of others.
+    node = f".{settings.node_rank}" if settings.nnodes > 1 else ""
+    log = settings.output_dir.with_name(f"{settings.output_dir.name}.simulator{node}.log")
+    shared = gpu in gpus[: settings.processes_here]
+    with _server().serve(
+        settings.user_model_name_or_path,
+        gpu=gpu,
+        log_path=log,
+        memory_share=processes.SHARED_GPU_MEMORY if shared else None,
+        temperature=settings.user_temperature,
+    ) as url:
+        yield _replaced(settings, processes.STARTED_FOR_JOB, simulator_url=url)
+
+
+def _server() -> Any:
+    return importlib.import_module("sdpo.llm.server")
+
+
+# The job's work
+
+
+def _in_this_process(settings: CommonSettings) -> bool:
+    return not isinstance(settings, LaunchSettings) or (settings.world_size == 1 and not settings.accelerate_config)
+
+
+def _run_here(settings: CommonSettings, job: Job) -> int:
+    alone = (
+        isinstance(settings, LaunchSettings)
+        and processes.WORKER_VARIABLE not in os.environ
+        and "LOCAL_RANK" not in os.environ
+    )
+    if alone and len(gpus := processes.visible_gpus()) > 1:
+        # transformers spreads one process over every GPU it sees, in its own slow way.
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{job.name}: loading", flush=True)  # half a minute may pass before the next line
+    # Imported with the trainer, it misses a package on some CPUs that nothing here needs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    try:
+        code = int(_load(job.run)(settings, job) or 0)
+    except Exception as error:
+        if isinstance(settings, JobSettings) and disk_full(error, settings.output_dir):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.output_dir)) from None
+        raise
+    processes.leave_process_group()
+    if code:
+        processes.record_failure(code, "")
+    return code
+
+
+def _failed(code: int, message: str) -> int:
+    print(message, file=sys.stderr, flush=True)
+    processes.record_failure(code, message)
+    return code
+
+
+def _load(reference: str) -> Any:
+    module, _, function = reference.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+# The dry run
+
+
+def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
+    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
+    if _needs_simulated_user(settings, job):
+        user = settings.user_model_name_or_path
+        words = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
+        if _starts_simulator(settings, job):
+            gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
+            words = f"a server started for this job, on {gpu}"
+        lines.append(f"  simulated user  {user} at {words}")
+    arguments = [argument for argument in arguments if argument != "--dry-run"]
+    if _in_this_process(settings):
+        command, extra = [sys.executable, "-m", job.module_name, *arguments], {}
+    else:
+        command, extra = processes.launch_line(settings, job.module_name, arguments)
+    # So that the line is whole: it also says what came through the environment.
+    outside = {
+        name.upper(): str(value)
+        for name, value in settings_module.given(settings).items()
+        if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
+        and name not in ("dry_run", "world_size" if extra else "")
+    }
+    given = [
+        f"{name}={shlex.quote(value)}"
+        for name, value in {**outside, **extra}.items()
+        if name != processes.WORKER_VARIABLE
+    ]
+    lines.append("  " + " ".join([*given, shlex.join(command)]))
+    try:
+        print("\n".join(lines), flush=True)
+    except BrokenPipeError:
+        # Whoever reads has seen enough; keep the interpreter from flushing into the closed pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,88 @@
+"""The one writer of pages: a single file with all it needs inside, which loads nothing and sends nothing.
+
+A body is `markupsafe.Markup`: `Markup("<p>{}</p>").format(text)` escapes what it is given, and a plain string
+is refused. Scripts get their data from a block of JSON and put text into the page with `textContent`.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from sdpo.runtime.run_directory import replace_file
+
+# What every page shares: readable in light and dark, and from 390 pixels on without scrolling sideways.
+STYLE = """
+:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --quiet: #595959; --line: #ccc; --panel: #f5f5f5;
+  --blue: #005b96; --orange: #a84a00; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #161616; --quiet: #a8a8a8; --line: #444;
+  --panel: #222; --blue: #7cc0f0; --orange: #f0a060; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.4rem; line-height: 1.25; margin: 0 0 .5rem; }
+h2 { font-size: 1.1rem; margin: 1.5rem 0 .5rem; }
+img, svg { max-width: 100%; height: auto; }
+table { border-collapse: collapse; display: block; max-width: 100%; overflow-x: auto; overflow-wrap: normal; }
+th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+select, input, button { font: inherit; max-width: 100%; }
+"""
+
+_PAGE = Markup("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+{script}
+</body>
+</html>
+""")
+
+
+def write_page(path: Path, title: str, body: Markup, style: str = "", script: str = "") -> Path:
+    """Write the page as a whole or not at all, and return its path.
+
+    `style` and `script` are ours and go in as they are, the style after `STYLE`. The page's policy lets nothing
+    but this very script run, and lets nothing be loaded but images that the page itself holds.
+    Raises TypeError for a body that nobody escaped, ValueError where the style or script would end its own element.
+    """
+    if not isinstance(body, Markup):
+        raise TypeError("a page's body is Markup: Markup('<p>{}</p>').format(text)")
+    if "</" in style or re.search(r"</script|<!--", script, re.IGNORECASE):
+        raise ValueError("a style or script that holds the end of its own element cannot be put into a page")
+    page = _PAGE.format(
+        policy=_policy(script),
+        title=title,
+        style=Markup(STYLE + style),
+        body=body,
+        script=Markup("<script>{}</script>").format(Markup(script)) if script else "",
+    )
+    # Half of a pair of surrogates, which a model's reply can hold, has no place in UTF-8.
+    replace_file(path, page.encode("utf-8", "replace"))
+    return path
+
+
+def data_block(name: str, value: Any) -> Markup:
+    """Return a value as a block of JSON: `JSON.parse(document.getElementById(name).textContent)` reads it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":  # inside JSON they stand in strings alone, where they can be spelled out
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup('<script type="application/json" id="{}">{}</script>').format(name, Markup(text))
+
+
+def _policy(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    run = f"'sha256-{digest}'" if script else "'none'"
+    # Styles may be inline: with nothing to load they can do no more than look wrong.
+    rules = ["default-src 'none'", f"script-src {run}", "style-src 'unsafe-inline'", "img-src data:"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

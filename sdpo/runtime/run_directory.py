@@ -1,0 +1,253 @@
+"""The run directory: everything a run did, written so that a crash leaves the old file or the new, never half.
+
+run.json          settings without secrets, what the job added to prompts, package versions, commit, seed, command
+metrics.jsonl     a line an optimizer step
+samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
+guard.jsonl       what the guard saw in each step, and what it made of it
+guard-start.json  some of the start's answers, with their log-probabilities, that it measures against
+replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
+meter.json        what they cost so far
+checkpoint-N/     written by the trainer; whole once it holds `complete.json`
+summary.json      before and after, and how the run ended
+README.md         the model card
+merged/           the model with its adapter merged in, where asked for
+"""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import IO
+
+from sdpo.errors import RunError
+
+PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
+PACKAGES += ["openai", "anthropic"]
+COMPLETE = "complete.json"
+
+# Settings that may change when a run is continued: they do not alter what it computes.
+MAY_CHANGE_ON_RESUME = {
+    "dry_run",
+    "concurrency",
+    "simulator_url",
+    "simulator_gpu",
+    "simulator_timeout",
+    "save_limit",
+    "resume",
+}
+MAY_CHANGE_ON_RESUME |= {"simulator_wait", "simulator_api_key", "max_cost", "price_file"}
+MAY_CHANGE_ON_RESUME |= {"nnodes", "node_rank", "master_addr", "master_port", "merge_adapter", "guard"}
+# These may too, as long as a step has as many rows as before.
+STEP_SIZE = ("bs", "ga", "world_size")
+MAY_CHANGE_ON_RESUME |= {
+    *STEP_SIZE,
+    "output_dir",
+    "scratch",
+    "run_id",
+    "accelerate_config",
+    "log_steps",
+    "eval_batch_size",
+}
+MAY_CHANGE_ON_RESUME |= {"eval_steps"}
+
+
+class RunDirectory:
+    """A directory that one run owns. `open` it before anything heavy; only the main process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: IO | None = None
+
+    def check(self, settings: dict, resume: bool = True) -> str:
+        """Return "new" or "continued". Raises RunError where the directory cannot be used; writes nothing."""
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return "new"
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file. Choose another RUN_ID or OUTPUT_DIR.")
+        started = self.read_json("run.json")
+        if started is None:
+            raise RunError(f"{self.path} holds files that no run of ours wrote. Choose another RUN_ID or OUTPUT_DIR.")
+        if not resume:
+            raise RunError(f"{self.path} already holds a run and RESUME=never. Choose another RUN_ID.")
+        if (self.read_json("summary.json") or {}).get("finished"):
+            raise RunError(f"the run in {self.path} is finished. Choose another RUN_ID to train again.")
+        before = started["settings"]
+        changed = [name for name in settings if name not in MAY_CHANGE_ON_RESUME and before.get(name) != settings[name]]
+        if changed:
+            name = changed[0]
+            raise RunError(
+                f"the run in {self.path} was started with {name.upper()}={before.get(name)}, now it is "
+                f"{settings[name]}. Give the same settings to continue it, or choose another RUN_ID."
+            )
+        rows = [math.prod(of.get(name) or 1 for name in STEP_SIZE) for of in (before, settings)]
+        if rows[0] != rows[1]:
+            raise RunError(
+                f"a step of the run in {self.path} has {rows[0]} rows (BS x GA x GPUS), now it would have {rows[1]}. "
+                f"Choose BS and GA so that it is {rows[0]} again, or choose another RUN_ID."
+            )
+        return "continued"
+
+    def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
+        """Create or continue the directory, lock it, and return "new" or "continued".
+
+        `facts` are what a new run's run.json holds beside the settings. Raises RunError as `check` does, and where
+        another process is using it.
+        """
+        state = self.check(settings, resume)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        if state == "new":
+            self.write_json("run.json", {**(facts or {}), "settings": settings, **provenance()})
+        return state
+
+    def lock(self) -> None:
+        """Keep other processes out for as long as this object lives. Raises RunError where one is in already."""
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
+
+    def unlock(self) -> None:
+        """Let other processes in again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def checkpoints(self) -> dict[int, Path]:
+        """Return step -> folder of the whole checkpoints, in order."""
+        return dict(sorted((_step_of(path.parent), path.parent) for path in self.path.glob(f"checkpoint-*/{COMPLETE}")))
+
+    def write_json(self, name: str, content: dict) -> None:
+        """Write a JSON file whole: beside it first, then in its place."""
+        self._replace(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file whole: beside it first, then in its place."""
+        self._replace(name, text)
+
+    def read_json(self, name: str) -> dict | None:
+        """Return a JSON file's content, None where it is not there."""
+        try:
+            return json.loads((self.path / name).read_text("utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunError(f"{self.path / name} is not JSON ({error}). Choose another RUN_ID.") from None
+
+    def append(self, name: str, rows: list[dict]) -> None:
+        """Add rows to a JSONL file and hand them to the system at once."""
+        with (self.path / name).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def write_rows(self, name: str, rows: list[dict]) -> None:
+        """Write a JSONL file whole, as `write_json` does."""
+        self._replace(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    def read_rows(self, name: str) -> list[dict]:
+        """Return the rows of a JSONL file; a last line cut short by a crash is left out."""
+        path = self.path / name
+        lines = path.read_text("utf-8").split("\n") if path.exists() else []
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows += [json.loads(line)] if line else []
+            except json.JSONDecodeError:
+                if number < len(lines):
+                    raise RunError(f"{path}, line {number} is not JSON. Remove that line.") from None
+        return rows
+
+    def drop_rows_after(self, name: str, step: int) -> None:
+        """Take from a JSONL file what was written after `step`: a resumed run writes it again."""
+        if (self.path / name).exists():
+            self.write_rows(name, [row for row in self.read_rows(name) if row["step"] <= step])
+
+    def mark_complete(self, step: int, processes: int = 1) -> None:
+        """Say that checkpoint `step` is whole. Called after its last file is written."""
+        self.write_json(f"checkpoint-{step}/{COMPLETE}", {"step": step, "processes": processes})
+
+    def last_checkpoint(self) -> Path | None:
+        """Return the newest whole checkpoint, None without one."""
+        return next(reversed(self.checkpoints().values()), None)
+
+    def remove_incomplete_checkpoints(self) -> list[str]:
+        """Remove checkpoints that a crash left unfinished, and return their names."""
+        half = [path for path in self.path.glob("checkpoint-*") if not (path / COMPLETE).exists()]
+        for path in half:
+            shutil.rmtree(path)
+        return sorted(path.name for path in half)
+
+    def _replace(self, name: str, text: str) -> None:
+        replace_file(self.path / name, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole: beside it first, then in its place."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def disk_full(error: Exception, folder: Path) -> bool:
+    """Return whether a full disk is behind an error of those that write checkpoints: they raise no OSError for it.
+
+    safetensors says it in words. torch only says that its writing failed, and leaves the disk full.
+    """
+    if isinstance(error, OSError):
+        return False  # it says so itself
+    if "No space left on device" in str(error):
+        return True
+    return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.rsplit("-", 1)[1])
+
+
+def provenance() -> dict:
+    """Return when and how this process was started: command, commit, versions; no environment."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = None
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "versions": versions,
+    }
+
+
+def _commit() -> str | None:
+    """Return the project's commit, `-changed` where files differ from it; from SDPO_COMMIT in an image."""
+    if commit := os.environ.get("SDPO_COMMIT"):
+        return commit
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None

@@ -1,0 +1,26 @@
+"""Files and models that settings name, checked before a model is loaded. Importing this is cheap."""
+
+from pathlib import Path
+
+from sdpo.errors import SettingError
+from sdpo.text.prompts import HINDSIGHT
+
+
+def check_model_path(name: str, value: str) -> None:
+    """Raise SettingError where a model given as a local path is not one."""
+    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+    if looks_local and not (Path(value).expanduser() / "config.json").exists():
+        raise SettingError(f"{name.upper()}={value} has no config.json. Name a model's folder or its hub id.")
+
+
+def read_template(path: Path | None) -> str:
+    """Return the hindsight template: the shipped one, or the file's. Raises SettingError for a bad file."""
+    if path is None:
+        return HINDSIGHT
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"the template {path} cannot be read: {error}.") from None
+    if text.count("{follow_up}") != 1:
+        raise SettingError(f"the template {path} must hold {{follow_up}} exactly once.")
+    return text

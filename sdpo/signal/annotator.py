@@ -1,0 +1,89 @@
+"""Who says what a follow-up is and which answer suits it: models for real data, the oracle in the tiny world."""
+
+from collections.abc import Sequence
+from random import Random
+from typing import TYPE_CHECKING
+
+from sdpo.llm import ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
+from sdpo.signal.measure import LoadedModel
+from sdpo.text.prompts import FOLLOW_UP_KINDS, FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS, kind_messages
+from sdpo.text.records import Interaction
+from sdpo.tiny import language, oracle
+from sdpo.users.judge import ApiJudge, Judge, LocalJudge, Pair, compare_in_both_orders
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sdpo.settings import AuditSettings
+
+ORACLE = "oracle"
+_KIND_OF = {"request": "complaint", "thanks": "thanks", "unrelated": "new topic", "unreadable": "new topic"}
+
+
+class Annotator:
+    """The readers of follow-ups and answers that the settings name. Only `tiny` ones ask the oracle."""
+
+    def __init__(self, settings: "AuditSettings", folder: "Path") -> None:
+        self.tiny = settings.tiny
+        self._judge_name, self._settings, self._folder = settings.judge_model, settings, folder
+        self._judge: Judge | None = None
+
+    def unrelated(self, seed: int) -> list[str]:
+        """Return follow-ups that have nothing to do with any answer."""
+        rng = Random(seed)
+        if self.tiny:
+            return [language.write_unrelated(rng, held=True) for _ in range(64)]
+        return list(UNRELATED_FOLLOW_UPS)
+
+    def kinds(self, rows: Sequence[Interaction], subject: LoadedModel) -> list[str]:
+        """Return the kind of each follow-up: by the oracle, else the one that the model finds likeliest."""
+        if self.tiny:
+            return [_KIND_OF[oracle.read_follow_up(row.user_response).kind] for row in rows]
+        replies = [subject.completion(kind) for kind in FOLLOW_UP_KINDS]
+        contexts = [subject.context(kind_messages(row.completion, row.user_response)) for row in rows]
+        # An exchange that is too long to be asked about is taken for what it is most often.
+        fits = [len(context) + max(map(len, replies)) <= subject.longest for context in contexts]
+        asked = [context for context, fit in zip(contexts, fits, strict=True) if fit for _ in replies]
+        totals = iter([sum(logps) for logps in subject.logps(asked, replies * sum(fits))] if asked else ())
+        return [
+            max(FOLLOW_UP_KINDS, key={kind: next(totals) for kind in FOLLOW_UP_KINDS}.get) if fit else "new topic"
+            for fit in fits
+        ]
+
+    def preferred(
+        self, rows: Sequence[Interaction], firsts: Sequence[str], seconds: Sequence[str], subject: LoadedModel
+    ) -> list[str]:
+        """Return first, second or tie for two answers to each row: which suits its follow-up better."""
+        if self._judge_name == ORACLE:
+            wants = [oracle.read_follow_up(row.user_response).wanted for row in rows]
+            verdicts = [oracle.verdict(*pair) for pair in zip(firsts, seconds, wants, strict=True)]
+            return [{"A": "first", "B": "second", "C": "tie"}[verdict] for verdict in verdicts]
+        pairs = [
+            Pair(FOLLOW_UP_PERSONA.format(follow_up=row.user_response), row.prompt[-1]["content"], first, second)
+            for row, first, second in zip(rows, firsts, seconds, strict=True)
+        ]
+        return compare_in_both_orders(self._judge_for(subject), pairs)
+
+    def judge_name(self, subject: LoadedModel) -> str:
+        """Return who prefers, for people."""
+        return self._judge_name or f"{subject.name} itself"
+
+    def _judge_for(self, subject: LoadedModel) -> Judge:
+        if self._judge_name is None:
+            return LocalJudge(subject.model, subject.tokenizer, max(1, subject.batch_size // 3))
+        if self._judge is None:
+            self._judge = self._build_judge(self._judge_name)
+        return self._judge
+
+    def _build_judge(self, name: str) -> Judge:
+        settings = self._settings
+        if settings.judge_url is None and not name.startswith("claude-"):
+            other = LoadedModel.load(name, settings.precision, settings.bs)
+            return LocalJudge(other.model, other.tokenizer, max(1, settings.bs // 3))
+        if settings.judge_url is None:
+            backend = ClaudeBackend(name, settings.anthropic_api_key)
+        else:
+            backend = OpenAIBackend(settings.judge_url, name, settings.judge_api_key)
+        cache = ReplyCache(self._folder / "replies-judge.jsonl")
+        meter = Meter(price_of(name, read_prices()), settings.max_cost, cache.paid)
+        return ApiJudge(Client(backend, settings.concurrency, cache=cache, meter=meter))

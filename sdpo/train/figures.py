@@ -1,0 +1,162 @@
+"""A run in a table and a picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, save_figure
+from sdpo.runtime.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHARES = ("adherence", "validity")
+
+
+def table(summary: dict) -> str:
+    """Return before and after as a text table: one row a figure, one column a time."""
+    before, after = summary["before"], summary["after"]
+    labels = {
+        "adherence": "adherence",
+        "validity": "validity",
+        "faithfulness": "facts kept",
+        "mean_length": "mean words",
+    }
+    figures = [(label, before.get(name), after.get(name)) for name, label in labels.items()]
+    figures += [(f"share {axis}", share, after["axes"][axis]) for axis, share in before["axes"].items()]
+    rows = [f"{'':12}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * 42]
+    rows += [f"{label:12}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}" for label, old, new in figures if old is not None]
+    return "\n".join(
+        [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers each time", *rows]
+    )
+
+
+def draw_training(run: RunDirectory, summary: dict) -> Path:
+    """Draw training.png: the curves over interactions, before against after, and the signal on some answers."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows, samples, guard = (run.read_rows(f"{name}.jsonl") for name in ("metrics", "samples", "guard"))
+    upper, lower = ["curves", "bars", "cells"], ["guard", "bars", "cells"]
+    figure, panels = pyplot.subplot_mosaic(
+        [upper] * 2 + [lower] * bool(guard), figsize=(16, 5.2), width_ratios=[1, 1, 1.5], layout="constrained"
+    )
+    _draw_curves(panels["curves"], rows)
+    if guard:
+        _draw_guard(panels["guard"], guard)
+        panels["guard"].sharex(panels["curves"])
+    _draw_bars(panels["bars"], summary)
+    _draw_signals(panels["cells"], _informative_samples(samples))
+    path = run.path / "training.png"
+    save_figure(figure, path)
+    return path
+
+
+def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
+    interactions = [row["interactions"] for row in rows]
+    right = axes
+    if rows and "adherence" in rows[0]:
+        for name, colour, line in zip(SHARES, (BLUE, GREEN), ("-", "--"), strict=True):
+            axes.plot(interactions, [row[name] for row in rows], line, label=name, color=colour)
+        axes.set_ylim(-0.02, 1.05)
+        axes.set_ylabel("share of the step's answers")
+        right = axes.twinx()
+    right.plot(interactions, [row["signal_size"] for row in rows], ":", label="|signal| per token", color=ORANGE)
+    right.set_ylabel("|signal| per token (nats)")
+    right.set_ylim(bottom=0)
+    axes.set_xlabel("interactions")
+    axes.set_title("while training")
+    handles = [line for part in dict.fromkeys((axes, right)) for line in part.get_lines()]
+    axes.legend(
+        handles, [line.get_label() for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
+        fontsize=9,
+    )  # fmt: skip
+
+
+def _draw_guard(axes: "Axes", rows: list[dict]) -> None:
+    axes.plot([row["interactions"] for row in rows], [row["score"] for row in rows], color="black", linewidth=1)
+    for level, word, colour in ((1, "warns", GREY), (2, "stops", ORANGE)):
+        axes.axhline(level, color=colour, linewidth=1, linestyle="--")
+        axes.annotate(word, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_ylim(0, 2.2)
+    axes.set_yticks((0, 1, 2))
+    axes.set_ylabel("guard")
+
+
+def _draw_bars(axes: "Axes", summary: dict) -> None:
+    axes.set_title(f"validation answers, style {summary['style']}")
+    if "before" not in summary or summary["before"]["adherence"] is None:
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "not measured: a judge can tell", ha="center", transform=axes.transAxes)
+        return
+    names = [*SHARES, *(f"share\n{axis}" for axis in summary["before"]["axes"])]
+    for offset, when, colour in ((-0.2, "before", GREY), (0.2, "after", BLUE)):
+        values = [summary[when][name] for name in SHARES] + list(summary[when]["axes"].values())
+        places = [place + offset for place in range(len(names))]
+        axes.bar_label(axes.bar(places, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylim(0, 1.22)
+    axes.legend(fontsize=9, ncols=2, loc="upper right")
+
+
+def _informative_samples(samples: list[dict], count: int = 3) -> list[dict]:
+    """Return early interactions that differ in what the user said: those with the largest signal on a token."""
+    early = [sample for sample in samples if sample["signal"]][: max(24, len(samples) // 4)]
+    by_words = {sample["follow_up"]: sample for sample in early}
+    ranked = sorted(by_words.values(), key=lambda sample: max(map(abs, sample["signal"])), reverse=True)
+    # The last one is the least moved: what praise or a change of topic looks like.
+    return ranked if len(ranked) <= count else [*ranked[: count - 1], ranked[-1]]
+
+
+def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    axes.set_axis_off()
+    axes.set_title("log π(y | x, o) − log π(y | x) per token, in nats")
+    if not samples:
+        return
+    limit = max(abs(value) for sample in samples for value in sample["signal"]) or 1.0
+    colours = ScalarMappable(Normalize(-limit, limit), "RdBu")
+    line = 0.0
+    for sample in samples:
+        line = _draw_signal(axes, sample, colours, line)
+    axes.set_xlim(0, _WIDTH)
+    axes.set_ylim(max(line, 12), -1)
+    axes.figure.colorbar(colours, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02)
+
+
+_WIDTH = 76  # characters a line of the signal panel holds
+_LINES = 4  # lines of an answer that are drawn
+
+
+def _draw_signal(axes: "Axes", sample: dict, colours, line: float) -> float:
+    """Draw an answer's tokens as coloured cells under what the user said; return the line below."""
+    said = _printable(" ".join(sample["follow_up"].split()))
+    axes.text(0, line, f"step {sample['step']}, the user: {_cut(said, _WIDTH - 22)}", fontsize=9, va="center")
+    line, column, last = line + 1.3, 0.0, line + 1.3 * _LINES
+    for token, value in zip(sample["tokens"], sample["signal"], strict=True):
+        text = _cut(_printable(token) or "␣", _WIDTH - 4)
+        if column + len(text) > _WIDTH:
+            column, line = 0.0, line + 1.3
+        if line > last:
+            break
+        red, green, blue, _ = colour = colours.to_rgba(value)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        axes.text(
+            column, line, text, family="monospace", fontsize=7.5, va="center", color="white" if dark else "black",
+            bbox={"facecolor": colour, "edgecolor": "#cccccc", "linewidth": 0.3, "pad": 1.2},
+        )  # fmt: skip
+        column += len(text) + 0.9
+    return line + 1.9
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _printable(text: str) -> str:
+    """Return a text in characters that the figure's font has; others as their code point."""
+    shown = text.replace("\n", "⏎").replace("\t", "⇥").strip().replace("$", r"\$")
+    return "".join(char if ord(char) < 0x2600 else f"U+{ord(char):X}" for char in shown)

@@ -1,0 +1,61 @@
+"""The model card: what a run was, as the README.md of its directory and of a merged model."""
+
+from pathlib import Path
+
+from sdpo.runtime.run_directory import RunDirectory
+
+METHOD = "https://arxiv.org/abs/2603.12273"
+# What a reader of the card looks for first; all settings are in run.json.
+SHOWN = (
+    "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "teacher", "objective", "direction",
+    "null_contrast", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
+)  # fmt: skip
+FIGURES = {"adherence": "adherence", "validity": "validity", "faithfulness": "facts kept", "mean_length": "mean words"}
+
+
+def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
+    """Write README.md into the run's directory, and into `folder` where one is given."""
+    text = card(job, run.read_json("run.json") or {}, run.read_json("summary.json") or {})
+    for place in (run.path, *([folder] if folder else [])):
+        RunDirectory(place).write_text("README.md", text)
+
+
+def card(job: str, started: dict, summary: dict) -> str:
+    """Return the card's text from what run.json and summary.json hold."""
+    settings, versions = started.get("settings", {}), started.get("versions", {})
+    base = settings.get("model_name_or_path", "")
+    head = ["---", *([] if base.startswith(("/", ".")) else [f"base_model: {base}"])]
+    head += ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sdpo, user-interactions]", "---"]
+    lines = [
+        *head,
+        "",
+        f"# {settings.get('run_id') or job}",
+        "",
+        f"Trained with `{job}`: self-distillation policy optimization from user interactions ([paper]({METHOD})). "
+        "The model learned from what users wrote after its answers, without a reward model.",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name.upper()} | {settings[name]} |" for name in SHOWN if settings.get(name) is not None),
+        "",
+        *_figures(summary),
+        f"{summary.get('steps', 0)} optimizer steps in {summary.get('seconds', 0):.0f} s.",
+    ]
+    if stopped := summary.get("stopped_by_guard"):
+        lines += [
+            "",
+            f"The guard stopped the run after step {stopped['step']}: {'; '.join(stopped['reasons'])}. "
+            f"Use {summary.get('best_checkpoint') or 'none of its checkpoints'}.",
+        ]
+    lines += ["", f"Started {started.get('started')}, commit {started.get('commit')}. "]
+    lines[-1] += ", ".join(f"{name} {version}" for name, version in versions.items() if version) + "."
+    return "\n".join(lines) + "\n"
+
+
+def _figures(summary: dict) -> list[str]:
+    before, after = summary.get("before"), summary.get("after")
+    if not before or not after:
+        return []
+    shown = [(words, name) for name, words in FIGURES.items() if before.get(name) is not None]
+    rows = [f"| {words} | {before[name]:.3f} | {after[name]:.3f} |" for words, name in shown]
+    return [f"| {after['answers']} sampled answers each time | before | after |", "|---|---|---|", *rows, ""]

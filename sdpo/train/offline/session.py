@@ -1,0 +1,153 @@
+"""One offline training run: rows read and split, looked at by the starting model where asked, and trained on."""
+
+import itertools
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+
+from sdpo.errors import SettingError
+from sdpo.method import scoring
+from sdpo.settings.inputs import read_template
+from sdpo.text.prompts import Message
+from sdpo.text.records import read_interactions
+from sdpo.train.callbacks import peak_memory_gb
+from sdpo.train.offline import initial_signal
+from sdpo.train.offline.data import read_rows, with_lengths
+from sdpo.train.offline.held_out import HeldOutCallback
+from sdpo.train.offline.trainer import OfflineTrainer, collate
+from sdpo.train.offline.truncation import TruncationLimits
+from sdpo.train.session import Session
+
+if TYPE_CHECKING:
+    from sdpo.settings import OfflineSettings
+
+LEFT_OUT = "left_out.jsonl"
+
+
+class OfflineSession(Session):
+    """Trains on logged conversations."""
+
+    settings: "OfflineSettings"
+    trainer: OfflineTrainer
+
+    def configure(self, shared: dict[str, Any]) -> TrainingArguments:
+        """Return the Trainer's configuration: cosine with warm-up, a few epochs."""
+        settings = self.settings
+        self.packs = settings.layout == "packed" or (settings.layout == "auto" and torch.cuda.is_available())
+        return TrainingArguments(
+            **shared,
+            lr_scheduler_type="cosine",
+            warmup_steps=settings.warmup,  # a share of the steps, below 1
+            num_train_epochs=settings.epochs,
+            max_grad_norm=settings.max_grad_norm,
+            train_sampling_strategy="random" if self.packs else "group_by_length",
+            remove_unused_columns=False,
+            # So that every row of a step weighs the same; the few rows left over come first in another epoch.
+            dataloader_drop_last=True,
+        )
+
+    def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> OfflineTrainer:
+        """Return the trainer with its rows, after the starting model looked at them where that is asked for."""
+        settings = self.settings
+        limits = TruncationLimits(
+            settings.max_context_tokens,
+            settings.max_completion_tokens,
+            read_template(settings.hindsight_file),
+            settings.unrelated_follow_up if settings.null_contrast else None,
+        )
+        with config.main_process_first(local=False):
+            rows = read_rows(settings, self.job.data_command, self.tokenizer, limits, self.run_dir.path)
+        self.rows = rows._replace(training=with_lengths(rows.training))
+        if self.main:
+            self.run_dir.write_rows(LEFT_OUT, rows.left_out)
+            print(rows.summary + (f" (see {self.run_dir.path / LEFT_OUT})" if rows.left_out else ""), flush=True)
+        if self.packs and not scoring.pack_rows(model):
+            raise SettingError("this model's attention does not keep rows apart by position. Give LAYOUT=grouped.")
+        trainer = OfflineTrainer(
+            model=model,
+            teacher=self.teacher,
+            objective=self.objective(),
+            args=config,
+            train_dataset=self.rows.training,
+            processing_class=self.tokenizer,
+        )
+        trainer.train_dataset = self._with_initial_signal(trainer)
+        self._print_estimate(trainer)
+        return trainer
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """Return what measures the held-out rows."""
+        if not len(self.rows.held_out):
+            return []
+        return [HeldOutCallback(self.run_dir, self.trainer, self.rows.held_out, self.settings.holdout_steps)]
+
+    def validation_prompts(self) -> list[list[Message]]:
+        """Return the prompts of EVAL_N validation interactions."""
+        rows = read_interactions(self.settings.val_jsonl, self.job.data_command)
+        return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
+
+    def _with_initial_signal(self, trainer: OfflineTrainer) -> Any:
+        """Return the training rows with what the starting model says of them, where a setting needs that."""
+        settings, rows = self.settings, self.rows.training
+        plain = settings.objective == "token" and not settings.null_contrast
+        reused = settings.teacher == "frozen" and settings.epochs > 1 and plain
+        if not (reused or settings.min_signal or settings.weight_by_signal):
+            return rows
+        logps, sizes = initial_signal.measure_initial_signal(
+            self.run_dir, trainer.model, rows, settings.eval_batch_size, trainer.accelerator
+        )
+        if reused:
+            rows = rows.add_column("teacher_logps", logps)
+        if settings.weight_by_signal:
+            mean = sum(sizes) / len(sizes)
+            rows = rows.add_column("weight", [size / mean if mean else 1.0 for size in sizes])
+        kept = [place for place, size in enumerate(sizes) if size >= settings.min_signal]
+        if self.main and settings.min_signal:
+            print(
+                f"{len(rows) - len(kept)} rows have less signal than {settings.min_signal:g} and are left out",
+                flush=True,
+            )
+        if len(kept) < settings.bs * settings.ga * settings.world_size:
+            raise SettingError(
+                f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, less than one step takes. Lower it: the "
+                f"largest mean |signal| is {max(sizes):.4f}."
+            )
+        return rows.select(kept) if len(kept) < len(rows) else rows
+
+    def _print_estimate(self, trainer: OfflineTrainer) -> None:
+        settings, rows = self.settings, trainer.train_dataset
+        tokens = sum(rows["length"])
+        step_rows = settings.bs * settings.ga * settings.world_size
+        steps = -(-(len(rows) // (settings.bs * settings.world_size)) // settings.ga) * settings.epochs
+        seconds, memory = self._time_a_step(trainer)
+        if self.main:
+            print(
+                f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {step_rows} rows in {settings.epochs} epochs; "
+                + (f"about {steps * seconds / 3600:.2f} hours at {seconds:.2f} s a step, " if seconds else "")
+                + f"peak memory so far {memory:.1f} GB, before the optimizer's states",
+                flush=True,
+            )
+
+    def _time_a_step(self, trainer: OfflineTrainer) -> tuple[float | None, float]:
+        """Return the seconds of a step, from one micro-batch of middling and one of the longest rows, and the memory.
+
+        Where processes share out the weights, the model cannot be run before the Trainer has wrapped it.
+        """
+        settings, rows = self.settings, trainer.train_dataset
+        if trainer.is_fsdp_enabled:
+            return None, peak_memory_gb()
+        ordered = sorted(range(len(rows)), key=rows["length"].__getitem__)
+        middle = max(0, len(ordered) // 2 - settings.bs // 2)
+        state = torch.get_rng_state()
+        for chosen in (ordered[-settings.bs :], ordered[middle : middle + settings.bs]):
+            started = time.perf_counter()
+            with trainer.compute_loss_context_manager():
+                loss = trainer.compute_loss(trainer.model, collate([rows[place] for place in chosen]))
+            loss.backward()
+            seconds = time.perf_counter() - started
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.take_record()
+        torch.set_rng_state(state)
+        return seconds * settings.ga, peak_memory_gb()

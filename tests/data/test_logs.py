@@ -1,0 +1,148 @@
+"""People's own conversations: each form, its branches, and messages that come one per line."""
+
+import gzip
+import json
+
+import pytest
+
+from sdpo.data import exports
+from tests.conversations import FORMS, SAID, claude, node, openai, read, read_rows, tree
+
+# Every form of the same conversation
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_says_the_same(tmp_path, name, packed):
+    content, form = FORMS[name]
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    (conversation,), reasons, forms = read(path, tmp_path)
+    assert (conversation.id, [tuple(part) for part in conversation.messages]) == ("c", SAID)
+    assert not reasons
+    assert forms == {form: len(SAID) if form == exports.MESSAGES else 1}
+    assert conversation.rows == sum(forms.values())
+
+
+def test_a_list_of_messages_is_a_conversation(tmp_path):
+    path = tmp_path / "bare.jsonl"
+    path.write_text((json.dumps(openai()["messages"]) + "\n") * 2)
+    kept, _, forms = read(path, tmp_path)
+    assert [one.id for one in kept] == ["bare.jsonl-0", "bare.jsonl-1"]
+    assert forms == {exports.OPENAI: 2}
+
+
+# Exports
+
+
+def test_the_branch_that_the_user_kept_is_read(tmp_path):
+    """The first question was edited, and so was the last one; a later answer was made anew."""
+    mapping = {"root": {"parent": None, "message": None}}
+    mapping |= node("s", "root", "system", "", metadata={"is_visually_hidden_from_conversation": True})
+    mapping |= node("old", "s", "user", "old question")
+    mapping |= node("old answer", "old", "assistant", "old answer")
+    mapping |= node("q", "s", "user", "question")
+    mapping |= node("a1", "q", "assistant", "first answer")
+    mapping |= node("a2", "q", "assistant", "second answer", metadata={"model_slug": "gpt-4o"})
+    mapping |= node("r", "a2", "user", "reply")
+    mapping |= node("r2", "a2", "user", "edited reply")
+    row = {"mapping": mapping, "current_node": "r2", "id": "c", "create_time": 0}
+    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
+    assert [text for _, text in one.messages if text] == ["question", "second answer", "edited reply"]
+    assert (one.model, one.timestamp) == ("gpt-4o", None)  # a time of 0 is none
+    # Where the export does not say which branch it was, the newest is taken.
+    for name, when in (("r", 5.0), ("r2", 4.0), ("old answer", 3.0)):
+        mapping[name]["message"]["create_time"] = when
+    (one,), _ = read_rows(tmp_path, [{"mapping": mapping, "current_node": "gone"}], exports.CHATGPT)
+    assert one.messages[-1].text == "reply"
+
+
+def test_what_an_export_never_showed_is_left_out(tmp_path):
+    row = tree([("user", "q"), ("assistant", "a"), ("user", "r")])
+    thoughts = node("t", "n0", "assistant", "hm")
+    thoughts["t"]["message"]["content"] = {"content_type": "thoughts", "thoughts": []}
+    row["mapping"] |= thoughts
+    row["mapping"]["n1"]["parent"] = "t"
+    row["mapping"]["n0"]["message"]["content"]["parts"] = [{"content_type": "image_asset_pointer"}, "q", ""]
+    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
+    assert [tuple(part) for part in one.messages] == [("user", "q"), ("assistant", "a"), ("user", "r")]
+
+
+def test_tools_of_an_export_are_noted(tmp_path):
+    row = tree([("user", "q"), ("assistant", "print(1)"), ("tool", "1"), ("assistant", "one"), ("user", "thanks")])
+    row["mapping"]["n1"]["message"]["recipient"] = "python"
+    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
+    assert [role for role, _ in one.messages] == ["user", "tool", "tool", "assistant", "user"]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"mapping": {}}, "broken tree"),
+        ({"mapping": {"a": {"parent": "b"}, "b": {"parent": "a"}}, "current_node": "a"}, "broken tree"),
+        ({"mapping": {"a": {"parent": "b"}, "b": {"parent": "a"}}}, "broken tree"),
+        ({"mapping": {"a": None}}, "broken tree"),
+        ({"mapping": {"a": {"parent": None, "message": None}}}, "no messages"),
+        ({"mapping": {"a": {"message": 3}}}, "not an object"),
+        ({"mapping": {"a": {"message": {"author": None}}}}, "unknown role"),
+        ({"mapping": {"a": {"message": {"author": {"role": "user"}, "content": "x"}}}}, "not text"),
+    ],
+)
+def test_a_broken_export_gives_the_reason(tmp_path, row, reason):
+    _, reasons = read_rows(tmp_path, [row], exports.CHATGPT)
+    assert [reason in found for found in reasons] == [True]
+
+
+def test_the_last_branch_of_a_claude_export_is_read(tmp_path):
+    row = claude([("user", "old"), ("assistant", "old answer"), ("user", "new"), ("assistant", "a"), ("user", "r")])
+    parents = ["zero", "m0", "zero", "m2", "m3"]
+    for message, parent in zip(row["chat_messages"], parents, strict=True):
+        message["parent_message_uuid"] = parent
+    (one,), _ = read_rows(tmp_path, [row], exports.CLAUDE)
+    assert [text for _, text in one.messages] == ["new", "a", "r"]
+    (one,), _ = read_rows(tmp_path, [row | {"current_leaf_message_uuid": "m1"}], exports.CLAUDE)
+    assert [text for _, text in one.messages] == ["old", "old answer"]
+
+
+def test_older_claude_exports_have_only_text(tmp_path):
+    messages = [{"uuid": "1", "sender": "human", "text": "q"}, {"uuid": "2", "sender": "assistant", "text": "a"}]
+    (one,), _ = read_rows(tmp_path, [{"uuid": "c", "chat_messages": messages}], exports.CLAUDE)
+    assert [text for _, text in one.messages] == ["q", "a"]
+
+
+# One message per line
+
+
+def lines(*rows):
+    return [dict(zip(("thread_id", "sender", "body", "time"), row, strict=False)) for row in rows]
+
+
+def test_messages_are_grouped_and_put_in_order(tmp_path):
+    rows = lines(
+        ("b", "user", "3", 3), ("a", "bot", "2", 20), ("b", "user", "1", 1), ("a", "user", "1", 3), (7, "ai", "x", 1)
+    )
+    kept, _ = read_rows(tmp_path, rows, exports.MESSAGES)
+    assert [(one.id, [text for _, text in one.messages]) for one in kept] == [
+        ("b", ["1", "3"]),
+        ("a", ["1", "2"]),
+        ("7", ["x"]),
+    ]
+
+
+def test_without_order_or_time_lines_stay_as_they_came(tmp_path):
+    rows = lines(("a", "user", "2", None), ("a", "bot", "1", None))
+    (one,), _ = read_rows(tmp_path, rows, exports.MESSAGES)
+    assert [text for _, text in one.messages] == ["2", "1"]
+
+
+def test_a_conversation_with_a_line_that_cannot_be_read_is_left_out_whole(tmp_path):
+    rows = lines(("a", "user", "1", 1), ("a", "martian", "2", 2), ("b", "user", "1", 1), ("b", "bot", "2", None))
+    rows += lines(("c", "user", "1", "yesterday"), (None, "user", "1", 1))
+    kept, reasons = read_rows(tmp_path, rows, exports.MESSAGES)
+    assert kept == []
+    assert reasons == {
+        "a message of unknown role": 2,
+        "some of its messages have no order or time": 2,
+        "an order or time that cannot be read": 1,
+        "no conversation id": 1,
+    }

@@ -1,0 +1,225 @@
+"""The pure functions: what a row becomes, and why it becomes nothing."""
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from sdpo.data import rows
+from sdpo.data.conversation import Conversation, Dropped, SourceMessage, interactions, read_messages, text_of, time_of
+from sdpo.text.records import Interaction, interaction_lines
+from tests.raw_data import slow_interactions
+
+
+def made(*messages):
+    """Return the interactions of a conversation, and the reasons of what became none."""
+    found = interactions(Conversation("c", [SourceMessage(role, text) for role, text in messages]))
+    kept = [one for one in found if isinstance(one, Interaction)]
+    list(interaction_lines(kept))  # every one of them can be written
+    return kept, [one.reason for one in found if isinstance(one, Dropped)]
+
+
+U, A, S, T = "user", "assistant", "system", "tool"
+
+
+def test_an_answer_between_two_user_messages_is_an_interaction():
+    (one,), reasons = made((U, "ask"), (A, "answer"), (U, "reply"))
+    assert (one.id, one.turn_id, one.prompt) == ("c_1", 1, [{"role": "user", "content": "ask"}])
+    assert (one.completion, one.user_response, reasons) == ("answer", "reply", [])
+
+
+def test_two_messages_of_one_role_are_joined():
+    (one,), _ = made((U, "ask"), (U, "I mean this"), (A, "yes"), (A, "and more"), (U, "no"), (U, "wait"))
+    assert one.prompt[0]["content"] == "ask\n\nI mean this"
+    assert (one.completion, one.user_response) == ("yes\n\nand more", "no\n\nwait")
+
+
+def test_the_history_is_five_messages_from_the_user_to_the_user():
+    messages = [((U, A)[place % 2], str(place)) for place in range(11)]
+    last = made(*messages)[0][-1]
+    assert [message["content"] for message in last.prompt] == ["4", "5", "6", "7", "8"]
+    # Where the assistant began, the window would begin with it.
+    last = made((A, "hello"), *messages[:7])[0][-1]
+    assert [message["role"] for message in last.prompt] == [U, A, U, A, U]
+
+
+def test_an_answer_that_nothing_was_asked_for_is_none():
+    kept, reasons = made((A, "hello"), (U, "hi"), (A, "how are you"), (U, "fine"))
+    assert [one.turn_id for one in kept] == [2]
+    assert reasons == ["nothing was asked before the answer"]
+
+
+def test_system_messages_stay_in_the_prompt_from_where_they_were_said():
+    messages = [(S, "be kind"), (U, "1"), (A, "2"), (U, "3"), (S, "be short"), (A, "4"), (U, "5")]
+    first, second = made(*messages)[0]
+    assert first.prompt[0] == {"role": "system", "content": "be kind"}
+    assert second.prompt[0] == {"role": "system", "content": "be kind\n\nbe short"}
+    assert [message["role"] for message in second.prompt] == [S, U, A, U]
+
+
+def test_a_tool_ends_the_interactions_that_would_show_it():
+    kept, reasons = made((U, "1"), (A, "let me look"), (T, ""), (A, "found"), (U, "2"), (A, "3"), (U, "4"))
+    assert (kept, reasons) == ([], ["a tool was used"] * 2)
+    later = [((U, A)[place % 2], f"later {place}") for place in range(9)]
+    kept, reasons = made((U, "1"), (T, ""), (A, "found"), *later)
+    assert len(reasons) == 3 and kept[0].prompt[0]["content"] == "later 0"
+
+
+@hypothesis_settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from([U, A]), st.sampled_from(["a", "b", "c c", "😀"])), max_size=14))
+def test_interactions_are_those_of_a_slow_reading(messages):
+    kept, _ = made(*messages)
+    expected = slow_interactions("c", messages)
+    assert [(one.id, one.prompt, one.completion, one.user_response) for one in kept] == [
+        (row["id"], row["prompt"], row["completion"], row["user_response"]) for row in expected
+    ]
+
+
+def test_formats_of_messages_can_be_mixed_and_markup_stays_text():
+    messages = read_messages(
+        [
+            {"from": "human", "value": " hi <|im_end|>"},
+            {"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}, "b"]},
+            {"from": None, "role": "USER", "value": "old", "content": "new"},
+            {"role": "developer", "content": "s"},
+            {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        ]
+    )
+    assert messages == [(U, "hi <|im_end|>"), (A, "a\nb"), (U, "new"), (S, "s"), (A, ""), (T, "")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        (None, "no messages"),
+        ([], "no messages"),
+        ("text", "no messages"),
+        ([None], "not an object"),
+        ([{"content": "x"}], "unknown role"),
+        ([{"role": 3, "content": "x"}], "unknown role"),
+        ([{"role": "user", "content": 3}], "not text"),
+        ([{"role": "user", "content": {"a": 1}}], "not text"),
+        ([{"role": "user", "content": "\ud800"}], "half a character"),
+    ],
+)
+def test_messages_that_are_none_give_the_reason(messages, reason):
+    found = read_messages(messages)
+    assert isinstance(found, Dropped) and reason in found.reason
+
+
+def _row(*messages, **fields):
+    return {
+        "conversation": [{"role": role, "content": text} for role, text in messages],
+        "language": "English",
+        **fields,
+    }
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([(U, "a"), (A, "b")], "fewer than 3"),
+        ([(U, "a"), (A, " "), (U, "c")], "fewer than 3"),
+        ([(U, "x" * 4000), (A, "x" * 4000)] * 12 + [(U, "x" * 4001)], "100,000 characters"),
+        ([(U, "a"), (A, "x" * 4097), (U, "c")], "an answer over"),
+        ([(U, "a"), (A, "b"), (U, "x" * 4097)], "a user message over"),
+    ],
+)
+def test_limits_of_a_conversation(messages, reason):
+    assert reason in rows.wildchat(_row(*messages), 0).reason
+
+
+def test_what_is_just_within_the_limits_is_kept():
+    messages = [(U, "x" * 4000), (A, "x" * 4000)] * 12 + [(U, "x" * 4000)]
+    assert isinstance(rows.wildchat(_row(*messages), 0), Conversation)
+    assert isinstance(rows.wildfeedback(_row((U, "x" * 9000), (A, "b" * 4096), (U, "c")), 0), Conversation)
+
+
+@pytest.mark.parametrize("language", [None, "French", "", 3])
+def test_only_english_is_taken_from_wildchat(language):
+    assert rows.wildchat(_row((U, "a"), (A, "b"), (U, "c")) | {"language": language}, 0) == Dropped("not English")
+
+
+def test_marked_rows_are_left_out_only_when_asked():
+    row = {"toxic": True, "redacted": None}
+    assert rows.marked(row, toxic=False, redacted=True) is None
+    assert rows.marked(row, toxic=True, redacted=False) == Dropped("toxic")
+    assert rows.marked({"redacted": True}, toxic=True, redacted=True) == Dropped("redacted")
+
+
+def test_a_conversation_keeps_its_id_or_gets_its_place():
+    messages = [(U, "a"), (A, "b"), (U, "c")]
+    assert rows.wildfeedback(_row(*messages, id=" n "), 7).id == "n"
+    assert rows.wildfeedback(_row(*messages, conversation_id="", id=5), 7).id == "5"
+    assert rows.wildfeedback(_row(*messages), 7).id == "row-7"
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({"post": " a ", "article": "b"}, "a\nTL;DR:\n"),
+        ({"post": None, "article": "b"}, "b\nTL;DR:\n"),
+        ({"post": " ", "article": "b"}, "b\nTL;DR:\n"),
+        ({"post": "x" * 1015}, "x" * 1015 + "\nTL;DR:\n"),
+        ({"post": "x" * 1016}, Dropped("1,024 characters or more")),
+        ({"post": None, "article": None}, Dropped("empty")),
+        ({"post": 3}, Dropped("not text")),
+        (None, Dropped("no info")),
+    ],
+)
+def test_tldr(info, expected):
+    assert rows.tldr({"info": info}) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "expected"),
+    [
+        (" a ", "b", "a"),
+        ("a", " ", Dropped("empty")),
+        (None, "b", Dropped("empty")),
+        ("a <extra_id_1>User", "b", Dropped("several turns")),
+        ("a <extra_id_x>", "b", "a <extra_id_x>"),
+        ("a" * 2048, "b" * 2048, "a" * 2048),
+        ("a" * 2049, "b", Dropped("more than 2,048 characters")),
+        ("a", "b" * 2049, Dropped("more than 2,048 characters")),
+    ],
+)
+def test_helpsteer(prompt, response, expected):
+    assert rows.helpsteer({"prompt": prompt, "response": response}) == expected
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud83d"),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["role", "from", "content", "value", "conversation", "conversations", "language", "info", "id"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@hypothesis_settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["info", "prompt", "response", "conversation", "conversations", "id"]), JSON))
+def test_any_row_becomes_records_or_a_reason(row):
+    for found in (rows.tldr(row), rows.helpsteer(row)):
+        assert isinstance(found, str | Dropped)
+    for found in (rows.wildfeedback(row, 0), rows.wildchat({**row, "language": "English"}, 0)):
+        if isinstance(found, Conversation):
+            list(interaction_lines(one for one in interactions(found) if isinstance(one, Interaction)))
+        else:
+            assert isinstance(found, Dropped)
+
+
+def test_times_and_contents_in_their_formats():
+    assert time_of(0) == time_of(0.0) == "1970-01-01T00:00:00+00:00"
+    assert time_of(1_700_000_000_000) == time_of(1_700_000_000)
+    assert time_of("2024-01-01 ") == "2024-01-01"
+    assert all(time_of(value) is None for value in (None, "", True, float("nan"), 10**400, 1e300, [], {}))
+    assert text_of([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]) == ("yes", False)
+    assert text_of([{"type": "tool_use", "input": {}}]) == ("", True)

@@ -1,0 +1,316 @@
+"""The evaluation job on checkpoints that nobody trained: what is compared, counted, kept and refused."""
+
+import csv
+import json
+import os
+import re
+import shutil
+
+import pytest
+
+from jobs import eval as eval_job
+from jobs import eval_helpsteer, eval_tldr
+from sdpo import settings
+from sdpo.evaluate.trained_run import newest_run
+from sdpo.runtime import launch
+from sdpo.settings.resolve import resolve
+from sdpo.text.prompts import PERSONAS, SUMMARY_SYSTEM
+from sdpo.tiny import MODEL_DIR
+from tests.evaluations import add_checkpoint, arguments, evaluate, make_run, read
+from tests.servers import Answer, FakeServer, prompt_of
+from tests.users.test_judge import TURN
+from tests.worlds import rows_of
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def generations(monkeypatch):
+    """The number of prompts of each batch that a model was given."""
+    from sdpo.evaluate import answers
+
+    seen, real = [], answers.generate
+
+    def counting(model, tokenizer, prompts, *rest, **named):
+        seen.append(len(prompts))
+        return real(model, tokenizer, prompts, *rest, **named)
+
+    monkeypatch.setattr(answers, "generate", counting)
+    return seen
+
+
+def verdict_by(better):
+    """A judge behind HTTP that goes by a rule on the two answers."""
+
+    def script(body, number):
+        _, first, second = TURN.match(prompt_of(body)).groups()
+        one, other = better(first), better(second)
+        return Answer(json.dumps({"verdict": "C" if one == other else "A" if one > other else "B"}))
+
+    return script
+
+
+def served(answers):
+    """Models behind HTTP: name -> what it says to a prompt."""
+    return lambda body, number: Answer(answers[body["model"]](prompt_of(body)))
+
+
+def test_a_copy_of_the_start_ties_everywhere_and_no_judge_is_asked(run, capsys, generations):
+    add_checkpoint(run, 3)
+    with FakeServer() as judge:
+        found = evaluate(run, judge_model="oracle somebody", judge_url=judge.url)
+    assert judge.bodies == [] and sum(generations) == 16
+    for row in found["rows"]:
+        assert (row["wins"], row["losses"], row["ties"], row["same"]) == (0, 0, 16, 16)
+        assert row["win_rate"] is row["wilson_low"] is row["controlled_rate"] is None and row["coverage"] == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if re.match(r"\s*3  ", line))
+    assert line.split()[1] == "–"
+
+
+def test_five_checkpoints_cost_six_passes_and_a_second_judge_none(run, generations):
+    for step in (3, 6, 9, 12, 15):
+        add_checkpoint(run, step, noise=0.002 * step)
+    found = evaluate(run, ckpts="3 6 9 12 15", eval_n=8, eval_batch_size=4)
+    assert sum(generations) == 6 * 8 and sum(map(bool, found["generated"].values())) == 6
+    generations.clear()
+    with FakeServer(verdict_by(len)) as judge:
+        found = evaluate(run, eval_n=8, eval_batch_size=4, judge_model="oracle somebody", judge_url=judge.url)
+        asked = len(judge.bodies)
+        assert generations == [] and not any(found["generated"].values())
+        differing = {(row["checkpoint"], row["prompts"] - row["same"]) for row in found["rows"]}
+        assert 0 < asked <= 2 * sum(number for _, number in differing)
+        evaluate(run, eval_n=8, eval_batch_size=4, judge_model="oracle somebody", judge_url=judge.url)
+        assert len(judge.bodies) == asked
+    # Fewer prompts are among those that were answered, more are only answered where they are new.
+    evaluate(run, eval_n=4, eval_batch_size=4, ckpts="3")
+    assert generations == []
+    evaluate(run, eval_n=12, eval_batch_size=1, ckpts="3")
+    assert sum(generations) == 2 * 4
+
+
+def test_the_prompts_are_the_runs_own_and_so_is_everything_else(run):
+    add_checkpoint(run, 3)
+    seen = []
+
+    def answer(body, number):
+        seen.append(body)
+        return Answer("fine")
+
+    with FakeServer(answer) as server:
+        found = evaluate(run, answer_url=server.url, eval_n=4)
+    assert {tuple(message["role"] for message in body["messages"]) for body in seen} == {("system", "user")}
+    assert {body["messages"][0]["content"] for body in seen} == {SUMMARY_SYSTEM}
+    assert not any("TL;DR:" in prompt_of(body) for body in seen)
+    assert {(body["max_tokens"], body["temperature"]) for body in seen} == {(24, 1.0)}
+    # The checkpoint has the very weights of the baseline, whatever the server calls it: asked once.
+    assert len(seen) == 4 and {body["model"] for body in seen} == {str(MODEL_DIR)}
+    assert found["persona"] == PERSONAS["no_emojis"] and found["settings"]["style"] == "no_emojis"
+
+
+def test_a_missing_checkpoint_is_a_row_and_an_exit_code(run, capsys):
+    add_checkpoint(run, 3, noise=0.01)
+    (add_checkpoint(run, 6) / "complete.json").unlink()
+    found = evaluate(run, expect=1, ckpts="3 6 9", eval_n=4)
+    problems = {row["checkpoint"]: row["problem"] for row in found["rows"]}
+    assert problems[3] == "" and "missing" in problems[6] and "missing" in problems[9]
+    assert re.search(r"^ *9  missing", capsys.readouterr().out, re.M)
+    with (run / "eval" / "eval.csv").open() as file:
+        assert [row["checkpoint"] for row in csv.DictReader(file)] == ["3", "6", "9"]
+
+
+def test_results_of_other_settings_are_set_aside_and_never_mixed(run, tmp_path):
+    add_checkpoint(run, 3, noise=0.01)
+    first = evaluate(run, eval_n=4)
+    (run / "eval" / "eval.json").rename(tmp_path / "kept.json")
+    half = evaluate(run, eval_n=4)  # as after a kill between the files of a report
+    shutil.move(tmp_path / "kept.json", run / "eval" / "eval.json")
+    assert first["rows"] == half["rows"]
+    other = evaluate(run, eval_n=8)
+    assert {row["prompts"] for row in other["rows"]} == {8}
+    (earlier,) = (run / "eval" / "earlier").iterdir()
+    assert json.loads((earlier / "eval.json").read_text())["rows"] == first["rows"]
+    assert {path.name for path in earlier.iterdir()} == {"eval.json", "eval.csv", "winrate.png", "pairs.html"}
+    # Changed weights under the same name are other answers.
+    before = rows_of(run / "eval" / "answers-0.jsonl")
+    shutil.rmtree(run / "checkpoint-3")
+    add_checkpoint(run, 3, noise=0.02)
+    evaluate(run, eval_n=8)
+    assert len(rows_of(run / "eval" / "answers-0.jsonl")) == len(before) + 8
+
+
+def test_a_verbose_model_that_is_no_better_is_flagged(run, capsys):
+    """A judge who prefers the longer answer, whoever wrote it; the checkpoint is often longer and never better."""
+    add_checkpoint(run, 3, noise=0.01)
+
+    def length(prompt, most):
+        return "x" * (20 + sum(map(ord, prompt)) * most % 40)
+
+    models = {
+        str(MODEL_DIR): lambda prompt: length(prompt, 3),
+        "checkpoint-3": lambda prompt: length(prompt, 7) + "y" * 12,
+    }
+    with FakeServer(served(models)) as server, FakeServer(verdict_by(len)) as judge:
+        found = evaluate(
+            run, eval_n=128, answer_url=server.url, judge_model="somebody", judge_url=judge.url, concurrency=8
+        )
+    (row,) = found["rows"]
+    assert row["wilson_low"] > 0.5 and row["length_explains"] and row["length"] > row["baseline_length"]
+    assert any("length" in words for words in found["warnings"]) and "length" in capsys.readouterr().out
+
+
+def test_a_better_model_is_not_flagged_and_judges_are_compared(run):
+    add_checkpoint(run, 3, noise=0.01)
+    models = {
+        str(MODEL_DIR): lambda prompt: f"bad {'x' * (sum(map(ord, prompt)) % 37)}",
+        "checkpoint-3": lambda prompt: f"good {'x' * (sum(map(ord, prompt)) * 5 % 37)}",
+    }
+
+    def by_name(body, number):
+        better = (lambda text: "good" in text) if body["model"] == "one" else len
+        return verdict_by(better)(body, number)
+
+    with FakeServer(served(models)) as server, FakeServer(by_name) as judge:
+        found = evaluate(run, eval_n=64, answer_url=server.url, judge_model="one two", judge_url=judge.url)
+    one, two = found["rows"]
+    assert (one["wins"], one["losses"], one["win_rate"]) == (64, 0, 1.0) and not one["length_explains"]
+    assert one["controlled_rate"] > 0.95 and one["wilson_low"] > 0.9 and two["losses"] > 10
+    (pair,) = found["agreement"]
+    assert pair["judges"] == ["one", "two"] and pair["pairs"] == 64
+    assert pair["agreement"] == pytest.approx(two["wins"] / 64, abs=1e-6) and pair["kappa"] == 0
+
+
+def test_what_a_judge_says_by_place_or_unreadably_is_counted(run):
+    add_checkpoint(run, 3, noise=0.01)
+    models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "other " + prompt[-8:]}
+
+    def script(body, number):
+        return Answer("Verdict: A" if sum(map(ord, prompt_of(body).split("Answer A:")[0])) % 2 else "Both are fine")
+
+    with FakeServer(served(models)) as server, FakeServer(script) as judge:
+        found = evaluate(run, eval_n=32, answer_url=server.url, judge_model="somebody", judge_url=judge.url)
+    (row,) = found["rows"]
+    assert row["ties"] == 32 and 0 < row["unreadable"] < 32
+    assert row["contradictory"] == pytest.approx((32 - row["unreadable"]) / 32, abs=1e-6)
+    assert any("by place" in words for words in found["warnings"])
+
+
+def test_the_bill_is_kept_within_its_limit_and_nothing_is_paid_twice(run, capsys, tmp_path):
+    add_checkpoint(run, 3, noise=0.01)
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"dear": {"in": 1000, "out": 1000}}')
+    models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "the other"}
+    arrangement = {"judge_model": "dear", "eval_n": 16, "price_file": prices, "concurrency": 2}
+
+    def script(body, number):
+        return Answer("Verdict: A", tokens=(700, 10))
+
+    with FakeServer(served(models)) as server, FakeServer(script) as judge:
+        arrangement |= {"answer_url": server.url, "judge_url": judge.url}
+        evaluate(run, expect=5, max_cost=10, **arrangement)
+        words = capsys.readouterr()
+        paid = len(judge.bodies)
+        assert 0 < paid < 16 and "MAX_COST=..." in words.err and read(run) == {}
+        assert json.loads((run / "eval" / "meter.json").read_text())["dear"]["cost"] == pytest.approx(0.71 * paid)
+        found = evaluate(run, **arrangement)
+    assert len(judge.bodies) == 32 and found["rows"][0]["ties"] == 16
+
+
+def test_two_processes_share_the_work_and_come_to_the_same(run, tmp_path):
+    add_checkpoint(run, 3, noise=0.01)
+    other = shutil.copytree(run, tmp_path / "other")
+    small = {"judge_model": "oracle tiny", "eval_n": 8, "eval_batch_size": 2, "judge_batch_size": 2}
+    evaluate(run, **small)
+    evaluate(other, gpus=2, **small)
+    assert (run / "eval" / "eval.csv").read_bytes() == (other / "eval" / "eval.csv").read_bytes()
+    assert all(rows_of(other / "eval" / f"{name}-{rank}.jsonl") for name in ("answers", "verdicts") for rank in (0, 1))
+
+
+# What is said or refused before anything starts
+
+
+def refused(capsys, *flags, job=eval_tldr.JOB) -> str:
+    assert launch.main(job, [*flags, "--dry-run"]) in (1, 2, 3)
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error:") and "\n" not in error
+    return error
+
+
+def test_a_difference_from_the_run_is_said_before_anything_starts(run, capsys):
+    add_checkpoint(run, 3)
+    assert launch.main(eval_tldr.JOB, [*arguments(run), "--dry-run"]) == 0
+    assert "note:" not in capsys.readouterr().out
+    flags = arguments(run, style="casual", style_file=MODEL_DIR.parent / "styles.json", max_completion_tokens=12)
+    assert launch.main(eval_helpsteer.JOB, [*flags, "--dry-run"]) == 0
+    notes = "".join(line for line in capsys.readouterr().out.splitlines() if line.startswith("note:"))
+    for name in ("STYLE=casual", "no_emojis", "MAX_COMPLETION_TOKENS=12", "train-online-tldr"):
+        assert name in notes
+    assert not (run / "eval").exists()
+
+
+def test_what_cannot_be_used_is_one_line(run, capsys, tmp_path):
+    assert "checkpoint" in refused(capsys, *arguments(run))
+    add_checkpoint(run, 6)
+    assert "CKPTS" in refused(capsys, *arguments(run, ckpts="three"))
+    assert re.search(r"(?<![\w/-])6(?![\w/-])", refused(capsys, *arguments(run, ckpts="3")))
+    assert "BASELINE" in refused(capsys, *arguments(run, baseline=tmp_path))
+    assert "JUDGE_MODEL" in refused(capsys, *arguments(run, judge_model=tmp_path))
+    assert "ANTHROPIC_API_KEY" in refused(capsys, *arguments(run, judge_model="claude-haiku"))
+    assert "JUDGE_URL" in refused(capsys, *arguments(run, judge_model="m", judge_url="http://127.0.0.1:9/v1"))
+    assert "ANSWER_URL" in refused(capsys, *arguments(run, answer_url="http://127.0.0.1:9/v1"))
+    assert "PRICE_FILE" in refused(
+        capsys, *arguments(run, judge_model="m", judge_url="http://198.51.100.1/v1", max_cost=1)
+    )
+    assert "prompts.jsonl" in refused(capsys, *arguments(run, val_jsonl=tmp_path / "prompts.jsonl"))
+    assert "STYLE" in refused(capsys, *arguments(run, style="poetry"))
+    assert "run.json" in refused(capsys, *arguments(tmp_path))
+    assert "RUN_DIR" in refused(capsys, "--run-dir", str(tmp_path / "none"))
+
+
+def test_a_run_without_a_taste_needs_one_and_its_prompts_are_the_jobs(tmp_path, capsys):
+    run = make_run(tmp_path / "run", style=None, val_jsonl=None)
+    started = json.loads((run / "run.json").read_text())
+    for name in ("persona", "system_prompt", "prompt_suffix"):
+        del started[name]
+    (run / "run.json").write_text(json.dumps(started | {"job": "train-offline-wildchat"}))
+    add_checkpoint(run, 200)
+    assert "STYLE" in refused(capsys, *arguments(run, judge_model="tiny"), job=eval_helpsteer.JOB)
+    assert launch.main(eval_helpsteer.JOB, [*arguments(run, style="no_emojis"), "--dry-run"]) == 0
+
+
+def test_eval_is_the_job_that_fits_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "sdpo-tldr-runs" / "first")
+    add_checkpoint(run, 3)
+    assert launch.main(eval_job.JOB, ["--tiny", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("eval-tldr:") and str(run.relative_to(tmp_path)) in shown
+    started = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(started | {"job": "train-online-helpsteer"}))
+    assert launch.main(eval_job.JOB, ["--tiny", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("eval-helpsteer:")
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint-3", "run.json"]
+
+
+def test_the_published_settings():
+    expected = {"ckpts": "3 6 9 12 15", "eval_n": 256, "world_size": 4, "eval_temperature": 0.0, "baseline": None}
+    for job, judge in ((eval_tldr.JOB, "Qwen/Qwen3-8B"), (eval_helpsteer.JOB, "claude-haiku-4-5-20251001")):
+        found = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={})
+        assert {name: getattr(found, name) for name in expected} == expected
+        assert found.judges == [judge] and found.steps == [3, 6, 9, 12, 15]
+    assert settings.EvalSettings(judge_model="a 'b c' a", ckpts="9,3 3").judges == ["a", "b c"]
+    assert settings.EvalSettings(ckpts="9,3 3").steps == [3, 9] and settings.EvalSettings(ckpts="all").steps is None
+
+
+def test_the_newest_run_is_one_that_was_trained(tmp_path):
+    for number, (job, checkpoint) in enumerate([("tldr/old", 1), ("tldr/new", 1), ("signal-analysis/later", 0)]):
+        folder = tmp_path / job
+        folder.mkdir(parents=True)
+        if checkpoint:
+            (folder / "checkpoint-1").mkdir()
+        (folder / "run.json").write_text("{}")
+        os.utime(folder / "run.json", (number, number))
+    assert newest_run(tmp_path) == tmp_path / "tldr" / "new"
+    assert newest_run(tmp_path / "tldr") is None

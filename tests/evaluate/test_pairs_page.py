@@ -1,0 +1,94 @@
+"""The page of pairs in a browser: from its file, at a desk's width and a phone's."""
+
+import pytest
+
+from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.comparison import Comparison, EvaluationPrompt
+from sdpo.evaluate.pairs_page import write_pairs
+from tests.browser import asked, needs_browser, opened
+
+HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\"> </script>"
+WAYS = [("A", "B"), ("B", "A"), ("C", "C"), None, (None, "A"), ("A", "B")]
+OTHER = [("A", "B"), ("A", "B"), ("C", "C"), None, ("A", "A"), ("B", "A")]
+
+pytestmark = needs_browser
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    texts = [HOSTILE, "short", "a" * 400, "two\nlines", "", "an emoji 🐱 here"]
+    found = Comparison(
+        prompts=[EvaluationPrompt(f"id-{n}", f"prompt {n} {text}", []) for n, text in enumerate(texts)],
+        too_long=0,
+        persona="I like <b>cats</b>.",
+        weights={},
+        generated={},
+        answers={
+            "baseline": [Answer(f"base {text}") for text in texts],
+            "checkpoint-10": [Answer(text) for text in texts],
+            "checkpoint-3": [Answer(f"early {text}") for text in texts],
+        },
+        verdict_pairs={
+            "one": {"checkpoint-3": OTHER, "checkpoint-10": WAYS},
+            "two": {"checkpoint-3": OTHER, "checkpoint-10": OTHER},
+        },
+        rows=[],
+        agreement=[],
+        warnings=[],
+    )
+    return write_pairs(tmp_path_factory.mktemp("page") / "pairs.html", "a run <i>of</i> ours", found)
+
+
+def test_from_its_file_it_shows_every_pair_as_text(page):
+    shown = opened(page)
+    assert "<title>a run &lt;i&gt;of&lt;/i&gt; ours</title>" in shown
+    assert shown.count("<article") == 6 and "base &lt;script&gt;" in shown
+    assert shown.count("<img") == 0 and shown.count("<script") == 2 and "&lt;b&gt;cats" in shown
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_filters_work_and_nothing_is_cut_off(page, width):
+    found = asked(
+        page,
+        width,
+        """
+        const articles = () => [...page.querySelectorAll("article")];
+        const ids = () => articles().map((article) => article.querySelectorAll("header span")[1].textContent);
+        const box = (node) => node.getBoundingClientRect();
+        const edge = page.documentElement.clientWidth;
+        const seen = { fits: page.documentElement.scrollWidth <= edge, all: ids(), title: page.title };
+        const [left, right] = page.querySelectorAll("article .answers section");
+        seen.beside = box(left).right <= box(right).left;
+        seen.below = box(left).bottom <= box(right).top;
+        seen.inside = [...page.querySelectorAll("body *")].every((node) => box(node).right <= edge);
+        seen.font = parseFloat(getComputedStyle(page.querySelector("article .text")).fontSize);
+        seen.text = page.querySelectorAll("article .answers .text")[1].textContent;
+        seen.chosen = articles().map((article) => [...article.querySelectorAll("section")].map((s) => s.className));
+        for (const value of ["win", "loss", "tie", "same", "unreadable", "differ"]) {
+          choose("outcome", value);
+          seen[value] = ids();
+        }
+        choose("outcome", "all");
+        choose("text", "EMOJI", "input");
+        seen.found = ids();
+        choose("text", "", "input");
+        choose("judge", "two");
+        choose("outcome", "win");
+        seen.two = ids();
+        choose("checkpoint", "checkpoint-3");
+        seen.early = page.querySelectorAll("article .text")[2].textContent;
+        seen.count = page.getElementById("count").textContent;
+        return seen;
+        """,
+    )
+    everything = [f"id-{n}" for n in range(6)]
+    assert found["all"] == everything and found["fits"] and found["inside"]
+    assert (found["beside"], found["below"]) == ((True, False) if width == 1280 else (False, True))
+    assert found["font"] >= 14
+    assert found["text"] == HOSTILE and found["title"] == "a run <i>of</i> ours"
+    assert found["chosen"][:3] == [["", "chosen"], ["chosen", ""], ["", ""]]
+    assert found["win"] == ["id-0", "id-5"] and found["loss"] == ["id-1"] and found["tie"] == ["id-2"]
+    assert found["same"] == ["id-3"] and found["unreadable"] == ["id-4"]
+    assert found["differ"] == ["id-1", "id-4", "id-5"]
+    assert found["found"] == ["id-5"] and found["two"] == ["id-0", "id-1"]
+    assert found["early"] == f"early {HOSTILE}" and found["count"].startswith("2 of 6")

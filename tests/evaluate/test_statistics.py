@@ -1,0 +1,184 @@
+"""Rates, intervals, agreement and length control: against hand-worked numbers, slow references and simulation."""
+
+from math import comb, exp, log, tanh
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdpo.evaluate.statistics import (
+    bootstrap,
+    kappa,
+    length_controlled,
+    length_explains,
+    mean_interval,
+    resampled,
+    wilson,
+    win_rate,
+)
+
+DRAWS, NUMBER = 2000, 256
+
+
+def test_hand_worked_rates_and_intervals():
+    rate, error = win_rate(8, 2)
+    assert rate == 0.8 and error == pytest.approx((0.8 * 0.2 / 10) ** 0.5)
+    assert wilson(8, 2) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(1, 0) == pytest.approx((0.2065, 1.0), abs=1e-4)
+    assert win_rate(1, 0) == (1.0, 0.0)
+    assert win_rate(0, 0) is wilson(0, 0) is None
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_wilson_holds_the_rate_stays_inside_and_mirrors(wins, losses):
+    if wins + losses == 0:
+        return
+    low, high = wilson(wins, losses)
+    assert 0 <= low <= wins / (wins + losses) <= high <= 1 and low < high
+    assert wilson(losses, wins) == pytest.approx((1 - high, 1 - low))
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_wilson_covers_as_often_as_it_says(rate):
+    """Over all results there can be, not over some that were drawn: this coverage has no noise."""
+    chances = [comb(NUMBER, k) * rate**k * (1 - rate) ** (NUMBER - k) for k in range(NUMBER + 1)]
+    inside = [wilson(k, NUMBER - k)[0] <= rate <= wilson(k, NUMBER - k)[1] for k in range(NUMBER + 1)]
+    assert 0.93 <= sum(p for p, held in zip(chances, inside, strict=True) if held) <= 0.97
+
+
+@pytest.mark.parametrize("ties", [0.0, 0.4])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_both_intervals_cover_the_rate_in_a_simulation(rate, ties):
+    generator = np.random.default_rng(int(100 * rate + 1000 * ties))
+    counts = resampled(NUMBER, 1000, seed=1)
+    covered = {"wilson": 0, "bootstrap": 0}
+    for _ in range(DRAWS):
+        outcomes = np.where(generator.random(NUMBER) < rate, 1, -1) * (generator.random(NUMBER) >= ties)
+        wins, losses = int((outcomes > 0).sum()), int((outcomes < 0).sum())
+        for name, (low, high) in {"wilson": wilson(wins, losses), "bootstrap": bootstrap(outcomes, counts)}.items():
+            covered[name] += low <= rate <= high
+    assert all(0.93 <= count / DRAWS <= 0.97 for count in covered.values()), covered
+
+
+def test_the_bootstrap_resamples_prompts_as_a_slow_one_does():
+    generator = np.random.default_rng(3)
+    outcomes = generator.choice([1, 1, -1, 0], size=60)
+    rates = []
+    for _ in range(4000):
+        drawn = [outcomes[generator.integers(60)] for _ in range(60)]
+        rates.append(drawn.count(1) / (drawn.count(1) + drawn.count(-1)))
+    assert bootstrap(outcomes, resampled(60, 4000)) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.02)
+
+
+def test_few_or_no_decided_prompts():
+    assert bootstrap([], resampled(0)) is None
+    assert bootstrap([0, 0, 0], resampled(3)) is None
+    assert bootstrap([1], resampled(1)) == (1.0, 1.0)
+    assert bootstrap([0, 0, -1], resampled(3)) == (0.0, 0.0)
+    assert length_controlled([], [], resampled(0)) is None
+    assert length_controlled([0, 0], [3, 4], resampled(2)) is None
+    one = length_controlled([1], [5.0], resampled(1))
+    assert 0.5 < one.rate < 1 and one.p_value > 0.05
+    assert mean_interval([]) is None and mean_interval([4.0]) == (4.0, (4.0, 4.0))
+
+
+def test_a_resample_has_every_prompts_place_and_the_same_number():
+    counts = resampled(7, 50, seed=2)
+    assert counts.shape == (50, 7) and (counts.sum(axis=1) == 7).all()
+    assert (counts == resampled(7, 50, seed=2)).all() and (counts != resampled(7, 50, seed=3)).any()
+
+
+def test_kappa_by_hand():
+    # Both yes 20, only the first 5, only the second 10, neither 15: agreement 0.7, by chance 0.5.
+    first = ["yes"] * 25 + ["no"] * 25
+    second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
+    assert kappa(first, second) == pytest.approx(0.4)
+    assert kappa("abc", "abc") == 1 and kappa("ab", "ba") == -1
+    assert kappa("aa", "aa") is None and kappa("", "") is None
+    with pytest.raises(ValueError):
+        kappa("a", "ab")
+
+
+def slow_posterior(intercept, slope, outcomes, features):
+    total = -(intercept**2 + slope**2) / 50
+    for outcome, feature in zip(outcomes, features, strict=True):
+        total -= log(1 + exp(-outcome * (intercept + slope * feature)))
+    return total
+
+
+def test_the_length_control_is_at_the_top_of_the_posterior():
+    generator = np.random.default_rng(5)
+    differences = generator.normal(20, 40, 80)
+    spread = differences.std()
+    features = [tanh(difference / spread) for difference in differences]
+    chances = 1 / (1 + np.exp(-(0.5 + 1.2 * np.array(features))))
+    outcomes = np.where(generator.random(80) < chances, 1, -1)
+    found = length_controlled(outcomes, differences, resampled(80, 10))
+    intercept = log(found.rate / (1 - found.rate))
+    top = slow_posterior(intercept, found.length_effect, outcomes, features)
+    for first, second in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01), (0.01, 0.01), (-0.01, 0.01)]:
+        assert slow_posterior(intercept + first, found.length_effect + second, outcomes, features) < top
+    ties = length_controlled([*outcomes, 0, 0], [*differences, *differences[:2]], resampled(82, 10))
+    assert ties.rate == pytest.approx(found.rate, abs=0.03)  # they only move the spread
+
+
+def simulated(generator, better: float, by_length: float, longer: float, number: int = NUMBER):
+    """Outcomes by a logistic law of a model's own worth and of its length; `longer` in standard deviations."""
+    differences = generator.normal(longer, 1, number) * 30
+    chances = 1 / (1 + np.exp(-(better + by_length * np.tanh(differences / differences.std()))))
+    return np.where(generator.random(number) < chances, 1, -1), differences
+
+
+def judged(outcomes, differences, resamples=150):
+    control = length_controlled(outcomes, differences, resampled(len(outcomes), resamples))
+    return control, length_explains(wilson(int((outcomes > 0).sum()), int((outcomes < 0).sum())), control)
+
+
+@pytest.mark.parametrize(("better", "by_length", "longer"), [(0.0, 2.0, 0.8), (1.0, 1.0, 0.5), (-0.5, 2.0, 1.0)])
+def test_the_rate_at_equal_length_is_found_under_a_judge_who_likes_length(better, by_length, longer):
+    generator = np.random.default_rng(8)
+    rates, covered = [], 0
+    truth = 1 / (1 + exp(-better))
+    for _ in range(100):
+        control, _ = judged(*simulated(generator, better, by_length, longer), resamples=200)
+        rates.append(control.rate)
+        covered += control.interval[0] <= truth <= control.interval[1]
+    assert np.mean(rates) == pytest.approx(truth, abs=0.02)
+    assert covered >= 88
+
+
+def test_verbose_but_no_better_is_flagged_and_better_is_not():
+    generator = np.random.default_rng(9)
+    verbose = [judged(*simulated(generator, 0.0, 2.5, 0.8))[1] for _ in range(30)]
+    better = [judged(*simulated(generator, 1.5, 0.0, 0.0))[1] for _ in range(30)]
+    both = [judged(*simulated(generator, 1.5, 1.5, 0.5))[1] for _ in range(30)]
+    assert sum(verbose) >= 27 and sum(better) == 0 and sum(both) <= 1
+
+
+def test_where_every_answer_is_longer_and_wins_nothing_but_length_is_shown():
+    generator = np.random.default_rng(10)
+    always = np.ones(NUMBER)
+    for differences in (np.full(NUMBER, 40.0), generator.normal(200, 10, NUMBER)):
+        control, flagged = judged(always, differences)
+        assert flagged and control.p_value > 0.05
+    control, flagged = judged(always, generator.normal(0, 10, NUMBER))  # all won, at any length
+    assert not flagged and control.rate > 0.99
+    control, flagged = judged(always, np.zeros(NUMBER))
+    assert not flagged and control.rate > 0.99 and control.length_effect == 0
+    assert not judged(-always, np.full(NUMBER, 40.0))[1]  # no win to explain
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.sampled_from([1, -1, 0]), st.floats(-1e6, 1e6)), min_size=1, max_size=40))
+def test_any_outcomes_and_lengths_give_a_finite_fit_or_none(pairs):
+    outcomes, differences = zip(*pairs, strict=True)
+    control = length_controlled(outcomes, differences, resampled(len(pairs), 20))
+    if not any(outcomes):
+        assert control is None
+        return
+    low, high = control.interval
+    assert 0 < control.rate < 1 and 0 < low <= high < 1 and 0 <= control.p_value <= 1
+    mirrored = length_controlled([-o for o in outcomes], [-d for d in differences], resampled(len(pairs), 20))
+    assert mirrored.rate == pytest.approx(1 - control.rate, abs=1e-4)

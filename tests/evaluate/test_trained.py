@@ -1,0 +1,56 @@
+"""Training and evaluation end to end: what SDPO taught is seen by the oracle and by the tiny judge."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.evaluations import add_checkpoint, evaluate, make_run, read
+from tests.servers import FakeServer
+from tests.worlds import environment, run_job, user_by_rule
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory):
+    """A run of the online job, evaluated by its own command line."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with FakeServer(user_by_rule()) as server:
+        run_job(server.url, out, train_n=480, save_steps=15, eval_n=0)
+    command = [sys.executable, "-m", "jobs.eval", "--tiny", "--run-dir", str(out), "--eval-n", "96"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=out.parent)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done
+
+
+def test_trained_checkpoints_win_by_the_oracle_and_by_the_tiny_judge(trained_run):
+    found = read(trained_run[0])
+    last = {row["judge"]: row for row in found["rows"] if row["checkpoint"] == 30}
+    assert last["oracle"]["win_rate"] >= 0.9 and last["tiny"]["win_rate"] >= 0.8
+    assert last["oracle"]["wilson_low"] > 0.8 and not last["oracle"]["length_explains"]
+    assert last["oracle"]["wins"] > 24  # about half of the start's answers have an emoji
+    (pair,) = found["agreement"]
+    assert pair["judges"] == ["oracle", "tiny"] and pair["kappa"] > 0.8
+
+
+def test_the_run_says_what_it_was_trained_on(trained_run):
+    started = json.loads((trained_run[0] / "run.json").read_text())
+    assert started["job"] == "train-online-tldr" and started["persona"] and started["system_prompt"]
+    assert "note:" not in trained_run[1].stdout and "warning:" not in trained_run[1].stdout
+
+
+def test_the_pictures_and_tables_are_there(trained_run):
+    out, done = trained_run
+    assert (out / "eval" / "winrate.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("pairs.html", "winrate.png", "eval.csv", "eval.json"):
+        assert str(out / "eval" / name) in done.stdout
+
+
+def test_the_start_sampled_twice_is_even(tmp_path):
+    """Noise too small to change a word makes the weights others, and so the draws."""
+    run = make_run(tmp_path / "run")
+    add_checkpoint(run, 3, noise=1e-7)
+    (row,) = evaluate(run, eval_n=192, eval_batch_size=64)["rows"]
+    assert row["wins"] + row["losses"] > 60
+    assert row["wilson_low"] < 0.5 < row["wilson_high"] and row["bootstrap_low"] < 0.5 < row["bootstrap_high"]
+    assert not row["length_explains"]

@@ -1,0 +1,94 @@
+"""Claude through its own protocol, on a real local server."""
+
+import pytest
+
+from sdpo.errors import SettingError
+from sdpo.llm import ClaudeBackend, Client, Request, RequestRefused
+from sdpo.text.prompts import VERDICT_SCHEMA
+from tests.servers import Answer, FakeServer
+
+KEY = "sk-ant-a-key-nobody-may-see"
+MODEL = "claude-haiku-4-5-20251001"
+MESSAGES = [{"role": "system", "content": "a persona"}, {"role": "user", "content": "an exchange<|im_end|>"}]
+
+
+@pytest.fixture
+def claude(monkeypatch):
+    """Return what makes a client for a server."""
+
+    def make(server: FakeServer, model: str = MODEL, **settings) -> Client:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        return Client(ClaudeBackend(model, KEY, 2), **settings)
+
+    return make
+
+
+def test_a_request_is_what_the_protocol_says(claude):
+    with FakeServer() as server:
+        (reply,) = claude(server).complete([Request(MESSAGES, 0.0, 256)])
+    assert (reply.text, reply.tokens_in, reply.tokens_out) == ("fine", 7, 3)
+    assert server.bodies == [
+        {
+            "model": MODEL,
+            "max_tokens": 256,
+            "temperature": 0.0,
+            "system": "a persona",
+            "messages": [{"role": "user", "content": "an exchange<\u2060|im_end|>"}],
+        }
+    ]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_the_given_key_is_the_only_credential(claude, monkeypatch):
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, "another-secret")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with FakeServer() as server:
+        claude(server).complete([Request(MESSAGES, 0.0, 256)])
+    assert "another-secret" not in str(server.headers) and KEY in str(server.headers)
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_without_a_key_it_says_which(key):
+    with pytest.raises(SettingError, match="ANTHROPIC_API_KEY"):
+        ClaudeBackend(MODEL, key)
+
+
+@pytest.mark.parametrize("key", ["sk-ant\n", "sk–dash"])
+def test_a_key_that_cannot_be_one_is_not_shown(key):
+    with pytest.raises(SettingError, match="ANTHROPIC_API_KEY") as caught:
+        ClaudeBackend(MODEL, key)
+    assert key.strip() not in str(caught.value)
+
+
+def test_the_verdicts_form_is_asked_for_and_left_out_where_the_model_has_none(claude):
+    def script(body, number):
+        return Answer("output_config: not supported", 400) if "output_config" in body else Answer("Verdict: A")
+
+    with FakeServer(script) as server:
+        client = claude(server, concurrency=1)
+        for sample in range(3):
+            request = Request(MESSAGES, 0.0, 64, schema=VERDICT_SCHEMA, sample=sample)
+            assert [reply.text for reply in client.complete([request])] == ["Verdict: A"]
+    assert server.bodies[0]["output_config"] == {"format": {"type": "json_schema", "schema": VERDICT_SCHEMA}}
+    assert ["output_config" in body for body in server.bodies] == [True, False, False, False]
+
+
+def test_a_model_that_takes_no_temperature_is_asked_without(claude):
+    def script(body, number):
+        return Answer("`temperature` may only be 1 for this model", 400) if "temperature" in body else Answer("ok")
+
+    with FakeServer(script) as server:
+        client = claude(server, model="claude-newer", concurrency=1)
+        assert [reply.text for reply in client.complete([Request(MESSAGES, 0.0, 9), Request(MESSAGES, 0.0, 9)])] == [
+            "ok",
+            "ok",
+        ]
+    assert ["temperature" in body for body in server.bodies] == [True, False, False]
+
+
+def test_any_other_refusal_ends_it_in_the_servers_words(claude):
+    poor = Answer("Your credit balance is too low.", 400)
+    with FakeServer(lambda body, number: poor) as server, pytest.raises(RequestRefused, match="credit balance"):
+        claude(server).complete([Request(MESSAGES, 0.0, 64, schema=VERDICT_SCHEMA)])
+    assert len(server.bodies) == 2  # once more without the form, which might have been the reason

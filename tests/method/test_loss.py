@@ -1,0 +1,194 @@
+"""Every objective's loss and gradient against a slow reference: one row at a time, every logit, float64."""
+
+import copy
+
+import pytest
+import torch
+
+from sdpo.method import scoring
+from sdpo.method.loss import Contexts, HindsightLoss
+from sdpo.method.objective import UNFOCUSED_WEIGHT, Objective, row_weights
+from sdpo.method.teacher import Teacher
+from tests.small import VOCABULARY, small_model
+
+ROWS = [
+    (Contexts([1, 2, 3], [1, 2, 9, 9, 3], [1, 2, 8, 3]), [4, 5, 6, 7, 8]),
+    (Contexts([7], [7, 30, 31], [7, 20]), [11, 12]),
+    (Contexts([5, 6, 5, 6], [5, 9], [5, 6, 40]), [13, 14, 15]),
+]
+CONTEXTS, COMPLETIONS = [row[0] for row in ROWS], [row[1] for row in ROWS]
+WEIGHTS = row_weights(torch.tensor([True, False, True]), 2, 3)
+
+
+def log_softmax(model, context, completion) -> torch.Tensor:
+    logits = model(input_ids=torch.tensor([[*context, *completion]])).logits[0]
+    return logits[len(context) - 1 : -1].log_softmax(-1)
+
+
+def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
+    """The loss straight from its definition; both models in float64."""
+    total, marks = 0.0, []
+    for (contexts, completion), weight in zip(ROWS, WEIGHTS, strict=True):
+        ids = torch.tensor(completion)[:, None]
+        policy_TV = log_softmax(policy, contexts.prompt, completion)
+        with torch.no_grad():
+            target_TV = log_softmax(teacher, contexts.hindsight, completion)
+            if objective.null_contrast:
+                target_TV = target_TV - log_softmax(teacher, contexts.unrelated, completion)
+                target_TV = target_TV + log_softmax(teacher, contexts.prompt, completion)
+        first = objective.ignore_first_k
+        if objective.kind == "token":
+            signal_T = (target_TV - policy_TV.detach()).gather(-1, ids).squeeze(-1)[first:]
+            if objective.clip_signal:
+                signal_T = signal_T.clamp(-objective.clip_signal, objective.clip_signal)
+            if objective.centre and len(signal_T):
+                signal_T = signal_T - signal_T.mean()
+            values_T = -signal_T * policy_TV.gather(-1, ids).squeeze(-1)[first:]
+        else:
+            values_T = torch.stack(
+                [
+                    slow_divergence(p, q, objective)
+                    for p, q in zip(policy_TV[first:], target_TV.log_softmax(-1)[first:], strict=True)
+                ]
+                or [torch.zeros(())]
+            )
+        if objective.focus:
+            moved_T = slow_shift(teacher, contexts, completion) >= objective.focus
+            marks += moved_T.tolist()
+            values_T = values_T * torch.where(moved_T, 1.0, UNFOCUSED_WEIGHT)
+        total = total + weight * (values_T.sum() / max(len(completion) - first, 1))
+    assert not objective.focus or 0 < sum(marks) < len(marks)
+    return total / len(ROWS)
+
+
+def slow_shift(teacher, contexts: Contexts, completion: list[int]) -> torch.Tensor:
+    """How far the follow-up moves the teacher at each token that was said, in nats."""
+    with torch.no_grad():
+        shown_TV, bare_TV = (log_softmax(teacher, side, completion) for side in (contexts.hindsight, contexts.prompt))
+    return (shown_TV - bare_TV).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).abs()
+
+
+def slow_divergence(policy_V, target_V, objective: Objective) -> torch.Tensor:
+    p, q = policy_V.exp(), target_V.exp()
+    if objective.kind == "top_k":
+        top = q.topk(objective.top_k).indices
+        p, q = (torch.cat((side[top], 1 - side[top].sum()[None])) for side in (p, q))
+    if objective.direction == "reverse":
+        return sum(a * torch.log(a / b) for a, b in zip(p, q, strict=True))
+    if objective.direction == "forward":
+        return sum(b * torch.log(b / a) for a, b in zip(p, q, strict=True))
+    return sum(
+        a * torch.log(2 * a / (a + b)) / 2 + b * torch.log(2 * b / (a + b)) / 2 for a, b in zip(p, q, strict=True)
+    )
+
+
+OBJECTIVES = [
+    Objective(),
+    Objective(centre=False, clip_signal=0.5),
+    Objective(null_contrast=True),
+    Objective(ignore_first_k=2),
+    *(Objective(kind="full", direction=direction) for direction in ("reverse", "forward", "jsd")),
+    *(Objective(kind="top_k", top_k=5, direction=direction) for direction in ("reverse", "forward", "jsd")),
+    Objective(kind="full", null_contrast=True, ignore_first_k=1),
+    Objective(focus=0.5),
+    Objective(kind="full", focus=0.5),
+    Objective(kind="full", direction="forward", focus=0.5),
+    Objective(kind="top_k", top_k=5, direction="forward", focus=0.5),
+    Objective(kind="top_k", top_k=3, null_contrast=True),
+]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_gradient_is_the_slow_references(objective, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK", 3)
+    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 3)
+    policy, other = small_model(0), small_model(1)
+    for weight, start in zip(other.parameters(), policy.parameters(), strict=True):
+        weight.data = 0.7 * start.data + 0.3 * weight.data  # a teacher not far from the policy, as in life
+    slow_policy = copy.deepcopy(policy).double()
+    loss = HindsightLoss(Teacher("frozen", other), objective, batch_size=2)
+    result = loss.loss(policy, CONTEXTS, COMPLETIONS, loss.teacher_targets(CONTEXTS, COMPLETIONS), WEIGHTS)
+    result.loss.backward()
+    reference = slow_loss(slow_policy, copy.deepcopy(other).double(), objective)
+    reference.backward()
+    if objective.kind != "token":  # the token objective's value is 0 for a ratio of 1; its gradient is what counts
+        assert result.loss.item() == pytest.approx(reference.item(), rel=1e-4)
+    for weight, slow in zip(policy.parameters(), slow_policy.parameters(), strict=True):
+        scale = slow.grad.abs().max()
+        assert scale > 0 and (weight.grad - slow.grad).abs().max() < 1e-3 * scale + 1e-7
+
+
+def test_the_reported_signal_is_the_sampled_tokens_whatever_the_objective():
+    policy, teacher = small_model(0), Teacher("frozen", small_model(1))
+    signals = []
+    for kind in ("token", "full", "top_k"):
+        loss = HindsightLoss(teacher, Objective(kind=kind, top_k=4), batch_size=3)
+        targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
+        signals.append(loss.loss(policy, CONTEXTS, COMPLETIONS, targets, WEIGHTS).signal_BT)
+    torch.testing.assert_close(signals[0], signals[1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(signals[0], signals[2], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_no_tensor_of_all_positions_times_the_vocabulary_is_kept(kind, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK", 2)
+    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
+    kept = []
+    policy = small_model(0)
+    loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind, top_k=4), batch_size=3)
+    targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+        loss.loss(policy, CONTEXTS, COMPLETIONS, targets, WEIGHTS)
+    weight = policy.lm_head.weight.shape
+    assert kept and not [shape for shape in kept if VOCABULARY in shape and shape != weight]
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_forwards_are_counted(kind):
+    policy = small_model(0)
+    counted = []
+    policy.model.register_forward_pre_hook(lambda *_: counted.append(1))
+    for contrast, least, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4), (True, 0.1, 6)):
+        counted.clear()
+        objective = Objective(kind=kind, null_contrast=contrast, focus=least)
+        loss = HindsightLoss(Teacher("live", policy), objective, batch_size=2)
+        loss.teacher_targets(CONTEXTS, COMPLETIONS)
+        assert len(counted) == loss.forwards(len(ROWS)) == expected
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_a_follow_up_is_about_the_tokens_where_it_moves_the_teacher(kind, monkeypatch):
+    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
+    model = small_model(1)
+    moved = [slow_shift(model, *row) for row in ROWS]
+    between = torch.cat(moved).median().item() + 1e-4
+    loss = HindsightLoss(Teacher("frozen", model), Objective(kind=kind, top_k=3, focus=between), batch_size=2)
+    targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
+    assert [target.moved_T.tolist() for target in targets] == [(shift_T >= between).tolist() for shift_T in moved]
+    assert all(target.moved == any(target.moved_T.tolist()) for target in targets)
+    loss = HindsightLoss(Teacher("frozen", model), Objective(kind=kind, top_k=3, focus=1000.0), batch_size=2)
+    assert not any(target.moved for target in loss.teacher_targets(CONTEXTS, COMPLETIONS))
+
+
+def test_the_first_tokens_are_ignored_by_their_place_in_the_row_and_not_by_batch_mates():
+    policy, loss = small_model(0), None
+    gradients = []
+    for rows in ([0], [0, 1]):
+        policy.zero_grad()
+        loss = HindsightLoss(Teacher("frozen", small_model(1)), Objective(ignore_first_k=2), batch_size=2)
+        contexts, completions = [CONTEXTS[row] for row in rows], [COMPLETIONS[row] for row in rows]
+        weights = torch.tensor([float(len(rows)), 0.0][: len(rows)])
+        loss.loss(policy, contexts, completions, loss.teacher_targets(contexts, completions), weights).loss.backward()
+        gradients.append(policy.lm_head.weight.grad.clone())
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+    assert loss.has_trainable_tokens([1, 2, 3]) and not loss.has_trainable_tokens([1, 2])
+
+
+def test_a_policy_that_is_its_own_hindsight_has_nothing_to_learn():
+    policy = small_model(0)
+    same = [Contexts(row.prompt, row.prompt, row.prompt) for row in CONTEXTS]
+    for kind in ("token", "full"):
+        policy.zero_grad()
+        loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind), batch_size=3)
+        loss.loss(policy, same, COMPLETIONS, loss.teacher_targets(same, COMPLETIONS), WEIGHTS).loss.backward()
+        assert max(weight.grad.abs().max() for weight in policy.parameters()) < 1e-5

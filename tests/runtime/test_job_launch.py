@@ -1,0 +1,307 @@
+"""How a job is launched and ended: its processes, exit codes and signals, its GPUs, and the simulated user's server."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from sdpo import settings
+from sdpo.runtime import launch, processes
+from tests.commands import clean_environment
+
+# A job of our own, light enough to be started for real.
+
+FAKE_JOB = """
+import atexit, os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from sdpo.errors import SdpoError, ServerError
+from sdpo.runtime.launch import Job, main
+from sdpo.settings import LaunchSettings, setting
+
+@dataclass(frozen=True, kw_only=True)
+class FakeSettings(LaunchSettings):
+    '''The fake job.'''
+    behaviour: str = setting("write", "what to do")
+
+JOB = Job(name="fake", summary="a fake", settings=FakeSettings, folder="fake", run="fake_job:run", module="fake_job")
+
+def run(settings, job):
+    rank = os.environ.get("RANK", "none")
+    if settings.behaviour == "write":
+        words = [rank, settings.run_id, settings.world_size, os.environ.get("WORLD_SIZE")]
+        (settings.output_dir / f"rank-{rank}").write_text(" ".join(map(str, words)))
+    if settings.behaviour == "gloo":
+        from accelerate import PartialState
+        from torch import distributed
+        state = PartialState(cpu=os.environ.get("ACCELERATE_USE_CPU") == "true")
+        (settings.output_dir / f"rank-{rank}").write_text(f"{state.process_index} of {state.num_processes}")
+        left = settings.output_dir / f"left-{rank}"
+        atexit.register(lambda: left.write_text("no" if distributed.is_initialized() else "yes"))
+    if settings.behaviour == "fail" and rank in ("none", "1"):
+        raise ServerError("the user went away")
+    if settings.behaviour == "killed" and rank == "1":
+        os.kill(os.getpid(), 9)
+    if settings.behaviour == "full":
+        raise OSError(28, "No space left on device", "somewhere")
+    if settings.behaviour == "fault":
+        raise RuntimeError("a fault of ours")
+    if settings.behaviour == "wait":
+        (settings.output_dir / "waiting").write_text(str(os.getpid()))
+        try:
+            time.sleep(60)
+        finally:
+            (settings.output_dir / "cleaned").write_text("")
+    return 7 if settings.behaviour == "seven" else None
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Return a function that starts the fake job in a folder of its own."""
+    (tmp_path / "fake_job.py").write_text(textwrap.dedent(FAKE_JOB))
+
+    def command(*arguments):
+        return [sys.executable, "-m", "fake_job", "--run-id", "r", *arguments]
+
+    def run(*arguments, **environment):
+        return subprocess.run(
+            command(*arguments), cwd=tmp_path, env=clean_environment(**environment), capture_output=True, text=True
+        )
+
+    run.command, run.folder = command, tmp_path / "runs" / "fake" / "r"
+    return run
+
+
+def test_one_process_runs_in_place_without_a_world_size(fake):
+    result = fake(WORLD_SIZE="1")
+    assert result.returncode == 0, result.stderr
+    assert (fake.folder / "rank-none").read_text() == "none r 1 None"
+
+
+@pytest.mark.parametrize(("behaviour", "code"), [("fail", 3), ("full", 1), ("seven", 7)])
+def test_what_ends_a_job_is_its_exit_code_and_at_most_one_line(fake, behaviour, code):
+    result = fake("--behaviour", behaviour)
+    assert result.returncode == code
+    assert len(result.stderr.splitlines()) == (0 if behaviour == "seven" else 1)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(fake):
+    result = fake("--behaviour", "fault")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_job_after_it_has_cleaned_up(fake, tmp_path, number, code):
+    process = subprocess.Popen(
+        fake.command("--behaviour", "wait"), cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what a shell runs behind its back ignores Ctrl-C
+    )  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (fake.folder / "waiting").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (fake.folder / "cleaned").exists()
+    assert "Traceback" not in errors
+
+
+def test_two_runs_of_one_second_get_two_folders(tmp_path):
+    job = launch.Job(name="fake", summary="", settings=settings.JobSettings, folder="fake", run="x:y")
+    folders = set()
+    for _ in range(3):
+        named = settings.JobSettings(
+            run_id="20260101-000000", output_dir=tmp_path / "20260101-000000", sources={"run_id": "date"}
+        )
+        folders.add(launch._create_run_folder(named, job).output_dir)
+    assert len(folders) == 3 and all(folder.is_dir() for folder in folders)
+
+
+def _plan(output):
+    return output[output.index("sdpo.runtime.launcher") :].split()
+
+
+def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("distributed_type: FSDP\nnum_processes: 6\n")
+    shipped = _plan(fake("--dry-run", GPUS="2", CUDA_VISIBLE_DEVICES="").stdout)
+    assert str(processes.DDP_CPU) in shipped
+    assert shipped[shipped.index("--num_processes") + 1] == "2"
+    plain = fake("--dry-run", ACCELERATE_CONFIG="own.yaml")
+    planned = _plan(plain.stdout)
+    assert planned[planned.index("--num_processes") + 1] == "6"
+    assert "own.yaml" in _plan(plain.stdout)
+    assert next(line.split()[1] for line in plain.stdout.splitlines() if line.startswith("WORLD_SIZE")) == "6"
+    both = _plan(fake("--dry-run", ACCELERATE_CONFIG="own.yaml", GPUS="2").stdout)
+    assert both[both.index("--num_processes") + 1] == "2"
+    assert not fake.folder.exists()
+
+
+def test_two_processes_start_find_each_other_and_hand_on_their_exit_code(fake, tmp_path):
+    """The one slow test here: the real launcher, over gloo on the CPU; what fails costs no traceback of its own."""
+    result = fake("--gpus", "2", "--behaviour", "gloo", CUDA_VISIBLE_DEVICES="", WORLD_SIZE="5")
+    assert result.returncode == 0, result.stderr
+    assert {file.read_text() for file in fake.folder.glob("rank-*")} == {"0 of 2", "1 of 2"}
+    assert [file.read_text() for file in fake.folder.glob("left-*")] == ["yes", "yes"]
+    failed = fake("--gpus", "2", "--behaviour", "fail", CUDA_VISIBLE_DEVICES="")
+    assert failed.returncode == 3
+    assert failed.stderr.splitlines()[-1].startswith("error:") and "Traceback" not in failed.stderr
+    killed = fake("--gpus", "2", "--behaviour", "killed", CUDA_VISIBLE_DEVICES="")
+    assert killed.returncode == 1
+    assert "process 1" in killed.stderr and "SIGKILL" in killed.stderr and "Traceback" not in killed.stderr
+
+
+# The simulated user's server
+
+
+class FakeServer:
+    """Stands in for the server module and keeps what it was asked."""
+
+    def __init__(self):
+        self.checked, self.served, self.stopped = [], [], 0
+
+    def check_health(self, url, model=None):
+        self.checked.append(url)
+
+    def serve(self, model, **options):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def block():
+            self.served.append((model, options))
+            try:
+                yield "http://127.0.0.1:1/v1"
+            finally:
+                self.stopped += 1
+
+        return block()
+
+
+@pytest.fixture
+def online(monkeypatch, tmp_path):
+    """Return a function that runs an online job whose work and whose server are stand-ins."""
+    monkeypatch.chdir(tmp_path)
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    server, seen = FakeServer(), []
+    monkeypatch.setattr(launch, "_server", lambda: server)
+    work = {"check": lambda settings, job: None, "run": lambda settings, job: seen.append(settings)}
+    monkeypatch.setattr(launch, "_load", lambda reference: work[reference])
+
+    def run(*arguments, **changed):
+        work.update(changed)
+        job = launch.Job(
+            name="online",
+            summary="",
+            settings=settings.OnlineSettings,
+            folder="online",
+            run="run",
+            check="check",
+            needs_simulator=True,
+        )
+        return launch.main(job, arguments)
+
+    run.server, run.seen = server, seen
+    return run
+
+
+def test_a_server_is_started_for_the_job_and_always_stopped(online):
+    assert online() == 0
+    assert online.seen[0].simulator_url == "http://127.0.0.1:1/v1"
+
+    def fault(settings, job):
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        online(run=fault)
+    assert len(online.server.served) == online.server.stopped == 2
+    # The run's folder holds nothing of ours: it is the run's own.
+    assert list(online.seen[0].output_dir.iterdir()) == []
+
+
+def test_a_server_that_is_there_is_asked_first_and_none_is_started(online, capsys):
+    url = "http://127.0.0.1:2/v1"
+    assert online("--simulator-url", url) == 0
+    assert online("--simulator-url", url, "--dry-run") == 0
+    assert online.server.checked == [url, url]
+    assert online.server.served == []
+    assert [found.simulator_url for found in online.seen] == [url]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "gpu", "shared"),
+    [
+        ([], [], "", False),
+        (["0"], [], "0", True),
+        (["0", "1"], [], "1", False),
+        (["4", "5", "6"], [], "5", False),
+        (["0", "1"], ["--simulator-gpu", "0"], "0", True),
+    ],
+)
+def test_the_server_gets_the_first_free_gpu_or_a_share_of_the_last(online, monkeypatch, gpus, arguments, gpu, shared):
+    monkeypatch.setattr(processes, "visible_gpus", lambda: gpus)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(gpus))
+    assert online(*arguments) == 0
+    options = online.server.served[0][1]
+    assert options["gpu"] == gpu
+    assert (options["memory_share"] is not None) == shared
+    # transformers would spread one process over all it sees.
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == (gpus[0] if gpus else "")
+
+
+def test_more_processes_than_gpus_are_refused_before_anything_starts(online, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "visible_gpus", lambda: ["0", "1"])
+    assert online("--gpus", "3") == 2
+    assert online.server.served == []
+    assert "GPUS=2" in capsys.readouterr().err
+
+
+def test_names_of_gpus_that_are_not_there_do_not_mean_the_cpu(online, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "installed_gpus", lambda: ["0"])
+    for shown, code in (("1,2", 2), ("0", 0), ("", 0), ("-1", 0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert online("--gpus", "1") == code
+        assert ("CUDA_VISIBLE_DEVICES=1,2" in capsys.readouterr().err) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [(None, "0 1 2"), ("", ""), ("-1", ""), ("2,0", "2 0"), ("1,7,0", "1"), ("GPU-abc", "GPU-abc")],
+)
+def test_gpus_are_counted_as_cuda_shows_them(monkeypatch, tmp_path, shown, expected):
+    tool = tmp_path / "nvidia-smi"
+    lines = "".join(f"GPU {index}: NVIDIA (UUID: GPU-{index})\n  MIG 1g (UUID: MIG-{index})\n" for index in range(3))
+    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}END\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if shown is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert processes.visible_gpus() == expected.split()
+
+
+def test_processes_of_another_launcher_must_be_told_what_they_share(online, monkeypatch, capsys):
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert online() == 2
+    message = capsys.readouterr().err
+    assert "RUN_ID" in message and "SIMULATOR_URL" in message
+    assert online("--run-id", "r", "--simulator-url", "http://127.0.0.1:2/v1") == 0
+    assert os.environ["WORLD_SIZE"] == "1"
+
+
+def test_world_size_is_forgotten_except_under_a_launcher():
+    alone, launched = {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+    processes.drop_world_size(alone)
+    processes.drop_world_size(launched)
+    assert alone == {}
+    assert launched == {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}

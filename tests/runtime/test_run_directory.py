@@ -1,0 +1,131 @@
+"""The run directory: continued or refused, never overwritten, never half."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sdpo.errors import RunError
+from sdpo.runtime.run_directory import RunDirectory, disk_full
+
+SETTINGS = {"lr": 1e-4, "seed": 42, "concurrency": 32}
+
+
+@pytest.fixture
+def run(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    assert directory.open(SETTINGS) == "new"
+    return directory
+
+
+def reopened(run: RunDirectory) -> RunDirectory:
+    run._lock.close()
+    return RunDirectory(run.path)
+
+
+def test_what_was_done_is_written(run):
+    written = run.read_json("run.json")
+    assert written["settings"] == SETTINGS
+    assert written["versions"]["torch"].startswith("2.")
+    assert {"started", "command", "commit", "python"} <= written.keys()
+
+
+def test_the_same_settings_continue(run):
+    assert reopened(run).open(SETTINGS | {"concurrency": 4}) == "continued"
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 1e-5), ("seed", 1)])
+def test_other_settings_are_refused_and_named(run, name, value):
+    with pytest.raises(RunError, match=name.upper()):
+        reopened(run).open(SETTINGS | {name: value})
+
+
+def test_strange_finished_and_unwanted_directories_are_refused(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(RunError):
+        RunDirectory(tmp_path / "mine").open(SETTINGS)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    with pytest.raises(RunError):
+        reopened(run).check(SETTINGS, resume=False)
+    run.write_json("summary.json", {"finished": True})
+    with pytest.raises(RunError):
+        RunDirectory(run.path).check(SETTINGS)
+
+
+def test_two_processes_cannot_use_one_directory(run):
+    code = (
+        "import sys; from pathlib import Path; from sdpo.errors import RunError\n"
+        "from sdpo.runtime.run_directory import RunDirectory\n"
+        f"try: RunDirectory(Path({str(run.path)!r})).open({SETTINGS!r})\n"
+        "except RunError: sys.exit(7)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
+def test_checking_writes_nothing(tmp_path):
+    assert RunDirectory(tmp_path / "none" / "such").check(SETTINGS) == "new"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_whole_checkpoints_are_resumed_from(run):
+    for step in (3, 12, 6):
+        (run.path / f"checkpoint-{step}").mkdir()
+        (run.path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert run.last_checkpoint() is None
+    run.mark_complete(3)
+    run.mark_complete(6)
+    assert run.last_checkpoint().name == "checkpoint-6"
+    assert run.remove_incomplete_checkpoints() == ["checkpoint-12"]
+    assert sorted(path.name for path in run.path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_rows_after_the_checkpoint_are_forgotten_and_a_cut_line_too(run):
+    run.append("metrics.jsonl", [{"step": step, "text": "é\u2028"} for step in range(1, 6)])
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "te')
+    assert [row["step"] for row in run.read_rows("metrics.jsonl")] == [1, 2, 3, 4, 5]
+    run.drop_rows_after("metrics.jsonl", 3)
+    assert [row["step"] for row in run.read_rows("metrics.jsonl")] == [1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_said(run):
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
+    with pytest.raises(RunError, match="line 2"):
+        run.read_rows("metrics.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file(run):
+    run.write_json("summary.json", {"old": 1})
+
+    class Unwritable:
+        def __str__(self):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        run.write_json("summary.json", {"new": Unwritable()})
+    assert json.loads((run.path / "summary.json").read_text()) == {"old": 1}
+    assert not [path for path in run.path.iterdir() if path.name.startswith(".summary")]
+
+
+def test_a_run_goes_on_with_other_processes_where_a_step_stays_as_large(tmp_path):
+    before = {"lr": 1.0, "bs": 4, "ga": 2, "world_size": 1}
+    RunDirectory(tmp_path).open(before)
+    for bs, ga, world_size in ((4, 1, 2), (8, 1, 1), (1, 2, 4)):
+        again = RunDirectory(tmp_path)
+        assert again.check({"lr": 1.0, "bs": bs, "ga": ga, "world_size": world_size}) == "continued"
+    with pytest.raises(RunError, match="8 rows"):
+        RunDirectory(tmp_path).check({"lr": 1.0, "bs": 4, "ga": 2, "world_size": 2})
+
+
+def test_a_full_disk_is_told_from_other_failures_of_those_who_write_checkpoints(tmp_path, monkeypatch):
+    space = {"free": 0}
+    monkeypatch.setattr("sdpo.runtime.run_directory.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
+    writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    assert disk_full(writer, tmp_path)
+    assert not disk_full(RuntimeError("the loss is NaN"), tmp_path)
+    space["free"] = 2**30
+    assert not disk_full(writer, tmp_path)
+    assert disk_full(Exception("I/O error: No space left on device (os error 28)"), tmp_path)

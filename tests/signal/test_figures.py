@@ -1,0 +1,181 @@
+"""What the signal analysis draws: figures whose labels can be read, and the page."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdpo.signal import heatmap, page
+from sdpo.signal.analysis import summarize
+from sdpo.signal.glyphs import figure_text
+from tests.browser import Page, needs_browser
+from tests.runtime.test_page import PageReader
+
+# Text in figures
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_a_figure_gets_only_what_its_font_has(text):
+    from matplotlib import font_manager, ft2font
+
+    font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans Mono"))
+    shown = figure_text(text)
+    assert all(font.get_char_index(ord(char)) for char in shown)
+    assert "\n" not in shown and "\t" not in shown
+
+
+def test_what_a_font_lacks_is_spelled_out():
+    assert figure_text("a\n\tb 😀漢\u0301\u202e") == "a⏎⇥b U+1F600U+6F22U+0301U+202E"
+    assert figure_text(" a b", spaces=True) == "·a·b"
+
+
+# Figures at their real size: no two labels meet, and none is cut off
+
+
+def drawn(monkeypatch):
+    """Return the figures that are saved from now on."""
+    figures = []
+
+    def save(figure, path, dpi):
+        figures.append(figure)
+        return path
+
+    monkeypatch.setattr(heatmap, "save_figure", save)
+    return figures
+
+
+def boxes_of(figure):
+    renderer = figure.canvas.get_renderer()
+    figure.draw_without_rendering()
+    texts = [*figure.texts]
+    for axes in figure.axes:
+        texts += [*axes.texts, axes.title, axes._left_title, axes.xaxis.label]
+        texts += [tick.label1 for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()]
+    shown = [text for text in texts if text.get_visible() and text.get_text()]
+    ticks = [tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()]
+    # A tick outside the limits is not drawn.
+    hidden = {id(tick.label1) for tick in ticks if not _inside(tick)}
+    return [(text.get_text(), text.get_window_extent(renderer)) for text in shown if id(text) not in hidden]
+
+
+def _inside(tick):
+    axis = tick.axes.xaxis if tick.label1 in [one.label1 for one in tick.axes.xaxis.majorTicks] else tick.axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    return low - 1e-9 <= tick.get_loc() <= high + 1e-9
+
+
+def assert_readable(figure):
+    width, height = figure.get_size_inches() * figure.dpi
+    boxes = sorted(boxes_of(figure), key=lambda item: item[1].y0)
+    assert boxes
+    for text, box in boxes:
+        assert box.x0 >= -0.5 and box.y0 >= -0.5 and box.x1 <= width + 0.5 and box.y1 <= height + 0.5, text
+    for place, (text, box) in enumerate(boxes):
+        for other, that in boxes[place + 1 :]:
+            if that.y0 > box.y1:
+                break
+            apart = box.x1 <= that.x0 + 1.5 or that.x1 <= box.x0 + 1.5 or box.y1 <= that.y0 + 2 or that.y1 <= box.y0 + 2
+            assert apart, (text, other)
+
+
+def case_of(pieces, name="case", long_words=False):
+    signal = [math.sin(3 * place) * 14 for place in range(len(pieces))]
+    words = "so many words here " * 60 if long_words else "short"
+    return {
+        "id": name, "tag": "constrain", "system": "", "raw_prompt": words, "unrelated_followup": words,
+        "feedback_followup": words + "$x_1$", "completion": "".join(pieces), "finished": True, "tokens": pieces,
+        "token_ids": list(range(len(pieces))),
+        "signal": {"unrelated": [value / 100 for value in signal], "followup": signal},
+        "logps": {name: [-1.0] * len(pieces) for name in ("bare", "unrelated", "followup")},
+        "alternatives": {
+            name: [[(piece, 0.5), ("<b>", 1e-9)] for piece in pieces] for name in ("bare", "unrelated", "followup")
+        },
+    }  # fmt: skip
+
+
+HARD = [
+    "a",
+    "\n",
+    "\n\n",
+    "\t\tx",
+    " " * 30,
+    "",
+    "😀",
+    "漢字",
+    "$\\frac{1}{2}$",
+    "averylongtoken" * 12,
+    "e\u0301",
+    "<b>",
+]
+
+
+@pytest.mark.parametrize("length", [5, 256])
+@pytest.mark.parametrize("kind", ["words", "hard"])
+def test_labels_of_a_case_neither_meet_nor_are_cut(length, kind, tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    pieces = (HARD if kind == "hard" else [" the", " hamster", ",", " I"]) * length
+    heatmap.draw_case(tmp_path / "case.png", case_of(pieces[:length], "id" * 20, long_words=kind == "hard"), 7.5)
+    assert_readable(figures[0])
+
+
+@pytest.mark.parametrize("length", [5, 256])
+def test_labels_of_the_heatmaps_neither_meet_nor_are_cut(length, tmp_path, monkeypatch):
+    figures = drawn(monkeypatch)
+    cases = [case_of(["x"] * length, f"a-case-with-a-long-name-{number}") for number in range(24)]
+    heatmap.draw_heatmaps(tmp_path, cases, 7.5)
+    assert len(figures) == 4
+    for figure in figures:
+        assert_readable(figure)
+
+
+# The page
+
+
+def result_of(cases, limit=7.5):
+    return {
+        "model": "m</script>", "template": "<i>{follow_up}", "scale": {"limit": limit}, "cases": cases,
+        "summary": summarize(cases),
+    }  # fmt: skip
+
+
+def test_the_page_holds_every_token_whole_and_as_text(tmp_path):
+    case = case_of([*HARD, "</span><script>alert(1)</script>"])
+    path = page.write_signal_page(tmp_path / "signal.html", result_of([case]))
+    read = PageReader(path.read_text("utf-8"))
+    cells = [attributes for tag, attributes in read.elements if tag == "span" and "data-at" in attributes]
+    assert len(cells) == 2 * len(case["tokens"])
+    # One script of the page's own and one block of data.
+    assert sum(tag == "script" for tag, _ in read.elements) == 2
+    assert sum(tag == "b" for tag, _ in read.elements) == 5  # the scale's labels, no token
+    assert "😀" in read.texts["span"] and "漢字" in read.texts["span"]
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_works_in_a_browser(width, tmp_path):
+    case = case_of(HARD + [" word", ",", "</span><script>alert(1)</script>"] * 20, long_words=True)
+    path = page.write_signal_page(tmp_path / "signal.html", result_of([case, case_of(list("short"))]))
+    with Page(path, width) as shown:
+        assert shown.ask("document.documentElement.scrollWidth") <= width
+        first, second = shown.ask(
+            "[...document.querySelectorAll('.pair > div')].slice(0, 2).map(e => e.getBoundingClientRect().left)"
+        )
+        assert (second > first) == (width > 700)
+        assert shown.ask("document.getElementById('card').hidden")
+        shown.click("[data-at='1 followup 1']")
+        words = shown.ask("document.getElementById('card').innerText")
+        value = case_of(list("short"))["signal"]["followup"][1]
+        assert words.splitlines()[0] == "h" and page.number_text(value) in words
+        assert "50.0" in words and "<b>" in words
+        left, right, bottom = shown.ask(
+            "(b => [b.left, b.right, b.bottom])(document.getElementById('card').getBoundingClientRect())"
+        )
+        assert left >= 0 and right <= width and bottom <= 900
+        shown.click("h1")
+        assert shown.ask("document.getElementById('card').hidden")
+        shown.click("#values")
+        assert shown.ask("document.body.className") == "values"
+        assert shown.ask("document.documentElement.scrollWidth") <= width
+        assert shown.complaints() == []

@@ -1,0 +1,129 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdpo.errors import RecordError
+from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines, read_interactions, read_prompts
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), max_size=5))
+def test_prompts_come_back_as_they_went(tmp_path_factory, texts):
+    path = tmp_path_factory.mktemp("records") / "prompts.jsonl"
+    prompts = [Prompt(str(number), text) for number, text in enumerate(texts)] or [Prompt("0", "x")]
+    lines = list(prompt_lines(prompts))
+    path.write_text("".join(lines), "utf-8", newline="\n")
+    assert read_prompts(path, "make prep-tldr") == prompts
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"id": "a", "prompt": "x"}\n{"id": "b"}\n', "line 2.*prompt"),
+        (b'{"id": "a", "prompt": 3}\n', "line 1.*prompt"),
+        (b'{"id": "a", "prompt": "  "}\n', "line 1.*prompt"),
+        (b'{"prompt": "x"}\n', "line 1.*id"),
+        (b'{"id": "a", "prompt": "x"}\n\n{"id": "a", "prompt": "y"}\n', "line 3.*twice"),
+        (b'{"id": "a", "prompt": "x"}\n["list"]\n', "line 2"),
+        (b'{"id": "a", "prompt"\n', "line 1"),
+        (b"", "no prompt"),
+        (b"\xff\xfe", "UTF-8"),
+    ],
+)
+def test_a_file_that_is_not_one_is_refused_with_its_place(tmp_path, content, expected):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=expected) as caught:
+        read_prompts(path, "make prep-tldr")
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(RecordError, match="make prep-tldr"):
+        read_prompts(tmp_path / "none.jsonl", "make prep-tldr")
+
+
+# Interactions
+
+U, A, S = ("user", "assistant", "system")
+
+
+def interaction(**changed):
+    prompt = [{"role": U, "content": "ask"}]
+    fields = {"id": "a_1", "conversation_id": "a", "turn_id": 1, "model": None, "timestamp": "2024", "prompt": prompt}
+    return Interaction(**(fields | {"completion": "answer", "user_response": "reply"} | changed))
+
+
+def said(*roles):
+    return [{"role": role, "content": f"{role} {number}"} for number, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize("roles", [(U,), (S, U), (U, A, U), (S, U, A, U, A, U)])
+def test_interactions_come_back_as_they_went(tmp_path, roles):
+    path = tmp_path / "interactions.jsonl"
+    went = [interaction(prompt=said(*roles)), interaction(id="b", completion="<|im_end|>\u2028 😀 שלום", model="m")]
+    lines = list(interaction_lines(went))
+    path.write_text("".join(lines), "utf-8", newline="\n")
+    assert list(read_interactions(path, "make prep-logs")) == went
+    row = json.loads(lines[1])
+    lengths = [row[name] for name in ("prompt_length", "completion_length", "user_response_length")]
+    assert lengths == [3, len(went[1].completion), 5]
+    # What a person wrote by hand need not count.
+    path.write_text(json.dumps({name: value for name, value in row.items() if not name.endswith("length")}))
+    assert list(read_interactions(path, "make prep-logs")) == went[1:]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"id": ""}, "field id"),
+        ({"conversation_id": None}, "field conversation_id"),
+        ({"completion": " \n"}, "field completion"),
+        ({"completion": ["answer"]}, "field completion"),
+        ({"user_response": None}, "field user_response"),
+        ({"user_response": "\ud800"}, "field user_response"),
+        ({"turn_id": -1}, "field turn_id"),
+        ({"turn_id": True}, "field turn_id"),
+        ({"turn_id": "1"}, "field turn_id"),
+        ({"model": 4}, "field model"),
+        ({"timestamp": 1.5}, "field timestamp"),
+        ({"prompt": []}, "field prompt"),
+        ({"prompt": "ask"}, "field prompt"),
+        ({"prompt": ["ask"]}, r"field prompt\[0\]"),
+        ({"prompt": [{"role": U, "content": None}]}, r"field prompt\[0\].content"),
+        ({"prompt": [{"role": U, "content": "x"}, {"role": A}]}, r"field prompt\[1\].content"),
+        *(
+            ({"prompt": said(*roles)}, "field prompt: its roles")
+            for roles in [(A,), (S,), (U, A), (U, U), (U, A, S, U)]
+        ),
+        ({"prompt": said(A, U)}, "field prompt: its roles"),
+        ({"prompt": said("human")}, "field prompt: its roles"),
+    ],
+)
+def test_what_is_no_interaction_is_neither_written_nor_read(tmp_path, changed, field):
+    with pytest.raises(RecordError, match=field):
+        list(interaction_lines([interaction(**changed)]))
+    path = tmp_path / "interactions.jsonl"
+    good = next(interaction_lines([interaction(id="good")]))
+    row = {name: value for name, value in json.loads(good).items() if not name.endswith("length")}
+    path.write_text(good + json.dumps(row | changed) + "\n")
+    with pytest.raises(RecordError, match=f"line 2.*{field}") as caught:
+        list(read_interactions(path, "make prep-logs"))
+    assert str(path) in str(caught.value) and "make prep-logs" in str(caught.value)
+
+
+def test_a_length_that_is_not_the_texts_is_refused(tmp_path):
+    path = tmp_path / "interactions.jsonl"
+    row = json.loads(next(interaction_lines([interaction()])))
+    path.write_text(json.dumps(row | {"completion_length": 5}))
+    with pytest.raises(RecordError, match=r"line 1.*completion_length must be 6"):
+        list(read_interactions(path, "make prep-logs"))
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_a_file_without_interactions_is_refused(tmp_path, content):
+    path = tmp_path / "interactions.jsonl"
+    path.write_text(content)
+    with pytest.raises(RecordError, match="no interaction"):
+        list(read_interactions(path, "make prep-logs"))

@@ -1,0 +1,105 @@
+"""How a run ends when something is wrong, and what it leaves to read: faulty losses, refused settings, the card."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+
+from sdpo.errors import LossNotFinite, SettingError
+from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings import OnlineSettings
+from sdpo.settings.resolve import resolve
+from sdpo.study import run as study
+from sdpo.tiny.users import OracleUser
+from sdpo.train.job import check_objective
+from sdpo.train.model_card import card
+from sdpo.train.session import Session
+
+
+def settings(**values):
+    flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return resolve(OnlineSettings, flags, job="a-job", environment={})
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_row(tmp_path):
+    trainer = study.build_trainer(str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}))
+    teacher_targets = trainer.hindsight.teacher_targets
+
+    def faulty(contexts, completions):
+        targets = teacher_targets(contexts, completions)
+        targets[3].logps_T[1] = torch.nan
+        return targets
+
+    trainer.hindsight.teacher_targets = faulty
+    with pytest.raises(LossNotFinite) as caught:
+        trainer.train()
+    assert caught.value.step == 1 and len(caught.value.rows) == 1
+    row = caught.value.rows[0]
+    assert row["signal"].count("nan") == 1 and len(row["signal"]) == len(row["completion_ids"])
+    assert row["prompt"] and row["completion"] and row["follow_up"]
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_the_faulty_rows_are_written_and_the_message_says_where(tmp_path):
+    alone = SimpleNamespace(accelerator=SimpleNamespace(process_index=0))
+    session = SimpleNamespace(run_dir=RunDirectory(tmp_path), trainer=alone)
+    error = Session._not_finite_error(session, LossNotFinite(7, [{"prompt": "p"}]))
+    assert "not-finite-0.json" in str(error) and "step 7" in str(error) and "\n" not in str(error)
+    assert json.loads((tmp_path / "not-finite-0.json").read_text())["rows"] == [{"prompt": "p"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"objective": "full", "clip_signal": 1}, "CLIP_SIGNAL"),
+        ({"objective": "full", "iterations": 2}, "ITERATIONS"),
+        ({"direction": "jsd"}, "DIRECTION"),
+        ({"ema_rate": 0.1}, "EMA_RATE"),
+        ({"adapter": "qlora", "teacher": "ema"}, "TEACHER=ema"),
+        ({"adapter": "lora", "lora_targets": "q_proj,lm_head"}, "LORA_TARGETS"),
+        ({"merge_adapter": 1}, "MERGE_ADAPTER"),
+    ],
+)
+def test_settings_that_would_do_nothing_or_harm_are_refused(values, named):
+    with pytest.raises(SettingError, match=named):
+        check_objective(settings(**values))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{}, {"objective": "top_k", "top_k": 5, "direction": "jsd"}, {"teacher": "ema", "ema_rate": 0.1},
+     {"adapter": "qlora", "teacher": "frozen", "merge_adapter": 1}],
+)  # fmt: skip
+def test_settings_that_go_together_are_taken(values):
+    check_objective(settings(**values))
+
+
+def test_the_card_says_what_the_run_was():
+    started = {
+        "settings": {"run_id": "mine", "model_name_or_path": "Org/Base", "teacher": "live", "lr": 1e-6},
+        "versions": {"torch": "2.0", "peft": None}, "started": "today", "commit": "abc",
+    }  # fmt: skip
+    figures = {"adherence": 0.5, "validity": 1.0, "mean_length": 10.0, "axes": {}, "answers": 64}
+    stopped = {"step": 9, "reasons": ["too far"]}
+    summary = {"before": figures, "after": figures | {"adherence": 0.875}, "steps": 9, "seconds": 12.0}
+    text = card(
+        "train-online-tldr", started, summary | {"stopped_by_guard": stopped, "best_checkpoint": "checkpoint-6"}
+    )
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["base_model"] == "Org/Base" and head["library_name"] == "transformers"
+    for part in (
+        "# mine",
+        "train-online-tldr",
+        "| TEACHER | live |",
+        "0.500",
+        "0.875",
+        "too far",
+        "checkpoint-6",
+        "abc",
+    ):
+        assert part in text
+    # A folder is no name on the hub, and a run without measurements has no figures.
+    bare = card("a-job", {"settings": {"model_name_or_path": "/models/mine"}}, {})
+    assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare
