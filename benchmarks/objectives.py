@@ -1,10 +1,12 @@
-"""What an objective costs: seconds and peak memory of look back, loss and backward, against the token objective's.
+"""The cost of each objective: seconds and peak memory of hindsight scoring, loss and backward pass.
 
     python -m benchmarks.objectives [--batch 4] [--repeats 5]
 
-The shapes are those of benchmarks/scoring.py; each objective runs in a process of its own.
+The token objective is the reference. The shapes are those of benchmarks/scoring.py; each objective runs in a process
+of its own.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 
@@ -26,7 +28,7 @@ OBJECTIVES = {
 
 
 def measure(name: str, batch: int, repeats: int) -> dict[str, float]:
-    """Return the median seconds of a step, and the process's peak memory over what it had before, in GB."""
+    """Return the median seconds of a step and the increase of the process's peak memory in GB."""
     torch.set_num_threads(2)
     model, rng = build_model(), Random(0)
     loss = HindsightLoss(Teacher("live", model), OBJECTIVES[name], batch)
@@ -35,7 +37,7 @@ def measure(name: str, batch: int, repeats: int) -> dict[str, float]:
         targets = loss.teacher_targets(contexts, completions)
         loss.loss(model, contexts, completions, targets, torch.ones(batch)).loss.backward()
 
-    def steps():
+    def steps() -> Iterator[Callable[[], None]]:
         for _ in range(repeats):
             prompts, hindsight, completions = draw_rows(rng, batch)
             yield partial(step, [Contexts(x, xo, xo) for x, xo in zip(prompts, hindsight, strict=True)], completions)

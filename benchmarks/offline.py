@@ -1,10 +1,11 @@
-"""An offline step's two forwards against a plain padded one, in one run: seconds a row, peak memory, padded positions.
+"""The two forward passes of an offline step against a padded baseline: seconds per row, peak memory, padding.
 
     python -m benchmarks.offline [--repeats 3]
 
-64 rows as long as `row_lengths.json` says, 4 a batch; a model of hidden size 128, 4 layers, vocabulary 32,768.
-Plain takes the rows as they come, pads contexts on the left, completions on the right, and has the logits of every
-position, twice. Ours is the trainer's loss, in both of its layouts. Each side has a process of its own.
+64 rows with the lengths in `row_lengths.json`, 4 per batch; a model of hidden size 128, 4 layers, vocabulary 32,768.
+The baseline takes the rows in file order, pads contexts on the left and completions on the right, and computes the
+logits of every position in both passes. The other variants are the trainer's loss in its two layouts. Each variant
+runs in a process of its own.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from random import Random
 
 import torch
+from transformers import Qwen3ForCausalLM
 
 from benchmarks.scoring import VOCABULARY, build_model, padded_scores
 from benchmarks.variants import compare, timed
@@ -21,11 +23,11 @@ from sdpo.method.scoring import pack_rows
 from sdpo.method.teacher import Teacher
 
 BATCH = 4
-VARIANTS = ("plain", "grouped", "packed")
+VARIANTS = ("baseline", "grouped", "packed")
 
 
 def draw_rows() -> list[tuple[list[int], list[int], list[int]]]:
-    """Return (context, context with the follow-up, completion) of random ids, as long as the file says."""
+    """Return (context, context with the follow-up, completion) of random ids, with the lengths in the file."""
     rng, lengths = Random(0), json.loads(Path(__file__).with_name("row_lengths.json").read_text("utf-8"))["rows"]
 
     def ids(count: int) -> list[int]:
@@ -36,7 +38,7 @@ def draw_rows() -> list[tuple[list[int], list[int], list[int]]]:
 
 
 def batches(variant: str) -> list[list]:
-    """Return the rows in batches: as they come, or where the layout is grouped, of like length."""
+    """Return the rows in batches: in file order, for the grouped layout sorted by length."""
     rows = draw_rows()
     if variant == "grouped":
         rows.sort(key=lambda row: len(row[0]) + len(row[2]))
@@ -44,13 +46,13 @@ def batches(variant: str) -> list[list]:
 
 
 def padded_share(variant: str) -> float:
-    """Return the share of the positions of both forwards that are padding."""
+    """Return the share of padding among the positions of both forward passes."""
     padded = total = 0
     for batch in batches(variant):
         for contexts in ([row[0] for row in batch], [row[1] for row in batch]):
             rows = [len(context) + len(row[2]) for context, row in zip(contexts, batch, strict=True)]
             width = {
-                "plain": max(map(len, contexts)) + max(len(row[2]) for row in batch),
+                "baseline": max(map(len, contexts)) + max(len(row[2]) for row in batch),
                 "grouped": max(rows),
                 "packed": sum(rows) / len(rows),
             }[variant]
@@ -60,7 +62,7 @@ def padded_share(variant: str) -> float:
 
 
 def measure(variant: str, repeats: int) -> dict[str, float]:
-    """Return the median seconds a row, the process's peak memory over what it had before (GB), and the share padded."""
+    """Return the median seconds per row, the increase of the process's peak memory in GB, and the share of padding."""
     torch.set_num_threads(2)
     model = build_model()
     if variant == "packed":
@@ -71,21 +73,23 @@ def measure(variant: str, repeats: int) -> dict[str, float]:
     def epoch() -> None:
         for batch in rows:
             contexts, hindsight, completions = (list(column) for column in zip(*batch, strict=True))
-            if variant == "plain":
-                plain(model, contexts, hindsight, completions)
+            if variant == "baseline":
+                baseline_step(model, contexts, hindsight, completions)
             else:
                 pairs = [Contexts(*pair) for pair in zip(contexts, hindsight, strict=True)]
                 targets = loss.teacher_targets(pairs, completions)
                 loss.loss(model, pairs, completions, targets, torch.ones(len(batch))).loss.backward()
             model.zero_grad()
 
-    found = timed([epoch] * repeats)
-    found["seconds"] /= BATCH * len(rows)
-    return found | {"padded": padded_share(variant)}
+    measured = timed([epoch] * repeats)
+    measured["seconds"] /= BATCH * len(rows)
+    return measured | {"padded": padded_share(variant)}
 
 
-def plain(model, contexts, hindsight, completions) -> None:
-    """Two forwards, every position's logits, everything padded."""
+def baseline_step(
+    model: Qwen3ForCausalLM, contexts: list[list[int]], hindsight: list[list[int]], completions: list[list[int]]
+) -> None:
+    """Run two padded forward passes with the logits of every position, and the backward pass."""
     with torch.no_grad():
         teacher, _ = padded_scores(model, hindsight, completions)
     policy, mask = padded_scores(model, contexts, completions)

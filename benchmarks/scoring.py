@@ -1,12 +1,13 @@
-"""The two forwards of an online step against a plain three-forward one, in one run: seconds and peak memory.
+"""The two forward passes of an online step against a baseline with three: seconds and peak memory.
 
     python -m benchmarks.scoring [--batch 4] [--repeats 5]
 
-Plain is what a straightforward trainer does: pad prompt and completion to the longest, score `x` and `x, o` without
-gradient, score `x` again with it, and take log_softmax over every position's logits in the model's precision.
-Each side runs in a process of its own, so that its peak memory is its own.
+The baseline does what a straightforward trainer does: it pads prompts and completions to the longest, scores `x` and
+`x, o` without gradient and `x` again with gradient, and takes log_softmax over the logits of every position in the
+model's precision. Each variant runs in a process of its own, so that their peak memory can be compared.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from random import Random
 
@@ -21,7 +22,7 @@ VOCABULARY = 32_768
 
 
 def build_model() -> Qwen3ForCausalLM:
-    """Return a small model with a vocabulary that makes logits cost what they cost in life."""
+    """Return a small model whose vocabulary is large enough for the logits to cost as much as in practice."""
     torch.manual_seed(0)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -32,7 +33,7 @@ def build_model() -> Qwen3ForCausalLM:
 
 
 def draw_rows(rng: Random, count: int) -> tuple[list, list, list]:
-    """Return prompts, hindsight prompts and completions as long as those of real conversations."""
+    """Return prompts, hindsight contexts and completions with the lengths of real conversations."""
 
     def ids(shortest: int, longest: int) -> list[int]:
         return [rng.randrange(VOCABULARY) for _ in range(rng.randrange(shortest, longest))]
@@ -41,8 +42,11 @@ def draw_rows(rng: Random, count: int) -> tuple[list, list, list]:
     return prompts, [prompt + ids(40, 110) for prompt in prompts], [ids(64, 500) for _ in range(count)]
 
 
-def ours(model, prompts, hindsight, completions) -> None:
-    """Two forwards, needed rows only."""
+Rows = list[list[int]]
+
+
+def trainer_step(model: Qwen3ForCausalLM, prompts: Rows, hindsight: Rows, completions: Rows) -> None:
+    """Run two forward passes with the logits of the completions only, and the backward pass."""
     with torch.no_grad():
         teacher = score(model, hindsight, completions)
     policy = score(model, prompts, completions)
@@ -51,8 +55,8 @@ def ours(model, prompts, hindsight, completions) -> None:
     token_loss(policy.logps_BT, policy.logps_BT.detach(), advantages, policy.mask_BT, weights, 0.2).backward()
 
 
-def plain(model, prompts, hindsight, completions) -> None:
-    """Three forwards, every position's logits."""
+def baseline_step(model: Qwen3ForCausalLM, prompts: Rows, hindsight: Rows, completions: Rows) -> None:
+    """Run three forward passes with the logits of every position, and the backward pass."""
     with torch.no_grad():
         (old, mask), (teacher, _) = (padded_scores(model, contexts, completions) for contexts in (prompts, hindsight))
     advantages = signal(teacher, old, mask, centre=True)
@@ -60,8 +64,8 @@ def plain(model, prompts, hindsight, completions) -> None:
     token_loss(policy, old, advantages, mask, torch.ones(len(prompts)), 0.2).backward()
 
 
-def padded_scores(model, contexts, completions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probabilities and mask: contexts padded on the left, completions on the right, all logits at once."""
+def padded_scores(model: Qwen3ForCausalLM, contexts: Rows, completions: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log-probabilities and mask (B, T); contexts are padded on the left, completions on the right."""
     width, longest = max(map(len, completions)), max(map(len, contexts))
     pairs = list(zip(contexts, completions, strict=True))
     ids = torch.tensor([[0] * (longest - len(x)) + x + y + [0] * (width - len(y)) for x, y in pairs])
@@ -74,17 +78,17 @@ def padded_scores(model, contexts, completions) -> tuple[torch.Tensor, torch.Ten
 
 
 def measure(variant: str, batch: int, repeats: int) -> dict[str, float]:
-    """Return the median seconds of a step and the process's peak memory over what it had before, in GB."""
+    """Return the median seconds of a step and the increase of the process's peak memory in GB."""
     torch.set_num_threads(2)
     model, rng = build_model(), Random(0)
 
-    def steps():
+    def steps() -> Iterator[Callable[[], None]]:
         for _ in range(repeats):
-            yield partial({"ours": ours, "plain": plain}[variant], model, *draw_rows(rng, batch))
+            yield partial({"trainer": trainer_step, "baseline": baseline_step}[variant], model, *draw_rows(rng, batch))
             model.zero_grad()
 
     return timed(steps())
 
 
 if __name__ == "__main__":
-    compare("benchmarks.scoring", __doc__, ("plain", "ours"), measure, batch=4, repeats=5)
+    compare("benchmarks.scoring", __doc__, ("baseline", "trainer"), measure, batch=4, repeats=5)

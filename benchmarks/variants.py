@@ -1,4 +1,4 @@
-"""The sides of a comparison: each in a process of its own, so that its peak memory is its own."""
+"""Runs the variants of a benchmark, each in a process of its own, so that their peak memory can be compared."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 def timed(steps: Iterable[Callable[[], None]]) -> dict[str, float]:
-    """Return the median seconds of the steps, and this process's peak memory over what it had before, in GB.
+    """Run the steps; return their median seconds and the increase of this process's peak memory in GB.
 
     What the iterable does between two steps is not timed.
     """
@@ -30,25 +30,25 @@ def _peak() -> int:
 def compare(
     module: str, doc: str, variants: Sequence[str], measure: Callable[..., dict[str, float]], **sizes: int
 ) -> dict[str, dict[str, float]]:
-    """Return what `measure(side, **sizes)` says of each side. The command line may change the sizes.
+    """Return variant -> result of `measure(variant, **sizes)`, and print them relative to the first variant.
 
-    In the process of one side it prints that and ends.
+    The command line can override `sizes`. The process of a single variant prints its result as JSON and exits.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--side", choices=list(variants), help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=list(variants), help=argparse.SUPPRESS)
     given = vars(parser.parse_args())
-    if variant := given.pop("side"):
+    if variant := given.pop("variant"):
         print(json.dumps(measure(variant, **given)))
         raise SystemExit
-    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    found = {}
+    flags = [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    results: dict[str, dict[str, float]] = {}
     for name in variants:
-        command = [sys.executable, "-m", module, "--side", name, *words]
+        command = [sys.executable, "-m", module, "--variant", name, *flags]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-        first = next(iter(found.values()))
-        values = [f"{part} {value:.3f} ({value / first[part]:.2f} x)" for part, value in found[name].items()]
+        results[name] = json.loads(done.stdout.splitlines()[-1])
+        first = next(iter(results.values()))
+        values = [f"{part} {value:.3f} ({value / first[part]:.2f} x)" for part, value in results[name].items()]
         print(f"{name:22} {'   '.join(values)}", flush=True)
-    return found
+    return results

@@ -1,13 +1,13 @@
 #!/bin/sh
-# `docker compose`, as the Makefile calls it: the variant that fits this machine, the caller as the containers' user,
-# and, for `up` and `run`, every setting that the caller's environment has (make puts its variables there).
+# `docker compose`, as the Makefile calls it: with the compose files for this machine, the caller as the containers'
+# user and, for `up` and `run`, all settings from the caller's environment (make exports its variables there).
 #
-# DOCKER_VARIANT is gpu, cpu, vllm, two-nodes or two-nodes-cpu; not set, it is cpu where nvidia-smi is missing.
+# DOCKER_VARIANT is gpu, cpu, vllm, two-nodes or two-nodes-cpu. Default: gpu, or cpu if nvidia-smi is missing.
 set -eu
 cd "$(dirname "$0")/.."
 
-command -v docker >/dev/null || { echo 'error: docker is not installed here.' >&2; exit 2; }
-docker info >/dev/null 2>&1 || { echo 'error: no Docker engine answers. Start it, or join its group.' >&2; exit 2; }
+command -v docker >/dev/null || { echo 'error: docker is not installed.' >&2; exit 2; }
+docker info >/dev/null 2>&1 || { echo 'error: the Docker engine does not respond. Start it, or join the docker group.' >&2; exit 2; }
 
 export DOCKER_VARIANT="${DOCKER_VARIANT:-$(command -v nvidia-smi >/dev/null && echo gpu || echo cpu)}"
 case $DOCKER_VARIANT in
@@ -17,11 +17,11 @@ two-nodes-cpu) variants='cpu two-nodes two-nodes-cpu' ;;
 esac
 files='-f compose.yaml'
 for variant in $variants; do
-  [ -f "docker/compose.$variant.yaml" ] || { echo "error: DOCKER_VARIANT=$DOCKER_VARIANT is none. The head of $0 lists them." >&2; exit 2; }
+  [ -f "docker/compose.$variant.yaml" ] || { echo "error: DOCKER_VARIANT=$DOCKER_VARIANT does not exist. The comment at the top of $0 lists the variants." >&2; exit 2; }
   files="$files -f docker/compose.$variant.yaml"
 done
 
-# Nothing runs as root in the containers, so where root calls they get another owner for what they write.
+# Nothing runs as root in the containers. If root is the caller, another user owns the files that they write.
 if [ -z "${DOCKER_UID:-}" ]; then
   DOCKER_UID=$(id -u) DOCKER_GID=$(id -g)
   [ "$DOCKER_UID" != 0 ] || { DOCKER_UID=${SUDO_UID:-1000} DOCKER_GID=${SUDO_GID:-1000}; }
@@ -30,9 +30,9 @@ export DOCKER_UID DOCKER_GID="${DOCKER_GID:-$DOCKER_UID}"
 mkdir -p data "${SCRATCH:-runs}"
 [ "$(id -u)" != 0 ] || find data "${SCRATCH:-runs}" -maxdepth 1 -type d -exec chown "$DOCKER_UID:$DOCKER_GID" {} +
 
-[ -n "${DOCKER_ENV_FILE:-}" ] || [ -f .env ] || export DOCKER_ENV_FILE=.env.example # which sets nothing
+[ -n "${DOCKER_ENV_FILE:-}" ] || [ -f .env ] || export DOCKER_ENV_FILE=.env.example # sets nothing
 
-# The names of the settings that the caller gave, other than those that compose.yaml itself reads.
+# Prints the names of the settings in the caller's environment, without those that compose.yaml itself reads.
 given() {
   settings=$(sed -nE '/^# --- Containers/q; s/^(# )?([A-Z][A-Z0-9_]*)=.*/\2/p' .env.example)
   for name in $settings SDPO_MAKE_VARIABLES ${SDPO_MAKE_VARIABLES:-}; do

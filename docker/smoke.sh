@@ -1,6 +1,6 @@
 #!/bin/sh
-# The tiny world's stack from nothing to its end: built, brought up, waited for, taken down. Ends with the trainer's
-# exit code, and leaves on this machine its run, its picture, and its output with the table beside them.
+# End-to-end run of the tiny world's containers: build, start, wait, remove. Exits with the trainer's exit code and
+# leaves the run directory with its figure, and next to it the trainer's output with the table.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ trap 'exit 143' TERM
 docker/compose.sh build --quiet trainer
 if ! docker/compose.sh up --detach; then
   docker/compose.sh logs --tail 20
-  echo 'error: the containers did not come up; their last words are above.' >&2
+  echo 'error: the containers did not start; the end of their logs is above.' >&2
   exit 1
 fi
 trainer=$(docker/compose.sh ps --all --quiet trainer)
@@ -24,15 +24,15 @@ docker logs --follow "$trainer" 2>&1 &
 end=$(($(date +%s) + seconds))
 while [ "$(docker inspect --format '{{.State.Running}}' "$trainer")" = true ]; do
   if [ "$(date +%s)" -gt "$end" ]; then
-    echo "error: the trainer is not done after $seconds s (DOCKER_SMOKE_SECONDS)." >&2
+    echo "error: the trainer did not finish within $seconds s (DOCKER_SMOKE_SECONDS)." >&2
     exit 1
   fi
   sleep 3
 done
-wait # for the last lines of the log
+wait # until the log is complete
 code=$(docker wait "$trainer")
 docker logs "$trainer" >"$folder/$RUN_ID.txt" 2>&1
-# Root's containers do not run as root; what they made is root's all the same.
+# If root is the caller, the containers run as another user: give their files to root.
 [ "$(id -u)" != 0 ] || [ -n "${SUDO_UID:-}" ] || chown -R 0:0 "$folder/$RUN_ID" "$folder/$RUN_ID.txt"
-echo "the trainer ended with code $code; its output: $folder/$RUN_ID.txt"
+echo "the trainer exited with code $code; its output: $folder/$RUN_ID.txt"
 exit "$code"

@@ -1,11 +1,11 @@
 #!/bin/bash
-# train-online-tldr over two nodes under Slurm. UNTESTED: there was no cluster where this was written.
+# train-online-tldr on two nodes with Slurm. UNTESTED: no cluster was available.
 #
-#   make setup && make prep-tldr        # once, in a folder that every node sees
-#   sbatch examples/slurm.sh            # settings as ever: LR=1e-6 sbatch examples/slurm.sh
+#   make setup && make prep-tldr        # once, in a folder that all nodes share
+#   sbatch examples/slurm.sh            # with settings: LR=1e-6 sbatch examples/slurm.sh
 #
-# The simulator takes the last GPU of the first node. It has no key: it listens to the whole network of the cluster.
-# Before the time is up Slurm sends SIGTERM; the run is saved, and the job queued again continues it.
+# The simulator uses the last GPU of the first node. It has no API key and is reachable from the cluster's network.
+# Before the time limit Slurm sends SIGTERM; the run is saved, and the requeued job resumes it.
 #SBATCH --job-name=sdpo
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,7 +22,7 @@ port=$((8000 + SLURM_JOB_ID % 1000))
 export SCRATCH=${SCRATCH:-$PWD/runs} RUN_ID=${RUN_ID:-slurm-$SLURM_JOB_ID}
 export NNODES=$SLURM_NNODES MASTER_ADDR=$head MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 export SIMULATOR_URL=http://$head:$port/v1
-# As many processes on each node: seven, so that one GPU is left for the simulator.
+# The same number of processes on each node: seven, which leaves one GPU for the simulator.
 per_node=7
 export GPUS=$((per_node * NNODES))
 
@@ -38,7 +38,7 @@ for _ in $(seq 180); do
 done
 
 devices=$(seq --separator=, 0 $((per_node - 1)))
-# shellcheck disable=SC2016  # NODE_RANK is each task's own
+# shellcheck disable=SC2016  # NODE_RANK differs between tasks
 srun --overlap --kill-on-bad-exit=0 env CUDA_VISIBLE_DEVICES="$devices" \
   bash -c 'NODE_RANK=$SLURM_NODEID exec .venv/bin/python -m jobs.train_online_tldr' &
 trainer=$!
@@ -46,7 +46,7 @@ trap 'kill -TERM $trainer' TERM
 
 code=0
 wait "$trainer" || code=$?
-# A signal ends the first wait at once; the run is saved when the second one ends.
+# A signal interrupts the first wait; the run is saved when the second one returns.
 while kill -0 "$trainer" 2>/dev/null; do code=0; wait "$trainer" || code=$?; done
 if [ "$code" = 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"

@@ -1,4 +1,4 @@
-"""Whether SDPO can work with this model, template and data: judged in minutes, before any training."""
+"""Checks in minutes, before any training, whether SDPO can work with this model, hindsight template and data."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import AuditSettings
@@ -6,7 +6,7 @@ from sdpo.tiny import MODEL_DIR, WORLD_DIR
 
 JOB = Job(
     name="audit",
-    summary="judge, without training, whether SDPO can work with this model, hindsight template and data",
+    summary="check, without training, whether SDPO can work with this model, hindsight template and data",
     settings=AuditSettings,
     folder="audit",
     run="sdpo.signal.audit:run",

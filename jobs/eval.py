@@ -1,4 +1,4 @@
-"""The evaluation that fits a run: eval-tldr for a run on TL;DR, eval-helpsteer for every other."""
+"""Selects the evaluation for a run: eval-tldr for a run on TL;DR, eval-helpsteer for all others."""
 
 from dataclasses import replace
 
@@ -8,17 +8,20 @@ from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
 
 
-def of_the_run(settings: EvalSettings, job: Job) -> Job:
-    """Return the job for the run in RUN_DIR, or for the newest one; this job where there is none to ask."""
+def evaluation_of_run(settings: EvalSettings, job: Job) -> Job:
+    """Return the evaluation job for the run in RUN_DIR, or for the newest run; `job` if there is no run."""
     path = settings.run_dir or newest_run(settings.scratch)
     if path is None:
         return job
     return eval_tldr.JOB if read_run(path).job.endswith("tldr") else eval_helpsteer.JOB
 
 
-# Without a run to ask, what is shown is the evaluation on general prompts.
+# Without a run, this is the evaluation on general prompts.
 JOB = replace(
-    eval_helpsteer.JOB, name="eval", summary="eval-tldr or eval-helpsteer, as the run is", become="jobs.eval:of_the_run"
+    eval_helpsteer.JOB,
+    name="eval",
+    summary="eval-tldr or eval-helpsteer, depending on the run",
+    become="jobs.eval:evaluation_of_run",
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run's checkpoints against the model it started from, on general prompts, by Claude's verdict."""
+"""Compares a run's checkpoints with the model it started from, on general prompts, with Claude as the judge."""
 
 from jobs import eval_tldr
 from sdpo.runtime.launch import Job, main
@@ -6,7 +6,7 @@ from sdpo.settings import EvalSettings
 
 JOB = Job(
     name="eval-helpsteer",
-    summary="every checkpoint of a run against the model it started from, pairwise, on general prompts",
+    summary="compare checkpoints of a run pairwise with the model it started from, on general prompts",
     settings=EvalSettings,
     run="sdpo.evaluate.job:run",
     check="sdpo.evaluate.job:check",

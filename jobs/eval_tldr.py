@@ -1,4 +1,4 @@
-"""A TL;DR run's checkpoints against the model it started from: whose summaries fit the user's taste better?"""
+"""Compares a TL;DR run's checkpoints with the model it started from: whose summaries match the user's style better?"""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
@@ -7,7 +7,7 @@ from sdpo.tiny import WORLD_DIR
 
 JOB = Job(
     name="eval-tldr",
-    summary="every checkpoint of a TL;DR run against the model it started from, pairwise",
+    summary="compare checkpoints of a TL;DR run pairwise with the model it started from",
     settings=EvalSettings,
     run="sdpo.evaluate.job:run",
     check="sdpo.evaluate.job:check",
@@ -22,7 +22,7 @@ JOB = Job(
         "judge_model": "Qwen/Qwen3-8B",
         "val_jsonl": "data/tldr_prompts_unique/validation.jsonl",
     },
-    # Greedily the tiny model never uses an emoji, so that a user who dislikes them could not tell two models apart.
+    # With greedy decoding the tiny model never uses an emoji, so a judge of that style would find no difference.
     tiny={
         "world_size": 1,
         "ckpts": "all",

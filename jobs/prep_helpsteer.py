@@ -1,4 +1,4 @@
-"""The prompts of HelpSteer2: requests of all kinds."""
+"""Prepares the prompts of HelpSteer2: general requests."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import SourcePrepSettings

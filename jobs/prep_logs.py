@@ -1,4 +1,4 @@
-"""The interactions of your own conversations, from whatever holds them."""
+"""Prepares interactions from your own conversations, in any of the supported file formats."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import LogsPrepSettings

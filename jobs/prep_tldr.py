@@ -1,4 +1,4 @@
-"""The prompts of the TL;DR data: Reddit posts to be summarized."""
+"""Prepares the prompts of the TL;DR dataset: Reddit posts to summarize."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import SourcePrepSettings

@@ -1,4 +1,4 @@
-"""The interactions of WildChat: English conversations, a random part of them."""
+"""Prepares the interactions of WildChat: a random subset of its English conversations."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import ConversationPrepSettings

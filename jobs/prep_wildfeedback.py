@@ -1,4 +1,4 @@
-"""The interactions of WildFeedback: conversations in which users say what they think of an answer."""
+"""Prepares the interactions of WildFeedback: conversations in which users give feedback on answers."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import ConversationPrepSettings

@@ -1,4 +1,4 @@
-"""The signal per token under an unrelated and a relevant follow-up, drawn before anything is trained."""
+"""Plots the signal per token for an unrelated and a relevant follow-up, before any training."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import AnalysisSettings
@@ -6,7 +6,7 @@ from sdpo.tiny import MODEL_DIR, WORLD_DIR
 
 JOB = Job(
     name="signal-analysis",
-    summary="draw what a follow-up, shown in hindsight, does to each token of an answer",
+    summary="plot how a follow-up, shown in hindsight, changes each token of an answer",
     settings=AnalysisSettings,
     folder="signal-analysis",
     run="sdpo.signal.analysis:run",

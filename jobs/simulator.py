@@ -1,4 +1,4 @@
-"""The simulated user's server alone, in the foreground, for jobs that are given its SIMULATOR_URL."""
+"""Runs the simulated user's server in the foreground, for jobs that get its address as SIMULATOR_URL."""
 
 import signal
 import time
@@ -12,7 +12,7 @@ from sdpo.tiny import MODEL_DIR
 
 JOB = Job(
     name="simulator",
-    summary="the simulated user's server, until it is interrupted",
+    summary="serve the simulated user's model until interrupted",
     settings=SimulatorSettings,
     folder="simulator-logs",
     run="jobs.simulator:run",
@@ -20,19 +20,19 @@ JOB = Job(
     tiny={"user_model_name_or_path": MODEL_DIR},
 )
 
-_SECONDS_BETWEEN_LOOKS = 10
-_LOOKS_MISSED = 6
+_SECONDS_BETWEEN_CHECKS = 10
+_FAILED_CHECKS = 6
 
 
 def run(settings: SimulatorSettings, job: Job) -> None:
-    """Serve the model until Ctrl-C. Raises ServerError where the server does not start or goes away."""
+    """Serve the model until Ctrl-C. Raises ServerError if the server does not start, ends or stops responding."""
     from sdpo.llm.server import serve
 
-    model, log = settings.user_model_name_or_path, settings.output_dir / "simulator.log"
+    model, log = settings.user_model_name_or_path, settings.run_directory_path / "simulator.log"
     gpu = settings.simulator_gpu if settings.simulator_gpu is not None else next(iter(visible_gpus()), "")
-    print(f"starting {model} on {f'GPU {gpu}' if gpu else 'the CPU'}; its log: {log}", flush=True)
+    print(f"starting {model} on {f'GPU {gpu}' if gpu else 'the CPU'}; log: {log}", flush=True)
     with serve(model, host=settings.simulator_host, port=settings.port, gpu=gpu, log_path=log) as url:
-        print(f"ready at {url}; leave this running and start jobs with\n  SIMULATOR_URL={url}", flush=True)
+        print(f"ready at {url}; keep this running and start jobs with\n  SIMULATOR_URL={url}", flush=True)
         try:
             _watch(url)
         except KeyboardInterrupt:
@@ -43,21 +43,21 @@ def _watch(url: str) -> None:
     from sdpo.llm.server import check_health
 
     def ended(number: int, frame: object) -> NoReturn:
-        raise ServerError(f"the server at {url} ended by itself. Its log says why; start it again.")
+        raise ServerError(f"the server at {url} ended unexpectedly. See its log for the cause, then start it again.")
 
-    missed = 0
+    failed = 0
     before = signal.signal(signal.SIGCHLD, ended)
     try:
-        while missed < _LOOKS_MISSED:  # a busy server may be late once or twice
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while failed < _FAILED_CHECKS:  # a busy server may respond late once or twice
+            time.sleep(_SECONDS_BETWEEN_CHECKS)
             try:
                 check_health(url)
-                missed = 0
+                failed = 0
             except ServerError:
-                missed += 1
+                failed += 1
     finally:
         signal.signal(signal.SIGCHLD, before)
-    raise ServerError(f"the server at {url} went away. Its log says why; start it again.")
+    raise ServerError(f"the server at {url} does not respond. See its log for the cause, then start it again.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""The study on the tiny world: every teacher with every objective, and the guard, over several seeds."""
+"""The study on the tiny world: all teachers with all objectives, and the guard, over several seeds."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import StudySettings
 
 JOB = Job(
     name="study",
-    summary="every teacher with every objective, and the guard, on the tiny world; goes on where it was stopped",
+    summary="all teachers with all objectives, and the guard, on the tiny world; resumes where it was stopped",
     settings=StudySettings,
     run="sdpo.study.job:run",
     check="sdpo.study.job:check",

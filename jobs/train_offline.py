@@ -1,4 +1,4 @@
-"""Offline SDPO on conversations of your own, as `prep-logs` writes them."""
+"""Offline SDPO on your own conversations, as `prep-logs` writes them."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import OfflineSettings
@@ -13,7 +13,7 @@ DEFAULTS = {
     "save_steps": 200,
     "log_steps": 10,
 }
-# What the shipped users asked for: short, formal, or both.
+# The shipped users want short answers, formal answers, or both.
 TINY = {
     "model_name_or_path": MODEL_DIR,
     "train_jsonl": WORLD_DIR / "data" / "interactions.jsonl",
@@ -40,7 +40,7 @@ TINY = {
 
 
 def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> Job:
-    """Return the offline job on the interactions of one source."""
+    """Return the offline training job for the interactions of one source."""
     return Job(
         name=name,
         summary=f"offline SDPO on {source}",
@@ -55,7 +55,7 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
     )
 
 
-JOB = offline_job("train-offline", "conversations of your own", "prep-logs", "data/logs/logs_interactions.jsonl")
+JOB = offline_job("train-offline", "your own conversations", "prep-logs", "data/logs/logs_interactions.jsonl")
 
 if __name__ == "__main__":
     raise SystemExit(main(JOB))

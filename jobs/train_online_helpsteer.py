@@ -1,4 +1,4 @@
-"""Online SDPO on general prompts: a model learns a user's taste from what Claude, in the user's role, says."""
+"""Online SDPO on general prompts: the policy learns a user's style from follow-ups that Claude writes as the user."""
 
 from jobs import train_online_tldr
 from sdpo.runtime.launch import Job, main
@@ -6,7 +6,7 @@ from sdpo.settings import OnlineSettings
 
 JOB = Job(
     name="train-online-helpsteer",
-    summary="online SDPO on HelpSteer2 prompts, with Claude as a simulated user who has a taste",
+    summary="online SDPO on HelpSteer2 prompts, with Claude as a simulated user who wants a style",
     settings=OnlineSettings,
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
@@ -30,7 +30,7 @@ JOB = Job(
         "train_jsonl": "data/helpsteer2_prompts/train.jsonl",
         "val_jsonl": "data/helpsteer2_prompts/validation.jsonl",
     },
-    # The tiny model plays the user here too, as it was taught to: with a temperature.
+    # The tiny model is the user here too, and it was trained to be sampled with a temperature.
     tiny={**train_online_tldr.JOB.tiny, "user_temperature": 0.7},
 )
 

@@ -1,4 +1,4 @@
-"""Online SDPO on TL;DR: a model learns a user's taste in summaries from what the user says about them."""
+"""Online SDPO on TL;DR: the policy learns a user's style of summaries from the user's follow-ups."""
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import OnlineSettings
@@ -7,7 +7,7 @@ from sdpo.tiny import MODEL_DIR, STYLES_FILE, WORLD_DIR
 
 JOB = Job(
     name="train-online-tldr",
-    summary="online SDPO on Reddit posts, with a simulated user who has a taste in summaries",
+    summary="online SDPO on Reddit posts, with a simulated user who wants a style of summary",
     settings=OnlineSettings,
     folder="sdpo-tldr-runs",
     run="sdpo.train.online.job:run",

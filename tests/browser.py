@@ -1,4 +1,4 @@
-"""A headless Chromium for the tests of pages, spoken to over a pipe; tests skip where there is none."""
+"""A headless Chromium for the tests of pages, controlled over a pipe. Tests are skipped without one."""
 
 import fcntl
 import itertools
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 class Page:
@@ -24,17 +24,17 @@ class Page:
         self._numbers, self._session, self._buffer, self.events = itertools.count(1), None, b"", []
 
     def __enter__(self) -> "Page":
-        theirs_in, self._to = os.pipe()
-        self._from, theirs_out = os.pipe()
-        # Chromium reads from 3 and writes to 4; high numbers keep the shell from closing one while it moves the other.
-        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (theirs_in, theirs_out)]
+        browser_in, self._to = os.pipe()
+        self._from, browser_out = os.pipe()
+        # Chromium reads from descriptor 3 and writes to 4. High numbers keep the shell from overwriting one of them.
+        high = [fcntl.fcntl(end, fcntl.F_DUPFD, 20) for end in (browser_in, browser_out)]
         flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe"]
         command = [CHROMIUM, *flags, f"--user-data-dir={self.folder / 'browser'}"]
         self._process = subprocess.Popen(
             ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "bash", *command],
             pass_fds=high, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        for end in (theirs_in, theirs_out, *high):
+        for end in (browser_in, browser_out, *high):
             os.close(end)
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -53,7 +53,7 @@ class Page:
         os.close(self._from)
 
     def call(self, method: str, **parameters) -> dict:
-        """Return the result of a command of the DevTools protocol."""
+        """Send a command of the DevTools protocol and return its result."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session:
@@ -66,9 +66,9 @@ class Page:
 
     def ask(self, expression: str):
         """Return the value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        reply = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 60) -> None:
         """Wait until an expression is true."""
@@ -78,7 +78,7 @@ class Page:
             time.sleep(0.05)
 
     def click(self, selector: str) -> None:
-        """Bring an element into view and click into its middle, as a tap does."""
+        """Scroll an element into view and click its centre, as a tap does."""
         x, y = self.ask(
             f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getClientRects()[0];"
             f" return [b.left + b.width / 2, b.top + b.height / 2]; }})(document.querySelector({json.dumps(selector)}))"
@@ -86,39 +86,39 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def complaints(self) -> list:
-        """Return what the page logged as an error, and every address but the file's own that it asked for."""
-        found = []
+    def errors(self) -> list:
+        """Return the errors that the page logged, and the URLs that it requested other than files and data."""
+        errors: list = []
         for event in self.events:
             method, what = event.get("method"), event.get("params", {})
             if method == "Runtime.exceptionThrown" or (
                 method == "Log.entryAdded" and what["entry"]["level"] == "error"
             ):
-                found.append(what)
+                errors.append(what)
             if method == "Network.requestWillBeSent" and not what["request"]["url"].startswith(("file:", "data:")):
-                found.append(what["request"]["url"])
-        return found
+                errors.append(what["request"]["url"])
+        return errors
 
     def _read(self) -> dict:
         while b"\0" not in self._buffer:
-            assert select.select([self._from], [], [], 120)[0], "the browser says nothing"
+            assert select.select([self._from], [], [], 120)[0], "the browser does not respond"
             part = os.read(self._from, 1 << 20)
-            assert part, "the browser is gone"
+            assert part, "the browser has exited"
             self._buffer += part
         message, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(message)
 
 
-def opened(path: Path) -> str:
-    """Return the page's elements as they are once its script has run, opened from its file."""
+def rendered_html(path: Path) -> str:
+    """Return the HTML of the page, opened from its file, after its script has run."""
     with Page(path, 1280) as page:
         return page.ask("document.documentElement.outerHTML")
 
 
-def asked(path: Path, width: int, script: str):
-    """Return what the script returns in a window of that width: `page` is the page's document.
+def run_in_page(path: Path, width: int, script: str):
+    """Return the result of the script in a window of that width; in it `page` is the page's document.
 
-    `choose(id, value, kind="change")` sets a control and tells the page.
+    `choose(id, value, kind="change")` sets a control and dispatches the event.
     """
     choose = """(id, value, kind = "change") => {
         const control = document.getElementById(id);

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-# No test may reach for a hub or a tracking server.
+# No test may contact a hub or a tracking server.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 for name in ("WANDB_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "WORLD_SIZE", "MAKEFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
@@ -34,8 +34,8 @@ def model():
 
 
 @pytest.fixture
-def own_place(tmp_path, monkeypatch) -> None:
-    """Run the test in a folder of its own, without what would be taken for settings."""
+def empty_folder(tmp_path, monkeypatch) -> None:
+    """Run the test in an empty folder, without environment variables that are settings."""
     from tests.commands import clean_environment
 
     for name in set(os.environ) - set(clean_environment()):

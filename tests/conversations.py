@@ -1,4 +1,4 @@
-"""One conversation in every form that people's own come in, and what is read of it."""
+"""One conversation in every supported file format, and functions that read it back."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from collections import Counter
 from sdpo.data import exports, logs
 from sdpo.data.conversation import Conversation, Dropped
 
-SAID = [
+MESSAGES = [
     ("user", "ask 😀"),
     ("assistant", "answer"),
     ("user", "reply שלום"),
@@ -19,16 +19,16 @@ SHAREGPT_NAMES = {"user": "human", "assistant": "gpt"}
 
 
 def read(path, scratch):
-    """Return the conversations of a file, the reasons of what is none, and the rows of each form."""
+    """Return the conversations of a file, the number of dropped ones by reason, and the number of rows by format."""
     forms = Counter()
-    found = list(logs.read_conversations(path, scratch, forms))
-    kept = [one for one in found if isinstance(one, Conversation)]
-    reasons = Counter(one.reason for one in found if isinstance(one, Dropped))
+    results = list(logs.read_conversations(path, scratch, forms))
+    kept = [result for result in results if isinstance(result, Conversation)]
+    reasons = Counter(result.reason for result in results if isinstance(result, Dropped))
     return kept, reasons, dict(forms)
 
 
 def read_rows(tmp_path, rows, form):
-    """Return the conversations of rows, all in one form."""
+    """Return the conversations of rows that are all in one format."""
     path = tmp_path / "logs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     kept, reasons, forms = read(path, tmp_path)
@@ -36,14 +36,14 @@ def read_rows(tmp_path, rows, form):
     return kept, reasons
 
 
-def openai(messages=SAID, **fields):
+def openai(messages=MESSAGES, **fields):
     return {"messages": [{"role": role, "content": text} for role, text in messages], **fields}
 
 
 def _lines(delimiter=None, order=True):
     rows = [
-        {"conversation_id": "c", "role": role, "content": text, "order" if order else "timestamp": _when(place, order)}
-        for place, (role, text) in enumerate(SAID)
+        {"conversation_id": "c", "role": role, "content": text, "order" if order else "timestamp": _when(index, order)}
+        for index, (role, text) in enumerate(MESSAGES)
     ]
     rows = rows[::-1] if order else rows
     if delimiter is None:
@@ -55,8 +55,8 @@ def _lines(delimiter=None, order=True):
     return text.getvalue()
 
 
-def _when(place, order):
-    return place if order else f"2024-01-01T00:00:0{place}Z"
+def _when(index, order):
+    return index if order else f"2024-01-01T00:00:0{index}Z"
 
 
 def node(name, parent, role, text, **fields):
@@ -64,27 +64,27 @@ def node(name, parent, role, text, **fields):
     return {name: {"id": name, "parent": parent, "message": {"author": {"role": role}, "content": content, **fields}}}
 
 
-def tree(messages=SAID):
+def tree(messages=MESSAGES):
     mapping = {"root": {"id": "root", "parent": None, "message": None}}
-    names = ["root", *(f"n{place}" for place in range(len(messages)))]
+    names = ["root", *(f"n{index}" for index in range(len(messages)))]
     for (role, text), parent, name in zip(messages, names, names[1:], strict=False):
         mapping |= node(name, parent, role, text)
     return {"mapping": mapping, "current_node": names[-1], "conversation_id": "c", "create_time": 1.5}
 
 
-def claude(messages=SAID):
+def claude(messages=MESSAGES):
     names = {"user": "human", "assistant": "assistant"}
     return {
         "uuid": "c", "name": "", "created_at": "2024-01-01",
         "chat_messages": [
-            {"uuid": f"m{place}", "sender": names[role], "text": "", "content": [{"type": "text", "text": text}]}
-            for place, (role, text) in enumerate(messages)
+            {"uuid": f"m{index}", "sender": names[role], "text": "", "content": [{"type": "text", "text": text}]}
+            for index, (role, text) in enumerate(messages)
         ],
     }  # fmt: skip
 
 
-PARTS = openai([(role, [{"type": "text", "text": text}]) for role, text in SAID], id="c")
-SHAREGPT = {"id": "c", "conversations": [{"from": SHAREGPT_NAMES[role], "value": text} for role, text in SAID]}
+PARTS = openai([(role, [{"type": "text", "text": text}]) for role, text in MESSAGES], id="c")
+SHAREGPT = {"id": "c", "conversations": [{"from": SHAREGPT_NAMES[role], "value": text} for role, text in MESSAGES]}
 FORMS = {
     "openai.jsonl": (json.dumps(openai(id="c")) + "\n", exports.OPENAI),
     "openai.json": (json.dumps([openai(id="c")], indent=2), exports.OPENAI),

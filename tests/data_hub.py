@@ -1,4 +1,4 @@
-"""A stand-in of a hub of data sets: files by revision, through the HTTP API that `datasets` uses to find them."""
+"""A fake dataset hub: files by revision, over the HTTP API with which `datasets` finds them."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from tests.hub import AnyHub
 
 
 class DataHub(AnyHub):
-    """Serves one data set: `revisions` names the folder of each branch. `asked` keeps the addresses asked for."""
+    """Serves one dataset: `revisions` maps each branch to its folder. `asked` records the requests."""
 
     def __init__(self, repository: str, revisions: dict[str, Path], token: str | None = None) -> None:
         self.repository, self.token = repository, token
@@ -41,10 +41,10 @@ class DataHub(AnyHub):
             return self._json(self._info(revision))
         folder = self.folders[revision]
         if kind == "tree":
-            place = folder / below
-            if not place.is_dir():
+            directory = folder / below
+            if not directory.is_dir():
                 return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
-            return self._json([self._entry(folder, found) for found in sorted(place.rglob("*"))])
+            return self._json([self._entry(folder, path) for path in sorted(directory.rglob("*"))])
         if kind == "paths-info":
             wanted = self._paths(body)
             return self._json([self._entry(folder, folder / name) for name in wanted if (folder / name).exists()])
@@ -62,7 +62,7 @@ class DataHub(AnyHub):
         return 200, {**headers, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}, content
 
     def _revision(self, rest: str) -> tuple[str | None, str]:
-        """Return the branch that an address begins with, by its name or its commit, and what follows it."""
+        """Return the branch with which an address starts, by name or commit, and the rest of the address."""
         for branch, commit in self.commits.items():
             for name in (branch, commit):
                 if rest == name or rest.startswith(f"{name}/"):
@@ -88,10 +88,10 @@ class DataHub(AnyHub):
         from urllib.parse import parse_qs
 
         try:
-            found = json.loads(body)["paths"]
+            paths = json.loads(body)["paths"]
         except ValueError:
-            found = parse_qs(body.decode()).get("paths", [])
-        return found if isinstance(found, list) else [found]
+            paths = parse_qs(body.decode()).get("paths", [])
+        return paths if isinstance(paths, list) else [paths]
 
     @staticmethod
     def _json(value) -> tuple[int, dict, bytes]:

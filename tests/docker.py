@@ -1,4 +1,4 @@
-"""The Docker engine of this machine, for tests that skip where none answers, and the names of what they leave on it."""
+"""The Docker engine of this machine, for tests that are skipped without one, and the names of the test containers."""
 
 import json
 import os
@@ -9,10 +9,10 @@ import pytest
 
 from tests.worlds import PROJECT, environment
 
-# This run's own, so that two of them on one engine leave each other alone.
+# Different in each test run, so that two runs on one engine do not interfere.
 NAME = f"sdpo-test-{os.getpid()}"
 IMAGE = NAME
-# The owner of what the containers write; they refuse to be root.
+# The owner of the files that containers write. They do not run as root.
 OWNER = os.getuid() or 1000
 
 
@@ -22,11 +22,11 @@ def succeeds(*command: str) -> bool:
 
 ENGINE = succeeds("docker", "info") and succeeds("docker", "compose", "version")
 needs_compose = pytest.mark.skipif(not succeeds("docker", "compose", "version"), reason="needs Docker Compose")
-needs_engine = pytest.mark.skipif(not ENGINE, reason="no Docker engine answers")
+needs_engine = pytest.mark.skipif(not ENGINE, reason="no Docker engine responds")
 
 
 def run(*command: str, expect: int | None = 0, timeout: float = 3600, **variables: str) -> str:
-    """Run a command in the project and return what it printed; the end of it is shown where its code differs."""
+    """Run a command in the project, check its exit code and return its output."""
     done = subprocess.run(
         command, env=environment(**variables), cwd=PROJECT, timeout=timeout, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

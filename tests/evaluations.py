@@ -1,4 +1,4 @@
-"""Runs to evaluate, made without training, and evaluations of them in this process or in one that can be killed."""
+"""Run directories made without training, and evaluations of them in this process or in one that can be killed."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ SETTINGS = {
 
 
 def make_run(folder: Path, **settings) -> Path:
-    """Return a folder that looks like a TL;DR run's."""
+    """Create a folder that looks like the run directory of a TL;DR run, and return it."""
     folder.mkdir(parents=True)
     RunDirectory(folder).write_json(
         "run.json",
@@ -45,7 +45,7 @@ def make_run(folder: Path, **settings) -> Path:
 
 
 def add_checkpoint(run: Path, step: int, noise: float = 0.0) -> Path:
-    """Return a whole checkpoint: the tiny model, with that much noise on its weights."""
+    """Create a complete checkpoint, the tiny model with this much noise on its weights, and return its folder."""
     folder = run / f"checkpoint-{step}"
     shutil.copytree(MODEL_DIR, folder)
     if noise:
@@ -66,21 +66,21 @@ def arguments(run: Path, **settings) -> list[str]:
 
 
 def evaluate(run: Path, expect: int = 0, job=eval_tldr.JOB, **settings) -> dict:
-    """Evaluate in this process, check the exit code, and return what eval.json holds."""
+    """Evaluate in this process, check the exit code, and return the content of eval.json."""
     code = main(job, arguments(run, **settings))
     assert code == expect, f"exit {code}, expected {expect}"
     return read(run)
 
 
 def read(run: Path) -> dict:
-    """Return what eval.json of a run holds."""
+    """Return the content of a run's eval.json, {} if there is none."""
     path = run / "eval" / "eval.json"
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-# Imports once and runs each line that it reads, the flags of an evaluation, in a child of its own: the child can
-# be killed, and beginning again does not cost the seconds that importing takes.
-_NURSERY = """
+# Imports once, then reads lines with the flags of an evaluation and runs each in a forked child. A child can be killed,
+# and starting the next one does not repeat the seconds of importing.
+_FORK_SERVER = """
 import json, os, sys
 import sdpo.evaluate.session, sdpo.evaluate.pairs_page, sdpo.evaluate.win_rate_figure, sdpo.train.online.job
 from jobs import eval_tldr
@@ -103,15 +103,15 @@ for line in sys.stdin:
 """
 
 
-class Nursery:
-    """Evaluations as processes, one at a time. `output` is what all of them printed."""
+class EvaluationProcesses:
+    """Runs evaluations as processes, one at a time. `output` is the file with the output of all of them."""
 
     def __init__(self, folder: Path) -> None:
         self.output = folder / "output.txt"
 
-    def __enter__(self) -> "Nursery":
+    def __enter__(self) -> "EvaluationProcesses":
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", _FORK_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             env=environment(CHILD_OUTPUT=str(self.output)),
         )  # fmt: skip
         assert self._process.stdout.readline().strip() == "ready"
@@ -129,7 +129,7 @@ class Nursery:
         return int(self._process.stdout.readline())
 
     def wait(self) -> int:
-        """Return the exit code of the evaluation that was started, minus the signal that ended it."""
+        """Return the exit code of the started evaluation; if a signal ended it, the negative signal number."""
         import os
 
         return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))

@@ -1,4 +1,4 @@
-"""A stand-in of a model hub: one repository's files, by the addresses that huggingface_hub asks for."""
+"""A fake model hub: the files of one repository, at the addresses that huggingface_hub requests."""
 
 import hashlib
 import threading
@@ -10,7 +10,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class AnyHub:
-    """What the stand-ins of hubs have in common; `reply` says status, headers and content for a request."""
+    """The common part of the fake hubs; `reply` returns status, headers and content for a request."""
 
     def __enter__(self) -> Self:
         hub = self
@@ -48,7 +48,7 @@ class AnyHub:
 
 
 class Hub(AnyHub):
-    """Serves `folder` as `repository` to those who show `token`; keeps the tokens that it was shown."""
+    """Serves `folder` as `repository` to requests with `token`; `shown` records the authorization headers."""
 
     def __init__(self, repository: str, folder: Path, token: str) -> None:
         self.repository, self.folder, self.token = repository, folder, token

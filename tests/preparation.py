@@ -1,4 +1,4 @@
-"""The preparation jobs, run in this process, with what they read and what they have written."""
+"""Runs the preparation jobs in this process, writes their input files and reads their output."""
 
 import gzip
 import json

@@ -1,6 +1,6 @@
-"""Raw rows in the layout of each source, with everything in them that real data have, and a slow reading of them.
+"""Raw rows in the layout of each source, with the irregularities of real data, and a slow reference reader for them.
 
-The slow reading shares no code with the project: it says the same rules again, in the plainest way.
+The reference shares no code with the project: it implements the same rules again, in the simplest way.
 """
 
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ def text(rng, role="user"):
 
 
 def talk(rng):
-    """Return roles and texts: mostly in turn, now and then one role twice, the assistant first, or nothing at all."""
+    """Return roles and texts: mostly alternating, sometimes one role twice, the assistant first, or no messages."""
     messages = []
     role = "assistant" if rng.random() < 0.1 else "user"
     for _ in range(rng.randrange(9)):
@@ -31,7 +31,7 @@ def talk(rng):
     if rng.random() < 0.04:
         over = rng.choice([0, 1])
         pieces = [4000] * 24 + [4000 + over]
-        messages = [(("user", "assistant")[place % 2], "y" * length) for place, length in enumerate(pieces)]
+        messages = [(("user", "assistant")[index % 2], "y" * length) for index, length in enumerate(pieces)]
     return messages
 
 
@@ -58,7 +58,7 @@ def wildchat(rng, count):
 
 
 def wildfeedback(rng, count):
-    """Return rows whose messages are in either format, within one conversation too."""
+    """Return rows whose messages are in either format, even within one conversation."""
     names = {"user": "human", "assistant": "gpt"}
     rows = []
     for _ in range(count):
@@ -97,7 +97,7 @@ def helpsteer(rng, count):
     return [{"prompt": rng.choice(prompts), "response": rng.choice(responses), **scores} for _ in range(count)]
 
 
-# The slow reading
+# The slow reference
 
 
 def slow_prompts(rows, already=()):
@@ -114,9 +114,9 @@ def slow_prompts(rows, already=()):
 def slow_tldr(rows):
     for row in rows:
         info = row["info"] or {"post": None, "article": None}
-        found = [value.strip() for value in (info["post"], info["article"]) if value is not None and value.strip()]
-        prompt = found[0] + "\nTL;DR:\n" if found else ""
-        yield prompt, bool(found) and len(prompt) <= 1023
+        texts = [value.strip() for value in (info["post"], info["article"]) if value is not None and value.strip()]
+        prompt = texts[0] + "\nTL;DR:\n" if texts else ""
+        yield prompt, bool(texts) and len(prompt) <= 1023
 
 
 def slow_helpsteer(rows):
@@ -127,7 +127,7 @@ def slow_helpsteer(rows):
 
 
 def slow_conversation(name, messages, longest_user=None):
-    """Return a conversation's interactions as written, [] where it is left out; messages are (role, text or None)."""
+    """Return a conversation's interactions as written, [] if it is left out; messages are (role, text or None)."""
     messages = [(role, (words or "").strip()) for role, words in messages]
     messages = [(role, words) for role, words in messages if words]
     if len(messages) < 3 or sum(len(words) for _, words in messages) > 100_000:
@@ -142,23 +142,23 @@ def slow_conversation(name, messages, longest_user=None):
 
 def slow_interactions(name, messages):
     merged = [(role, "\n\n".join(words for _, words in run)) for role, run in groupby(messages, key=lambda m: m[0])]
-    found = []
-    for place in range(1, len(merged) - 1):
-        if merged[place][0] != "assistant" or merged[place + 1][0] != "user":
+    interactions = []
+    for index in range(1, len(merged) - 1):
+        if merged[index][0] != "assistant" or merged[index + 1][0] != "user":
             continue
-        start = next(start for start in range(max(0, place - 5), place) if merged[start][0] == "user")
-        prompt = [{"role": role, "content": words} for role, words in merged[start:place]]
+        start = next(start for start in range(max(0, index - 5), index) if merged[start][0] == "user")
+        prompt = [{"role": role, "content": words} for role, words in merged[start:index]]
         assert len(prompt) <= 5 and prompt[-1]["role"] == "user"
-        answer, reply = merged[place][1], merged[place + 1][1]
-        found.append(
+        answer, reply = merged[index][1], merged[index + 1][1]
+        interactions.append(
             {
-                "id": f"{name}_{place}", "conversation_id": name, "turn_id": place, "prompt": prompt,
+                "id": f"{name}_{index}", "conversation_id": name, "turn_id": index, "prompt": prompt,
                 "completion": answer, "user_response": reply,
                 "prompt_length": sum(len(message["content"]) for message in prompt),
                 "completion_length": len(answer), "user_response_length": len(reply),
             }
         )  # fmt: skip
-    return found
+    return interactions
 
 
 def random(seed):

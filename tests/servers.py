@@ -1,4 +1,4 @@
-"""A server in this process whose every answer is scripted; it speaks OpenAI's protocol and Anthropic's."""
+"""A server in this process with scripted answers, for the protocols of OpenAI and Anthropic."""
 
 import json
 import threading
@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Answer:
-    """One scripted answer. `drip` seconds pass before each byte; `hang` lasts until the server closes.
+    """One scripted answer. `drip` is the pause in seconds before each byte; `hang` waits until the server closes.
 
-    It waits, at most 20 s, for the server to have had a `crowd` of requests at once, and then for `delay` seconds.
-    `reset` closes the connection without a word, `cut` in the middle of the body; `declined` is a refusal.
+    The answer waits until the server has had `crowd` requests at once, at most 20 s, and then `delay` seconds.
+    `reset` closes the connection without an answer, `cut` in the middle of the body; `declined` is a refusal.
     """
 
     text: str | None = "fine"
@@ -54,7 +54,7 @@ class Answer:
 class FakeServer:
     """Answers each chat request with `script(body, number)`; `number` counts requests from 0.
 
-    Keeps the bodies and headers it got, and the most requests it ever had at once.
+    Records bodies, headers and paths of the requests, and in `most` the largest number at once.
     """
 
     def __init__(self, script: Callable[[dict, int], Answer] = lambda body, number: Answer(), gets=None):
@@ -72,7 +72,7 @@ class FakeServer:
         return self.open()
 
     def open(self, port: int = 0) -> "FakeServer":
-        """Listen, on any free port or on this one."""
+        """Listen on this port, 0 for any free one."""
         server = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,7 +83,7 @@ class FakeServer:
 
             def do_GET(self):
                 server.paths.append(self.path)
-                self.send(server.gets.get(self.path, Answer("not here", status=404)))
+                self.send(server.gets.get(self.path, Answer("not found", status=404)))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -125,7 +125,7 @@ class FakeServer:
                         self.wfile.write(content[start:] if not answer.drip else content[start : start + 1])
                         self.wfile.flush()
                 except OSError:
-                    self.close_connection = True  # the client has gone
+                    self.close_connection = True  # the client has disconnected
 
         class Server(ThreadingHTTPServer):
             request_queue_size = 256
@@ -156,7 +156,7 @@ def prompt_of(body: dict) -> str:
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Return whether the condition came true in time."""
+    """Wait for the condition and return whether it became true within `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""A model of a few thousand random weights, for tests that need gradients and not a language."""
+"""A model with a few thousand random weights, for tests that need gradients but no language."""
 
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM

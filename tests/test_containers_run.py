@@ -1,4 +1,4 @@
-"""Real containers, where a Docker engine answers: the image, the smoke, and runs that are interrupted."""
+"""Real containers, if a Docker engine responds: the image, the smoke test, and interrupted runs."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from tests.worlds import PROJECT, curve, rows_of, write_replay
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
-    """Build the image for the CPU, as the tests' own, and take its name away afterwards."""
+    """Build a CPU image for these tests and remove it afterwards."""
     run("docker/compose.sh", "build", "trainer", DOCKER_VARIANT="cpu", DOCKER_IMAGE=IMAGE)
     yield IMAGE
     run("docker", "image", "rm", "--force", IMAGE, expect=None)
 
 
 @needs_engine
-def test_the_image_holds_no_secret_no_repository_and_no_build_tools(image):
+def test_the_image_contains_no_secrets_no_repository_and_no_build_tools(image):
     history = run("docker", "history", "--no-trunc", "--format", "{{.CreatedBy}}", image)
     config = inspected("image", image)["Config"]
     for text in (history, json.dumps(config)):
@@ -31,9 +31,11 @@ def test_the_image_holds_no_secret_no_repository_and_no_build_tools(image):
     assert config["User"].split(":")[0] not in ("", "0", "root")
     assert config["Labels"]["org.opencontainers.image.revision"]
     assert "torch==" in config["Labels"]["sdpo.versions"]
-    look = "ls -A /app /cache; id -u; command -v gcc make git; ls /opt/venv/bin/pip; find /var/lib/apt/lists -type f"
-    found = run("docker", "run", "--rm", image, "sh", "-c", f"{{ {look}; }} 2>/dev/null || true")
-    assert found.split() == ["/app:", "docker", "jobs", "sdpo", "/cache:", "1000"]
+    commands = (
+        "ls -A /app /cache; id -u; command -v gcc make git; ls /opt/venv/bin/pip; find /var/lib/apt/lists -type f"
+    )
+    output = run("docker", "run", "--rm", image, "sh", "-c", f"{{ {commands}; }} 2>/dev/null || true")
+    assert output.split() == ["/app:", "docker", "jobs", "sdpo", "/cache:", "1000"]
     hidden = run(
         "docker", "run", "--rm", "--user", "0:0", image, "find", "/app", "/root/.cache", "-name", ".*", expect=None
     )
@@ -41,7 +43,7 @@ def test_the_image_holds_no_secret_no_repository_and_no_build_tools(image):
 
 
 @needs_engine
-def test_a_change_of_the_source_leaves_the_layers_of_the_packages(image, tmp_path):
+def test_a_source_change_keeps_the_package_layers(image, tmp_path):
     before = inspected("image", image)["RootFS"]["Layers"]
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -49,7 +51,7 @@ def test_a_change_of_the_source_leaves_the_layers_of_the_packages(image, tmp_pat
         shutil.copy(PROJECT / name, tree)
     for name in ("docker", "jobs", "sdpo"):
         shutil.copytree(PROJECT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    with (tree / "sdpo" / "prompts.py").open("a") as source:
+    with (tree / "sdpo" / "errors.py").open("a") as source:
         source.write("# changed\n")
     name = f"{IMAGE}-changed"
     run(str(tree / "docker" / "compose.sh"), "build", "trainer", DOCKER_VARIANT="cpu", DOCKER_IMAGE=name)
@@ -57,12 +59,12 @@ def test_a_change_of_the_source_leaves_the_layers_of_the_packages(image, tmp_pat
     run("docker", "image", "rm", name)
     same = [old == new for old, new in zip(before, after, strict=True)]
     assert not all(same)
-    # All but the last few, of which the packages' is the biggest one.
+    # Only the last few layers differ; the large layer with the packages does not.
     assert all(same[: same.index(False)]) and same.index(False) >= len(same) - 3
 
 
 @needs_engine
-def test_the_smoke_trains_to_the_demo_s_numbers_and_leaves_its_results_to_the_caller(image, tmp_path):
+def test_the_smoke_test_reaches_the_demo_s_results_and_the_caller_owns_its_files(image, tmp_path):
     printed = run("make", "smoke-docker", DOCKER_IMAGE=image, RUN_ID="r", SCRATCH=str(tmp_path / "runs"),
                   COMPOSE_PROJECT_NAME=f"{NAME}-smoke")  # fmt: skip
     folder = tmp_path / "runs" / "sdpo-tldr-runs"
@@ -77,7 +79,7 @@ def test_the_smoke_trains_to_the_demo_s_numbers_and_leaves_its_results_to_the_ca
 
 
 class Stack:
-    """The tiny world's containers, with a run of 30 steps of which the tests interrupt some."""
+    """The tiny world's containers with a run of 30 steps, which tests interrupt."""
 
     def __init__(self, scratch: Path) -> None:
         self.runs = scratch / "sdpo-tldr-runs"
@@ -95,7 +97,7 @@ class Stack:
     def state(self, service: str) -> dict:
         return inspected("container", self.container(service))["State"]
 
-    def said(self, service: str) -> str:
+    def logs(self, service: str) -> str:
         return run("docker", "logs", self.container(service))
 
     def steps(self, run_id: str) -> list[int]:
@@ -103,13 +105,13 @@ class Stack:
         return [row["step"] for row in rows_of(file)] if file.exists() else []
 
     def reach(self, run_id: str, step: int) -> None:
-        """Wait for the run to have made so many steps more than none."""
+        """Wait until the run has made at least `step` steps."""
         assert until(lambda: len(self.steps(run_id)) >= step or not self.state("trainer")["Running"], 900)
-        assert self.state("trainer")["Running"], self.said("trainer")[-2000:]
+        assert self.state("trainer")["Running"], self.logs("trainer")[-2000:]
 
     def ends(self, expect: int) -> None:
         run("docker", "wait", self.container("trainer"))
-        assert self.state("trainer")["ExitCode"] == expect, self.said("trainer")[-2000:]
+        assert self.state("trainer")["ExitCode"] == expect, self.logs("trainer")[-2000:]
 
 
 @pytest.fixture(scope="module")
@@ -122,23 +124,23 @@ def stack(image, tmp_path_factory):
 
 
 @needs_engine
-def test_a_simulator_that_crashes_is_restarted_and_one_that_is_killed_is_waited_for(stack):
-    stack.compose("up", "--detach", RUN_ID="away")
-    stack.reach("away", 2)
-    # A crash: its server ends by itself. It has no key and no door to the outside.
+def test_a_crashed_simulator_is_restarted_and_the_trainer_waits_for_a_killed_one(stack):
+    stack.compose("up", "--detach", RUN_ID="interrupted")
+    stack.reach("interrupted", 2)
+    # A crash: the server process in the container is killed.
     simulator = stack.container("simulator")
     run("docker", "exec", simulator, "python", "-c", KILL_THE_SERVER)
     assert until(lambda: inspected("container", simulator)["RestartCount"] == 1, 120)
-    # Back within the retries of a request or later than them: either way the run goes on.
-    stack.reach("away", len(stack.steps("away")) + 3)
-    waits = stack.said("trainer").count("waiting up to")
-    # `docker kill` is taken for somebody's wish, and the engine does not bring it back.
+    # The run continues whether the simulator is back within the retries of a request or later.
+    stack.reach("interrupted", len(stack.steps("interrupted")) + 3)
+    waits = stack.logs("trainer").count("waiting up to")
+    # The engine does not restart a container after `docker kill`.
     run("docker", "kill", simulator)
-    assert until(lambda: stack.said("trainer").count("waiting up to") > waits, 300), stack.said("trainer")[-2000:]
+    assert until(lambda: stack.logs("trainer").count("waiting up to") > waits, 300), stack.logs("trainer")[-2000:]
     assert not stack.state("simulator")["Running"]
-    stack.compose("up", "--detach", "simulator", RUN_ID="away")
+    stack.compose("up", "--detach", "simulator", RUN_ID="interrupted")
     stack.ends(0)
-    assert stack.steps("away") == list(range(1, 31))
+    assert stack.steps("interrupted") == list(range(1, 31))
 
 
 KILL_THE_SERVER = """
@@ -150,7 +152,7 @@ for folder in pathlib.Path("/proc").glob("[0-9]*"):
 
 
 @needs_engine
-def test_a_trainer_that_is_stopped_or_killed_continues_with_the_next_up(stack):
+def test_a_stopped_or_killed_trainer_resumes_with_the_next_up(stack):
     stack.compose("up", "--detach", RUN_ID="ended")
     stack.reach("ended", 3)
     stack.compose("stop", "trainer")
@@ -159,21 +161,21 @@ def test_a_trainer_that_is_stopped_or_killed_continues_with_the_next_up(stack):
     assert (stack.runs / "ended" / f"checkpoint-{saved}" / "complete.json").exists()
     stack.compose("up", "--detach", RUN_ID="ended")
     stack.reach("ended", saved + 3)
-    assert f"after step {saved}" in stack.said("trainer")
+    assert f"after step {saved}" in stack.logs("trainer")
     run("docker", "kill", stack.container("trainer"))
     stack.ends(137)
     stack.compose("up", "--detach", RUN_ID="ended")
     stack.ends(0)
     assert stack.steps("ended") == list(range(1, 31))
     assert (stack.runs / "ended").stat().st_uid == OWNER
-    # A run that is finished is not begun again.
+    # A finished run is not started again.
     stack.compose("up", "--detach", RUN_ID="ended")
     stack.ends(1)
-    assert "RUN_ID" in stack.said("trainer")
+    assert "RUN_ID" in stack.logs("trainer")
 
 
 @needs_engine
-def test_two_trainers_train_as_one_with_twice_the_batch(stack):
+def test_two_trainers_match_one_trainer_with_twice_the_accumulation(stack):
     stack.runs.parent.mkdir(exist_ok=True)
     replay = write_replay(stack.runs.parent / "replay.jsonl", 32)
     given = {"REPLAY_JSONL": f"runs/{replay.name}", "TRAIN_N": "32", "BS": "4", "SAVE_STEPS": "4"}
@@ -193,8 +195,8 @@ def test_two_trainers_train_as_one_with_twice_the_batch(stack):
 
 @needs_engine
 @pytest.mark.parametrize("size", ["2m", "6m"], ids=["weights", "optimizer"])
-def test_a_full_volume_is_said_in_one_line(stack, size):
-    """The first file of a checkpoint does not fit, or one of the last."""
+def test_a_full_volume_is_reported_in_one_line(stack, size):
+    """The volume is full at the first file of a checkpoint, or at one of the last."""
     variables = {"TINY": "1", "RUN_ID": "full", "SIMULATOR_URL": "http://simulator:8000/v1", "SAVE_STEPS": "1"}
     stack.compose("up", "--detach", "simulator")
     until(lambda: stack.state("simulator")["Health"]["Status"] == "healthy", 300)

@@ -1,4 +1,4 @@
-"""Every job's command line: help, dry run, what is wrong with it, the settings it starts from, and make before it."""
+"""The command line of every job: help, dry run, errors, default settings, and the Makefile."""
 
 import importlib
 import subprocess
@@ -11,9 +11,9 @@ from sdpo import settings
 from sdpo.settings.resolve import MAKE_VARIABLES, resolve
 from tests.commands import JOBS, ROOT, clean_environment
 
-SECRET = "s3cr3t-value-nobody-may-see"
+SECRET = "s3cr3t-value-that-must-not-appear"
 
-# Says on its last line of stderr which heavy modules a job's command line has pulled in.
+# Prints on the last line of stderr which heavy modules a job's command line has imported.
 PROBE = """
 import atexit, runpy, sys
 heavy = ("torch", "transformers", "trl", "datasets", "accelerate")
@@ -43,7 +43,7 @@ def test_help_names_every_setting_and_is_cheap(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", JOBS)
-def test_a_dry_run_shows_everything_but_secrets_and_writes_nothing(module, tmp_path):
+def test_a_dry_run_shows_all_settings_but_no_secrets_and_writes_nothing(module, tmp_path):
     secrets = dict.fromkeys(("HF_TOKEN", "WANDB_API_KEY", "ANTHROPIC_API_KEY"), SECRET)
     result = start(module, cwd=tmp_path, TINY="1", DRY_RUN="1", **secrets)
     assert result.returncode == 0, result.stderr
@@ -55,7 +55,7 @@ def test_a_dry_run_shows_everything_but_secrets_and_writes_nothing(module, tmp_p
 
 
 @pytest.mark.parametrize("module", JOBS)
-def test_a_wrong_flag_is_one_line_and_a_code_of_its_own(module, tmp_path):
+def test_a_wrong_flag_prints_one_line_and_exits_with_2(module, tmp_path):
     result = start(module, "--no-such-thing", cwd=tmp_path)
     assert result.returncode == 2
     lines = [line for line in result.stderr.splitlines() if not line.startswith("HEAVY")]
@@ -63,7 +63,7 @@ def test_a_wrong_flag_is_one_line_and_a_code_of_its_own(module, tmp_path):
 
 
 @pytest.mark.parametrize("module", JOBS)
-def test_a_job_has_the_settings_it_gives_values_to(module):
+def test_job_defaults_and_functions_exist(module):
     job = JOBS[module]
     declared = settings.settings_of(job.settings)
     assert set(job.defaults) | set(job.tiny) <= set(declared)
@@ -75,7 +75,7 @@ def test_a_job_has_the_settings_it_gives_values_to(module):
 
 def test_the_tldr_job_starts_from_the_published_settings():
     job = JOBS["jobs.train_online_tldr"]
-    found = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={}, dotenv=Path("none"))
+    resolved = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={}, dotenv=Path("none"))
     expected = {
         "model_name_or_path": "Qwen/Qwen3-4B",
         "user_model_name_or_path": "Qwen/Qwen3-4B",
@@ -93,7 +93,7 @@ def test_the_tldr_job_starts_from_the_published_settings():
         "save_limit": None,
         "seed": 42,
     }
-    assert {name: getattr(found, name) for name in expected} == expected
+    assert {name: getattr(resolved, name) for name in expected} == expected
 
 
 # Make
@@ -105,8 +105,8 @@ def make(*arguments, **environment):
 
 
 @pytest.fixture
-def stand_in(tmp_path):
-    """Return a function that makes an interpreter which only says variables of its environment and its arguments."""
+def fake_python(tmp_path):
+    """Return a function that creates an interpreter which only prints environment variables and its arguments."""
 
     def write(*names):
         program = tmp_path / "python"
@@ -118,8 +118,8 @@ def stand_in(tmp_path):
     return write
 
 
-def test_make_hands_values_on_whole_and_names_what_it_was_given(stand_in):
-    python = stand_in(MAKE_VARIABLES, "STYLE_FILE", "BS")
+def test_make_passes_values_on_unchanged_and_lists_its_variables(fake_python):
+    python = fake_python(MAKE_VARIABLES, "STYLE_FILE", "BS")
     result = make("train-online-tldr", python, "STYLE_FILE=my 'own' \"styles\".json", BS="3")
     names, style_file, size, arguments, _ = result.stdout.split("|")
     assert set(names.split()) == {"PYTHON", "STYLE_FILE"}
@@ -141,13 +141,13 @@ def test_make_lists_every_job():
         (["STYLE=short", "SEED=3"], {"STYLE": "plain"}, "short"),
     ],
 )
-def test_the_demo_is_the_tldr_job_made_tiny_and_takes_settings(stand_in, variables, environment, style):
-    result = make("demo", stand_in("TINY", "STYLE", "SEED"), *variables, **environment)
+def test_the_demo_is_the_tiny_tldr_job_and_takes_settings(fake_python, variables, environment, style):
+    result = make("demo", fake_python("TINY", "STYLE", "SEED"), *variables, **environment)
     seed = "3" if variables else ""
     assert result.stdout.split("|")[:-1] == ["1", style, seed, "-m jobs.train_online_tldr"]
 
 
-def test_make_says_in_one_line_why_it_cannot_start():
+def test_make_prints_one_line_for_a_missing_interpreter():
     result = make("test", "PYTHON=no-such-python")
     assert result.returncode == 2
     assert [line for line in result.stderr.splitlines() if line.startswith("error:") and "no-such-python" in line]

@@ -1,4 +1,4 @@
-"""The house: which room may import which, no two files in a circle, and names that a reader of the field knows."""
+"""The layering: which package may import which, no import cycles, and retired names."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ import pytest
 
 from tests.commands import ROOT
 
-# Floors from the bottom up. A room imports rooms on lower floors only; a room inside another may import that one.
-FLOORS = [
+# From the bottom up. A package imports packages of lower layers only; a subpackage may also import its parent.
+LAYERS = [
     ["sdpo.errors"],
     ["sdpo.method", "sdpo.text", "sdpo.llm"],
     ["sdpo.settings", "sdpo.users"],
@@ -23,10 +23,10 @@ FLOORS = [
     ["sdpo.signal"],
     ["jobs"],
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS, start=1) for room in rooms}
-# Rooms that must not know each other although a floor lies between them.
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS, start=1) for package in packages}
+# Imports that are forbidden although they go to a lower layer.
 FORBIDDEN = {("sdpo.train", "sdpo.tiny"), ("sdpo.method", "sdpo.llm"), ("sdpo.evaluate", "sdpo.tiny.oracle")}
-# Names that meant something only to those who had read the code.
+# Retired names and words that only readers of the code understood.
 RETIRED = [
     "Asking",
     "Patience",
@@ -59,7 +59,7 @@ MODULES = modules()
 
 
 def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
-    """Yield the modules of ours that a file names anywhere: lazily, for types, or as "module:function" of a job."""
+    """Yield the known modules that a file imports, also lazily or for types, or names as "module:function"."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in known)
@@ -76,11 +76,11 @@ def imported(tree: ast.AST, known: dict[str, Path]) -> Iterator[str]:
                 yield name
 
 
-def room_of(module: str) -> str:
-    """Return the room that a module is in."""
-    rooms = [room for room in FLOOR_OF if module == room or module.startswith(f"{room}.")]
-    assert rooms, f"{module} is in no room: only errors.py stays at the root of sdpo"
-    return max(rooms, key=len)
+def package_of(module: str) -> str:
+    """Return the package that contains the module."""
+    packages = [package for package in LAYER_OF if module == package or module.startswith(f"{package}.")]
+    assert packages, f"{module} is in no package: only errors.py may be at the root of sdpo"
+    return max(packages, key=len)
 
 
 IMPORTS = {
@@ -89,39 +89,41 @@ IMPORTS = {
 }
 
 
-def test_the_rooms_are_those_of_the_plan():
-    rooms = {room_of(name) for name in MODULES if name != "sdpo"}
-    assert rooms == set(FLOOR_OF) and len(FLOORS) == 8
+def test_the_packages_are_those_of_the_layers():
+    packages = {package_of(name) for name in MODULES if name != "sdpo"}
+    assert packages == set(LAYER_OF) and len(LAYERS) == 8
     assert sorted(path.name for path in (ROOT / "sdpo").glob("*.py")) == ["__init__.py", "errors.py"]
 
 
 @pytest.mark.parametrize("module", sorted(set(MODULES) - {"sdpo"}))
-def test_imports_go_down_only(module):
-    room = room_of(module)
+def test_imports_go_to_lower_layers_only(module):
+    package = package_of(module)
     for other in sorted(IMPORTS[module] - {"sdpo"}):
-        target = room_of(other)
-        inside = target == room or room.startswith(f"{target}.")
-        assert inside or FLOOR_OF[target] < FLOOR_OF[room], f"{module} imports {other}, which is not below it"
+        target = package_of(other)
+        inside = target == package or package.startswith(f"{target}.")
+        assert inside or LAYER_OF[target] < LAYER_OF[package], (
+            f"{module} imports {other}, which is not in a lower layer"
+        )
         for first, second in FORBIDDEN:
-            assert not (module.startswith(first) and other.startswith(second)), f"{module} must not know {other}"
+            assert not (module.startswith(first) and other.startswith(second)), f"{module} must not import {other}"
 
 
-def test_no_files_import_each_other_in_a_circle():
+def test_there_are_no_import_cycles():
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        assert name not in path, f"an import cycle: {' -> '.join([*path[path.index(name) :], name])}"
         if name not in done:
             for other in sorted(IMPORTS[name]):
                 visit(other, (*path, name))
             done.add(name)
 
     for name in sorted(MODULES):
-        # A package's __init__ that gathers its files is no circle unless one of them imports the package itself.
+        # A package's __init__ that imports its modules is no cycle unless one of them imports the package itself.
         visit(name, ())
 
 
-def test_what_the_import_test_reads():
+def test_imported_finds_all_kinds_of_imports():
     tree = ast.parse(
         "import sdpo.errors\nfrom sdpo import errors\ndef f():\n    from sdpo.text.chat import decode\n"
         "x = 'sdpo.data.logs:run'\ny = 'sdpo'\nimport torch"
@@ -130,8 +132,8 @@ def test_what_the_import_test_reads():
     assert sorted(imported(tree, known)) == ["sdpo.data.logs", "sdpo.errors", "sdpo.errors", "sdpo.text.chat"]
 
 
-def test_the_method_needs_torch_alone(tmp_path):
-    """The method is for other people's trainers: a path with torch and what torch needs has to be enough."""
+def test_the_method_needs_only_torch(tmp_path):
+    """The method can be used in other trainers: torch and its requirements are enough to import it."""
     for name in requirements_of("torch"):
         for file in metadata.files(name) or ():
             top = file.parts[0]
@@ -141,27 +143,27 @@ def test_the_method_needs_torch_alone(tmp_path):
     (tmp_path / "sdpo").mkdir()
     for part in ("__init__.py", "errors.py", "method"):
         (tmp_path / "sdpo" / part).symlink_to(ROOT / "sdpo" / part)
-    rooms = [name for name in MODULES if name.startswith("sdpo.method")]
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport {', '.join(rooms)}\n"
+    packages = [name for name in MODULES if name.startswith("sdpo.method")]
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport {', '.join(packages)}\n"
     code += "assert not {'transformers', 'trl', 'accelerate', 'peft', 'safetensors'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def requirements_of(name: str, found: set[str] | None = None) -> set[str]:
-    """Return a distribution and all that it requires on this machine, by name."""
-    found = set() if found is None else found
-    if name in found:
-        return found
+def requirements_of(name: str, seen: set[str] | None = None) -> set[str]:
+    """Return the names of a distribution and of all its installed requirements."""
+    seen = set() if seen is None else seen
+    if name in seen:
+        return seen
     try:
         needs = metadata.requires(name) or []
     except metadata.PackageNotFoundError:
-        return found
-    found.add(name)
+        return seen
+    seen.add(name)
     for need in needs:
         if "extra ==" not in need:
-            requirements_of(re.match(r"[\w.-]+", need)[0], found)
-    return found
+            requirements_of(re.match(r"[\w.-]+", need)[0], seen)
+    return seen
 
 
 def test_retired_names_are_gone():

@@ -1,4 +1,4 @@
-"""The tiny world for tests: a user behind real HTTP that goes by the oracle's rule, and the job as a subprocess."""
+"""The tiny world for tests: a user behind real HTTP that follows the oracle's rule, and jobs as subprocesses."""
 
 import dataclasses
 import hashlib
@@ -23,7 +23,7 @@ _EXCHANGE = re.compile(re.escape(USER_TURN).replace(r"\{prompt\}", "(.*)").repla
 
 
 def user_by_rule(style: str = "no_emojis"):
-    """Return a server script: the same words for the same exchange, whenever it is asked."""
+    """Return a script for FakeServer that gives the same follow-up for the same exchange every time."""
     wanted = oracle.wants_of(style)
 
     def script(body: dict, number: int) -> Answer:
@@ -43,19 +43,19 @@ SMALL = {
 
 
 def job_command(url: str | None, out: Path, job: str = "train_online_tldr", **settings) -> list[str]:
-    """Return the command line of a tiny online job, against a server where one is given, writing to `out`."""
+    """Return the command line of a tiny online job that writes to `out` and uses the server at `url`, if given."""
     given = SMALL | ({"simulator_url": url} if url else {}) | {"output_dir": out} | settings
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", f"jobs.{job}", "--tiny", *flags]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment with the variables, and the project importable."""
+    """Return this process's environment with these variables and the project on PYTHONPATH."""
     return os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"} | variables
 
 
 def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
-    """Run the job to its end and check its exit code; the last lines it printed are shown where it differs."""
+    """Run the job to its end and check its exit code. A failure shows the last lines of its output."""
     done = subprocess.run(
         job_command(url, out, **settings),
         env=environment(),
@@ -71,10 +71,10 @@ def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subproce
 
 def run_audit(out: Path, *flags: str) -> tuple[list[dict], int]:
     """Return the candidates of an audit with these flags, and the job's exit code."""
-    found = resolve(JOB.settings, ["--tiny", *flags], job=JOB.name, defaults=JOB.defaults, tiny=JOB.tiny)
-    found = dataclasses.replace(found, output_dir=out)
-    audit.check(found, JOB)
-    code = audit.run(found, JOB)
+    settings = resolve(JOB.settings, ["--tiny", *flags], job=JOB.name, defaults=JOB.defaults, tiny=JOB.tiny)
+    settings = dataclasses.replace(settings, output_dir=out)
+    audit.check(settings, JOB)
+    code = audit.run(settings, JOB)
     return json.loads((out / audit.RESULT).read_text("utf-8"))["candidates"], code
 
 
@@ -84,7 +84,7 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def write_replay(path: Path, count: int) -> Path:
-    """Write answers of the language, and what a user without emojis says of them."""
+    """Write a replay file: answers in the language with the follow-ups of a user who wants no emojis."""
     user, rng = OracleUser({"emoji": False}, 1), Random(5)
     with path.open("w", encoding="utf-8") as file:
         for _ in range(count):
@@ -99,5 +99,5 @@ CURVE = ("interactions", "loss", "signal", "signal_size", "entropy", "usable", "
 
 
 def curve(run: Path) -> list[list[float]]:
-    """Return what each step of a run was like, apart from its time and memory."""
+    """Return the metrics of each step of a run, without times and memory."""
     return [[row[name] for name in CURVE] for row in rows_of(run / "metrics.jsonl")]

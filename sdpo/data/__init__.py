@@ -1,5 +1,6 @@
-"""Raw rows of each source become records.
+"""Converts the raw rows of each source into records.
 
-`sources` knows the hub, `files`, `documents` and `table` read; `rows`, `exports` and `conversation` are pure and turn
-what was read into records or into the reason why not; `report` counts, `output` writes, `prepare` is the jobs.
+`sources` knows the data sets on the hub; `files`, `documents` and `table` read rows; `rows`, `exports` and
+`conversation` are pure functions that turn a row into records or into the reason why it is dropped; `report` counts,
+`output` writes files, `prepare` and `logs` are the jobs.
 """

@@ -1,4 +1,4 @@
-"""From the messages of one conversation to its interactions. Pure: values in, values out."""
+"""Turns the messages of one conversation into interactions. Pure functions."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from sdpo.text.prompts import Message
 from sdpo.text.records import Interaction, is_encodable
 
-HISTORY = 5  # messages before the answer that are kept, the system message not counted
+HISTORY = 5  # messages kept before the answer, not counting the system message
 
-# What the formats call those who speak.
+# The names of the roles in the various formats.
 ROLES = {
     "user": ("user", "human", "prompter"),
     "assistant": ("assistant", "gpt", "chatgpt", "claude", "model", "ai", "bot"),
@@ -22,14 +22,14 @@ _TOOL_PARTS = {"tool_use", "tool_result", "tool_call", "function_call", "server_
 
 
 class Dropped(NamedTuple):
-    """Why something is left out, and where it stands if that is known: a file and a row."""
+    """The reason why a row, conversation or answer is dropped; `where` is its file and row, if known."""
 
     reason: str
     where: str = ""
 
 
 class SourceMessage(NamedTuple):
-    """What one message says; the role is user, assistant, system or tool."""
+    """The text of one message; the role is user, assistant, system or tool."""
 
     role: str
     text: str
@@ -37,7 +37,7 @@ class SourceMessage(NamedTuple):
 
 @dataclass
 class Conversation:
-    """A conversation in the order it was held; `rows` is how many rows of the source it took."""
+    """A conversation in chronological order; `rows` is the number of rows of the source that it came from."""
 
     id: str
     messages: list[SourceMessage]
@@ -55,7 +55,11 @@ class _Turn:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a conversation may be, in messages with text and in characters."""
+    """Limits on a conversation.
+
+    messages: at least this many messages with text. characters: at most this many in all. answer, user_message: at
+    most this many characters in one answer and in one user message.
+    """
 
     messages: int = 3
     characters: int = 100_000
@@ -65,35 +69,35 @@ class Limits:
 
 @dataclass
 class Turns:
-    """Turns that alternate between user and assistant, and the system texts by the turn they come before."""
+    """Alternating turns of user and assistant, and system texts, each with the index of the turn it precedes."""
 
     turns: list[_Turn] = field(default_factory=list)
     systems: list[tuple[int, str]] = field(default_factory=list)
 
 
 def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
-    """Return what each answer that a user replied to becomes: an interaction, or why it is none."""
+    """Return an interaction for each answer that a user replied to, or the reason why there is none."""
     joined = _joined(conversation.messages)
-    found: list[Interaction | Dropped] = []
-    for place, (turn, reply) in enumerate(zip(joined.turns, joined.turns[1:], strict=False)):
+    results: list[Interaction | Dropped] = []
+    for index, (turn, reply) in enumerate(zip(joined.turns, joined.turns[1:], strict=False)):
         if turn.role != "assistant":
             continue
-        history = joined.turns[max(0, place - HISTORY) : place]
+        history = joined.turns[max(0, index - HISTORY) : index]
         if history and history[0].role == "assistant":
             history = history[1:]
         if not history:
-            found.append(Dropped("nothing was asked before the answer"))
+            results.append(Dropped("nothing was asked before the answer"))
         elif turn.uses_tools or any(earlier.uses_tools for earlier in history):
-            found.append(Dropped("a tool was used"))
+            results.append(Dropped("a tool was used"))
         else:
-            system = "\n\n".join(text for before, text in joined.systems if before <= place)
+            system = "\n\n".join(text for before, text in joined.systems if before <= index)
             prompt: list[Message] = [{"role": "system", "content": system}] if system else []
             prompt += [{"role": earlier.role, "content": earlier.text} for earlier in history]
-            found.append(
+            results.append(
                 Interaction(
-                    id=f"{conversation.id}_{place}",
+                    id=f"{conversation.id}_{index}",
                     conversation_id=conversation.id,
-                    turn_id=place,
+                    turn_id=index,
                     model=conversation.model,
                     timestamp=conversation.timestamp,
                     prompt=prompt,
@@ -101,11 +105,11 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
                     user_response=reply.text,
                 )
             )
-    return found
+    return results
 
 
 def over_limits(messages: Sequence[SourceMessage], limits: Limits) -> Dropped | None:
-    """Return why a conversation is too short or too long, None where it is neither."""
+    """Return why a conversation is too short or too long, or None if it is within the limits."""
     lengths = {role: [len(text) for who, text in messages if text and who == role] for role in ("user", "assistant")}
     users, answers = lengths["user"], lengths["assistant"]
     if len(users) + len(answers) < limits.messages:
@@ -120,9 +124,9 @@ def over_limits(messages: Sequence[SourceMessage], limits: Limits) -> Dropped | 
 
 
 def _joined(messages: Iterable[SourceMessage]) -> Turns:
-    """Return the turns: messages of one role in a row joined, empty ones left out, tools noted on their turn."""
-    found = Turns()
-    turns = found.turns
+    """Return the turns: consecutive messages of one role are joined, empty ones skipped, tools noted on their turn."""
+    joined = Turns()
+    turns = joined.turns
     for role, text in messages:
         if role == "tool":
             if not turns or turns[-1].role != "assistant":
@@ -131,22 +135,22 @@ def _joined(messages: Iterable[SourceMessage]) -> Turns:
         elif not text:
             continue
         elif role == "system":
-            found.systems.append((len(turns), text))
+            joined.systems.append((len(turns), text))
         elif turns and turns[-1].role == role:
             turns[-1].text = f"{turns[-1].text}\n\n{text}" if turns[-1].text else text
         else:
             turns.append(_Turn(role, text))
-    return found
+    return joined
 
 
 # Reading messages
 
 
 def read_messages(messages: Any) -> list[SourceMessage] | Dropped:
-    """Return what a list of messages says, whichever of the usual formats each of them is in."""
+    """Return the messages of a list; each may be in any of the usual formats."""
     if not isinstance(messages, list) or not messages:
         return Dropped("no messages")
-    found: list[SourceMessage] = []
+    results: list[SourceMessage] = []
     for message in messages:
         if not isinstance(message, dict):
             return Dropped("a message that is not an object")
@@ -157,29 +161,32 @@ def read_messages(messages: Any) -> list[SourceMessage] | Dropped:
         text = text_of(message.get("value") if content is None else content)
         if isinstance(text, Dropped):
             return text
-        found += text_and_tools(role, text, bool(message.get("tool_calls") or message.get("function_call")))
-    return found
+        results += text_and_tools(role, text, bool(message.get("tool_calls") or message.get("function_call")))
+    return results
 
 
 def text_and_tools(role: str, text: tuple[str, bool], uses_tools: bool) -> list[SourceMessage]:
-    """Return what a message says, and after it a tool's turn where one was called."""
-    words, tool_parts = text
+    """Return the message, with a tool message after it (before a user's) if a tool was called.
+
+    `text` is the message's text and whether its content holds tool calls, as from `text_of`.
+    """
+    content, tool_parts = text
     if not (uses_tools or tool_parts):
-        return [SourceMessage(role, words)]
+        return [SourceMessage(role, content)]
     return (
-        [SourceMessage("tool", ""), SourceMessage(role, words)]
+        [SourceMessage("tool", ""), SourceMessage(role, content)]
         if role == "user"
-        else [SourceMessage(role, words), SourceMessage("tool", "")]
+        else [SourceMessage(role, content), SourceMessage("tool", "")]
     )
 
 
 def role_of(name: Any) -> str | None:
-    """Return the role that a format's name for it stands for, None for an unknown one."""
+    """Return the role that a format's name stands for, or None for an unknown name."""
     return _ROLE_OF.get(name.strip().lower()) if isinstance(name, str) else None
 
 
 def text_of(content: Any) -> tuple[str, bool] | Dropped:
-    """Return the text of a message's content and whether it holds tool calls; content is a text or its parts."""
+    """Return the text of a message's content and whether it holds tool calls; content is a string or a list."""
     if content is None:
         return "", False
     if isinstance(content, str):
@@ -196,14 +203,14 @@ def text_of(content: Any) -> tuple[str, bool] | Dropped:
 
 
 def _is_part(part: Any) -> bool:
-    """Return whether a part of a content is shown as text; thoughts, pictures and tool calls are not."""
+    """Return whether a part of a content is shown as text; thoughts, images and tool calls are not."""
     if isinstance(part, dict):
         return part.get("type") in (None, "text", "input_text", "output_text")
     return isinstance(part, str)
 
 
 def id_of(row: dict, *names: str) -> str | None:
-    """Return the first of the named fields that can be an id, None without one."""
+    """Return the first of the named fields that is usable as an id, or None."""
     for name in names:
         value = row.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
@@ -214,12 +221,15 @@ def id_of(row: dict, *names: str) -> str | None:
 
 
 def nonempty_text(value: Any) -> str | None:
-    """Return a text that is not empty as it is, None for everything else."""
+    """Return a string that is not blank, stripped, or None for everything else."""
     return value.strip() if isinstance(value, str) and value.strip() and is_encodable(value) else None
 
 
 def time_of(value: Any) -> str | None:
-    """Return a point in time as text: a date or seconds since 1970 in ISO form, a text as it is, else None."""
+    """Return a point in time as a string, or None.
+
+    A date, or a number of seconds or milliseconds since 1970, becomes ISO 8601; a string is kept, stripped.
+    """
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Reading JSON in all the ways people keep it: a line each, one array, one object; gzip or not; never all at once."""
+"""Reads JSON lines, one JSON array or one JSON object, gzip-compressed or not, without loading the complete file."""
 
 import gzip
 import io
@@ -15,23 +15,23 @@ from sdpo.errors import RecordError
 
 NOT_JSON = Dropped("not JSON")
 _CHUNK = 1 << 20  # characters read at once
-_LONGEST = 1 << 28  # characters that one item of an array may take
+_LONGEST = 1 << 28  # the most characters that one item of an array may have
 _GZIP = b"\x1f\x8b"
 
 
 @contextmanager
 def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """Open a UTF-8 file, compressed or not. What goes wrong while it is read is a RecordError of one line."""
+    """Open a UTF-8 file, gzip-compressed or not. Errors while reading it become a RecordError of one line."""
     try:
         with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
+            compressed = raw.read(2) == _GZIP
             raw.seek(0)
-            plain = gzip.GzipFile(fileobj=raw) if packed else raw
+            plain = gzip.GzipFile(fileobj=raw) if compressed else raw
             yield io.TextIOWrapper(io.BufferedReader(plain), encoding="utf-8-sig", newline=newline)
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise RecordError(f"{path} is a gzip file that is broken or cut short. Fetch it again.") from None
+        raise RecordError(f"{path} is a corrupt or truncated gzip file. Copy or download it again.") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -39,7 +39,7 @@ def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
 def read_json(path: Path) -> Iterator[Any]:
     """Yield the values of a JSON file: its lines, the items of its array, or its one object.
 
-    What is not JSON comes as the reason `NOT_JSON`, once for each line or, in an array, once for its rest.
+    Invalid JSON is yielded as the reason `NOT_JSON`: once per line or, in an array, once for the rest of it.
     """
     with open_text(path) as text:
         head = _next_line(text)
@@ -47,24 +47,24 @@ def read_json(path: Path) -> Iterator[Any]:
             return
         first = head.lstrip()[0]
         if first == "[":
-            # An array that fills its line may be the whole file, or the first of many lines.
+            # An array that fills its line may be the complete file, or the first of many lines.
             following = _next_line(text) if _parsed(head) is not NOT_JSON else ""
             yield from _lines(chain([head, following], text)) if following else _items(head, text)
         elif first == "{" and _parsed(head) is NOT_JSON:
             yield from _object_or_lines(head, text)
         else:
-            yield from _lines(chain([_whole(head, text)], text))
+            yield from _lines(chain([_complete_line(head, text)], text))
 
 
 def _next_line(text: IO[str]) -> str:
-    """Return the next line that is not blank, or as much of it as a chunk holds; empty at the end."""
+    """Return the next line that is not blank, at most a chunk of it; an empty string at the end of the file."""
     while line := text.readline(_CHUNK):
         if not line.isspace():
             return line
     return ""
 
 
-def _whole(head: str, text: IO[str]) -> str:
+def _complete_line(head: str, text: IO[str]) -> str:
     return head if head.endswith("\n") else head + text.readline()
 
 
@@ -82,7 +82,7 @@ def _lines(lines: Iterator[str]) -> Iterator[Any]:
 
 
 def _object_or_lines(head: str, text: IO[str]) -> Iterator[Any]:
-    """Yield the one object that begins here and goes over many lines; where it is none, what each line is."""
+    """Yield the one object that starts here and spans many lines; if there is none, the value of each line."""
     start = head + text.read(_LONGEST)
     value = _parsed(start)
     if value is not NOT_JSON:
@@ -92,29 +92,29 @@ def _object_or_lines(head: str, text: IO[str]) -> Iterator[Any]:
 
 
 def _items(buffer: str, text: IO[str]) -> Iterator[Any]:
-    """Yield the items of an array, of which `buffer` is the beginning."""
+    """Yield the items of an array whose text starts in `buffer` and goes on in `text`."""
     decoder = json.JSONDecoder()
-    place, more = buffer.index("[") + 1, True
+    position, more = buffer.index("[") + 1, True
     while True:
-        while place < len(buffer) and buffer[place] in " \t\r\n,":
-            place += 1
-        if buffer[place : place + 1] == "]":
-            if (buffer[place + 1 :] + text.read(_CHUNK)).strip():
+        while position < len(buffer) and buffer[position] in " \t\r\n,":
+            position += 1
+        if buffer[position : position + 1] == "]":
+            if (buffer[position + 1 :] + text.read(_CHUNK)).strip():
                 yield NOT_JSON
             return
         try:
-            value, end = decoder.raw_decode(buffer, place)
+            value, end = decoder.raw_decode(buffer, position)
         except RecursionError:
             yield NOT_JSON
             return
         except ValueError:
             value, end = NOT_JSON, len(buffer)
-        # What ends with the buffer may go on after it: a number of which only the first digits are there.
-        if end == len(buffer) and more and end - place < _LONGEST:
-            added = text.read(max(_CHUNK, end - place))
-            buffer, place, more = buffer[place:] + added, 0, bool(added)
+        # A value that ends with the buffer may be incomplete, for example the first digits of a number.
+        if end == len(buffer) and more and end - position < _LONGEST:
+            added = text.read(max(_CHUNK, end - position))
+            buffer, position, more = buffer[position:] + added, 0, bool(added)
             continue
         yield value
         if value is NOT_JSON:
             return
-        place = end
+        position = end

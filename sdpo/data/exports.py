@@ -1,4 +1,4 @@
-"""The forms in which people have their conversations. Pure: a row in, a conversation or the reason why not out."""
+"""Formats of exported and logged conversations. Pure functions: row in, conversation or the reason why not out."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ SHAREGPT = "ShareGPT conversations"
 CHATGPT = "ChatGPT export"
 CLAUDE = "Claude export"
 MESSAGES = "one message per line"
-FORMS = (OPENAI, SHAREGPT, CHATGPT, CLAUDE, MESSAGES)
+FORMATS = (OPENAI, SHAREGPT, CHATGPT, CLAUDE, MESSAGES)
 
-# Names of columns where a line is one message, as the usual tools write them.
+# Column names that the usual tools write where each line is one message.
 CONVERSATION_NAMES = (
     "conversation_id", "conversation", "conv_id", "chat_id", "session_id", "thread_id", "dialogue_id", "dialog_id",
 )  # fmt: skip
@@ -34,14 +34,14 @@ TEXT_NAMES = ("content", "text", "value", "message", "body")
 ORDER_NAMES = ("order", "index", "turn", "turn_id", "turn_index", "position", "message_index", "sequence", "number")
 TIME_NAMES = ("timestamp", "time", "created_at", "create_time", "created", "date", "datetime")
 
-# Contents of a ChatGPT export that were never shown as part of an answer or a question.
+# Content types of a ChatGPT export that were never shown as part of a question or an answer.
 _UNSHOWN = {"thoughts", "reasoning_recap", "user_editable_context", "model_editable_context", "system_error"}
 _BROKEN = Dropped("a broken tree of messages")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One message of a conversation whose messages are lines of their own."""
+    """One message, in the format with one message per line; `order` is its position or its time in seconds."""
 
     conversation: str
     order: float | None
@@ -50,8 +50,8 @@ class Line:
     timestamp: str | None = None
 
 
-def form_of(row: dict) -> str | None:
-    """Return the form that a row is in, None for none that we know."""
+def format_of(row: dict) -> str | None:
+    """Return the format of a row, or None if it is unknown."""
     if isinstance(row.get("mapping"), dict):
         return CHATGPT
     if "chat_messages" in row:
@@ -64,48 +64,50 @@ def form_of(row: dict) -> str | None:
     return MESSAGES if all(any(name in row for name in group) for group in names) else None
 
 
-def conversation_of(row: dict, form: str, name: str) -> Conversation | Dropped:
-    """Return the conversation of a row in a form other than one message per line; `name` is for one without an id."""
-    messages, model = _READERS[form](row)
+def conversation_of(row: dict, format_name: str, default_id: str) -> Conversation | Dropped:
+    """Return the conversation of a row in any format but one message per line."""
+    messages, model = _READERS[format_name](row)
     if isinstance(messages, Dropped):
         return messages
-    found = id_of(row, "conversation_id", "id", "uuid", "conversation_hash") or name
+    name = id_of(row, "conversation_id", "id", "uuid", "conversation_hash") or default_id
     when = next((row[field] for field in (*TIME_NAMES, "updated_at", "update_time") if row.get(field)), None)
-    return Conversation(found, messages, model or nonempty_text(row.get("model")), time_of(when))
+    return Conversation(name, messages, model or nonempty_text(row.get("model")), time_of(when))
 
 
 def line_of(row: dict) -> Line | Dropped:
-    """Return the message of a row in the form of one message per line."""
+    """Return the message of a row in the format with one message per line."""
     conversation = id_of(row, *CONVERSATION_NAMES)
     if conversation is None:
         return Dropped("no conversation id")
     role = role_of(_first(row, ROLE_NAMES))
     text = text_of(_first(row, TEXT_NAMES))
     order, when = _first(row, ORDER_NAMES), _first(row, TIME_NAMES)
-    place = _number(order) if order is not None else _number(when)
+    position = _number(order) if order is not None else _number(when)
     messages: list[SourceMessage] | Dropped
     if role is None:
         messages = Dropped("a message of unknown role")
     elif isinstance(text, Dropped):
         messages = text
-    elif place is None and (order is not None or when is not None):
+    elif position is None and (order is not None or when is not None):
         messages = Dropped("an order or time that cannot be read")
     else:
         messages = text_and_tools(role, text, bool(row.get("tool_calls")))
-    return Line(conversation, place, messages, nonempty_text(row.get("model")), time_of(when))
+    return Line(conversation, position, messages, nonempty_text(row.get("model")), time_of(when))
 
 
 def conversation_of_lines(lines: list[Line]) -> Conversation | Dropped:
-    """Return the conversation that some lines make; without order or time they are in the order they came."""
+    """Return the conversation that the lines form; without order or time, they stay in the order of the file."""
+    readable: list[tuple[Line, list[SourceMessage]]] = []
     for line in lines:
         if isinstance(line.messages, Dropped):
             return line.messages
+        readable.append((line, line.messages))
     if any((line.order is None) != (lines[0].order is None) for line in lines):
         return Dropped("some of its messages have no order or time")
-    ordered = sorted(lines, key=lambda line: line.order or 0.0)
-    messages = [part for line in ordered for part in line.messages]
-    model = next((line.model for line in ordered if line.model), None)
-    when = next((line.timestamp for line in ordered if line.timestamp), None)
+    ordered = sorted(readable, key=lambda item: item[0].order or 0.0)
+    messages = [message for _, line_messages in ordered for message in line_messages]
+    model = next((line.model for line, _ in ordered if line.model), None)
+    when = next((line.timestamp for line, _ in ordered if line.timestamp), None)
     return Conversation(lines[0].conversation, messages, model, when, rows=len(lines))
 
 
@@ -115,23 +117,23 @@ def _first(row: dict, names: Iterable[str]) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """Return a place in an order: a number, or a date as seconds."""
+    """Return a sort key: a number, or a date as seconds since 1970; None if it cannot be parsed."""
     if isinstance(value, bool) or value is None:
         return None
     try:
-        found = float(value)
+        number = float(value)
     except OverflowError:
         return None
     except (ValueError, TypeError):
         try:
             when = datetime.fromisoformat(str(value).strip())
-            found = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+            number = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             return None
-    return found if abs(found) < float("inf") else None
+    return number if abs(number) < float("inf") else None
 
 
-# Messages under one name
+# Lists of messages
 
 
 def _read_openai(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
@@ -146,7 +148,7 @@ def _read_sharegpt(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None
 
 
 def _branch(parents: Mapping[str, Any], leaf: str) -> list[str] | Dropped:
-    """Return the names from the root down to a leaf, given each name's parent."""
+    """Return the names of the messages from the root to a leaf, given each name's parent."""
     names: list[str] = []
     seen: set[str] = set()
     name: Any = leaf
@@ -160,7 +162,7 @@ def _branch(parents: Mapping[str, Any], leaf: str) -> list[str] | Dropped:
 
 
 def _read_chatgpt(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
-    """Return what is said on the branch that ends where the user left the conversation."""
+    """Return the messages of the branch that the conversation ended on, and the model."""
     nodes = row["mapping"]
     if not nodes or not all(isinstance(node, dict) for node in nodes.values()):
         return _BROKEN, None
@@ -187,7 +189,7 @@ def _read_chatgpt(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]
 
 
 def _newest_leaf(nodes: Mapping[str, dict], parents: Mapping[str, Any]) -> str | None:
-    """Return the latest message that nothing follows: the last one of those without a time."""
+    """Return the leaf with the latest time. Leaves without a time count as the oldest; of equal ones, the last wins."""
     with_children = {parent for parent in parents.values() if isinstance(parent, str)}
     leaves = [name for name in nodes if name not in with_children]
 
@@ -214,30 +216,30 @@ def _chatgpt_message(message: Any) -> list[SourceMessage] | Dropped:
     if content.get("content_type") in _UNSHOWN:
         return []
     parts = content.get("parts")
-    # Parts that are objects are pictures and the like, except for what was spoken.
-    text = text_of([part for part in parts if _is_words(part)] if isinstance(parts, list) else content.get("text"))
+    # Parts that are objects are images and the like, except for transcripts of speech.
+    text = text_of([part for part in parts if _is_text(part)] if isinstance(parts, list) else content.get("text"))
     return text if isinstance(text, Dropped) else text_and_tools(role, text, False)
 
 
-def _is_words(part: Any) -> bool:
+def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("content_type") == "audio_transcription")
 
 
 def _read_claude(row: dict) -> tuple[list[SourceMessage] | Dropped, str | None]:
-    """Return what is said; where messages were edited, on the branch of the last one."""
+    """Return the messages (where some were edited: of the current or last branch) and no model."""
     exported = row.get("chat_messages")
     if not isinstance(exported, list) or not exported:
         return Dropped("no messages"), None
     if not all(isinstance(message, dict) for message in exported):
         return Dropped("a message that is not an object"), None
-    by_name = {name: message for message in exported if (name := id_of(message, "uuid"))}
-    if len(by_name) == len(exported) and any(message.get("parent_message_uuid") in by_name for message in exported):
+    by_id = {name: message for message in exported if (name := id_of(message, "uuid"))}
+    if len(by_id) == len(exported) and any(message.get("parent_message_uuid") in by_id for message in exported):
         leaf = row.get("current_leaf_message_uuid")
-        leaf = leaf if isinstance(leaf, str) and leaf in by_name else list(by_name)[-1]
-        branch = _branch({name: message.get("parent_message_uuid") for name, message in by_name.items()}, leaf)
+        leaf = leaf if isinstance(leaf, str) and leaf in by_id else list(by_id)[-1]
+        branch = _branch({name: message.get("parent_message_uuid") for name, message in by_id.items()}, leaf)
         if isinstance(branch, Dropped):
             return branch, None
-        exported = [by_name[name] for name in branch]
+        exported = [by_id[name] for name in branch]
     messages: list[SourceMessage] = []
     for message in exported:
         role = role_of(message.get("sender") or message.get("role"))

@@ -1,4 +1,4 @@
-"""Local files of a source as batches of rows: parquet, JSON lines or arrays, gzip of them. Memory stays flat."""
+"""Reads local files as batches of rows: parquet, JSON lines or arrays, also gzip-compressed, in constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,31 +12,31 @@ from sdpo.errors import RecordError, one_line
 if TYPE_CHECKING:
     import pyarrow
 
-ROWS = 1000  # rows a batch holds
+ROWS = 1000  # per batch
 SUFFIXES = (".parquet", ".jsonl", ".json", ".ndjson", ".jsonl.gz", ".json.gz", ".ndjson.gz")
 _READ_AT_ONCE = 1 << 20  # bytes of a parquet column
 
 
 def find(source: Path, splits: Sequence[str]) -> dict[str, list[Path]]:
-    """Return the files of each split. Raises RecordError where a folder has none for one of them.
+    """Return the files of each split. Raises RecordError if a folder has none for one of them.
 
-    In a folder a file belongs to the split that its name, or that of a folder it is in, begins with.
+    In a folder, a file belongs to a split if its name, or the name of a subfolder it is in, begins with the split's.
     A single file is the first split.
     """
     if source.is_file():
         return {splits[0]: [source]}
     files = sorted(path for path in source.rglob("*") if path.is_file() and path.name.lower().endswith(SUFFIXES))
-    found = {}
+    by_split: dict[str, list[Path]] = {}
     for split in splits:
-        found[split] = [
+        by_split[split] = [
             path for path in files if any(part.lower().startswith(split) for part in path.relative_to(source).parts)
         ]
-        if not found[split]:
+        if not by_split[split]:
             raise RecordError(
                 f"SOURCE={source} has no file for the split {split}. Name its files {split}*{SUFFIXES[0]} "
-                f"or {split}*{SUFFIXES[1]}(.gz), or give one file."
+                f"or {split}*{SUFFIXES[1]}(.gz), or name a single file."
             )
-    return found
+    return by_split
 
 
 def batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator["list[Any] | pyarrow.RecordBatch"]:
@@ -49,7 +49,7 @@ def batches(paths: Iterable[Path], columns: Sequence[str]) -> Iterator["list[Any
 
 
 def rows_of(batch: "list[Any] | pyarrow.RecordBatch") -> list[dict | Dropped]:
-    """Return a batch's rows as dictionaries; a row that is none comes as the reason."""
+    """Return a batch's rows as dictionaries; for a row that is not an object, the reason why it is dropped."""
     if isinstance(batch, list):
         return [
             value if isinstance(value, dict | Dropped) else Dropped("a row that is not an object") for value in batch
@@ -58,7 +58,7 @@ def rows_of(batch: "list[Any] | pyarrow.RecordBatch") -> list[dict | Dropped]:
 
 
 def count_rows(paths: Iterable[Path]) -> int | None:
-    """Return how many rows there are, where the files say it themselves, else None."""
+    """Return the number of rows if the files' metadata hold it (parquet), else None."""
     import pyarrow.parquet
 
     total = 0
@@ -72,30 +72,30 @@ def count_rows(paths: Iterable[Path]) -> int | None:
 
 @contextmanager
 def reading_parquet(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a parquet file is read into a RecordError of one line."""
+    """Turn errors while a parquet file is read into a RecordError of one line."""
     import pyarrow
 
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise RecordError(f"{path} cannot be read as parquet: {one_line(error)}. Fetch it again.") from None
+        raise RecordError(f"{path} cannot be read as parquet: {one_line(error)}. Copy or download it again.") from None
 
 
 def _parquet_batches(path: Path, columns: Sequence[str]) -> Iterator["pyarrow.RecordBatch"]:
     import pyarrow.parquet
 
-    # The default pool keeps what it was given back.
+    # The default memory pool does not return freed memory to the system.
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     with reading_parquet(path):
-        # Without these a row group is taken whole, and a file may be one group.
+        # Without these options a complete row group is read at once, and a file may be a single group.
         file = pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=_READ_AT_ONCE)
-        there = [name for name in file.schema_arrow.names if name in columns]
-        if there:
-            yield from file.iter_batches(ROWS, columns=there, use_threads=False)
+        present = [name for name in file.schema_arrow.names if name in columns]
+        if present:
+            yield from file.iter_batches(ROWS, columns=present, use_threads=False)
             return
     raise RecordError(
         f"{path} has none of the columns {', '.join(columns)}: it has {', '.join(file.schema_arrow.names[:12])}. "
-        "Give the source's own files."
+        "Give the data set's original files."
     )
 
 
@@ -111,7 +111,7 @@ def _chunked(values: Iterable[Any]) -> Iterator[list[Any]]:
 
 
 def rows(paths: Iterable[Path], columns: Sequence[str], advance: Callable[[int], Any]) -> Iterator[dict | Dropped]:
-    """Yield the files' rows in order; `advance` is told how many more were read."""
+    """Yield the files' rows in order; `advance` is called with the number of rows of each batch that was consumed."""
     for batch in batches(paths, columns):
         yield from rows_of(batch)
         advance(len(batch))

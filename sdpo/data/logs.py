@@ -1,4 +1,4 @@
-"""The preparation of people's own conversations: which form they are in, and what is read from them."""
+"""The prep-logs job: detects the format of the user's own conversations and writes their interactions."""
 
 import csv
 import json
@@ -14,7 +14,16 @@ from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.documents import open_text, read_json
 from sdpo.data.exports import Line
 from sdpo.data.output import Outputs
-from sdpo.data.prepare import KINDS, PICTURE, REPORT, InteractionWriter, Progress, check_place, finish, refuse_nothing
+from sdpo.data.prepare import (
+    KINDS,
+    PICTURE,
+    REPORT,
+    InteractionWriter,
+    Progress,
+    check_not_empty,
+    check_output_folder,
+    finish,
+)
 from sdpo.data.report import Lengths, measure_of
 from sdpo.errors import RecordError, SettingError
 
@@ -28,39 +37,38 @@ _LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
 
 
 def check(settings: "LogsPrepSettings", job: "Job") -> None:
-    """Check whatever can be checked without reading. Raises SdpoError on the first fault."""
-    check_place(settings, (OUTPUT, REPORT, PICTURE))
-    if settings.input is None:
-        raise SettingError("INPUT is not given. Name the file with your conversations, or a folder of such files.")
-    if not _paths(settings.input):
-        raise RecordError(f"INPUT={settings.input} has no files in it. Name the file with your conversations.")
+    """Check all that can be checked without reading the files. Raises SdpoError for the first problem."""
+    check_output_folder(settings, (OUTPUT, REPORT, PICTURE))
+    source = _input(settings)
+    if not _paths(source):
+        raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
 
 
 def run(settings: "LogsPrepSettings", job: "Job") -> None:
-    """Write the interactions of the conversations in a file, or in each file of a folder."""
+    """Write the interactions of the conversations in a file, or in all files of a folder."""
     lengths = Lengths(KINDS, measure_of(settings.model))
-    writer, forms = InteractionWriter(lengths), Counter()
-    paths = _paths(settings.input)
+    writer, formats = InteractionWriter(lengths), Counter[str]()
+    paths = _paths(_input(settings))
     output = settings.out_dir / OUTPUT
     names = (OUTPUT, REPORT, PICTURE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         for path in paths:
-            found: Counter[str] = Counter()
+            file_formats = Counter[str]()
             with Progress(f"{job.name} {path.name}", None) as advance:
-                for conversation in read_conversations(path, settings.out_dir, found):
+                for conversation in read_conversations(path, settings.out_dir, file_formats):
                     writer.add(conversation, outputs[output])
                     advance(1)
-            print(f"{path}: {', '.join(found) or 'no form that is known'}", flush=True)
-            forms.update(found)
+            print(f"{path}: {', '.join(file_formats) or 'unknown format'}", flush=True)
+            formats.update(file_formats)
         if not writer.rows.kept:
-            print(f"read are: {', '.join(exports.FORMS)} (with a conversation id)", flush=True)
-        refuse_nothing(writer.rows, f"INPUT={settings.input}")
+            print(f"supported formats: {', '.join(exports.FORMATS)} (with a conversation id)", flush=True)
+        check_not_empty(writer.rows, f"INPUT={settings.input}")
         counts = {"rows": writer.rows, "interactions": writer.interactions}
         report: dict[str, Any] = {
             "job": job.name,
             "source": str(settings.input),
             "files": [path.name for path in paths],
-            "forms": dict(forms),
+            "forms": dict(formats),
             "seed": settings.seed,
             "counts": {name: tally.as_dict() for name, tally in counts.items()},
             "duplicates": writer.duplicates,
@@ -69,29 +77,35 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
         finish(settings, outputs, report, lengths)
 
 
-def _paths(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return sorted(path for path in place.rglob("*") if path.is_file() and not path.name.startswith("."))
+def _input(settings: "LogsPrepSettings") -> Path:
+    if settings.input is None:
+        raise SettingError("INPUT is not given. Name the file with your conversations, or a folder of such files.")
+    return settings.input
 
 
-def read_conversations(path: Path, scratch: Path, forms: Counter[str]) -> Iterator[Conversation | Dropped]:
-    """Yield each conversation of a file, or why a row of it is none; `forms` counts the rows of each form.
+def _paths(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    return sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
 
-    A row counts once: on its own, or among the `rows` of its conversation. `scratch` is a folder with space for
-    messages that are lines of their own until all of them have been seen.
+
+def read_conversations(path: Path, scratch: Path, formats: Counter[str]) -> Iterator[Conversation | Dropped]:
+    """Yield each conversation of a file, or the reason why a row is dropped; `formats` counts the rows per format.
+
+    Each row is counted once: on its own, or in the `rows` of its conversation. `scratch` is a folder for a temporary
+    file with the messages of the format with one message per line, which are grouped after the last row.
     """
     with _Lines(scratch) as lines:
         for number, row in enumerate(_rows(path)):
-            form = exports.form_of(row) if isinstance(row, dict) else None
-            if form is None:
-                yield _placed(row if isinstance(row, Dropped) else UNKNOWN, path, number)
+            format_name = exports.format_of(row) if isinstance(row, dict) else None
+            if format_name is None:
+                yield _located(row if isinstance(row, Dropped) else UNKNOWN, path, number)
                 continue
-            forms[form] += 1
-            if form != exports.MESSAGES:
-                yield _placed(exports.conversation_of(row, form, f"{path.name}-{number}"), path, number)
+            formats[format_name] += 1
+            if format_name != exports.MESSAGES:
+                yield _located(exports.conversation_of(row, format_name, f"{path.name}-{number}"), path, number)
             elif isinstance(line := exports.line_of(row), Dropped):
-                yield _placed(line, path, number)
+                yield _located(line, path, number)
             else:
                 lines.add(line)
         for group in lines.groups():
@@ -102,12 +116,12 @@ def read_conversations(path: Path, scratch: Path, forms: Counter[str]) -> Iterat
                 yield conversation
 
 
-def _placed(found: Conversation | Dropped, path: Path, number: int) -> Conversation | Dropped:
-    return found._replace(where=f"{path.name}, row {number + 1}") if isinstance(found, Dropped) else found
+def _located(result: Conversation | Dropped, path: Path, number: int) -> Conversation | Dropped:
+    return result._replace(where=f"{path.name}, row {number + 1}") if isinstance(result, Dropped) else result
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    """Yield the rows of a JSON or CSV file; a list of messages without anything around it is a conversation too."""
+    """Yield the rows of a JSON or CSV file; a bare list of messages becomes a row with `messages`."""
     if _is_csv(path):
         yield from _csv_rows(path)
         return
@@ -116,14 +130,14 @@ def _rows(path: Path) -> Iterator[Any]:
 
 
 def _is_csv(path: Path) -> bool:
-    """Return whether a file is a table: not by its name, which may be anything, but by what it begins with."""
+    """Return whether a file is CSV, judged by its first line: its name may be anything."""
     with open_text(path) as text:
         head = text.read(1 << 16).lstrip()
     return head[:1] not in ("", "{", "[") and _is_header(head.splitlines()[0])
 
 
 def _is_header(line: str) -> bool:
-    names = {_plain(name) for name in line.split(_delimiter(line))}
+    names = {_column_name(name) for name in line.split(_delimiter(line))}
     groups = (exports.CONVERSATION_NAMES, exports.ROLE_NAMES, exports.TEXT_NAMES)
     return all(names & set(group) for group in groups)
 
@@ -132,7 +146,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _plain(name: str) -> str:
+def _column_name(name: str) -> str:
     return "_".join(name.strip().strip('"').strip().lower().split())
 
 
@@ -142,7 +156,7 @@ def _csv_rows(path: Path) -> Iterator[dict | Dropped]:
         header = ""
         while not header.strip():
             header = text.readline()
-        names = [_plain(name) for name in next(csv.reader([header], delimiter=_delimiter(header)))]
+        names = [_column_name(name) for name in next(csv.reader([header], delimiter=_delimiter(header)))]
         rows = csv.reader(text, delimiter=_delimiter(header))
         while True:
             try:
@@ -159,11 +173,11 @@ def _csv_rows(path: Path) -> Iterator[dict | Dropped]:
 
 
 class _Lines:
-    """Messages that are lines of their own, grouped by conversation; their texts wait on the disk, without a name."""
+    """Messages of the format with one message per line, by conversation, in an anonymous temporary file."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by the block)
-        self._places: dict[str, list[int]] = {}
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
+        self._offsets: dict[str, list[int]] = {}
 
     def __enter__(self) -> "_Lines":
         return self
@@ -172,18 +186,18 @@ class _Lines:
         self._file.close()
 
     def add(self, line: Line) -> None:
-        self._places.setdefault(line.conversation, []).append(self._file.tell())
+        self._offsets.setdefault(line.conversation, []).append(self._file.tell())
         self._file.write(json.dumps(asdict(line)).encode() + b"\n")
 
     def groups(self) -> Iterator[list[Line]]:
-        """Yield the lines of each conversation, as they came."""
-        for places in self._places.values():
+        """Yield the lines of each conversation, in the order they were added."""
+        for offsets in self._offsets.values():
             group = []
-            for place in places:
-                self._file.seek(place)
+            for offset in offsets:
+                self._file.seek(offset)
                 fields = json.loads(self._file.readline())
                 messages = fields["messages"]
-                # A reason is a list of one text, messages are a list of pairs.
+                # As JSON, Dropped is a list of strings and messages are a list of pairs.
                 fields["messages"] = (
                     Dropped(messages[0])
                     if isinstance(messages[0], str)

@@ -1,6 +1,6 @@
-"""The preparation jobs: what they check first, and how rows become files.
+"""The jobs that prepare public data sets: checks before the start, and writing records and a report.
 
-Importing this is cheap; what reads and draws is imported when the work begins.
+Importing this module is cheap: the libraries for reading and drawing are imported when the job runs.
 """
 
 import json
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.data import rows as rows_module
 from sdpo.data.conversation import Conversation, Dropped, interactions, nonempty_text
@@ -16,7 +16,7 @@ from sdpo.data.files import batches, count_rows, find, rows
 from sdpo.data.output import Outputs, refuse_existing
 from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.seen_hashes import SeenHashes
-from sdpo.data.sources import SOURCES, Origin, Source, locate
+from sdpo.data.sources import CONVERSATION_SOURCES, PROMPT_SOURCES, SOURCES, ConversationSource, Origin, locate
 from sdpo.errors import RecordError, RunError
 from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 
@@ -29,70 +29,70 @@ KINDS = ("prompt", "completion", "user_response")
 
 
 def check(settings: "SourcePrepSettings", job: "Job") -> None:
-    """Check whatever can be checked without the hub. Raises SdpoError on the first fault."""
+    """Check all that can be checked without the hub. Raises SdpoError for the first problem."""
     source = SOURCES[job.name]
-    check_place(settings, _files_of(source))
+    check_output_folder(settings, [*source.outputs, REPORT, PICTURE])
     if settings.source is not None:
         find(settings.source, source.splits)
 
 
-def check_place(settings: "PrepSettings", names: Iterable[str]) -> None:
-    """Raise RunError where the output cannot go."""
+def check_output_folder(settings: "PrepSettings", names: Iterable[str]) -> None:
+    """Raise RunError if OUT_DIR is not writable, or has one of the files and FORCE is not set."""
     from sdpo.runtime.launch import check_writable
 
     check_writable(settings.out_dir, "OUT_DIR")
     refuse_existing([settings.out_dir / name for name in names], settings.force)
 
 
-def _files_of(source: Source) -> list[str]:
-    data = [source.output] if source.output else [f"{split}.jsonl" for split in source.splits]
-    return [*data, REPORT, PICTURE]
-
-
 # Prompts
 
 
 def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
-    """Write the prompts of a source, each once, and nothing in validation that is in train."""
-    source = SOURCES[job.name]
+    """Write the prompts of a source without duplicates, and without prompts of train in validation."""
+    source = PROMPT_SOURCES[job.name]
     lengths = Lengths(["prompt"], measure_of(settings.model))
     origin = locate(source, settings.source, settings.revision)
     names = [f"{split}.jsonl" for split in origin.files]
     for split in source.splits:
         if split not in origin.files and (settings.out_dir / f"{split}.jsonl").exists():
             raise RunError(
-                f"{settings.out_dir} has a {split}.jsonl that SOURCE has no rows for. Choose another OUT_DIR."
+                f"{settings.out_dir} already has {split}.jsonl, but SOURCE has no rows for it. Choose another OUT_DIR."
             )
     tallies: dict[str, Tally] = {}
-    trained: SeenHashes | None = None
+    train_hashes: SeenHashes | None = None
     with Outputs([settings.out_dir / name for name in (*names, REPORT, PICTURE)], settings.force) as outputs:
         for split, files in origin.files.items():
             tally = tallies[split] = Tally()
             with Progress(f"{job.name} {split}", count_rows(files)) as advance:
-                found = (source.prompt_of(row) if isinstance(row, dict) else row
-                         for row in rows(files, source.columns, advance))  # fmt: skip
+                results = (source.prompt_of(row) if isinstance(row, dict) else row
+                           for row in rows(files, source.columns, advance))  # fmt: skip
                 seen = write_prompts(
-                    found, split, trained, tally, lengths, outputs[settings.out_dir / f"{split}.jsonl"]
+                    results, split, train_hashes, tally, lengths, outputs[settings.out_dir / f"{split}.jsonl"]
                 )
-            refuse_nothing(tally, f"the split {split} of {origin.source}")
-            trained = trained or seen
+            check_not_empty(tally, f"the split {split} of {origin.source}")
+            train_hashes = train_hashes or seen
         report = _report(settings, job, origin, tallies, lengths)
         finish(settings, outputs, report, lengths)
 
 
 def write_prompts(
-    found: Iterable[str | Dropped], split: str, trained: SeenHashes | None, tally: Tally, lengths: Lengths, file: Any
+    prompts: Iterable[str | Dropped],
+    split: str,
+    train_hashes: SeenHashes | None,
+    tally: Tally,
+    lengths: Lengths,
+    file: IO[bytes],
 ) -> SeenHashes:
-    """Write the prompts that are new, count all, and return a mark of each that was seen."""
+    """Write the prompts that are new, count all of them, and return the hashes of those seen in this split."""
     seen = SeenHashes()
-    for number, prompt in enumerate(found):
+    for number, prompt in enumerate(prompts):
         if isinstance(prompt, Dropped):
             tally.drop(prompt.reason)
             continue
-        mark = hash(rows_module.folded(prompt))
-        if trained is not None and mark in trained:
+        prompt_hash = hash(rows_module.normalized(prompt))
+        if train_hashes is not None and prompt_hash in train_hashes:
             tally.drop("also in train")
-        elif not seen.add(mark):
+        elif not seen.add(prompt_hash):
             tally.drop("duplicate")
         else:
             tally.kept += 1
@@ -107,7 +107,7 @@ def write_prompts(
 
 def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
     """Write the interactions of a source's conversations."""
-    source = SOURCES[job.name]
+    source = CONVERSATION_SOURCES[job.name]
     lengths = Lengths(KINDS, measure_of(settings.model))
     origin = locate(source, settings.source, settings.revision)
     files = origin.files[source.splits[0]]
@@ -115,15 +115,15 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
     writer, languages = InteractionWriter(lengths), Counter[str]()
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         file = outputs[settings.out_dir / source.output]
-        with numbered_rows(source, settings, files) as (total, found), Progress(job.name, total) as advance:
-            for number, row in found:
+        with numbered_rows(source, settings, files) as (total, numbered), Progress(job.name, total) as advance:
+            for number, row in numbered:
                 if isinstance(row, dict) and (language := nonempty_text(row.get("language"))):
                     languages[language] += 1
                 writer.add(_conversation(source, settings, row, number), file)
                 advance(1)
-                if enough(settings, writer.rows.kept, writer.interactions.kept):
+                if limit_reached(settings, writer.rows.kept, writer.interactions.kept):
                     break
-        refuse_nothing(writer.rows, origin.source)
+        check_not_empty(writer.rows, origin.source)
         counts = {"conversations": writer.rows, "interactions": writer.interactions}
         report = _report(settings, job, origin, counts, lengths) | {
             "not_read": total - writer.rows.seen if total is not None else None,
@@ -135,9 +135,9 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
 
 @contextmanager
 def numbered_rows(
-    source: Source, settings: "ConversationPrepSettings", files: list[Path]
+    source: ConversationSource, settings: "ConversationPrepSettings", files: list[Path]
 ) -> Iterator[tuple[int | None, Iterable[tuple[int, dict | Dropped]]]]:
-    """Yield how many rows there are, where that is known, and each with its number; shuffled where the source is."""
+    """Yield the number of rows, if known, and an iterable of (number, row), shuffled if the source is."""
     total = count_rows(files)
     if not source.shuffled:
         yield total, enumerate(rows(files, source.columns, lambda count: None))
@@ -151,16 +151,16 @@ def numbered_rows(
 
 
 def _conversation(
-    source: Source, settings: "ConversationPrepSettings", row: dict | Dropped, number: int
+    source: ConversationSource, settings: "ConversationPrepSettings", row: dict | Dropped, number: int
 ) -> Conversation | Dropped:
     if isinstance(row, Dropped):
         return row
-    dropped = rows_module.marked(row, settings.drop_toxic, settings.drop_redacted)
+    dropped = rows_module.flagged(row, settings.drop_toxic, settings.drop_redacted)
     return dropped or source.conversation_of(row, number)
 
 
-def enough(settings: "ConversationPrepSettings", conversations: int, interactions: int) -> bool:
-    """Return whether as much has been kept as was asked for."""
+def limit_reached(settings: "ConversationPrepSettings", conversations: int, interactions: int) -> bool:
+    """Return whether the numbers of kept conversations and interactions reach the limits of the settings."""
     if settings.max_conversations and conversations >= settings.max_conversations:
         return True
     return bool(
@@ -171,31 +171,34 @@ def enough(settings: "ConversationPrepSettings", conversations: int, interaction
 
 
 class InteractionWriter:
-    """Writes the interactions of one conversation after another and counts what is left out on both levels."""
+    """Writes the interactions of conversations, and counts kept and dropped rows and interactions."""
 
     def __init__(self, lengths: Lengths) -> None:
         self.rows, self.interactions = Tally(), Tally()
         self._lengths = lengths
-        self.duplicates = 0  # kept conversations that say word for word what an earlier one does
+        self.duplicates = 0  # kept conversations whose messages equal an earlier one's
         self._ids, self._contents = SeenHashes(), SeenHashes()
 
-    def add(self, conversation: Conversation | Dropped, file: Any) -> None:
-        """Write what can be used of a conversation."""
+    def add(self, conversation: Conversation | Dropped, file: IO[bytes]) -> None:
+        """Write the interactions of a conversation, if it has any."""
         if isinstance(conversation, Dropped):
             self.rows.drop(conversation.reason, where=conversation.where)
             return
-        mark = hash(conversation.id)
-        found = [Dropped("an id that an earlier conversation has")] if mark in self._ids else interactions(conversation)
-        kept = [interaction for interaction in found if isinstance(interaction, Interaction)]
-        if not kept:
-            reason = found[0].reason if found else "no answer that the user replied to"
-            self.rows.drop(reason, conversation.rows)
+        id_hash = hash(conversation.id)
+        if id_hash in self._ids:
+            self.rows.drop("an id that an earlier conversation has", conversation.rows)
             return
-        self._ids.add(mark)
+        results = interactions(conversation)
+        kept = [result for result in results if isinstance(result, Interaction)]
+        reasons = [result.reason for result in results if isinstance(result, Dropped)]
+        if not kept:
+            self.rows.drop(reasons[0] if reasons else "no answer that the user replied to", conversation.rows)
+            return
+        self._ids.add(id_hash)
         self.duplicates += not self._contents.add(hash(tuple(conversation.messages)))
         self.rows.kept += conversation.rows
         self.interactions.kept += len(kept)
-        self.interactions.dropped.update(left.reason for left in found if isinstance(left, Dropped))
+        self.interactions.dropped.update(reasons)
         file.write("".join(interaction_lines(kept)).encode())
         for interaction in kept:
             self._lengths.add("prompt", [message["content"] for message in interaction.prompt])
@@ -203,16 +206,16 @@ class InteractionWriter:
             self._lengths.add("user_response", [interaction.user_response])
 
 
-# Both
+# Shared by all preparation jobs
 
 
-def refuse_nothing(tally: Tally, place: str) -> None:
-    """Raise RecordError where nothing at all was kept: an empty file would only fail later."""
+def check_not_empty(tally: Tally, source: str) -> None:
+    """Raise RecordError if nothing was kept: the job that reads an empty file would only fail later."""
     if not tally.kept:
         where = {reason: f", first in {row}" for reason, row in tally.first.items()}
         dropped = tally.as_dict()["dropped"].items()
         reasons = "; ".join(f"{reason}: {count}{where.get(reason, '')}" for reason, count in dropped)
-        raise RecordError(f"nothing in {place} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
+        raise RecordError(f"nothing in {source} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
 
 
 def _report(
@@ -231,7 +234,7 @@ def _report(
 
 
 def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], lengths: Lengths) -> None:
-    """Write the report and the picture, publish all files, and print the report."""
+    """Write the report and the figure, publish all files, and print the report."""
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     outputs[settings.out_dir / REPORT].write(text.encode(errors="backslashreplace"))
     draw(lengths, f"{report['job']}: {report['source']}".replace("$", r"\$"), outputs[settings.out_dir / PICTURE])
@@ -240,7 +243,7 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
 
 
 class Progress:
-    """A progress bar where somebody is watching; used as a block that yields a function to advance it."""
+    """A progress bar, shown on a terminal only. As a context manager it returns the function that advances it."""
 
     def __init__(self, name: str, total: int | None) -> None:
         from tqdm import tqdm
@@ -254,7 +257,7 @@ class Progress:
         self._bar.close()
 
 
-def _counted(found: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:
-    for batch in found:
+def _counted(row_batches: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:
+    for batch in row_batches:
         yield batch
         advance(len(batch) if isinstance(batch, list) else batch.num_rows)

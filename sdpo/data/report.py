@@ -1,4 +1,4 @@
-"""What a preparation saw, kept and left out, as counts, a table and a picture of lengths."""
+"""Counts of rows seen, kept and dropped, text lengths, and both as a table and a figure."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,16 +8,16 @@ from typing import IO, Any
 
 from sdpo.errors import SettingError, one_line
 
-_BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart without colour vision too
-_WAITING = 500  # texts measured at once
+_BLUE, _ORANGE = "#0072b2", "#d55e00"  # distinguishable by colour-blind readers
+_BATCH = 500  # items whose texts are measured at once
 _SHARES = (0.5, 0.9, 0.99)
 
 
 @dataclass
 class Tally:
-    """How many were seen, kept, and dropped for which reason; `seen` is always the sum of the other two.
+    """Counts of what was kept and what was dropped for which reason; `seen` is the sum of both.
 
-    `first` says for a reason where it was met first, if whoever counts knows.
+    `first` maps a reason to its first occurrence (file and row), if known.
     """
 
     kept: int = 0
@@ -29,7 +29,7 @@ class Tally:
         return self.kept + self.dropped.total()
 
     def drop(self, reason: str, count: int = 1, where: str = "") -> None:
-        """Count something left out."""
+        """Add `count` to what was dropped for a reason; `where` is its file and row, if known."""
         self.dropped[reason] += count
         if where:
             self.first.setdefault(reason, where)
@@ -42,57 +42,56 @@ class Tally:
 
 
 class Lengths:
-    """The lengths of some kinds of text. Only how often each length occurs is kept, so it stays small."""
+    """The lengths of several kinds of text. Only the count of each length is stored, to save memory."""
 
     def __init__(self, kinds: Sequence[str], measure: "Measure") -> None:
         self.counts: dict[str, Counter[int]] = {kind: Counter() for kind in kinds}
         self.unit = measure.unit
         self._measure = measure
-        self._waiting: list[tuple[str, list[str]]] = []
+        self._pending: list[tuple[str, list[str]]] = []
 
     def add(self, kind: str, texts: list[str]) -> None:
-        """Count the length of one piece of data, which may be made of several texts."""
-        self._waiting.append((kind, texts))
-        if len(self._waiting) >= _WAITING:
-            self.settle()
-
-    def settle(self) -> None:
-        """Measure what is still waiting."""
-        lengths = iter(self._measure([text for _, texts in self._waiting for text in texts]))
-        for kind, texts in self._waiting:
-            self.counts[kind][sum(next(lengths) for _ in texts)] += 1
-        self._waiting = []
+        """Count the length of one item, the sum over its texts."""
+        self._pending.append((kind, texts))
+        if len(self._pending) >= _BATCH:
+            self._measure_pending()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the figures of each kind of text, in the measure's unit."""
-        self.settle()
-        return {"unit": self.unit} | {kind: _figures(counts) for kind, counts in self.counts.items() if counts}
+        """Return count, mean and percentiles of each kind of text, in the measure's unit."""
+        self._measure_pending()
+        return {"unit": self.unit} | {kind: _statistics(counts) for kind, counts in self.counts.items() if counts}
+
+    def _measure_pending(self) -> None:
+        lengths = iter(self._measure([text for _, texts in self._pending for text in texts]))
+        for kind, texts in self._pending:
+            self.counts[kind][sum(next(lengths) for _ in texts)] += 1
+        self._pending = []
 
 
-def _figures(counts: Mapping[int, int]) -> dict[str, float]:
+def _statistics(counts: Mapping[int, int]) -> dict[str, float]:
     number = sum(counts.values())
     ordered = sorted(counts.items())
-    found: dict[str, float] = {"count": number, "mean": round(sum(n * times for n, times in ordered) / number, 1)}
-    found["shortest"] = ordered[0][0]
+    statistics: dict[str, float] = {"count": number, "mean": round(sum(n * times for n, times in ordered) / number, 1)}
+    statistics["shortest"] = ordered[0][0]
     for share in _SHARES:
-        found[f"{share:.0%}"] = length_at(counts, share)
-    found["longest"] = ordered[-1][0]
-    return found
+        statistics[f"{share:.0%}"] = length_at(counts, share)
+    statistics["longest"] = ordered[-1][0]
+    return statistics
 
 
 def length_at(counts: Mapping[int, int], share: float) -> int:
-    """Return the length that at least this share of the texts do not exceed."""
+    """Return the smallest length that at least `share` of the texts do not exceed. Raises ValueError without texts."""
     wanted, reached = share * sum(counts.values()), 0
     for length, times in sorted(counts.items()):
         reached += times
         if reached >= wanted:
             return length
-    raise ValueError("there are no lengths")
+    raise ValueError("no lengths")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How texts are measured: in characters, or in tokens of a model."""
+    """A unit of length, characters or tokens of a model, and the function that measures texts in it."""
 
     unit: str
     of: Callable[[list[str]], Iterable[int]]
@@ -102,7 +101,10 @@ class Measure:
 
 
 def measure_of(model: str | None) -> Measure:
-    """Return the measure for a model's tokens, or for characters without one. Raises SettingError without its file."""
+    """Return the measure in a model's tokens, or in characters without a model.
+
+    Raises SettingError if the model's tokenizer cannot be loaded.
+    """
     if model is None:
         return Measure("characters", lambda texts: map(len, texts))
     from tokenizers import Tokenizer
@@ -110,9 +112,10 @@ def measure_of(model: str | None) -> Measure:
     file = Path(model).expanduser() / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else Tokenizer.from_pretrained(model)
-    except Exception as error:  # it raises nothing more particular
+    except Exception as error:  # `tokenizers` raises no more specific type
         raise SettingError(
-            f"MODEL={model} has no tokenizer.json here or on the hub: {one_line(error, 200)} Name another, or none."
+            f"MODEL={model} has no tokenizer.json here or on the hub: {one_line(error, 200)} Name another model or "
+            "none."
         ) from None
 
     def tokens(texts: list[str]) -> Iterable[int]:
@@ -121,11 +124,11 @@ def measure_of(model: str | None) -> Measure:
     return Measure(f"tokens of {file.parent.name if file.is_file() else model}", tokens)
 
 
-# What is shown of it
+# Table and figure
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Return the report as text: rows seen, kept and dropped by reason, then lengths."""
+    """Return the report as text: counts seen, kept and dropped by reason, then lengths."""
     lines = [f"{report['job']}: {_origin(report)}"]
     for name, counts in report["counts"].items():
         lines += ["", f"{name:44} {counts['seen']:>10,}", f"  {'kept':42} {counts['kept']:>10,}"]
@@ -136,15 +139,15 @@ def table(report: Mapping[str, Any]) -> str:
     extras = {name: report[name] for name in ("forms", "not_read", "duplicates", "languages") if report.get(name)}
     lines += [""] if extras else []
     for name, value in extras.items():
-        words = (
+        details = (
             ", ".join(f"{key} {count:,}" for key, count in list(value.items())[:6]) if isinstance(value, dict) else ""
         )
-        lines.append(f"{name.replace('_', ' ')}: {words or format(value, ',')}")
-    kinds = {kind: figures for kind, figures in report["lengths"].items() if kind != "unit"}
+        lines.append(f"{name.replace('_', ' ')}: {details or format(value, ',')}")
+    kinds = {kind: values for kind, values in report["lengths"].items() if kind != "unit"}
     if kinds:
         names = list(next(iter(kinds.values())))
         lines += ["", f"lengths in {report['lengths']['unit']}", " " * 24 + "".join(f"{name:>10}" for name in names)]
-        lines += [f"{kind:24}" + "".join(f"{figures[name]:>10,}" for name in names) for kind, figures in kinds.items()]
+        lines += [f"{kind:24}" + "".join(f"{values[name]:>10,}" for name in names) for kind, values in kinds.items()]
     return "\n".join(lines)
 
 
@@ -154,7 +157,7 @@ def _origin(report: Mapping[str, Any]) -> str:
 
 
 def draw(lengths: Lengths, title: str, file: IO[bytes]) -> None:
-    """Draw the lengths as histograms, side by side, up to the longest of 99 in 100."""
+    """Draw the lengths as histograms side by side, cut off at the 99th percentile, into a PNG file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -166,12 +169,12 @@ def draw(lengths: Lengths, title: str, file: IO[bytes]) -> None:
         end = max(length_at(counts, 0.99), 1)
         shown = {length: times for length, times in counts.items() if length <= end}
         axes.hist(list(shown), bins=min(40, end), weights=list(shown.values()), color=_BLUE)
-        middle = length_at(counts, 0.5)
-        axes.axvline(middle, color=_ORANGE, linestyle="--", label=f"half are up to {middle:,}")
+        median = length_at(counts, 0.5)
+        axes.axvline(median, color=_ORANGE, linestyle="--", label=f"median {median:,}")
         axes.set(title=kind.replace("_", " "), xlabel=lengths.unit)
         axes.legend(fontsize=9)
-    panels[0][0].set_ylabel("how many")
+    panels[0][0].set_ylabel("count")
     figure.suptitle(title)
-    # Without the software's name: the same data makes the same file.
+    # Without the software's version in the metadata, the same data gives the same file.
     figure.savefig(file, dpi=110, format="png", metadata={"Software": None})
     pyplot.close(figure)

@@ -1,4 +1,4 @@
-"""One pure function a source: a raw row becomes records, or the reason why it does not."""
+"""One pure function per source: it turns a raw row into a prompt or a conversation, or gives the reason why not."""
 
 import re
 from typing import Any
@@ -16,7 +16,7 @@ from sdpo.data.conversation import (
 from sdpo.text.records import is_encodable
 
 TLDR_SUFFIX = "\nTL;DR:\n"
-_TLDR_LENGTH = 1024  # characters that a prompt must stay below, its suffix included
+_TLDR_LENGTH = 1024  # a prompt must be shorter than this, in characters with its suffix
 _HELPSTEER_LENGTH = 2048
 _SEVERAL_TURNS = re.compile(r"<extra_id_\d+>")
 _ENGLISH = ("english", "en")
@@ -26,7 +26,7 @@ WILDCHAT_LIMITS = Limits(user_message=4096)
 
 
 def tldr(row: dict) -> str | Dropped:
-    """Return the prompt of a row of `openai/summarize_from_feedback`: the post, or else the article."""
+    """Return the prompt of a row of `openai/summarize_from_feedback`: the post, or the article if there is none."""
     info = row.get("info")
     if not isinstance(info, dict):
         return Dropped("no info")
@@ -50,28 +50,28 @@ def helpsteer(row: dict) -> str | Dropped:
 
 
 def wildfeedback(row: dict, number: int) -> Conversation | Dropped:
-    """Return the conversation of a row of `microsoft/WildFeedback`, the `number`-th."""
+    """Return the conversation of row `number` of `microsoft/WildFeedback`."""
     return _conversation(row, number, row.get("conversations") or row.get("conversation"), WILDFEEDBACK_LIMITS)
 
 
 def wildchat(row: dict, number: int) -> Conversation | Dropped:
-    """Return the conversation of a row of `allenai/WildChat`, the `number`-th."""
+    """Return the conversation of row `number` of `allenai/WildChat`."""
     language = row.get("language")
     if not isinstance(language, str) or language.strip().lower() not in _ENGLISH:
         return Dropped("not English")
     return _conversation(row, number, row.get("conversation"), WILDCHAT_LIMITS)
 
 
-def marked(row: dict, toxic: bool, redacted: bool) -> Dropped | None:
-    """Return why a row that the source itself has marked is left out, where that is asked for."""
-    for name, asked in (("toxic", toxic), ("redacted", redacted)):
-        if asked and row.get(name) is True:
+def flagged(row: dict, drop_toxic: bool, drop_redacted: bool) -> Dropped | None:
+    """Return why a row is dropped if the source flags it as toxic or redacted and such rows are to be dropped."""
+    for name, drop in (("toxic", drop_toxic), ("redacted", drop_redacted)):
+        if drop and row.get(name) is True:
             return Dropped(name)
     return None
 
 
-def folded(prompt: str) -> str:
-    """Return what two prompts that count as the same have in common: their words in lower case."""
+def normalized(prompt: str) -> str:
+    """Return the prompt in lower case with single spaces: prompts that agree in this are duplicates."""
     return " ".join(prompt.split()).lower()
 
 
@@ -86,7 +86,7 @@ def _conversation(row: dict, number: int, messages: Any, limits: Limits) -> Conv
 
 
 def _first_text(*values: Any) -> str | Dropped:
-    """Return the first value that is a text, stripped."""
+    """Return the first string that is not blank, stripped."""
     for value in values:
         if value is not None and not isinstance(value, str):
             return Dropped("not text")

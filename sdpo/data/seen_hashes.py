@@ -1,4 +1,4 @@
-"""A set of 64-bit marks that is kept on disk: what was seen before is known without memory that grows with it."""
+"""A set of 64-bit hashes on disk, for finding duplicates in memory that does not grow with the data."""
 
 import errno
 import os
@@ -9,27 +9,27 @@ from contextlib import contextmanager
 
 
 class SeenHashes:
-    """Whole numbers of 64 bits, in a temporary database without a name: nothing is left of it however we end."""
+    """Signed 64-bit integers in a temporary SQLite database, which is deleted however the process ends."""
 
     def __init__(self) -> None:
-        # A page cache of 2 MB is the default; the rest goes to the disk.
+        # SQLite keeps a page cache of 2 MB by default; everything else is on disk.
         self._database = sqlite3.connect("", isolation_level=None)
-        for line in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF",
-                     "CREATE TABLE marks (mark INTEGER PRIMARY KEY)", "BEGIN"):  # fmt: skip
-            self._database.execute(line)
+        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF",
+                          "CREATE TABLE hashes (hash INTEGER PRIMARY KEY)", "BEGIN"):  # fmt: skip
+            self._database.execute(statement)
 
-    def __contains__(self, mark: int) -> bool:
-        with _full_disk():
-            return self._database.execute("SELECT 1 FROM marks WHERE mark = ?", (mark,)).fetchone() is not None
+    def __contains__(self, value: int) -> bool:
+        with _full_disk_as_os_error():
+            return self._database.execute("SELECT 1 FROM hashes WHERE hash = ?", (value,)).fetchone() is not None
 
-    def add(self, mark: int) -> bool:
-        """Add a mark and return whether it is new. Raises OSError where the disk is full."""
-        with _full_disk():
-            return self._database.execute("INSERT OR IGNORE INTO marks VALUES (?)", (mark,)).rowcount == 1
+    def add(self, value: int) -> bool:
+        """Add a hash and return whether it is new. Raises OSError if the disk is full."""
+        with _full_disk_as_os_error():
+            return self._database.execute("INSERT OR IGNORE INTO hashes VALUES (?)", (value,)).rowcount == 1
 
 
 @contextmanager
-def _full_disk() -> Iterator[None]:
+def _full_disk_as_os_error() -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -1,7 +1,7 @@
-"""Where each source is on the hub, and how its files come here.
+"""Where each source is on the hub, and how its files are downloaded.
 
-Revisions are pinned where the content could move. Files are downloaded as they are, found and cached the way
-`datasets` does it; reading them is left to `files`, so a local copy and the hub go the same way.
+Revisions are pinned where the content could change. `datasets` resolves, downloads and caches the original files;
+`files` reads them, so local copies and files from the hub take the same path.
 """
 
 import errno
@@ -17,12 +17,12 @@ from sdpo.data.conversation import Conversation, Dropped
 from sdpo.data.files import find
 from sdpo.errors import RecordError, ServerError, one_line
 
-_SECONDS_TO_ANSWER = 30
+_TIMEOUT = 30  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set: where it is, which of its columns are read, and what is made of a row."""
+    """A data set on the hub, and which of its columns are read."""
 
     hub: str
     revision: str
@@ -30,15 +30,45 @@ class Source:
     splits: tuple[str, ...] = ("train",)
     config: str | None = None
     data_files: Mapping[str, str] | None = None
-    prompt_of: Callable[[dict], str | Dropped] | None = None
-    conversation_of: Callable[[dict, int], Conversation | Dropped] | None = None
-    output: str = ""
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the files of records that are written."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptSource(Source):
+    """A data set of prompts; `prompt_of` turns a row into a prompt, or gives the reason why not."""
+
+    prompt_of: Callable[[dict], str | Dropped]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the files of records that are written: one per split."""
+        return [f"{split}.jsonl" for split in self.splits]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationSource(Source):
+    """A data set of conversations; `conversation_of` turns a row and its number into one, or gives the reason why not.
+
+    `output` is the file that its interactions are written to; `shuffled` whether rows are taken in random order.
+    """
+
+    conversation_of: Callable[[dict, int], Conversation | Dropped]
+    output: str
     shuffled: bool = False
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the files of records that are written."""
+        return [self.output]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The files of each split, and for the report where they came from."""
+    """The files of each split, and where they came from (for the report)."""
 
     files: dict[str, list[Path]]
     source: str
@@ -46,17 +76,17 @@ class Origin:
     commit: str | None = None
 
 
-SOURCES = {
-    "prep-tldr": Source(
+PROMPT_SOURCES = {
+    "prep-tldr": PromptSource(
         hub="openai/summarize_from_feedback",
-        # The hub's own conversion: on main there is a loading script, which `datasets` no longer runs.
+        # The hub's conversion to parquet: main has a loading script, which `datasets` no longer runs.
         revision="refs/convert/parquet",
         data_files={split: f"comparisons/{split}/*.parquet" for split in ("train", "validation")},
         splits=("train", "validation"),
         columns=("info",),
         prompt_of=rows.tldr,
     ),
-    "prep-helpsteer": Source(
+    "prep-helpsteer": PromptSource(
         hub="nvidia/HelpSteer2",
         revision="cece6cab0b0e2851523fd3664220d36a63337b47",
         data_files={split: f"{split}.jsonl.gz" for split in ("train", "validation")},
@@ -64,7 +94,9 @@ SOURCES = {
         columns=("prompt", "response"),
         prompt_of=rows.helpsteer,
     ),
-    "prep-wildfeedback": Source(
+}
+CONVERSATION_SOURCES = {
+    "prep-wildfeedback": ConversationSource(
         hub="microsoft/WildFeedback",
         revision="8b1a3e530b949d6aacfad6ba8912e209a05bc846",
         config="wildfeedback",
@@ -75,7 +107,7 @@ SOURCES = {
         conversation_of=rows.wildfeedback,
         output="wildfeedback_interactions.jsonl",
     ),
-    "prep-wildchat": Source(
+    "prep-wildchat": ConversationSource(
         hub="allenai/WildChat",
         revision="d90663b816ce1914e255fb9a07bf6a634dd01a4a",
         columns=(
@@ -87,12 +119,13 @@ SOURCES = {
         shuffled=True,
     ),
 }  # fmt: skip
+SOURCES: dict[str, Source] = {**PROMPT_SOURCES, **CONVERSATION_SOURCES}
 
 
 def locate(source: Source, local: Path | None, revision: str | None) -> Origin:
-    """Return the source's files: those of a local file or folder, or the hub's, downloaded.
+    """Return the source's files: of a local file or folder, or downloaded from the hub.
 
-    Raises RecordError or ServerError where they cannot be had.
+    Raises RecordError if they do not exist or cannot be downloaded, and ServerError if the hub cannot be reached.
     """
     if local is not None:
         return Origin(find(local, source.splits), str(local))
@@ -106,7 +139,7 @@ def _download(source: Source, revision: str) -> Origin:
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     where = f"{source.hub} at {revision}"
-    print(f"asking the hub for {where}", flush=True)
+    print(f"looking up {where} on the hub", flush=True)
     try:
         _check_reachable()
         builder = datasets.load_dataset_builder(
@@ -125,8 +158,8 @@ def _download(source: Source, revision: str) -> Origin:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise RecordError(
-            f"{where} cannot be had from the hub: {_short(error)}. Set HF_TOKEN if it asks for one, give another "
-            "REVISION, or a local SOURCE."
+            f"{where} cannot be loaded from the hub: {_short(error)}. Set HF_TOKEN if the data set needs one, give "
+            "another REVISION, or a local SOURCE."
         ) from None
     return Origin(
         {split: [Path(path) for path in files] for split, files in paths.items()},
@@ -137,13 +170,13 @@ def _download(source: Source, revision: str) -> Origin:
 
 
 def _check_reachable() -> None:
-    """Ask the hub for nothing, once: an address that does not answer is then said at once, not after six attempts."""
+    """Send the hub one request: an address that cannot be reached is then an error at once, not after six attempts."""
     import httpx
     from huggingface_hub import constants
 
     if not constants.is_offline_mode():
-        with suppress(httpx.ReadError, httpx.ReadTimeout, httpx.ProtocolError):  # it is there, which was the question
-            httpx.head(constants.ENDPOINT, timeout=_SECONDS_TO_ANSWER)
+        with suppress(httpx.ReadError, httpx.ReadTimeout, httpx.ProtocolError):  # these mean that it was reached
+            httpx.head(constants.ENDPOINT, timeout=_TIMEOUT)
 
 
 def _short(error: BaseException) -> str:

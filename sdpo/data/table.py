@@ -1,7 +1,7 @@
-"""A table on disk, memory-mapped, whose rows can be taken in any order.
+"""A memory-mapped table on disk, whose rows can be read in any order.
 
-The rows are spooled into a file without a name, so that nothing is left of it however the process ends. The pages
-that were read are handed back as we go: mapped pages count as the process's memory until somebody else needs it.
+The rows are spooled into an anonymous temporary file, which is deleted however the process ends. Pages are released
+after reading: mapped pages count as the process's memory until another process needs it.
 """
 
 import json
@@ -18,13 +18,13 @@ from sdpo.data.conversation import Dropped
 from sdpo.data.documents import NOT_JSON
 from sdpo.data.files import rows_of
 
-_GATHERED = 4000  # rows taken at once
-_TOUCHED = 10  # rows after whose taking the pages go back; each has brought in some pages of every column
+_ROWS = 4000  # read at once
+_RELEASE_EVERY = 10  # rows; each one read loads a few pages of every column
 _JSON = pyarrow.schema([("json", pyarrow.large_string())])
 
 
 class Table:
-    """The rows of some batches, to be iterated in a shuffled order. Close it to free the space on disk."""
+    """The rows of some batches, for iteration in shuffled order. Close it to free the disk space."""
 
     def __init__(self, batches: Iterable["list[Any] | pyarrow.RecordBatch"], folder: Path) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `close`)
@@ -47,47 +47,48 @@ class Table:
         return self._parts[-1][0] + self._parts[-1][1].num_rows if self._parts else 0
 
     def close(self) -> None:
-        """Forget the rows and give the disk space back."""
+        """Drop the rows and free the disk space."""
         self._parts, self._maps = [], []
         self._file.close()
 
     def shuffled(self, seed: int) -> Iterator[tuple[int, dict | Dropped]]:
-        """Yield every row with its number, in the order that `datasets.Dataset.shuffle(seed)` gives."""
+        """Yield each row's number and the row, in the order of `datasets.Dataset.shuffle(seed)`."""
         order = numpy.random.default_rng(seed).permutation(len(self))
-        for start in range(0, len(order), _GATHERED):
-            numbers = order[start : start + _GATHERED]
+        for start in range(0, len(order), _ROWS):
+            numbers = order[start : start + _ROWS]
             yield from zip(numbers.tolist(), self._take(numbers), strict=True)
 
     def _take(self, numbers: "numpy.ndarray") -> list[dict | Dropped]:
-        """Return rows by number: each part's rows at once, then put in order."""
+        """Return rows by number: those of one record batch are read together, then put in the order asked for."""
         firsts = numpy.array([first for first, _ in self._parts])
         parts = numpy.searchsorted(firsts, numbers, side="right") - 1
         by_part = numpy.argsort(parts, kind="stable")
         rows: list[Any] = [None] * len(numbers)
-        touched = 0
-        for places in numpy.split(by_part, numpy.flatnonzero(numpy.diff(parts[by_part])) + 1):
-            first, batch = self._parts[parts[places[0]]]
-            taken = batch.take(pyarrow.array(numbers[places] - first))
-            touched += len(places)
-            if touched >= _TOUCHED:
-                self._hand_back()
-                touched = 0
-            for place, row in zip(places.tolist(), _rows(taken), strict=True):
-                rows[place] = row
+        unreleased = 0
+        for indices in numpy.split(by_part, numpy.flatnonzero(numpy.diff(parts[by_part])) + 1):
+            first, batch = self._parts[parts[indices[0]]]
+            taken = batch.take(pyarrow.array(numbers[indices] - first))
+            unreleased += len(indices)
+            if unreleased >= _RELEASE_EVERY:
+                self._release_pages()
+                unreleased = 0
+            for index, row in zip(indices.tolist(), _rows(taken), strict=True):
+                rows[index] = row
         return rows
 
-    def _hand_back(self) -> None:
+    def _release_pages(self) -> None:
         for pages in self._maps:
             if hasattr(pages, "madvise"):
                 pages.madvise(mmap.MADV_DONTNEED)
 
     def _spool(self, batches: Iterable["list[Any] | pyarrow.RecordBatch"]) -> list[int]:
-        """Write the batches as Arrow streams, a new one where the columns change; return where each begins."""
-        starts, writer, schema = [], None, None
+        """Write the batches as Arrow streams, a new one whenever the columns change; return the offset of each."""
+        starts: list[int] = []
+        writer, schema = None, None
         for batch in batches:
             if isinstance(batch, list):
                 batch = pyarrow.record_batch([[_text(value) for value in batch]], schema=_JSON)
-            if schema is None or not batch.schema.equals(schema):
+            if writer is None or not batch.schema.equals(schema):
                 if writer is not None:
                     writer.close()
                 self._align()
@@ -101,7 +102,7 @@ class Table:
         return starts
 
     def _align(self) -> None:
-        """Go to a place in the file where a map may begin."""
+        """Move to the next offset at which a memory map may start."""
         self._file.seek(-(-self._file.tell() // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY)
 
     def _map(self, starts: list[int]) -> None:
@@ -116,7 +117,7 @@ class Table:
 
 
 def _text(value: Any) -> str:
-    """Return a JSON value as text; what is none as an empty text, which no JSON value is."""
+    """Return a JSON value as text; for invalid JSON an empty string, which is not the text of any JSON value."""
     try:
         return "" if isinstance(value, Dropped) else json.dumps(value)
     except RecursionError:

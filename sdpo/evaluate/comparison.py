@@ -1,4 +1,4 @@
-"""What an evaluation compared and found."""
+"""The data of one evaluation: prompts, answers, verdicts and results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from sdpo.users.judge import VerdictPair
 
 @dataclass(frozen=True)
 class EvaluationPrompt:
-    """A validation prompt: its id, the user's text, and the messages that a model is sent."""
+    """A validation prompt: its id, the user's text, and the chat messages sent to a model."""
 
     id: str
     text: str
@@ -20,9 +20,12 @@ class EvaluationPrompt:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that was found.
+    """Everything an evaluation reports.
 
-    `verdict_pairs` holds by judge and checkpoint the verdicts on each prompt's two answers, in both orders.
+    `weights`, `generated` and `answers` map the model's name (`baseline`, `checkpoint-N`) to its fingerprint, to the
+    number of answers that this evaluation generated, and to its answers in the order of `prompts`.
+    `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
+    the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
     """
 
     prompts: Sequence[EvaluationPrompt]

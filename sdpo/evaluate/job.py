@@ -1,13 +1,20 @@
-"""The evaluation job: what it checks before anything is loaded, and how it runs.
+"""The evaluation job: the checks before any model is loaded, and the run itself.
 
-Importing this is cheap; torch and its company are imported when the evaluation starts.
+Importing this is cheap; torch and transformers are imported when the evaluation starts.
 """
 
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
 from sdpo.evaluate.judges import check_judges, judge_kind
-from sdpo.evaluate.trained_run import chosen_checkpoints, differences, persona, read_run
+from sdpo.evaluate.trained_run import (
+    baseline_model,
+    chosen_checkpoints,
+    differences,
+    evaluated_run,
+    no_run,
+    persona,
+    prompts_file,
+)
 from sdpo.settings import EvalSettings
 from sdpo.text.records import read_prompts
 
@@ -16,33 +23,28 @@ if TYPE_CHECKING:
 
 
 def check(settings: EvalSettings, job: "Job") -> None:
-    """Check whatever can be checked without loading a model, and say what differs from the run.
+    """Check everything that needs no model, and print where the settings differ from those of the training run.
 
-    Raises SdpoError on the first fault.
+    Raises SdpoError on the first problem.
     """
     from sdpo.settings.inputs import check_model_path
 
-    if settings.run_dir is None:
-        words = f"RUN_DIR is not set and there is no run in {settings.scratch}. make demo makes a tiny one."
-        if not settings.dry_run:
-            raise SettingError(words)
-        print(f"note: {words}\n")
+    if settings.run_dir is None and settings.dry_run:
+        print(f"note: {no_run(settings)}\n")
         return
-    run = read_run(settings.run_dir)
+    run = evaluated_run(settings)
     persona(settings, run)
     chosen_checkpoints(settings, run)
-    if settings.val_jsonl is None:
-        raise SettingError("DATA_PATH is not set, and the run names no validation prompts. Give their file.")
-    read_prompts(settings.val_jsonl, job.data_command)
-    check_model_path("baseline", settings.baseline)
+    read_prompts(prompts_file(settings), job.data_command)
+    check_model_path("baseline", baseline_model(settings, run))
     check_judges(settings, job.load_oracle(), check_model_path)
     _check_servers(settings)
-    for words in differences(settings, run, job):
-        print(f"note: {words}", flush=True)
+    for difference in differences(settings, run, job):
+        print(f"note: {difference}", flush=True)
 
 
 def run(settings: EvalSettings, job: "Job") -> int:
-    """Evaluate, and return the exit code: 1 where a checkpoint was missing."""
+    """Evaluate, and return the exit code: 1 if a checkpoint was missing, else 0."""
     from sdpo.evaluate.session import EvalSession
 
     session = EvalSession(settings, job)

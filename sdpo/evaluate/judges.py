@@ -1,4 +1,4 @@
-"""The judges of an evaluation: checked before anything is loaded, then asked about every pair once, in both orders.
+"""The judges of an evaluation: checked before any model is loaded, then asked about every pair once, in both orders.
 
 Importing this is cheap.
 """
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from sdpo.users.judge import Pair, VerdictPair
     from sdpo.users.oracle import Oracle
 
-ORACLE, SHIPPED = "oracle", "tiny"  # judges by these names are the tiny world's
+ORACLE, SHIPPED = "oracle", "tiny"  # values of JUDGE_MODEL: the job's oracle and the shipped tiny model
 
 
 def judge_kind(judge: str, settings: EvalSettings) -> str:
-    """Return where a judge is: oracle, claude, server or local."""
+    """Return the kind of a judge: oracle, claude, server or local."""
     if judge == ORACLE:
         return ORACLE
     if judge.startswith("claude-"):
@@ -45,7 +45,11 @@ def judge_kind(judge: str, settings: EvalSettings) -> str:
 
 
 def check_judges(settings: EvalSettings, oracle: "type[Oracle] | None", check_path: Callable[[str, str], None]) -> None:
-    """Raise SettingError where a judge could not be asked or paid for; `oracle` is the job's."""
+    """Raise SettingError if a judge cannot be used, or if MAX_COST is set and its price is unknown.
+
+    `oracle` is the job's oracle class, None for a job without one. `check_path(setting, value)` checks the folder of
+    a judge that is loaded in this job.
+    """
     prices = read_prices(settings.price_file)
     for judge in settings.judges:
         kind = judge_kind(judge, settings)
@@ -59,42 +63,49 @@ def check_judges(settings: EvalSettings, oracle: "type[Oracle] | None", check_pa
                 raise SettingError(f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env.")
             if find_spec("anthropic") is None:
                 raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
-        paid = kind == "claude" or (kind == "server" and not is_loopback(settings.judge_url))
-        if paid and settings.max_cost is not None and price_of(judge, prices) is None:
+        if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
             raise SettingError(
-                f"MAX_COST needs the price of {judge}, and we have none. Name a PRICE_FILE such as "
-                '{"model": {"in": 1.0, "out": 5.0}}, in dollars for a million tokens.'
+                f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "
+                '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
             )
 
 
+def _costs_money(kind: str, settings: EvalSettings) -> bool:
+    """Return whether a judge of this kind is behind an API that may charge: a server on this machine does not."""
+    if kind == "server" and settings.judge_url is not None:
+        return not is_loopback(settings.judge_url)
+    return kind == "claude"
+
+
 def make_oracle(oracle: "type[Oracle] | None", style: str | None) -> "Oracle":
-    """Return the job's oracle of this style. Raises SettingError where there is none."""
+    """Return the job's oracle for this style. Raises SettingError if the job has no oracle or no style is set."""
     if oracle is None or style is None:
         missing = "this job has no oracle" if oracle is None else "STYLE is not set"
-        raise SettingError(f"JUDGE_MODEL={ORACLE} cannot be asked: {missing}. Name another judge.")
+        raise SettingError(f"JUDGE_MODEL={ORACLE} cannot be used: {missing}. Choose another judge.")
     return oracle(style)
 
 
 def judge_source(judge: str) -> str:
-    """Return the hub name or folder that a judge is loaded from."""
+    """Return the hub name or folder that a judge loaded in this job is read from."""
     return str(MODEL_DIR) if judge == SHIPPED else judge
 
 
 class PairwiseJudge(Protocol):
-    """A judge at work: whatever it is, it reads pairs in both orders."""
+    """A judge that compares the answers of each pair in both orders."""
 
     def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
-        """Return the verdict on each pair in both orders; `report_progress` takes how many pairs are done."""
+        """Return the verdicts on each pair in both orders; `report_progress` gets the number of pairs done so far."""
+        ...
 
 
 class OracleJudge:
-    """The job's oracle, which reads the style of any answer exactly."""
+    """The job's oracle: a program that determines the style of an answer exactly."""
 
     def __init__(self, oracle: "Oracle") -> None:
         self.oracle = oracle
 
     def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
-        """Return the verdict on each pair in both orders."""
+        """Return the verdicts on each pair in both orders."""
         return [
             (self.oracle.verdict(pair.first, pair.second), self.oracle.verdict(pair.second, pair.first))
             for pair in pairs
@@ -102,7 +113,10 @@ class OracleJudge:
 
 
 class LocalPairwiseJudge:
-    """A judge loaded here; the pairs are shared out among the processes. Every process asks, and gets all."""
+    """A judge loaded in this job; its verdicts are stored by its weights, its dtype and the pair.
+
+    `verdict_pairs` is collective: the pairs are divided among the processes, and every process gets all verdicts.
+    """
 
     def __init__(
         self,
@@ -117,14 +131,14 @@ class LocalPairwiseJudge:
         self.store, self.model_cache, self.state = store, model_cache, state
 
     def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
-        """Return the verdict on each pair in both orders."""
+        """Return the verdicts on each pair in both orders."""
         from accelerate.utils import gather_object
 
         keys = [key_of(self.weights, str(self.model_cache.dtype), vars(pair)) for pair in pairs]
-        waiting = [place for place, key in enumerate(keys) if key not in self.store]
-        if waiting:
-            waiting.sort(key=lambda place: len(pairs[place].first) + len(pairs[place].second))
-            batches = [waiting[start : start + self.batch_size] for start in range(0, len(waiting), self.batch_size)]
+        missing = [index for index, key in enumerate(keys) if key not in self.store]
+        if missing:
+            missing.sort(key=lambda index: len(pairs[index].first) + len(pairs[index].second))
+            batches = [missing[start : start + self.batch_size] for start in range(0, len(missing), self.batch_size)]
             new = self._judge(
                 pairs, keys, batches[self.state.process_index :: self.state.num_processes], report_progress
             )
@@ -132,7 +146,14 @@ class LocalPairwiseJudge:
                 self.store.merge(values)
         return [tuple(self.store[key]) for key in keys]
 
-    def _judge(self, pairs, keys, batches, report_progress) -> dict[str, list]:
+    def _judge(
+        self,
+        pairs: Sequence["Pair"],
+        keys: Sequence[str],
+        batches: Sequence[list[int]],
+        report_progress: Callable[[int], None],
+    ) -> dict[str, list]:
+        """Judge and store this process's batches of indices into `pairs`; return the new verdicts by key."""
         from sdpo.evaluate.models import tokenizer_of
         from sdpo.users.judge import LocalJudge, verdicts_in_both_orders
 
@@ -142,15 +163,18 @@ class LocalPairwiseJudge:
         judge = LocalJudge(self.model_cache.load(self.model), tokenizer_of(self.model), self.batch_size)
         for done, batch in enumerate(batches):
             report_progress(done * self.batch_size * self.state.num_processes)
-            verdict_pairs = verdicts_in_both_orders(judge, [pairs[place] for place in batch])
-            found = {keys[place]: list(verdict_pair) for place, verdict_pair in zip(batch, verdict_pairs, strict=True)}
-            self.store.add(found)
-            new |= found
+            verdict_pairs = verdicts_in_both_orders(judge, [pairs[index] for index in batch])
+            by_key = {keys[index]: list(verdict_pair) for index, verdict_pair in zip(batch, verdict_pairs, strict=True)}
+            self.store.add(by_key)
+            new |= by_key
         return new
 
 
 class ApiPairwiseJudge:
-    """A judge behind an API, asked by the main process alone; what it answered is in a file of its own."""
+    """A judge behind an API; only the main process asks it. Its replies are cached in a file of its own in `folder`.
+
+    `spent` is what the other judges of this evaluation have cost so far, in dollars; MAX_COST is the limit for all.
+    """
 
     def __init__(self, judge: str, settings: EvalSettings, folder: Path, spent: float) -> None:
         price = price_of(judge, read_prices(settings.price_file))
@@ -165,19 +189,19 @@ class ApiPairwiseJudge:
         )
 
     def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
-        """Return the verdict on each pair in both orders. Raises ServerError where any did not come."""
+        """Return the verdicts on each pair in both orders. Raises ServerError if any request failed."""
         from sdpo.users.judge import ApiJudge, verdicts_in_both_orders
 
         judge, size = ApiJudge(self.client), 4 * self.client.concurrency
         verdict_pairs: list[VerdictPair] = []
-        for start in range(0, len(pairs), size):  # in parts, only so that there is something to say meanwhile
+        for start in range(0, len(pairs), size):  # in chunks, so that progress can be reported in between
             report_progress(start)
             verdict_pairs += verdicts_in_both_orders(judge, pairs[start : start + size])
         return verdict_pairs
 
 
 def progress(judge: str, name: str, total: int, seconds: float = 10.0) -> Callable[[int], None]:
-    """Return what says every few seconds how many pairs a judge has read."""
+    """Return a function that prints how many pairs are judged, at most every `seconds` and at the end."""
     started = last_report = time.monotonic()
 
     def report_progress(done: int) -> None:
@@ -193,6 +217,8 @@ def progress(judge: str, name: str, total: int, seconds: float = 10.0) -> Callab
 def _backend(judge: str, settings: EvalSettings) -> ClaudeBackend | OpenAIBackend:
     if judge_kind(judge, settings) == "claude":
         return ClaudeBackend(judge, settings.anthropic_api_key, model_setting="JUDGE_MODEL")
+    if settings.judge_url is None:
+        raise SettingError(f"JUDGE_MODEL={judge} needs JUDGE_URL.")
     return OpenAIBackend(
         settings.judge_url,
         judge,

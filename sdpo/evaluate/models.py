@@ -1,10 +1,11 @@
-"""The models that are compared: what they are told apart by, and one at a time in memory."""
+"""The models that are compared: fingerprints of their weights, and loading one model at a time."""
 
 import hashlib
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -19,7 +20,11 @@ _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model to be compared: a hub name or a folder; `base` is what a folder with an adapter goes on."""
+    """A model to evaluate, or a judge.
+
+    `source` is a hub name or a folder; `base` is the base model if the folder holds an adapter. `setting` is the
+    setting that named the model, for error messages.
+    """
 
     name: str
     source: str
@@ -28,35 +33,38 @@ class EvaluatedModel:
 
 
 def checkpoint_model(step: int, folder: Path, base: str) -> EvaluatedModel:
-    """Return a checkpoint, which holds a whole model or an adapter for the model its run started from."""
+    """Return the checkpoint in `folder`: a full model, or an adapter on `base`, the model its run started from."""
     adapter = (folder / "adapter_config.json").exists()
     return EvaluatedModel(f"checkpoint-{step}", str(folder), base if adapter else None, "CKPTS")
 
 
 def fingerprint(model: EvaluatedModel, known: Store) -> str:
-    """Return what tells the model's weights from others': of files their content, of a hub model its commit.
+    """Return a fingerprint of the model's weights: a hash of the files' contents, or the commit of a hub model.
 
-    `known` keeps what files were read already, for as long as their size and time stay the same.
+    `known` stores the hashes of files by path, size and modification time, so that each file is read once.
+    Raises SettingError if the model cannot be found.
     """
     if model.base is not None:
         base = fingerprint(EvaluatedModel(model.base, model.base), known)
-        return _digest([base, _of_folder(Path(model.source), known)])
+        return _digest([base, _folder_fingerprint(Path(model.source), known)])
     folder = Path(model.source).expanduser()
     if folder.is_dir():
-        return _of_folder(folder, known)
+        return _folder_fingerprint(folder, known)
     try:
-        config = Path(cached_file(model.source, "config.json"))
+        config = cached_file(model.source, "config.json")
     except OSError as error:
-        raise _unusable(model, error) from None
-    return f"{model.source}@{config.parent.name}"
+        raise _load_error(model, error) from None
+    if config is None:  # only where transformers is asked not to raise for a missing file
+        raise _load_error(model, FileNotFoundError("it has no config.json"))
+    return f"{model.source}@{Path(config).parent.name}"
 
 
-def _of_folder(folder: Path, known: Store) -> str:
+def _folder_fingerprint(folder: Path, known: Store) -> str:
     paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
     parts = []
     for path in paths:
-        facts = path.stat()
-        key = json.dumps([str(path.resolve()), facts.st_size, facts.st_mtime_ns])
+        status = path.stat()
+        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
         if key not in known:
             with path.open("rb") as file:
                 known.add({key: hashlib.file_digest(file, "sha256").hexdigest()})
@@ -69,9 +77,9 @@ def _digest(parts: list) -> str:
 
 
 class ModelCache:
-    """Loads one model at a time. A base stays loaded for as long as adapters for it follow.
+    """Holds one model in memory at a time. A base model stays loaded while only adapters on it are requested.
 
-    `loads` counts the whole models that were loaded.
+    `loads` counts the full models loaded; attaching an adapter does not count.
     """
 
     def __init__(self, precision: str) -> None:
@@ -80,10 +88,13 @@ class ModelCache:
         self.dtype = torch.bfloat16 if bf16 else torch.float32
         self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if on_gpu else torch.device("cpu")
         self.loads = 0
-        self._model, self._source, self._adapter = None, None, None
+        # A PreTrainedModel, or the PeftModel around it, which forwards all that generation and scoring use of one.
+        self._model: Any = None
+        self._source: str | None = None
+        self._adapter: str | None = None
 
     def load(self, model: EvaluatedModel) -> PreTrainedModel:
-        """Return the model, ready to be asked. Raises SettingError where it cannot be loaded."""
+        """Return the model on its device, in evaluation mode. Raises SettingError if it cannot be loaded."""
         source = model.base or model.source
         if self._source != source or (self._adapter and model.base is None):
             self.clear()
@@ -93,7 +104,7 @@ class ModelCache:
         return self._model.eval()
 
     def clear(self) -> None:
-        """Free what is loaded."""
+        """Free the memory of the loaded model."""
         self._model = self._source = self._adapter = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -101,7 +112,7 @@ class ModelCache:
     def _load(self, source: str, model: EvaluatedModel) -> PreTrainedModel:
         weights = load_weights(source, model.setting, self.dtype)
         self.loads += 1
-        return weights.to(self.device)
+        return weights.to(self.device)  # type: ignore[arg-type]  # transformers wraps `to` without its signature
 
     def _attach_adapter(self, model: EvaluatedModel) -> None:
         from peft import PeftModel
@@ -115,13 +126,14 @@ class ModelCache:
                 self._model.delete_adapter(self._adapter)
             self._adapter = model.name
         except (OSError, ValueError, RuntimeError) as error:
-            raise _unusable(model, error) from None
+            raise _load_error(model, error) from None
 
 
 def tokenizer_of(model: EvaluatedModel) -> PreTrainedTokenizerBase:
-    """Return the model's tokenizer, of an adapter its base's. Raises SettingError where there is none, or no template.
+    """Return the model's tokenizer, for an adapter that of its base.
 
-    A checkpoint keeps the tokenizer that it was trained with, chat template and all.
+    A checkpoint has its own tokenizer, with the chat template used in training. Raises SettingError if the tokenizer
+    is missing or has no chat template.
     """
     tokenizer = load_tokenizer(model.base or model.source, model.setting)
     if tokenizer.pad_token_id is None:
@@ -129,5 +141,5 @@ def tokenizer_of(model: EvaluatedModel) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _unusable(model: EvaluatedModel, error: Exception) -> SettingError:
+def _load_error(model: EvaluatedModel, error: Exception) -> SettingError:
     return SettingError(f"{model.setting}: {model.source} cannot be loaded: {one_line(error)}")

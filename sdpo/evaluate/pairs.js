@@ -3,14 +3,14 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const BATCH = 50;
 const OUTCOMES = { win: "win", loss: "loss", tie: "tie", same: "same answer", unreadable: "unreadable verdict" };
-let places = [];
+let indices = [];
 let shown = 0;
 
 function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text; // the only way that a text gets into the page
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text; // never innerHTML: the texts are untrusted
+  return node;
 }
 
 function options(select, pairs) {
@@ -25,56 +25,56 @@ function verdicts() {
   return data.verdicts[byId("judge").value][byId("checkpoint").value];
 }
 
-function wanted(place) {
+function matches(index) {
   const outcome = byId("outcome").value;
-  const own = verdicts()[place][0];
+  const own = verdicts()[index][0];
   if (outcome === "differ") {
     const name = byId("checkpoint").value;
-    if (new Set(Object.values(data.verdicts).map((by) => by[name][place][0])).size < 2) return false;
+    if (new Set(Object.values(data.verdicts).map((by) => by[name][index][0])).size < 2) return false;
   } else if (outcome !== "all" && own !== outcome) {
     return false;
   }
   const text = byId("text").value.trim().toLowerCase();
   if (!text) return true;
-  const texts = [data.prompts[place][0], data.prompts[place][1], data.answers.baseline[place],
-    data.answers[byId("checkpoint").value][place]];
-  return texts.some((found) => found.toLowerCase().includes(text));
+  const texts = [data.prompts[index][0], data.prompts[index][1], data.answers.baseline[index],
+    data.answers[byId("checkpoint").value][index]];
+  return texts.some((candidate) => candidate.toLowerCase().includes(text));
 }
 
-function answer(name, place, chosen) {
-  const text = data.answers[name][place];
+function answer(name, index, chosen) {
+  const text = data.answers[name][index];
   const section = element("section", chosen ? "chosen" : "");
   section.append(element("h2", "", `${name}, ${[...text].length} characters${chosen ? ", chosen" : ""}`));
   section.append(element("p", "text", text === "" ? "(empty)" : text));
   return section;
 }
 
-function pair(place) {
+function pair(index) {
   const name = byId("checkpoint").value;
-  const [outcome, first, second] = verdicts()[place];
-  const made = element("article");
-  made.dataset.outcome = outcome;
+  const [outcome, first, second] = verdicts()[index];
+  const node = element("article");
+  node.dataset.outcome = outcome;
   const header = element("header");
-  header.append(element("span", `outcome ${outcome}`, OUTCOMES[outcome]), element("span", "", data.prompts[place][0]));
+  header.append(element("span", `outcome ${outcome}`, OUTCOMES[outcome]), element("span", "", data.prompts[index][0]));
   const orders = `verdict with the checkpoint as A: ${first}, as B: ${second}`;
   header.append(element("span", "", outcome === "same" ? "no judge was asked" : orders));
   const answers = element("div", "answers");
-  answers.append(answer("baseline", place, outcome === "loss"), answer(name, place, outcome === "win"));
-  made.append(header, element("p", "text prompt", data.prompts[place][1]), answers);
-  return made;
+  answers.append(answer("baseline", index, outcome === "loss"), answer(name, index, outcome === "win"));
+  node.append(header, element("p", "text prompt", data.prompts[index][1]), answers);
+  return node;
 }
 
 function more() {
-  const next = places.slice(shown, shown + BATCH);
+  const next = indices.slice(shown, shown + BATCH);
   byId("pairs").append(...next.map(pair));
   shown += next.length;
-  byId("more").hidden = shown >= places.length;
-  byId("count").textContent = `${places.length} of ${data.prompts.length} pairs` +
-    (shown < places.length ? `, the first ${shown} shown` : "");
+  byId("more").hidden = shown >= indices.length;
+  byId("count").textContent = `${indices.length} of ${data.prompts.length} pairs` +
+    (shown < indices.length ? `, the first ${shown} shown` : "");
 }
 
 function refresh() {
-  places = data.prompts.map((_, place) => place).filter(wanted);
+  indices = data.prompts.map((_, index) => index).filter(matches);
   shown = 0;
   byId("pairs").replaceChildren();
   more();

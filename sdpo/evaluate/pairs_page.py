@@ -1,4 +1,4 @@
-"""pairs.html: the answers side by side, to be read by outcome, judge and checkpoint."""
+"""pairs.html: a page with the answers side by side, filtered by checkpoint, judge and outcome."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from markupsafe import Markup
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.page import data_block, write_page
-from sdpo.users.judge import outcome
+from sdpo.users.judge import VerdictPair, outcome
 
 _HERE = Path(__file__).parent
 
 _BODY = Markup("""<h1>{title}</h1>
-<p class="taste"><b>The taste:</b> {persona}</p>
+<p class="persona"><b>Persona:</b> {persona}</p>
 <form class="filters" aria-label="Which pairs to show">
 <label>Checkpoint <select id="checkpoint"></select></label>
 <label>Judge <select id="judge"></select></label>
@@ -22,32 +22,32 @@ _BODY = Markup("""<h1>{title}</h1>
 <p id="count" role="status"></p>
 <main id="pairs"></main>
 <p><button id="more" type="button" hidden>Show more</button></p>
-<noscript><p>This page needs its own script to show the pairs; the table is in eval.csv.</p></noscript>
+<noscript><p>This page needs JavaScript to show the pairs; the table is in eval.csv.</p></noscript>
 """)
 
 
-def write_pairs(path: Path, title: str, found: Comparison) -> Path:
-    """Write the page and return its path. Each text is in it once, whatever number of judges read it."""
-    names = [name for name in found.answers if name != BASELINE]
+def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
+    """Write the page and return its path. Each text is in it once, however many judges read it."""
+    names = [name for name in comparison.answers if name != BASELINE]
     data = {
-        "prompts": [[prompt.id, prompt.text] for prompt in found.prompts],
-        "answers": {name: [answer.text for answer in answers] for name, answers in found.answers.items()},
+        "prompts": [[prompt.id, prompt.text] for prompt in comparison.prompts],
+        "answers": {name: [answer.text for answer in answers] for name, answers in comparison.answers.items()},
         "checkpoints": sorted(names, key=lambda name: int(name.rsplit("-", 1)[1])),
         "verdicts": {
             judge: {
                 name: [_verdict(verdict_pair) for verdict_pair in verdict_pairs]
                 for name, verdict_pairs in by_name.items()
             }
-            for judge, by_name in found.verdict_pairs.items()
+            for judge, by_name in comparison.verdict_pairs.items()
         },
     }
-    body = _BODY.format(title=title, persona=found.persona) + data_block("data", data)
+    body = _BODY.format(title=title, persona=comparison.persona) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
 
 
-def _verdict(verdict_pair: tuple[str | None, str | None] | None) -> list[str]:
-    """Return the outcome and what was said in both orders, A being the answer that was shown first."""
+def _verdict(verdict_pair: VerdictPair | None) -> list[str]:
+    """Return the outcome and the verdicts in both orders ("?" if unreadable); the checkpoint is A first, then B."""
     if verdict_pair is None:
         return ["same", "", ""]
     result = (

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: eval.json, eval.csv, winrate.png and pairs.html, and a table on the screen."""
+"""The results of an evaluation: a table on the terminal, eval.json, eval.csv, winrate.png and pairs.html."""
 
 import csv
 import io
@@ -12,19 +12,19 @@ from sdpo.evaluate.win_rates import WinRate
 from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
 
-# Last the one that says with which settings the others were made.
+# In the order of writing: eval.json is last because it records the settings of the others.
 FILES = ("pairs.html", "winrate.png", "eval.csv", "eval.json")
 
-# Settings that do not alter what is found.
+# Settings that do not affect the results.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
 _MAY_CHANGE |= {"judge_timeout", "max_cost", "price_file", "judge_batch_size", "judge_url", "run_dir", "data_path"}
 
 
-def set_earlier_aside(folder: RunDirectory, settings: EvalSettings) -> None:
-    """Move the results of an evaluation with other settings out of the way, so that no two are ever mixed."""
+def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> None:
+    """Move the results of an evaluation with other settings to earlier/, so that results are never mixed."""
     written = folder.read_json("eval.json")
     if written is None:
-        for name in FILES:  # a report that was interrupted: of which settings, nobody can tell
+        for name in FILES:  # writing was interrupted, so the settings of these files are unknown
             (folder.path / name).unlink(missing_ok=True)
         return
     if written["settings"] == _identity(settings):
@@ -38,43 +38,45 @@ def set_earlier_aside(folder: RunDirectory, settings: EvalSettings) -> None:
     for name in reversed(FILES):
         if (folder.path / name).exists():
             (folder.path / name).replace(earlier / name)
-    print(f"the results of an evaluation with other settings are in {earlier} now", flush=True)
+    print(f"moved the results of an evaluation with other settings to {earlier}", flush=True)
 
 
-def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, found: Comparison) -> None:
-    """Print the table and write the files."""
+def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, comparison: Comparison) -> None:
+    """Print the table, write the result files and print their paths."""
     from sdpo.evaluate.pairs_page import write_pairs
     from sdpo.evaluate.win_rate_figure import draw_win_rates
 
     title = f"{run.path.resolve().name}: checkpoints against {settings.baseline}"
-    print(f"\n{title}, {len(found.prompts)} prompts\n\n{table(found)}", flush=True)
-    write_pairs(folder.path / "pairs.html", title, found)
-    draw_win_rates(folder.path / "winrate.png", title, found.rows)
-    replace_file(folder.path / "eval.csv", _csv(found.rows).encode())
-    folder.write_json("eval.json", {"settings": _identity(settings), **_facts(run, found), **provenance()})
+    print(f"\n{title}, {len(comparison.prompts)} prompts\n\n{table(comparison)}", flush=True)
+    write_pairs(folder.path / "pairs.html", title, comparison)
+    draw_win_rates(folder.path / "winrate.png", title, comparison.rows)
+    replace_file(folder.path / "eval.csv", _csv(comparison.rows).encode())
+    folder.write_json("eval.json", {"settings": _identity(settings), **_summary(run, comparison), **provenance()})
     for name in FILES:
         print(f"  {folder.path / name}", flush=True)
 
 
-def table(found: Comparison) -> str:
-    """Return the rows as text tables, one a judge, and below them agreement and warnings."""
+def table(comparison: Comparison) -> str:
+    """Return one text table per judge, followed by the agreement of the judges and the warnings."""
     parts = []
-    for judge in dict.fromkeys(row.judge for row in found.rows):
-        parts.append(f"judge {judge}\n" + _table([row for row in found.rows if row.judge == judge]))
-    if found.agreement:
-        parts.append("\n".join(_agreement_line(pair) for pair in found.agreement))
-    if found.warnings:
-        parts.append("\n".join(f"warning: {words}" for words in found.warnings))
+    for judge in dict.fromkeys(row.judge for row in comparison.rows):
+        parts.append(f"judge {judge}\n" + _table([row for row in comparison.rows if row.judge == judge]))
+    if comparison.agreement:
+        parts.append("\n".join(_agreement_line(pair) for pair in comparison.agreement))
+    if comparison.warnings:
+        parts.append("\n".join(f"warning: {warning}" for warning in comparison.warnings))
     return "\n\n".join(parts) + "\n"
 
 
-_COLUMNS = ("step", "win rate", "s.e.", "95 % Wilson", "95 % bootstrap", "wins", "losses", "ties", "unread.")
-_COLUMNS += ("coverage", "chars", "base", "equal length")
+_COLUMNS = (
+    "step", "win rate", "s.e.", "95 % Wilson", "95 % bootstrap", "wins", "losses", "ties", "unread.",
+    "coverage", "chars", "base", "equal length",
+)  # fmt: skip
 
 
 def _table(rows: Sequence[WinRate]) -> str:
     lines = [_COLUMNS, *(_cells(row) for row in rows if not row.problem)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(_COLUMNS))]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     texts = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     texts.insert(1, "-" * len(texts[0]))
     texts += [f"{row.checkpoint:>{widths[0]}}  {row.problem}" for row in rows if row.problem]
@@ -101,10 +103,10 @@ def _cells(row: WinRate) -> tuple[str, ...]:
 
 def _agreement_line(pair: dict) -> str:
     one, other = pair["judges"]
-    words = f"{one} and {other}: {pair['pairs']} pairs judged by both"
+    line = f"{one} and {other}: {pair['pairs']} pairs judged by both"
     if pair["agreement"] is None:
-        return words
-    return f"{words}, the same outcome in {pair['agreement']:.3f}, Cohen's κ {_number(pair['kappa'])}"
+        return line
+    return f"{line}, the same outcome in {pair['agreement']:.3f}, Cohen's κ {_number(pair['kappa'])}"
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -123,19 +125,20 @@ def _csv(rows: Sequence[WinRate]) -> str:
     return text.getvalue()
 
 
-def _facts(run: TrainedRun, found: Comparison) -> dict:
+def _summary(run: TrainedRun, comparison: Comparison) -> dict:
     return {
         "run": str(run.path.resolve()),
-        "persona": found.persona,
-        "prompts": {"answered": len(found.prompts), "too_long": found.too_long},
-        "weights": dict(found.weights),
-        "rows": [asdict(row) for row in found.rows],
-        "agreement": list(found.agreement),
-        "warnings": list(found.warnings),
-        # What this call had to generate; the rest was there already.
-        "generated": dict(found.generated),
+        "persona": comparison.persona,
+        "prompts": {"answered": len(comparison.prompts), "too_long": comparison.too_long},
+        "weights": dict(comparison.weights),
+        "rows": [asdict(row) for row in comparison.rows],
+        "agreement": list(comparison.agreement),
+        "warnings": list(comparison.warnings),
+        # Answers generated by this evaluation; the others were stored by an earlier one.
+        "generated": dict(comparison.generated),
     }
 
 
 def _identity(settings: EvalSettings) -> dict:
+    """Return the settings that affect the results: two evaluations with the same ones have the same results."""
     return {name: value for name, value in settings_module.redacted(settings).items() if name not in _MAY_CHANGE}

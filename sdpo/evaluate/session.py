@@ -1,10 +1,11 @@
-"""One evaluation from prompts to report: answers, verdicts, rows."""
+"""One evaluation, from the validation prompts to the report: answers, verdicts, win rates."""
 
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,36 +31,39 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import EvalSettings
 
-# One process may judge or answer for long while the others wait for it.
+# The timeout of collectives: one process may generate or judge for a long time while the others wait.
 _PROCESS_TIMEOUT = timedelta(hours=24)
 
 
 class EvalSession:
-    """Holds what one evaluation compares, in each of its processes."""
+    """One evaluation of a run; every process of the job has one."""
 
     def __init__(self, settings: "EvalSettings", job: "Job") -> None:
         silence_libraries()
         self.settings, self.job = settings, job
-        # Without the word, processes on a CPU do not find each other.
+        # Without `cpu`, the processes do not find each other on a machine without GPUs.
         self.state = PartialState(cpu=not torch.cuda.is_available(), timeout=_PROCESS_TIMEOUT)
-        self.trained_run = trained_run.read_run(settings.run_dir)
+        self.trained_run = trained_run.evaluated_run(settings)
+        self.baseline = trained_run.baseline_model(settings, self.trained_run)
+        self.base = self.trained_run.model or self.baseline  # what the run started from
         self.persona = trained_run.persona(settings, self.trained_run)
         self.steps = trained_run.chosen_checkpoints(settings, self.trained_run)
-        self.folder = RunDirectory(settings.output_dir)
+        self.folder = RunDirectory(settings.run_directory_path)
         if self.state.is_main_process:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             self.folder.lock()
-            results.set_earlier_aside(self.folder, settings)
+            results.archive_earlier_results(self.folder, settings)
             print(f"evaluation directory: {self.folder.path}", flush=True)
         self.state.wait_for_everyone()
         self.model_cache = ModelCache(settings.precision)
+        # Both read the files of all processes, so no process may write before all have read.
         self.verdicts = Store(self.folder.path, "verdicts", self.state.process_index)
-        self.source = self._answers()  # both read before any process writes
+        self.source = self._answer_source()
         self.state.wait_for_everyone()
 
     def run(self) -> int:
-        """Answer, judge and report; return 1 where a checkpoint was missing, else 0."""
-        prompts, left_out = self._prompts()
+        """Answer, judge and report; return the exit code: 1 if a checkpoint was missing, else 0."""
+        prompts, too_long = self._prompts()
         models = self._models()
         weights = self._weights(models)
         messages = [prompt.messages for prompt in prompts]
@@ -73,7 +77,7 @@ class EvalSession:
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
         comparison = results.Comparison(
             prompts=prompts,
-            too_long=left_out,
+            too_long=too_long,
             persona=self.persona,
             weights=weights,
             generated=self.source.generated,
@@ -86,59 +90,57 @@ class EvalSession:
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
         if missing:
-            print(f"error: {', '.join(missing)} of {self.trained_run.path}: not there, or not whole", file=sys.stderr)
+            print(f"error: {', '.join(missing)} of {self.trained_run.path}: missing or incomplete", file=sys.stderr)
         return 1 if missing else 0
 
     # What is compared
 
     def _prompts(self) -> tuple[list[EvaluationPrompt], int]:
-        """Return the first EVAL_N prompts that are short enough, and how many on the way were not."""
+        """Return the first EVAL_N prompts within MAX_PROMPT_TOKENS, and the number of longer ones skipped before."""
         settings, job = self.settings, trained_run.job_as_trained(self.job, self.trained_run)
-        tokenizer = tokenizer_of(self._baseline(self.trained_run.model or settings.baseline))
-        kept: list[EvaluationPrompt] = []
-        left_out = 0
-        for row in training_prompts(read_prompts(settings.val_jsonl, job.data_command), job):
+        tokenizer, file = tokenizer_of(self._baseline(self.base)), trained_run.prompts_file(settings)
+        prompts: list[EvaluationPrompt] = []
+        too_long = 0
+        for row in training_prompts(read_prompts(file, job.data_command), job):
             if len(encode_prompt(tokenizer, row["prompt"])) > settings.max_prompt_tokens:
-                left_out += 1
+                too_long += 1
             else:
-                kept.append(EvaluationPrompt(row["id"], row["prompt"][-1]["content"], row["prompt"]))
-            if len(kept) == settings.eval_n:
+                prompts.append(EvaluationPrompt(row["id"], row["prompt"][-1]["content"], row["prompt"]))
+            if len(prompts) == settings.eval_n:
                 break
-        if len(kept) < settings.eval_n:
+        if len(prompts) < settings.eval_n:
             raise SettingError(
-                f"EVAL_N={settings.eval_n}, but {settings.val_jsonl} has only {len(kept)} prompts of at most "
+                f"EVAL_N={settings.eval_n}, but {file} has only {len(prompts)} prompts of at most "
                 f"{settings.max_prompt_tokens} tokens. Lower EVAL_N or raise MAX_PROMPT_TOKENS."
             )
         if self.state.is_main_process:
-            limit = settings.max_prompt_tokens
-            print(f"{len(kept)} prompts; {left_out} on the way were over {limit} tokens and left out", flush=True)
-        return kept, left_out
+            print(f"{len(prompts)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens", flush=True)
+        return prompts, too_long
 
     def _models(self) -> dict[str, EvaluatedModel]:
-        """Return the models by name: the baseline, then the checkpoints that are there; adapters together."""
-        base = self.trained_run.model or self.settings.baseline
-        there = [checkpoint_model(step, folder, base) for step, folder in self.steps.items() if folder]
-        models = [self._baseline(self.settings.baseline), *sorted(there, key=lambda found: found.base is None)]
+        """Return the models by name: the baseline, then the complete checkpoints, those with adapters first."""
+        checkpoints = [checkpoint_model(step, folder, self.base) for step, folder in self.steps.items() if folder]
+        models = [self._baseline(self.baseline), *sorted(checkpoints, key=lambda model: model.base is None)]
         return {model.name: model for model in models}
 
     def _baseline(self, source: str) -> EvaluatedModel:
         return EvaluatedModel(win_rates.BASELINE, source)
 
     def _weights(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
-        """Return each model's fingerprint. The main process reads the files, and tells the others."""
-        found = None
+        """Return each model's fingerprint. Collective: only the main process reads the files."""
+        weights = None
         if self.state.is_main_process:
             known = Store(self.folder.path, "weights")
-            found = {name: fingerprint(model, known) for name, model in models.items()}
-        return self._broadcast(found)
+            weights = {name: fingerprint(model, known) for name, model in models.items()}
+        return self._broadcast(weights)
 
     def _broadcast(self, value: Any) -> Any:
-        """Return the main process's value, in every process."""
+        """Return the main process's value on every process."""
         holder = [value]
         broadcast_object_list(holder)
         return holder[0]
 
-    def _answers(self) -> LocalAnswers | ServerAnswers:
+    def _answer_source(self) -> LocalAnswers | ServerAnswers:
         settings, folder = self.settings, self.folder.path
         decoding = Decoding(settings.max_completion_tokens, settings.eval_temperature, settings.seed)
         if settings.answer_url is None:
@@ -148,16 +150,16 @@ class EvalSession:
             ReplyCache(folder / "served.jsonl") if self.state.is_main_process else ReplyCache(),
             self.state,
             decoding,
-            self._server_backend,
+            partial(self._server_backend, settings.answer_url),
             settings.concurrency,
             settings.judge_timeout,
         )
 
-    def _server_backend(self, model: EvaluatedModel) -> OpenAIBackend:
-        """Return the server's model: a checkpoint goes by its folder's name there, the baseline by its own."""
+    def _server_backend(self, url: str, model: EvaluatedModel) -> OpenAIBackend:
+        """Return the backend of a model that the server has under its folder's name, the baseline under its own."""
         return OpenAIBackend(
-            self.settings.answer_url,
-            self.settings.baseline if model.name == win_rates.BASELINE else model.name,
+            url,
+            self.baseline if model.name == win_rates.BASELINE else model.name,
             self.settings.answer_api_key,
             url_setting="ANSWER_URL",
             model_setting="the names of the server's models",
@@ -169,25 +171,25 @@ class EvalSession:
     def _all_verdicts(
         self, prompts: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
     ) -> dict[str, dict[str, list[VerdictPair | None]]]:
-        """Return what each judge said of each checkpoint's answers; None where both answers are the same."""
+        """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
         kinds = {judge: judges.judge_kind(judge, self.settings) for judge in self.settings.judges}
-        # Those that all processes take part in first: the others wait for nobody after that.
+        # Judges that all processes run come first; after these, only the main process has work left.
         order = sorted(kinds, key=lambda judge: kinds[judge] in ("claude", "server"))
-        found, spent = {}, 0.0
+        verdict_pairs, spent = {}, 0.0
         for judge in order:
             if kinds[judge] != "local" and not self.state.is_main_process:
                 continue
             pairwise_judge = self._build_judge(judge, kinds[judge], spent)
             try:
-                found[judge] = self._verdicts_by(judge, pairwise_judge, prompts, answers)
+                verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, prompts, answers)
             except BudgetReached as error:
                 raise BudgetReached(
-                    f"{error} What was said so far is kept; go on with {self._resume_command()}"
+                    f"{error} The verdicts so far are stored; resume with {self._resume_command()}"
                 ) from None
             finally:
                 spent += self._record_cost(judge, pairwise_judge)
             self.model_cache.clear()
-        return {judge: found[judge] for judge in kinds if judge in found}
+        return {judge: verdict_pairs[judge] for judge in kinds if judge in verdict_pairs}
 
     def _build_judge(self, judge: str, kind: str, spent: float) -> judges.PairwiseJudge:
         if kind == "oracle":
@@ -207,8 +209,9 @@ class EvalSession:
         prompts: Sequence[EvaluationPrompt],
         answers: dict[str, list[Answer]],
     ) -> dict[str, list[VerdictPair | None]]:
+        """Return checkpoint -> verdicts of one judge; a pair that occurs more than once is judged once."""
         verdicts: dict[Pair, VerdictPair] = {}
-        found = {}
+        by_checkpoint: dict[str, list[VerdictPair | None]] = {}
         for name in answers:
             if name == win_rates.BASELINE:
                 continue
@@ -223,19 +226,19 @@ class EvalSession:
             if new:
                 verdicts |= zip(new, pairwise_judge.verdict_pairs(new, report_progress), strict=True)
                 report_progress(len(new))
-            found[name] = [None if pair is None else verdicts[pair] for pair in pairs]
-        return found
+            by_checkpoint[name] = [None if pair is None else verdicts[pair] for pair in pairs]
+        return by_checkpoint
 
     def _record_cost(self, judge: str, pairwise_judge: judges.PairwiseJudge) -> float:
-        """Write and say what a judge behind an API has cost so far, and return it."""
+        """Record and print what a judge behind an API has cost so far, and return it in dollars; 0 without a price."""
         if not isinstance(pairwise_judge, judges.ApiPairwiseJudge):
             return 0.0
         usage, priced = pairwise_judge.client.usage, pairwise_judge.client.meter.price is not None
         meters = self.folder.read_json("meter.json") or {}
         cost = round(usage.cost, 6) if priced else None
         self.folder.write_json("meter.json", meters | {judge: {**asdict(usage), "cost": cost}})
-        words = f"{judge}: {usage.requests} requests, {usage.tokens_in:,} tokens in, {usage.tokens_out:,} out"
-        print(words + (f", ${usage.cost:.4f}" if priced else ""), flush=True)
+        line = f"{judge}: {usage.requests} requests, {usage.tokens_in:,} tokens in, {usage.tokens_out:,} out"
+        print(line + (f", ${usage.cost:.4f}" if priced else ""), flush=True)
         return usage.cost
 
     def _resume_command(self) -> str:
@@ -244,13 +247,14 @@ class EvalSession:
         return " ".join(["make", self.job.name, *words, "MAX_COST=..."])
 
     def _training_overlap(self, prompts: Sequence[EvaluationPrompt]) -> list[str]:
-        seen = trained_run.trained_on(self.settings, self.trained_run, self.job)
+        """Return a warning if the run may have been trained on some of the prompts."""
         suffix = trained_run.job_as_trained(self.job, self.trained_run).prompt_suffix
-        seen = {text.removesuffix(suffix) for text in seen}
-        both = sum(prompt.text in seen for prompt in prompts)
-        return [f"{both} of the {len(prompts)} prompts are in the run's training file"] if both else []
+        trained = trained_run.training_texts(self.trained_run, self.job)
+        trained = {text.removesuffix(suffix) for text in trained}
+        overlap = sum(prompt.text in trained for prompt in prompts)
+        return [f"{overlap} of the {len(prompts)} prompts are in the run's training file"] if overlap else []
 
 
 def same(one: str, other: str) -> bool:
-    """Return whether two answers are the same to a reader: then no judge is asked, and it is a tie."""
+    """Return whether two answers are identical up to surrounding whitespace: a tie, without asking a judge."""
     return one.strip() == other.strip()

@@ -1,6 +1,7 @@
-"""How sure a rate or a ratio is, and how much of a win is length: pure functions of numbers.
+"""Confidence intervals of rates and ratios, agreement of judges, and length-controlled win rates.
 
-An outcome is 1 for a win, -1 for a loss, 0 for a tie. Rates are over wins and losses; what cannot be known is None.
+Pure functions of numbers. An outcome is 1 for a win, -1 for a loss, 0 for a tie. Rates are over wins and losses;
+undefined results are None.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,12 +13,12 @@ import numpy as np
 Interval = tuple[float, float]
 
 _Z = 1.959963984540054  # the 0.975 quantile of the normal distribution
-_PRIOR_VARIANCE = 25.0  # so weak that 256 wins of 256 still read as 0.998, and it keeps every fit finite
-_STEPS, _CLOSE = 100, 1e-10
+_PRIOR_VARIANCE = 25.0  # weak: 256 wins of 256 still give 0.998, but every fit stays finite
+_MAX_STEPS, _TOLERANCE = 100, 1e-10  # of Newton's method; the tolerance is in the log-posterior
 
 
 def win_rate(wins: int, losses: int) -> tuple[float, float] | None:
-    """Return the rate over non-ties and its standard error, sqrt(p (1 - p) / n)."""
+    """Return the win rate over non-ties and its standard error, sqrt(p (1 - p) / n); None without wins and losses."""
     decided = wins + losses
     if not decided:
         return None
@@ -26,21 +27,24 @@ def win_rate(wins: int, losses: int) -> tuple[float, float] | None:
 
 
 def wilson(wins: int, losses: int, z: float = _Z) -> Interval | None:
-    """Return Wilson's score interval of the rate (Wilson 1927); it stays inside 0 and 1, also at them."""
+    """Return Wilson's score interval of the win rate (Wilson 1927), which stays within 0 and 1 even at rates 0 and 1.
+
+    None without wins and losses; `z` is the quantile of the normal distribution, by default for 95 %.
+    """
     decided = wins + losses
     if not decided:
         return None
-    rate, room = wins / decided, z * z / decided
-    centre = (rate + room / 2) / (1 + room)
-    half = z / (1 + room) * sqrt(rate * (1 - rate) / decided + room / (4 * decided))
-    # At the ends rounding alone could leave the bounds that are exact there.
+    rate, correction = wins / decided, z * z / decided
+    centre = (rate + correction / 2) / (1 + correction)
+    half = z / (1 + correction) * sqrt(rate * (1 - rate) / decided + correction / (4 * decided))
+    # At rates 0 and 1 one bound is exactly 0 or 1; rounding could miss it.
     return (0.0 if wins == 0 else centre - half), (1.0 if losses == 0 else centre + half)
 
 
 def resampled(number: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Return how often each prompt is drawn in each resample, (resamples, number): prompts with replacement.
+    """Return how often each of `number` prompts, drawn with replacement, is in each resample, (resamples, number).
 
-    One such table for all checkpoints and judges pairs them: every resample has the same prompts for all.
+    Using one table for all checkpoints and judges makes their bootstrap paired: the resamples have the same prompts.
     """
     if number == 0:
         return np.zeros((resamples, 0))
@@ -49,9 +53,10 @@ def resampled(number: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
 
 
 def bootstrap(outcomes: Sequence[int], counts_RN: np.ndarray) -> Interval | None:
-    """Return the percentile interval of the rate over resamples of prompts, ties among them (Efron 1979).
+    """Return the 95 % percentile interval of the win rate over resamples of prompts, ties included (Efron 1979).
 
-    None where no prompt is decided. With only wins or only losses it has no width: read Wilson's there.
+    `counts_RN` is from `resampled`. None if every prompt is a tie. With only wins or only losses the interval has no
+    width: use Wilson's there.
     """
     outcomes_N = np.asarray(outcomes)
     wins_R, losses_R = counts_RN @ (outcomes_N > 0), counts_RN @ (outcomes_N < 0)
@@ -63,7 +68,7 @@ def bootstrap(outcomes: Sequence[int], counts_RN: np.ndarray) -> Interval | None
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, Interval] | None:
-    """Return the mean and its 95 % interval by the normal distribution."""
+    """Return the mean and its 95 % interval by the normal approximation; None without values."""
     if not len(values):
         return None
     mean = float(np.mean(values))
@@ -74,13 +79,14 @@ def mean_interval(values: Sequence[float]) -> tuple[float, Interval] | None:
 def ratio_interval(
     above: Sequence[float], below: Sequence[float], groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0
 ) -> tuple[float, Interval]:
-    """Return the ratio of two means over the same rows and its 95 % percentile interval (Efron 1979).
+    """Return the ratio of the means of `above` and `below` over the same rows, and its 95 % interval (Efron 1979).
 
-    Groups are drawn with replacement, not rows: interactions of one conversation are alike. For a mean, and not a
-    ratio, `below` is all ones. Raises ValueError without rows or where `below` has no positive sum.
+    The percentile interval is over resamples of groups, not of rows, because the interactions of one conversation are
+    correlated. With `below` all ones the ratio is the mean of `above`. Raises ValueError if there are no rows, if the
+    lengths differ or if the sum of `below` is not positive.
     """
     if not len(above) or len(above) != len(below) or len(above) != len(groups) or not sum(below) > 0:
-        raise ValueError("a ratio needs rows, and a positive sum under the line")
+        raise ValueError("a ratio needs rows, columns of equal length and a positive sum of the denominator")
     numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     sums_G2 = np.zeros((len(numbers), 2))
     for group, *values in zip(groups, above, below, strict=True):
@@ -94,7 +100,10 @@ def ratio_interval(
 
 
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
-    """Return Cohen's κ of two judges' labels for the same items (Cohen 1960); None where chance alone agrees fully."""
+    """Return Cohen's κ of two judges' labels for the same items (Cohen 1960).
+
+    None without items, or if the agreement expected by chance is 1. Raises ValueError for different numbers of labels.
+    """
     if len(first) != len(second):
         raise ValueError("both judges must have judged the same items")
     if not first:
@@ -108,10 +117,10 @@ def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None
 
 @dataclass(frozen=True)
 class LengthControl:
-    """A win rate with the difference in length taken out.
+    """A length-controlled win rate.
 
-    `rate` and its `interval` are for answers of equal length; `length_effect` is the coefficient of length.
-    `p_value` is of the hypothesis that length alone makes the outcomes: a model no better at equal length.
+    `rate` and its 95 % `interval` are for answers of equal length; `length_effect` is the coefficient of length.
+    `p_value` tests the hypothesis that length alone explains the outcomes: the model is no better at equal length.
     """
 
     rate: float
@@ -125,10 +134,11 @@ def length_controlled(
 ) -> LengthControl | None:
     """Return the win rate at equal length; None without a win or a loss.
 
-    As AlpacaEval 2 does it (Dubois et al. 2024, arXiv 2404.04475): a logistic regression of the outcome on the
-    model and on tanh(difference / standard deviation of the differences), read off at difference 0. Departures:
-    only wins and losses count, as in the rate beside it; there is no term for a prompt's difficulty, which a
-    leaderboard of many models is needed to know; both coefficients have a weak normal prior (variance 25).
+    The method is AlpacaEval 2's (Dubois et al. 2024, arXiv 2404.04475): a logistic regression of the outcome on the
+    model and on tanh(difference / standard deviation of the differences), evaluated at difference 0. Differences from
+    it: only wins and losses count, as in `win_rate`; there is no term for the difficulty of a prompt, which could
+    only be estimated from many models; both coefficients have a weak normal prior (variance 25).
+    `counts_RN` is from `resampled`.
     """
     outcomes_N = np.asarray(outcomes)
     decided = outcomes_N != 0
@@ -136,27 +146,27 @@ def length_controlled(
         return None
     differences_N = np.asarray(length_differences, dtype=np.float64)
     spread = differences_N.std()
-    # The same for all: tanh(±∞), so that length and model stand for the same thing and neither is preferred.
+    # Without spread all differences are equal: use tanh(±∞), so length and model are collinear and share the effect.
     lengths_N = np.tanh(differences_N / spread) if spread > 0 else np.sign(differences_N)
     wins_N, lengths_N = (outcomes_N[decided] > 0).astype(np.float64), lengths_N[decided]
-    once_1N = np.ones((1, int(decided.sum())))
-    both = np.stack([np.ones_like(lengths_N), lengths_N], axis=-1)
-    fitted_12, height = _fit_logistic(both, wins_N, once_1N)
-    _, height_without = _fit_logistic(both[:, 1:], wins_N, once_1N)
+    ones_1N = np.ones((1, int(decided.sum())))
+    features_N2 = np.stack([np.ones_like(lengths_N), lengths_N], axis=-1)
+    fitted_12, log_posterior_1 = _fit_logistic(features_N2, wins_N, ones_1N)
+    _, without_model_1 = _fit_logistic(features_N2[:, 1:], wins_N, ones_1N)
     drawn_RN = counts_RN[:, decided]
     drawn_RN = drawn_RN[drawn_RN.any(axis=1)]
-    refitted_R2, _ = _fit_logistic(both, wins_N, drawn_RN) if len(drawn_RN) else (None, None)
+    refitted_R2, _ = _fit_logistic(features_N2, wins_N, drawn_RN) if len(drawn_RN) else (None, None)
     return LengthControl(
         rate=float(_sigmoid(fitted_12[0, 0])),
         interval=None if refitted_R2 is None else _percentiles(_sigmoid(refitted_R2[:, 0])),
         length_effect=float(fitted_12[0, 1]),
-        # Twice the difference of the heights is chi-squared with one degree of freedom.
-        p_value=erfc(sqrt(max(0.0, float(height[0] - height_without[0])))),
+        # Likelihood-ratio test: twice the difference of the log-posteriors is chi-squared with 1 degree of freedom.
+        p_value=erfc(sqrt(max(0.0, float(log_posterior_1[0] - without_model_1[0])))),
     )
 
 
 def length_explains(wilson_interval: Interval | None, control: LengthControl | None) -> bool:
-    """Return whether there is a win that is none once length is taken out."""
+    """Return whether a significant win is no longer one at equal length."""
     if wilson_interval is None or control is None or wilson_interval[0] <= 0.5:
         return False
     low = control.interval[0] if control.interval else control.rate
@@ -164,13 +174,13 @@ def length_explains(wilson_interval: Interval | None, control: LengthControl | N
 
 
 def _fit_logistic(x_ND: np.ndarray, y_N: np.ndarray, weights_RN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return coefficients (R, D) and log-posteriors (R), one fit for each row of weights, by Newton's method.
+    """Return coefficients (R, D) and log-posteriors (R,), one fit for each row of weights, by Newton's method.
 
-    The prior makes it strictly concave; a step is halved for as long as it does not climb.
+    The prior makes the log-posterior strictly concave; a step that lowers it is halved until it does not.
     """
     coefficients_RD = np.zeros((len(weights_RN), x_ND.shape[1]))
-    heights_R = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD)
-    for _ in range(_STEPS):
+    values_R = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD)
+    for _ in range(_MAX_STEPS):
         p_RN = _sigmoid(coefficients_RD @ x_ND.T)
         gradient_RD = (weights_RN * (y_N - p_RN)) @ x_ND - coefficients_RD / _PRIOR_VARIANCE
         curvature_RDD = np.einsum("rn,nd,ne->rde", weights_RN * p_RN * (1 - p_RN), x_ND, x_ND, optimize=True)
@@ -178,15 +188,15 @@ def _fit_logistic(x_ND: np.ndarray, y_N: np.ndarray, weights_RN: np.ndarray) -> 
         step_RD = np.linalg.solve(curvature_RDD, gradient_RD[..., None])[..., 0]
         size_R1 = np.ones((len(weights_RN), 1))
         for _ in range(30):
-            tried = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD + size_R1 * step_RD)
-            falls = tried < heights_R - _CLOSE
-            if not falls.any():
+            new_R = _log_posterior(x_ND, y_N, weights_RN, coefficients_RD + size_R1 * step_RD)
+            lower_R = new_R < values_R - _TOLERANCE
+            if not lower_R.any():
                 break
-            size_R1[falls] /= 2
-        coefficients_RD, before_R, heights_R = coefficients_RD + size_R1 * step_RD, heights_R, tried
-        if np.abs(heights_R - before_R).max() < _CLOSE:
+            size_R1[lower_R] /= 2
+        coefficients_RD, before_R, values_R = coefficients_RD + size_R1 * step_RD, values_R, new_R
+        if np.abs(values_R - before_R).max() < _TOLERANCE:
             break
-    return coefficients_RD, heights_R
+    return coefficients_RD, values_R
 
 
 def _log_posterior(

@@ -1,4 +1,4 @@
-"""The run that is evaluated: what it was trained with, as it recorded it, and its checkpoints.
+"""The training run that is evaluated: the settings it recorded in run.json, and its checkpoints.
 
 Importing this is cheap.
 """
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
 
 RUN = "the run"
-BASELINE = "Qwen/Qwen3-8B"  # where a run does not say what it started from
-# Settings that both have: the run's value holds unless the user gives another.
+BASELINE = "Qwen/Qwen3-8B"  # for a run that did not record the model it started from
+# Settings of both training and evaluation: the run's value is used unless the user gives another.
 SHARED = ("style", "style_file", "max_prompt_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's directory and what run.json says; None where it does not say."""
+    """A run's directory and the contents of its run.json; None for what was not recorded."""
 
     path: Path
     job: str = ""
@@ -38,48 +38,48 @@ class TrainedRun:
 
     @property
     def model(self) -> str | None:
-        """The model the run started from."""
+        """The model the run started from, None if it was not recorded."""
         return self.settings.get("model_name_or_path") or self.settings.get("base_model")
 
     def checkpoints(self) -> dict[int, Path]:
-        """Return step -> folder of the whole checkpoints, in order."""
+        """Return step -> folder of the complete checkpoints, in order of their steps."""
         return RunDirectory(self.path).checkpoints()
 
 
 def read_run(path: Path) -> TrainedRun:
-    """Return the run in a folder. Raises RunError where there is none."""
+    """Return the run in a folder. Raises RunError if run.json is missing or has no settings."""
     written = RunDirectory(path).read_json("run.json")
     if written is None:
-        raise RunError(f"{path} has no run.json: it is no run's folder. Give the folder that a training job printed.")
+        raise RunError(f"{path} has no run.json, so it is not a run directory. Give one that a training job printed.")
     if not isinstance(written.get("settings"), dict):
-        raise RunError(f"{path / 'run.json'} holds no settings. Give the folder of a training job.")
+        raise RunError(f"{path / 'run.json'} has no settings. Give the run directory of a training job.")
     names = {item.name for item in dataclasses.fields(TrainedRun)} - {"path"}
     facts = {name: value for name, value in written.items() if name in names}
-    # Runs from before the job was recorded still name its module in their command.
+    # Older runs did not record the job; their command still names its module.
     facts.setdefault("job", Path((written.get("command") or [""])[0]).stem.replace("_", "-"))
     return TrainedRun(path, **facts)
 
 
 def newest_run(scratch: Path) -> Path | None:
-    """Return the folder in `scratch` whose run with checkpoints began last, None without any."""
+    """Return the most recently started run directory with checkpoints in `scratch`, None if there is none."""
     folders = {path.parent for path in scratch.glob("*/*/checkpoint-*")}
     started = {path: (path / "run.json").stat().st_mtime for path in folders if (path / "run.json").exists()}
     return max(started, key=started.__getitem__, default=None)
 
 
 def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
-    """Return the settings with what the run says in every place that the user left open."""
+    """Return the settings with the run's recorded values for everything that the user did not set."""
     path = settings.run_dir or newest_run(settings.scratch)
     if path is None:
         return _replaced(settings, run_id="eval")
     run = read_run(path)
-    found: dict[str, Any] = {name: run.settings.get(name) for name in SHARED}
-    found["baseline"] = run.model or BASELINE
+    recorded: dict[str, Any] = {name: run.settings.get(name) for name in SHARED}
+    recorded["baseline"] = run.model or BASELINE
     if run.job == job.name.replace("eval", "train-online", 1):
-        found["val_jsonl"] = run.settings.get("val_jsonl")
+        recorded["val_jsonl"] = run.settings.get("val_jsonl")
     for name in ("style_file", "val_jsonl"):
-        found[name] = Path(found[name]) if found.get(name) else None
-    values = {name: value for name, value in found.items() if value is not None and _is_default(settings, name)}
+        recorded[name] = Path(recorded[name]) if recorded.get(name) else None
+    values = {name: value for name, value in recorded.items() if value is not None and _is_default(settings, name)}
     values |= {"run_dir": path} if settings.run_dir is None else {}
     values |= {"run_id": "eval"} if settings.run_id is None else {}
     if settings.output_dir is None:
@@ -87,8 +87,32 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     return _replaced(settings, **values)
 
 
+def no_run(settings: EvalSettings) -> str:
+    """Return the message for an evaluation without a run."""
+    return f"RUN_DIR is not set and there is no run in {settings.scratch}. make demo makes a tiny one."
+
+
+def evaluated_run(settings: EvalSettings) -> TrainedRun:
+    """Return the run in RUN_DIR. Raises SettingError if none is set, RunError if it is not a run directory."""
+    if settings.run_dir is None:
+        raise SettingError(no_run(settings))
+    return read_run(settings.run_dir)
+
+
+def baseline_model(settings: EvalSettings, run: TrainedRun) -> str:
+    """Return the model that the checkpoints are compared with: by default the one that the run started from."""
+    return settings.baseline or run.model or BASELINE
+
+
+def prompts_file(settings: EvalSettings) -> Path:
+    """Return the file of validation prompts. Raises SettingError if neither the user nor the run gave one."""
+    if settings.val_jsonl is None:
+        raise SettingError("DATA_PATH is not set, and the run recorded no file of validation prompts. Set DATA_PATH.")
+    return settings.val_jsonl
+
+
 def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator[str]:
-    """Yield, in words, whatever is evaluated otherwise than the run was trained."""
+    """Yield a message for each way in which the evaluation differs from the training."""
     for name in (*SHARED, "baseline"):
         before = run.model if name == "baseline" else run.settings.get(name)
         now = getattr(settings, name)
@@ -96,48 +120,63 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
             verb = "started from" if name == "baseline" else "was trained with"
             yield f"{name.upper()}={now}, but the run {verb} {before}"
     if run.job and not run.job.endswith(job.name.removeprefix("eval-")):
-        yield f"{job.name} on a run of {run.job}: other prompts than it was trained on, its own system prompt"
+        yield f"{job.name} on a run of {run.job}: prompts of another job, with the system prompt of the run"
     if run.model is None:
-        yield f"the run does not say what it started from: the baseline is {settings.baseline}"
+        yield f"the run did not record the model it started from: the baseline is {settings.baseline}"
 
 
 def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path | None]:
-    """Return step -> folder, None for one that is missing. Raises RunError where there is none at all."""
-    whole = run.checkpoints()
-    wanted = list(whole) if settings.steps is None else settings.steps
-    if not any(step in whole for step in wanted):
-        there = f"It has {', '.join(map(str, whole))}; give CKPTS." if whole else "It has none at all."
-        raise RunError(f"{run.path} has no whole checkpoint of step {', '.join(map(str, wanted)) or 'any'}. {there}")
-    return {step: whole.get(step) for step in wanted}
+    """Return step -> folder of the checkpoints that CKPTS asks for, None for a missing or incomplete one.
+
+    Raises RunError if none of them is complete.
+    """
+    complete = run.checkpoints()
+    steps = list(complete) if settings.steps is None else settings.steps
+    if not any(step in complete for step in steps):
+        existing = (
+            f"Complete are {', '.join(map(str, complete))}; set CKPTS to some of these."
+            if complete
+            else "It has no complete checkpoint at all."
+        )
+        raise RunError(f"{run.path} has no complete checkpoint of {_step_list(steps)}. {existing}")
+    return {step: complete.get(step) for step in steps}
+
+
+def _step_list(steps: list[int]) -> str:
+    return f"step {', '.join(map(str, steps))}" if steps else "any step"
 
 
 def persona(settings: EvalSettings, run: TrainedRun) -> str:
-    """Return the taste to judge by: the run's own words, unless the user gives others. Raises SettingError without."""
-    theirs = {"style", "style_file"} & set(settings_module.given(settings))
-    if run.persona and not theirs:
+    """Return the persona whose preferences the judges apply: the run's, unless the user gives a style.
+
+    Raises SettingError if neither the user nor the run has one.
+    """
+    given = {"style", "style_file"} & set(settings_module.given(settings))
+    if run.persona and not given:
         return run.persona
     if settings.style is None:
-        raise SettingError(
-            "STYLE is not set, and the run was trained on no taste of one name. Give the one to judge by."
-        )
+        raise SettingError("STYLE is not set, and the run was not trained on a single style. Set the one to judge by.")
     return persona_of(settings.style, settings.style_file)
 
 
-def trained_on(settings: EvalSettings, run: TrainedRun, job: "Job") -> set[str]:
-    """Return the prompts that the run may have been trained on, as far as they can still be read."""
+def training_texts(run: TrainedRun, job: "Job") -> set[str]:
+    """Return the prompts of the run's training file; an empty set if it is gone or does not hold prompts."""
     path = run.settings.get("train_jsonl")
     if not path or not Path(path).exists():
         return set()
     try:
         return {row.prompt for row in read_prompts(Path(path), job.data_command)}
     except RecordError:
-        return set()  # conversations, for one
+        return set()  # for example a file of conversations
 
 
 def job_as_trained(job: "Job", run: TrainedRun) -> "Job":
-    """Return the job with the system prompt and suffix that the run was trained with, where it says."""
-    recorded = {"system_prompt": run.system_prompt, "prompt_suffix": run.prompt_suffix}
-    return dataclasses.replace(job, **{name: value for name, value in recorded.items() if value is not None})
+    """Return the job with the system prompt and prompt suffix that the run recorded, if it did."""
+    return dataclasses.replace(
+        job,
+        system_prompt=job.system_prompt if run.system_prompt is None else run.system_prompt,
+        prompt_suffix=job.prompt_suffix if run.prompt_suffix is None else run.prompt_suffix,
+    )
 
 
 def _is_default(settings: EvalSettings, name: str) -> bool:

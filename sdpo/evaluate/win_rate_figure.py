@@ -1,8 +1,10 @@
-"""winrate.png: win rate and length over the run's steps, with their intervals."""
+"""winrate.png: win rate and answer length over the training steps, with 95 % intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, save_figure
@@ -11,11 +13,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00")
-_MARKS = "osD^vP"
+_MARKERS = "osD^vP"
 
 
 def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate]) -> Path:
-    """Draw the picture; what is not known is a gap."""
+    """Draw the figure, write it to `path` and return the path; undefined values are gaps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,11 +25,11 @@ def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate]) -> Path:
 
     figure, (rates, lengths) = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
     figure.suptitle(_printable(title), fontsize=11)
-    known = [row for row in rows if not row.problem]
-    steps = sorted({row.checkpoint for row in known})
-    judges = list(dict.fromkeys(row.judge for row in known))
-    _draw_rates(rates, known, judges, steps)
-    _draw_lengths(lengths, [row for row in known if row.judge == judges[0]])
+    evaluated = [row for row in rows if not row.problem]
+    steps = sorted({row.checkpoint for row in evaluated})
+    judges = list(dict.fromkeys(row.judge for row in evaluated))
+    _draw_rates(rates, evaluated, judges, steps)
+    _draw_lengths(lengths, [row for row in evaluated if row.judge == judges[0]])
     for axes in (rates, lengths):
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set_xlim(-0.5, len(steps) - 0.5)
@@ -43,18 +45,17 @@ def _draw_rates(axes: "Axes", rows: Sequence[WinRate], judges: Sequence[str], st
         own = [row for row in rows if row.judge == judge and row.win_rate is not None]
         if not own:
             continue
-        places = [steps.index(row.checkpoint) + shift for row in own]
-        values = [row.win_rate for row in own]
-        below = [row.win_rate - row.wilson_low for row in own]
-        above = [row.wilson_high - row.win_rate for row in own]
-        look = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKS[number % len(_MARKS)]}
+        x = [steps.index(row.checkpoint) + shift for row in own]
+        values = _column(own, "win_rate")
+        errors = [values - _column(own, "wilson_low"), _column(own, "wilson_high") - values]
+        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         axes.errorbar(
-            places, values, yerr=[below, above], linewidth=1.2, capsize=3, label=_printable(f"by {judge}"), **look
-        )
-        controlled = [row.controlled_rate for row in own]
+            x, values, yerr=errors, linewidth=1.2, capsize=3, label=_printable(f"by {judge}"),
+            color=colour, marker=marker,
+        )  # fmt: skip
         axes.scatter(
-            [place + 0.05 for place in places], controlled, facecolors="none", edgecolors=look["color"],
-            marker=look["marker"], label=_printable(f"by {judge}, at equal length"), zorder=3,
+            [value + 0.05 for value in x], _column(own, "controlled_rate"), facecolors="none", edgecolors=colour,
+            marker=marker, label=_printable(f"by {judge}, at equal length"), zorder=3,
         )  # fmt: skip
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("win rate over non-ties")
@@ -66,18 +67,22 @@ def _draw_rates(axes: "Axes", rows: Sequence[WinRate], judges: Sequence[str], st
 
 
 def _draw_lengths(axes: "Axes", rows: Sequence[WinRate]) -> None:
-    places, values = range(len(rows)), [row.length for row in rows]
-    errors = [
-        [row.length - row.length_low for row in rows],
-        [row.length_high - row.length for row in rows],
-    ]
-    axes.errorbar(places, values, yerr=errors, color=BLUE, marker="o", linewidth=1.2, capsize=3, label="checkpoint")
-    axes.axhline(rows[0].baseline_length, color=GREY, linestyle="--", linewidth=1.2, label="baseline")
-    axes.set_ylim(0, 1.08 * max(row.length_high for row in rows))
+    values, highest = _column(rows, "length"), _column(rows, "length_high")
+    errors = [values - _column(rows, "length_low"), highest - values]
+    x = range(len(rows))
+    axes.errorbar(x, values, yerr=errors, color=BLUE, marker="o", linewidth=1.2, capsize=3, label="checkpoint")
+    axes.axhline(_column(rows, "baseline_length")[0], color=GREY, linestyle="--", linewidth=1.2, label="baseline")
+    axes.set_ylim(0, 1.08 * highest.max())
     axes.set_ylabel("mean length (characters)")
     axes.set_title("length of the answers (bars: 95 % of the mean)", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")
 
 
+def _column(rows: Sequence[WinRate], name: str) -> np.ndarray:
+    """Return one field of all rows, NaN where it is None."""
+    return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+
+
 def _printable(text: str) -> str:
+    """Return the text with dollar signs escaped: matplotlib would read them as formulas."""
     return text.replace("$", r"\$")

@@ -1,9 +1,11 @@
-"""What the verdicts come to: one row for each checkpoint and judge, the judges' agreement, and what to be wary of."""
+"""Win rates from the verdicts: one row per checkpoint and judge, the agreement of the judges, and warnings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+
+import numpy as np
 
 from sdpo.evaluate import statistics
 from sdpo.evaluate.answers import Answer
@@ -11,17 +13,18 @@ from sdpo.users.judge import VerdictPair, outcome
 
 BASELINE = "baseline"
 _SIGNS = {"first": 1, "second": -1, "tie": 0}
-# From these shares on the reader is warned.
+# Shares above which a warning is printed.
 _MANY_UNFINISHED, _MANY_CONTRADICTORY = 0.1, 0.25
 
 
 @dataclass(frozen=True)
 class WinRate:
-    """A checkpoint against the baseline by one judge; None is what cannot be known. Lengths are in characters.
+    """A checkpoint against the baseline according to one judge; undefined numbers are None.
 
-    `coverage` is the share of prompts with a winner; `ties` are all others, those with the `same` answer twice
-    (no judge was asked) and those with a verdict that was `unreadable` in either order among them.
-    `contradictory` is the share of the judged pairs in which the judge chose the same place in both orders.
+    `coverage` is the share of prompts with a winner. `ties` are all other prompts, including the `same` ones with
+    identical answers (no judge was asked) and those with an `unreadable` verdict in either order.
+    `contradictory` is the share of the judged pairs in which the judge chose the same position in both orders.
+    Lengths are in characters; `unfinished` is the share of truncated answers. `problem` says why a row is empty.
     """
 
     checkpoint: int
@@ -60,28 +63,38 @@ def table_rows(
     verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]],
     seed: int,
 ) -> list[WinRate]:
-    """Return the rows, judge by judge and step by step; a checkpoint that is missing has one that says so."""
+    """Return the rows by judge and step; for a missing checkpoint a row whose `problem` says that it is missing."""
     counts_RN = statistics.resampled(len(answers[BASELINE]), seed=seed)
-    rows = []
+    rows: list[WinRate] = []
     for judge, by_name in verdict_pairs.items():
         for step, folder in steps.items():
             if folder is None:
-                rows.append(WinRate(step, judge, "missing: no whole checkpoint of this step is there"))
+                rows.append(WinRate(step, judge, "missing: no complete checkpoint of this step"))
                 continue
             name = f"checkpoint-{step}"
             rows.append(_row(step, judge, answers[name], answers[BASELINE], by_name[name], counts_RN))
     return rows
 
 
-def _row(step: int, judge: str, own: Sequence[Answer], other: Sequence[Answer], verdict_pairs, counts_RN) -> WinRate:
+def _row(
+    step: int,
+    judge: str,
+    own: Sequence[Answer],
+    other: Sequence[Answer],
+    verdict_pairs: Sequence[VerdictPair | None],
+    counts_RN: np.ndarray,
+) -> WinRate:
     outcomes = [_SIGNS[outcome(verdict_pair)] if verdict_pair else 0 for verdict_pair in verdict_pairs]
     wins, losses = outcomes.count(1), outcomes.count(-1)
-    rate = statistics.win_rate(wins, losses)
+    rate, standard_error = statistics.win_rate(wins, losses) or (None, None)
     wilson = statistics.wilson(wins, losses)
-    bootstrap = statistics.bootstrap(outcomes, counts_RN)
+    wilson_low, wilson_high = _bounds(wilson)
+    bootstrap_low, bootstrap_high = _bounds(statistics.bootstrap(outcomes, counts_RN))
     lengths, others = ([len(answer.text) for answer in side] for side in (own, other))
     control = statistics.length_controlled(outcomes, [a - b for a, b in zip(lengths, others, strict=True)], counts_RN)
-    length, length_interval = statistics.mean_interval(lengths)
+    controlled_low, controlled_high = _bounds(control.interval if control else None)
+    length, length_interval = statistics.mean_interval(lengths) or (None, None)
+    length_low, length_high = _bounds(length_interval)
     judged = [verdict_pair for verdict_pair in verdict_pairs if verdict_pair]
     return WinRate(
         checkpoint=step,
@@ -93,15 +106,20 @@ def _row(step: int, judge: str, own: Sequence[Answer], other: Sequence[Answer], 
         same=len(verdict_pairs) - len(judged),
         unreadable=sum(None in verdict_pair for verdict_pair in judged),
         coverage=_round((wins + losses) / len(own)),
-        **_rounded(win_rate=rate and rate[0], standard_error=rate and rate[1]),
-        **_bounds("wilson", wilson),
-        **_bounds("bootstrap", bootstrap),
-        controlled_rate=_round(control and control.rate),
-        **_bounds("controlled", control and control.interval),
-        length_p_value=_round(control and control.p_value),
+        win_rate=_round(rate),
+        standard_error=_round(standard_error),
+        wilson_low=wilson_low,
+        wilson_high=wilson_high,
+        bootstrap_low=bootstrap_low,
+        bootstrap_high=bootstrap_high,
+        controlled_rate=_round(control.rate if control else None),
+        controlled_low=controlled_low,
+        controlled_high=controlled_high,
+        length_p_value=_round(control.p_value if control else None),
         length_explains=statistics.length_explains(wilson, control),
         length=_round(length),
-        **_bounds("length", length_interval),
+        length_low=length_low,
+        length_high=length_high,
         baseline_length=_round(sum(others) / len(others)),
         unfinished=_unfinished(own),
         baseline_unfinished=_unfinished(other),
@@ -112,8 +130,11 @@ def _row(step: int, judge: str, own: Sequence[Answer], other: Sequence[Answer], 
 
 
 def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]]) -> list[dict]:
-    """Return for each two judges Cohen's κ of their outcomes on the pairs that were judged, None where undefined."""
-    found = []
+    """Return, for each two judges, the share of judged pairs with the same outcome and Cohen's κ of the outcomes.
+
+    Either number is None if it is undefined.
+    """
+    rows = []
     for one, other in combinations(verdict_pairs, 2):
         labels = [
             (outcome(first), outcome(second))
@@ -123,7 +144,7 @@ def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | No
         ]
         firsts, seconds = [pair[0] for pair in labels], [pair[1] for pair in labels]
         same = sum(first == second for first, second in labels)
-        found.append(
+        rows.append(
             {
                 "judges": [one, other],
                 "pairs": len(labels),
@@ -131,27 +152,29 @@ def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | No
                 "kappa": _round(statistics.kappa(firsts, seconds)),
             }
         )
-    return found
+    return rows
 
 
 def warnings(rows: Sequence[WinRate]) -> list[str]:
-    """Return what a reader should know before believing a row."""
-    found = []
+    """Return warnings about rows whose win rates need care in reading."""
+    messages = []
     for row in rows:
         name = f"checkpoint-{row.checkpoint} by {row.judge}"
         if row.length_explains:
-            found.append(
+            messages.append(
                 f"{name}: length alone explains the win (at equal length {row.controlled_rate:.2f}, "
-                f"{row.length:.0f} against {row.baseline_length:.0f} characters). Fine only if the taste asks for it"
+                f"{row.length:.0f} against {row.baseline_length:.0f} characters). Fine only if the style asks for it"
             )
         if row.contradictory is not None and row.contradictory > _MANY_CONTRADICTORY:
-            found.append(f"{name}: in {row.contradictory:.0%} of the pairs the judge chose by place, not by answer")
-        if row.judge == rows[0].judge and max(row.unfinished or 0, row.baseline_unfinished or 0) > _MANY_UNFINISHED:
-            found.append(
-                f"checkpoint-{row.checkpoint}: {row.unfinished:.0%} of its answers and {row.baseline_unfinished:.0%} "
-                "of the baseline's were cut off. Raise MAX_COMPLETION_TOKENS"
+            messages.append(
+                f"{name}: in {row.contradictory:.0%} of the pairs the judge chose by position, not by answer"
             )
-    return found
+        if row.judge == rows[0].judge and max(row.unfinished or 0, row.baseline_unfinished or 0) > _MANY_UNFINISHED:
+            messages.append(
+                f"checkpoint-{row.checkpoint}: {row.unfinished:.0%} of its answers and {row.baseline_unfinished:.0%} "
+                "of the baseline's were truncated. Raise MAX_COMPLETION_TOKENS"
+            )
+    return messages
 
 
 def _unfinished(answers: Sequence[Answer]) -> float | None:
@@ -163,10 +186,6 @@ def _round(value: float | None) -> float | None:
     return None if value is None else round(float(value), 6)
 
 
-def _rounded(**values: float | None) -> dict[str, float | None]:
-    return {name: _round(value) for name, value in values.items()}
-
-
-def _bounds(name: str, interval: statistics.Interval | None) -> dict[str, float | None]:
+def _bounds(interval: statistics.Interval | None) -> tuple[float | None, float | None]:
     low, high = interval or (None, None)
-    return _rounded(**{f"{name}_low": low, f"{name}_high": high})
+    return _round(low), _round(high)

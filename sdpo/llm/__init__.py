@@ -1,7 +1,7 @@
 """One client for every model behind an API: an OpenAI-compatible server, Claude, or a scripted model.
 
-A backend answers one request and knows its transport; `Client` sends many at once and knows none.
-A new kind of model is a new backend: nothing else changes. An SDK is imported where its backend is made.
+A backend answers one request over its transport; `Client` sends many requests at once over any backend.
+A new kind of model needs only a new backend. An SDK is imported when its backend is created.
 """
 
 from sdpo.llm.address import checked_url, is_loopback, shown_url

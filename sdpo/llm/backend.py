@@ -1,4 +1,4 @@
-"""What a model is asked and what it answers, whatever its transport; and the model that is a function."""
+"""Requests and replies, the protocol of a backend, and a backend whose model is a Python function."""
 
 import time
 from collections.abc import Callable
@@ -9,17 +9,20 @@ from sdpo.errors import ServerError
 
 
 class RequestRefused(ServerError):
-    """The server will refuse every request like this one: a setting has to be mended first."""
+    """The server refuses every request like this one: a setting has to be corrected first.
+
+    `status` is the HTTP status, None if the request was not sent.
+    """
 
     status: int | None = None
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a model is asked.
+    """A chat request.
 
-    `schema` is a JSON schema for the reply, kept to where the server can. `sample` tells apart requests
-    that are otherwise the same: two draws are two numbers, a second try of one draw is the same number.
+    `schema` is a JSON schema for the reply, enforced if the server supports it. `sample` distinguishes requests that
+    are otherwise equal: two draws have two numbers, a retry of one draw has the same number.
     """
 
     messages: list[dict]
@@ -31,7 +34,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered; an empty text where it declined to. Token counts are None where it does not tell."""
+    """A model's reply; the text is empty if the model declined. Token counts are None if the server sends none."""
 
     text: str
     tokens_in: int | None
@@ -41,9 +44,9 @@ class Reply:
 
 
 class Backend(Protocol):
-    """A model that can be asked. `ask` blocks and may be called from many threads.
+    """A model that answers requests. `ask` blocks and may be called from several threads.
 
-    `kind` and `model` say whose reply it is, wherever the server stands; `name` is for messages to people.
+    `kind` and `model` identify the model independent of the server's address; `name` is for messages.
     """
 
     kind: str
@@ -51,11 +54,14 @@ class Backend(Protocol):
     name: str
 
     def ask(self, request: Request, deadline_seconds: float) -> Reply:
-        """Return the reply; raise Refused where no attempt can succeed, ServerError where a later one may."""
+        """Return the reply.
+
+        Raises RequestRefused if no attempt can succeed, ServerError if a later one may.
+        """
 
 
 class ScriptedBackend:
-    """A model that is a function, for tests and for the tiny world."""
+    """A model that is a Python function, for tests and for the tiny world."""
 
     kind = "scripted"
 
@@ -64,12 +70,12 @@ class ScriptedBackend:
         self.name = self.model = name
 
     def ask(self, request: Request, deadline_seconds: float) -> Reply:
-        """Return what the function returns; whatever it raises is raised."""
+        """Return the function's result as a reply. Exceptions of the function are not caught."""
         started = time.monotonic()
         text = self.function(request)
         return Reply(text, None, None, time.monotonic() - started)
 
 
 def deadline_error(name: str, seconds: float) -> ServerError:
-    """Return the error for a reply that did not arrive in time."""
+    """Return the error for a reply that did not arrive within `seconds`."""
     return ServerError(f"{name}: no reply within {seconds:g} s.")

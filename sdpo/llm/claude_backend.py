@@ -1,4 +1,4 @@
-"""Claude, through Anthropic's own API."""
+"""Claude, over Anthropic's API."""
 
 import os
 from typing import Any
@@ -12,12 +12,12 @@ URL = "https://api.anthropic.com"
 
 
 def claude_url() -> str:
-    """Return the API's address: Anthropic's, or the one in ANTHROPIC_BASE_URL."""
+    """Return the API's URL: ANTHROPIC_BASE_URL if set, otherwise Anthropic's."""
     return checked_url(os.environ.get("ANTHROPIC_BASE_URL") or URL, "ANTHROPIC_BASE_URL")
 
 
 class ClaudeBackend(HttpBackend):
-    """A Claude model. The SDK's own retries are the only ones, and the given key is the only credential."""
+    """A Claude model. Only the SDK retries, and only the given key is sent as a credential."""
 
     kind = "claude"
     expected = "a message"
@@ -36,16 +36,18 @@ class ClaudeBackend(HttpBackend):
         try:
             import anthropic
         except ImportError:
-            raise SettingError(f"{model} needs the anthropic package: install the locked ones (make setup).") from None
+            raise SettingError(
+                f"{model} needs the anthropic package: install the locked packages (make setup)."
+            ) from None
         self.settings = ("ANTHROPIC_BASE_URL", model_setting, "ANTHROPIC_API_KEY")
         super().__init__(anthropic, url, model, api_key)
-        # The SDK's client takes proxies from the environment even when it is told not to trust it.
-        direct = {"mounts": dict.fromkeys(("http://", "https://", "all://"))} if is_loopback(url) else {}
+        # The SDK's client takes proxies from the environment even with trust_env=False.
+        no_proxy: dict[str, None] = dict.fromkeys(("http://", "https://", "all://")) if is_loopback(url) else {}
         self._client = anthropic.Anthropic(
             base_url=url,
             api_key=api_key,
             max_retries=retries,
-            http_client=anthropic.DefaultHttpxClient(event_hooks={"request": [self._keep_deadline]}, **direct),
+            http_client=anthropic.DefaultHttpxClient(event_hooks={"request": [self._keep_deadline]}, mounts=no_proxy),
         )
 
     def _create(self, request: Request, left_out: frozenset[str], timeout: float) -> Any:
@@ -54,11 +56,12 @@ class ClaudeBackend(HttpBackend):
         if request.schema and "schema" not in left_out:
             optional["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
         if "temperature" not in left_out:
-            # This release of the SDK has no argument for it.
+            # This release of the SDK has no temperature argument.
             optional["extra_body"] = {"temperature": request.temperature}
+        messages: list[Any] = [message for message in request.messages if message["role"] != "system"]
         return self._client.messages.with_raw_response.create(
             model=self.model,
-            messages=[message for message in request.messages if message["role"] != "system"],
+            messages=messages,
             max_tokens=request.max_tokens,
             timeout=timeout,
             **optional,
@@ -69,5 +72,5 @@ class ClaudeBackend(HttpBackend):
         return "" if body.stop_reason == "refusal" else text, body.usage.input_tokens, body.usage.output_tokens
 
     def _unknown_part(self, refusal: RequestRefused, request: Request) -> str | None:
-        # Newer models choose their sampling themselves and refuse a temperature.
+        # Newer models refuse a temperature, because they choose their sampling themselves.
         return "temperature" if "temperature" in str(refusal) else super()._unknown_part(refusal, request)

@@ -1,4 +1,4 @@
-"""Asks a backend many things at once: bounded, in order, within a deadline, and nothing twice."""
+"""Sends many requests to a backend at once: bounded, in order, within a deadline, and none twice."""
 
 import queue
 import threading
@@ -13,9 +13,9 @@ from sdpo.llm.meter import Meter, Usage
 
 
 class Client:
-    """Asks a backend many things at once. One caller at a time.
+    """Sends many requests to a backend at once. Only one thread may call it at a time.
 
-    A request that was answered before is answered from `cache`: give another `sample` to draw again.
+    A request that was answered before is answered from `cache`; another `sample` number draws a new reply.
     """
 
     def __init__(
@@ -39,19 +39,19 @@ class Client:
 
     @property
     def name(self) -> str:
-        """The model and where it is, for messages to people."""
+        """The model and its server, for messages."""
         return self.backend.name
 
     @property
     def usage(self) -> Usage:
-        """What was asked over the client's life, and over that of its cache's file."""
+        """The usage over the lifetime of this client and of its cache file."""
         return self.meter.usage
 
     def complete(self, requests: Sequence[Request]) -> list[Reply | ServerError]:
-        """Return a reply to each request in their order, or the ServerError that took its place.
+        """Return for each request, in order, its reply or the ServerError that it failed with.
 
-        Each has `timeout` seconds, retries included, and all together have `batch_timeout`. Raises Refused as
-        soon as the backend does, and BudgetReached before a request that could take the cost over its limit.
+        Each request has `timeout` seconds, retries included, and the batch has `batch_timeout`. Raises RequestRefused
+        as soon as the backend does, and BudgetReached before a request that could exceed the cost limit.
         """
         batch = _Batch(self, requests)
         started = time.monotonic()
@@ -62,72 +62,77 @@ class Client:
 
 
 class _Batch:
-    """One call of `complete`. Workers keep and count replies themselves: also one that comes too late is paid for."""
+    """One call of `complete`. Workers cache and count replies themselves, because a late reply is paid for too."""
 
     def __init__(self, client: Client, requests: Sequence[Request]) -> None:
         self.client, self.requests = client, requests
         self.keys = keys_of(client.backend, requests)
-        self.outcomes: list[Reply | ServerError | None] = [client.cache.get(key) for key in self.keys]
-        self.waiting = deque(place for place, outcome in enumerate(self.outcomes) if outcome is None)
-        self.deadlines: dict[int, float] = {}  # of those in flight; in order, for none has more time than the last
-        self.arrived: queue.SimpleQueue = queue.SimpleQueue()
+        self.outcomes: dict[int, Reply | ServerError] = {}  # by index of the request, as the following
+        for index, key in enumerate(self.keys):
+            if (reply := client.cache.get(key)) is not None:
+                self.outcomes[index] = reply
+        self.waiting = deque(index for index in range(len(requests)) if index not in self.outcomes)
+        self.deadlines: dict[int, float] = {}  # of requests in flight; ascending, since all get at most the same time
+        self.arrived: queue.SimpleQueue[tuple[int, Reply | BaseException]] = queue.SimpleQueue()
         self.end = time.monotonic() + client.batch_timeout
         client.usage.cached += len(requests) - len(self.waiting)
 
     def run(self) -> list[Reply | ServerError]:
-        """Send and take until every request has its outcome."""
+        """Return the outcomes in order, once every request has one."""
         while self.waiting or self.deadlines:
             self._send()
             if self.deadlines:
                 self._take()
-        return self.outcomes
+        return [self.outcomes[index] for index in range(len(self.requests))]
 
     def _send(self) -> None:
         client = self.client
         while self.waiting and len(self.deadlines) < client.concurrency:
             now = time.monotonic()
             if now >= self.end:
-                self._give_up_waiting()
+                self._fail_waiting()
                 return
             if not client.meter.begin(self.requests[self.waiting[0]]):
                 if self.deadlines:
-                    return  # what is in flight may turn out cheaper than it could be
+                    return  # the requests in flight may cost less than was reserved for them
                 raise BudgetReached(
-                    f"{client.name}: ${client.usage.cost:.4f} spent, and the next reply could pass MAX_COST."
+                    f"{client.name}: ${client.usage.cost:.4f} spent, and the next reply could exceed MAX_COST."
                 )
-            place = self.waiting.popleft()
+            index = self.waiting.popleft()
             seconds = min(client.timeout, self.end - now)
-            self.deadlines[place] = now + seconds
-            # Daemons, not a pool: a pool's threads are joined at exit, so one hung server would keep us.
-            threading.Thread(target=self._ask, args=(place, seconds), daemon=True).start()
+            self.deadlines[index] = now + seconds
+            # Daemon threads, not a pool: a pool's threads are joined at exit, where a server that hangs would block.
+            threading.Thread(target=self._ask, args=(index, seconds), daemon=True).start()
 
-    def _ask(self, place: int, seconds: float) -> None:
-        client, request, reply = self.client, self.requests[place], None
+    def _ask(self, index: int, seconds: float) -> None:
+        client, request = self.client, self.requests[index]
+        reply: Reply | None = None
+        outcome: Reply | BaseException
         try:
             outcome = reply = client.backend.ask(request, seconds)
-            client.cache.add(self.keys[place], reply)
+            client.cache.add(self.keys[index], reply)
         except BaseException as error:  # raised again in the caller's thread
             outcome = error
         client.meter.end(request, reply)
-        self.arrived.put((place, outcome))
+        self.arrived.put((index, outcome))
 
     def _take(self) -> None:
         first = next(iter(self.deadlines))
         try:
-            place, outcome = self.arrived.get(timeout=max(0.0, self.deadlines[first] - time.monotonic()))
+            index, outcome = self.arrived.get(timeout=max(0.0, self.deadlines[first] - time.monotonic()))
         except queue.Empty:
             seconds = min(self.client.timeout, self.client.batch_timeout)
-            place, outcome = first, deadline_error(self.client.name, seconds)
-        if self.deadlines.pop(place, None) is None:
-            return  # given up before
+            index, outcome = first, deadline_error(self.client.name, seconds)
+        if self.deadlines.pop(index, None) is None:
+            return  # it timed out before
         if isinstance(outcome, RequestRefused) or not isinstance(outcome, Reply | ServerError):
             raise outcome
-        self.outcomes[place] = outcome
+        self.outcomes[index] = outcome
         self.client.usage.failures += isinstance(outcome, ServerError)
 
-    def _give_up_waiting(self) -> None:
-        for place in self.waiting:
+    def _fail_waiting(self) -> None:
+        for index in self.waiting:
             seconds = self.client.batch_timeout
-            self.outcomes[place] = ServerError(f"{self.client.name}: not asked within the batch's {seconds:g} s.")
+            self.outcomes[index] = ServerError(f"{self.client.name}: not sent within the batch's {seconds:g} s.")
         self.client.usage.failures += len(self.waiting)
         self.waiting.clear()

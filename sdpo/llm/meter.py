@@ -1,4 +1,4 @@
-"""What asking has cost so far, and what it may cost at most."""
+"""Counts requests and their cost, and enforces a cost limit."""
 
 import json
 import re
@@ -12,25 +12,25 @@ from sdpo.llm.backend import Reply, Request
 
 PRICES = Path(__file__).with_name("prices.json")
 
-# What a server puts around each message, and around a schema, in tokens; generously.
+# Upper bounds for the tokens that a server adds to each message, and for a schema.
 _MESSAGE_TOKENS, _SCHEMA_TOKENS = 32, 1000
 _SNAPSHOT = re.compile(r"[-@]\d{8}$")
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     tokens_in: float
     tokens_out: float
 
     def of(self, tokens_in: int, tokens_out: int) -> float:
-        """Return what so many tokens cost."""
+        """Return the cost of these token counts, in US dollars."""
         return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
 
 
 def read_prices(path: Path | None = None) -> dict[str, Price]:
-    """Return model -> price from the file, or from ours. Raises SettingError for a file that holds none."""
+    """Return model -> price from the file, or from the shipped one. Raises SettingError for an invalid file."""
     try:
         return {
             model: Price(float(row["in"]), float(row["out"]))
@@ -39,22 +39,22 @@ def read_prices(path: Path | None = None) -> dict[str, Price]:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(
-            f'PRICE_FILE {path} must hold {{"model": {{"in": 1.0, "out": 5.0}}}}, in dollars for a million tokens '
+            f'PRICE_FILE {path} must contain {{"model": {{"in": 1.0, "out": 5.0}}}}, in dollars per million tokens '
             f"({type(error).__name__}: {one_line(error, 80)})."
         ) from None
 
 
 def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
-    """Return the price of the model by its name, with or without the date of a snapshot."""
+    """Return the price of the model, looked up by its name with and without a snapshot date; None if unknown."""
     return prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
 
 
 @dataclass
 class Usage:
-    """What was asked so far.
+    """The requests so far.
 
-    `requests` were sent, `cached` answered without; `retries` are those of replies that arrived, `seconds` the
-    time spent waiting, `cost` in dollars and 0 without a price.
+    `requests` were sent, `cached` were answered from the cache; `retries` counts those of replies that arrived,
+    `seconds` is the time spent waiting, `cost` is in US dollars and 0 without a price.
     """
 
     requests: int = 0
@@ -68,7 +68,7 @@ class Usage:
 
 
 class Meter:
-    """Adds up a client's work. With a price and `max_cost`, `begin` refuses what could take the cost over it."""
+    """Adds up a client's usage. With a price and `max_cost`, `begin` refuses requests that could exceed that limit."""
 
     def __init__(self, price: Price | None = None, max_cost: float | None = None, paid: Iterable[Reply] = ()) -> None:
         self.price, self.max_cost = price, max_cost
@@ -80,7 +80,7 @@ class Meter:
             self._add(reply, 0.0)
 
     def begin(self, request: Request) -> bool:
-        """Return whether the request may be sent; then its highest cost is set aside until `end`."""
+        """Return whether the request may be sent. If so, its highest cost is reserved until `end`."""
         with self._lock:
             highest_cost = self.highest_cost(request)
             if self.max_cost is not None and self.usage.cost + self._in_flight + highest_cost > self.max_cost:
@@ -90,7 +90,7 @@ class Meter:
             return True
 
     def end(self, request: Request, reply: Reply | None) -> None:
-        """Count the reply that a request got, if any."""
+        """Count the reply to a request, None if it failed, and release the reserved cost."""
         with self._lock:
             highest_cost = self.highest_cost(request)
             self._in_flight -= highest_cost
@@ -98,17 +98,20 @@ class Meter:
                 self._add(reply, highest_cost)
 
     def highest_cost(self, request: Request) -> float:
-        """Return what a request can cost at most: no tokenizer makes more tokens than there are bytes."""
+        """Return the highest possible cost of a request: no tokenizer makes more tokens than there are bytes."""
         if self.price is None:
             return 0.0
         content = sum(len(message["content"].encode("utf-8", "replace")) for message in request.messages)
-        around = _MESSAGE_TOKENS * len(request.messages) + (_SCHEMA_TOKENS if request.schema else 0)
-        return self.price.of(content + around, request.max_tokens)
+        overhead = _MESSAGE_TOKENS * len(request.messages) + (_SCHEMA_TOKENS if request.schema else 0)
+        return self.price.of(content + overhead, request.max_tokens)
 
     def _add(self, reply: Reply, highest_cost: float) -> None:
         self.usage.retries += reply.retries
         self.usage.tokens_in += reply.tokens_in or 0
         self.usage.tokens_out += reply.tokens_out or 0
-        if self.price is not None:
-            told = reply.tokens_in is not None and reply.tokens_out is not None
-            self.usage.cost += self.price.of(reply.tokens_in, reply.tokens_out) if told else highest_cost
+        if self.price is None:
+            return
+        if reply.tokens_in is None or reply.tokens_out is None:
+            self.usage.cost += highest_cost
+        else:
+            self.usage.cost += self.price.of(reply.tokens_in, reply.tokens_out)

@@ -8,9 +8,9 @@ from sdpo.llm.http_backend import HttpBackend
 
 
 class OpenAIBackend(HttpBackend):
-    """A model behind an OpenAI-compatible server. The SDK's own retries are the only ones.
+    """A model behind an OpenAI-compatible server. Only the SDK retries.
 
-    The `*_setting` names are what an error tells the reader to mend.
+    The `*_setting` arguments are the names of the settings that error messages tell the user to correct.
     """
 
     kind = "openai"
@@ -27,10 +27,10 @@ class OpenAIBackend(HttpBackend):
         key_setting: str = "SIMULATOR_API_KEY",
     ):
         url = checked_url(url, url_setting)
-        import openai  # a second and more, which --help and --dry-run need not pay
+        import openai  # takes more than a second, which --help and --dry-run do not need
 
         self.settings = (url_setting, model_setting, key_setting)
-        # Never None: the SDK would send the key it finds in the environment to a server it is not for.
+        # Never None: the SDK would then send the key from the environment to a server that it is not meant for.
         super().__init__(openai, url, model, api_key or "none")
         self._client = openai.OpenAI(
             base_url=url,
@@ -42,13 +42,14 @@ class OpenAIBackend(HttpBackend):
         )
 
     def _create(self, request: Request, left_out: frozenset[str], timeout: float) -> Any:
-        optional = {}
+        messages: list[Any] = request.messages
+        optional: dict[str, Any] = {}
         if request.schema and "schema" not in left_out:
-            form = {"name": "reply", "strict": True, "schema": request.schema}
-            optional["response_format"] = {"type": "json_schema", "json_schema": form}
+            schema = {"name": "reply", "strict": True, "schema": request.schema}
+            optional["response_format"] = {"type": "json_schema", "json_schema": schema}
         return self._client.chat.completions.with_raw_response.create(
             model=self.model,
-            messages=request.messages,
+            messages=messages,
             temperature=request.temperature,
             max_tokens=request.max_tokens,
             timeout=timeout,

@@ -1,4 +1,4 @@
-"""The simulated user's server: is it there, and `transformers serve` as a child that cannot outlive us."""
+"""The simulated user's server: a health check, and `transformers serve` as a child that ends with its parent."""
 
 import ctypes
 import http.client
@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -22,11 +22,11 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import checked_url, is_loopback, shown_url
 
 START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
-OTHER_HINT = "Start it, correct {setting}, or leave that unset and the model is loaded by the job."
+OTHER_HINT = "Start it, correct {setting}, or leave that unset and the job loads the model itself."
 STOP_SECONDS = 10
 REPORT_EVERY_SECONDS = 15
 
-# What must not reach the server: secrets it has no use for, and words that make it a rank of our training.
+# Variables that must not reach the server: secrets that it does not need, and those that make it a training rank.
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
 _NEEDED_SECRETS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
 _RANKS = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
@@ -35,15 +35,15 @@ _PR_SET_PDEATHSIG = 1
 
 
 def check_health(url: str, model: str | None = None, timeout: float = 10, *, setting: str = "SIMULATOR_URL") -> None:
-    """Return if a server answers at the URL, which ends in /v1 and came from `setting`.
+    """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`.
 
-    Raises ServerError where none does, or where it lists its models and `model` is not among them;
-    SettingError where the URL is none.
+    Raises ServerError if none does, or if it lists its models and `model` is not among them, and SettingError for an
+    invalid URL.
     """
     url = checked_url(url, setting)
     hint = START_HINT if setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=setting)
     parts = urlsplit(url)
-    # Not /v1/models first: transformers serve reads the whole model cache for it.
+    # Not /v1/models first: transformers serve reads the complete model cache for it.
     health = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/health"))
     models = urlunsplit(parts._replace(path=parts.path + "/models"))
     tried = health
@@ -53,13 +53,13 @@ def check_health(url: str, model: str | None = None, timeout: float = 10, *, set
             tried = models
             status, body = _get(models, timeout)
             if status in (401, 403):
-                return  # it is there; whether the key is right, the first request will tell
+                return  # the server responds; the first request will show whether the key is valid
             if status == 200 and model is not None:
                 _check_listed(body, model, tried)
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"No server answers at {shown_url(tried)} ({_cause(error)}). {hint}") from None
+        raise ServerError(f"No server responds at {shown_url(tried)} ({_cause(error)}). {hint}") from None
     if status != 200:
-        raise ServerError(f"The server at {shown_url(tried)} is not well (HTTP {status}). {hint}")
+        raise ServerError(f"The server at {shown_url(tried)} is not healthy (HTTP {status}). {hint}")
 
 
 @contextmanager
@@ -74,18 +74,17 @@ def serve(
     memory_share: float | None = None,
     temperature: float | None = None,
 ) -> Iterator[str]:
-    """Serve the model on this machine for as long as the block lasts, and give the URL that ends in /v1.
+    """Serve the model on this machine while the block runs, and yield the URL, which ends in /v1.
 
-    Requests must name the model as `model` does, to the letter. It listens on the IP address `host`. `gpu` is
-    what CUDA_VISIBLE_DEVICES will be: None leaves it alone, an empty string means the CPU. `memory_share` is the
-    share of that GPU's whole memory to keep for the cache. With `temperature` one short request is made before
-    the block starts: it fixes the sampling settings of the server's life, and shows a cache that does not fit now
-    instead of later.
-    Raises ServerError where the server dies or is not there after `timeout` seconds. Enter and leave the block
-    in one thread: the server dies with it.
+    Requests must use exactly the name `model`. The server listens on the IP address `host`. `gpu` is the server's
+    CUDA_VISIBLE_DEVICES: None leaves it unchanged, an empty string means the CPU. `memory_share` is the share of that
+    GPU's total memory to reserve for the cache. With `temperature` one short request is sent before the block starts:
+    it fixes the sampling settings for the server's lifetime, and a cache that does not fit fails now instead of later.
+    Raises ServerError if the server ends or is not ready after `timeout` seconds. Enter and leave the block
+    in one thread: the server ends with that thread.
     """
     if "@" in model and Path(model).exists():
-        raise SettingError(f"{model} cannot be served: transformers reads what follows the @ as a revision. Move it.")
+        raise SettingError(f"{model} cannot be served: transformers reads the part after the @ as a revision. Move it.")
     port = _free_port(host, port)
     command = _command(model, host, port, gpu, memory_share)
     log_path = Path(log_path)
@@ -98,7 +97,7 @@ def serve(
             stdout=log,
             stderr=subprocess.STDOUT,
             env=_environment(gpu),
-            # Not in the terminal's group: Ctrl-C is for the trainer, which still has to save.
+            # Not in the terminal's process group: Ctrl-C is for the trainer, which still needs the server to save.
             start_new_session=True,
             preexec_fn=_end_with_parent(),
         )
@@ -111,12 +110,14 @@ def serve(
             if temperature is not None:
                 _first_request(f"{root}/v1/chat/completions", model, temperature, deadline)
         except ServerError as error:
-            raise ServerError(f"{error} Its log, {log_path}, ends: {_last_log_error(log_path, log_start)}") from None
+            raise ServerError(
+                f"{error} Its log, {log_path}, ends with: {_last_log_error(log_path, log_start)}"
+            ) from None
         ready = True
         yield f"{root}/v1"
     finally:
         if ready and process.poll() is not None:
-            print(f"The server for {model} had ended by itself; its log is {log_path}.", file=sys.stderr, flush=True)
+            print(f"The server for {model} ended unexpectedly; its log is {log_path}.", file=sys.stderr, flush=True)
         _stop(process)
 
 
@@ -125,7 +126,7 @@ def _command(model: str, host: str, port: int, gpu: str | None, memory_share: fl
     command += ["--continuous-batching", "--reasoning", "off", "--log-level", "warning"]
     command += ["--host", host, "--port", str(port)]
     if gpu == "":
-        # By itself it takes most of the machine's memory on a CPU: 6 GB of 23 for the tiny model, not 0.6.
+        # On a CPU it would reserve most of the machine's memory: 6 GB of 23 for the tiny model instead of 0.6.
         command += ["--device", "cpu", "--cb-num-blocks", "128", "--cb-max-batch-tokens", "1024"]
     if memory_share is not None:
         command += ["--cb-max-memory-percent", str(memory_share)]
@@ -133,36 +134,36 @@ def _command(model: str, host: str, port: int, gpu: str | None, memory_share: fl
 
 
 def _environment(gpu: str | None) -> dict[str, str]:
-    kept = {
+    environment = {
         name: value
         for name, value in os.environ.items()
         if (name in _NEEDED_SECRETS or not _SECRET.search(name.upper()))
         and name not in _RANKS
         and not name.startswith(_LAUNCHERS)
     }
-    # Two processes that each take every core wait for each other: 20 times slower on two cores.
-    kept.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
-    kept |= {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
-    return kept if gpu is None else kept | {"CUDA_VISIBLE_DEVICES": gpu}
+    # Two processes that each use every core wait for each other: 20 times slower on two cores.
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
+    return environment if gpu is None else environment | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
-def _end_with_parent():
-    """Return what the child runs before it becomes the server, or None where the system cannot do it."""
+def _end_with_parent() -> Callable[[], None] | None:
+    """Return a function for the child to run before exec that ends it with its parent; None if not on Linux."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl = ctypes.CDLL(None).prctl  # found before the fork: after it, little is safe
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork: after it, few calls are safe
     parent = os.getpid()
 
     def tie() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 
     return tie
 
 
 def _reachable(host: str) -> str:
-    """Return how an address listened on is written in a URL; a server on every address is asked on this machine's."""
+    """Return the host for URLs of a server that listens on `host`: the loopback address if it listens on all."""
     address = ip_address(host)
     if address.is_unspecified:
         address = ip_address("127.0.0.1" if address.version == 4 else "::1")
@@ -175,15 +176,15 @@ def _free_port(host: str, port: int | None) -> int:
         try:
             probe.bind((host, port or 0))
         except OSError as error:
-            # Another server there would answer our health check in the place of ours.
+            # Another server on that port would answer the health check instead of the new one.
             raise ServerError(
-                f"Port {port or 0} of {host} cannot be used: {error.strerror}. Stop what is there, or listen elsewhere."
+                f"Port {port or 0} of {host} cannot be used: {error.strerror}. Stop what uses it, or change the port."
             ) from None
         return probe.getsockname()[1]
 
 
 def _wait(process: subprocess.Popen, health: str, model: str, deadline: float) -> None:
-    started = said = time.monotonic()
+    started = reported = time.monotonic()
     while True:
         if process.poll() is not None:
             raise ServerError(f"The server for {model} ended with code {process.returncode} before it was ready.")
@@ -195,9 +196,9 @@ def _wait(process: subprocess.Popen, health: str, model: str, deadline: float) -
         now = time.monotonic()
         if now > deadline:
             raise ServerError(f"The server for {model} was not ready after {now - started:.0f} s.")
-        if now - said >= REPORT_EVERY_SECONDS:
-            said = now
-            print(f"Waiting for the server of {model}: {now - started:.0f} s", file=sys.stderr, flush=True)
+        if now - reported >= REPORT_EVERY_SECONDS:
+            reported = now
+            print(f"waiting for the server for {model}: {now - started:.0f} s", file=sys.stderr, flush=True)
         time.sleep(0.2)
 
 
@@ -223,14 +224,14 @@ def _first_request(url: str, model: str, temperature: float, deadline: float) ->
 
 
 def _samples_with_temperature(model: str) -> bool:
-    """Return whether the server heeds a temperature: not without `do_sample` in the model's own settings."""
+    """Return whether the server uses a temperature: only with `do_sample` in the model's generation config."""
     if Path(model).is_dir():
         path = Path(model) / "generation_config.json"
     else:
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(model, "generation_config.json")
-        path = Path(found) if isinstance(found, str) else Path()
+        cached = try_to_load_from_cache(model, "generation_config.json")
+        path = Path(cached) if isinstance(cached, str) else Path()
     return path.is_file() and json.loads(path.read_text("utf-8")).get("do_sample") is True
 
 
@@ -240,14 +241,14 @@ def _stop(process: subprocess.Popen) -> None:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         pass
-    finally:  # also when an impatient Ctrl-C ends the wait
+    finally:  # also if Ctrl-C interrupts the wait
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def _get(url: str, timeout: float, data: bytes | None = None) -> tuple[int, bytes]:
-    """Return the status and the body, whatever the status. Raises OSError or HTTPException."""
+    """Return status and body; the body is empty for an error status. Raises OSError or HTTPException."""
     proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -261,7 +262,7 @@ def _check_listed(body: bytes, model: str, url: str) -> None:
     try:
         listed = [entry["id"] for entry in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError):
-        raise ServerError(f"What answers at {shown_url(url)} is no OpenAI-compatible server. {START_HINT}") from None
+        raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {START_HINT}") from None
     if model not in listed:
         raise ServerError(
             f"The server at {shown_url(url)} has no model {model}: set USER_MODEL_NAME_OR_PATH to one of "
@@ -275,7 +276,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _last_log_error(log_path: Path, start: int) -> str:
-    """Return the last error named in the log since `start`, or else its last line."""
+    """Return the last error message in the log after byte `start`, otherwise its last line."""
     with log_path.open("rb") as log:
         log.seek(start)
         lines = [line.strip() for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]

@@ -1,7 +1,20 @@
-"""From interactions to a loss, for any trainer: the teacher looks back, the policy is scored, the two compared."""
+"""From interactions to a loss, for any trainer: score with the teacher, score with the policy, compare the two.
 
-from collections.abc import Callable, Sequence
+A trainer makes two calls per batch:
+
+    hindsight = HindsightLoss(Teacher("live", model), Objective(), batch_size=4)
+    targets = hindsight.teacher_targets(contexts, completions)
+    result = hindsight.loss(model, contexts, completions, targets, weights_B)
+    result.loss.backward()
+
+Shapes, as suffixes of names: B completions of a micro-batch, T tokens of the longest one, or of the one that is meant,
+N tokens of all completions together, C positions of one chunk, H the hidden size, V the vocabulary, K the teacher's
+most likely tokens.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from sdpo.method import objective as equations
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import COMPARE_CHUNK, Projection, Scores, compare, score
+from sdpo.method.scoring import COMPARE_CHUNK, Comparison, Projection, Scores, compare, score
 from sdpo.method.teacher import Teacher
 
 Ids = list[int]
@@ -17,37 +30,67 @@ Ids = list[int]
 
 @dataclass(frozen=True)
 class Contexts:
-    """What a completion is scored after: `x`; in hindsight `x, o`; and `x, o∅` where the contrast is asked for."""
+    """The token ids that one completion y is scored after.
+
+    prompt: x, the prompt alone.
+    hindsight: x, o: the prompt with the user's follow-up shown in hindsight.
+    unrelated: x, o∅: the same with an unrelated follow-up. Required with `Objective.null_contrast`.
+    """
 
     prompt: Ids
     hindsight: Ids
     unrelated: Ids | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Target:
-    """What the teacher, shown the follow-up, makes of the T tokens of one completion; by the objective's kind.
+    """The teacher's output in hindsight for the T tokens of one completion; the subclass depends on the objective.
 
-    token: the log-probability of each token, `logps_T`. full: the hidden states `hidden_TH` that its LM head turns
-    into distributions. top_k: the likeliest tokens `top_ids_TK` with `top_logps_TK`, and `logps_T`. With FOCUS
-    `moved_T` is True where the follow-up changes the teacher's mind.
+    `moved_T` is set with `Objective.focus`: True where the follow-up changes the teacher's log-probability enough.
     """
 
-    logps_T: Tensor | None = None
-    hidden_TH: Tensor | None = None
-    top_ids_TK: Tensor | None = None
-    top_logps_TK: Tensor | None = None
     moved_T: Tensor | None = None
 
     @property
     def moved(self) -> bool:
-        """Whether there is anything to learn from."""
+        """Whether there is anything to learn from: True without `focus`."""
         return self.moved_T is None or bool(self.moved_T.any())
 
 
 @dataclass
+class TokenTarget(Target):
+    """For "token" and "sft": the teacher's log-probability of each token, log T(y_t | x, o, y_<t)."""
+
+    logps_T: Tensor
+
+
+@dataclass
+class FullTarget(Target):
+    """For "full": the hidden states that the teacher's LM head turns into distributions."""
+
+    hidden_TH: Tensor
+
+
+@dataclass
+class TopKTarget(Target):
+    """For "top_k": the teacher's log-probability of each token, and its K most likely tokens at each position."""
+
+    logps_T: Tensor
+    top_ids_TK: Tensor
+    top_logps_TK: Tensor
+
+
+AnyTarget = TypeVar("AnyTarget", bound=Target)
+
+
+@dataclass
 class LossResult:
-    """A micro-batch's loss, its scores, and the signal per token (B, T), neither centred nor clipped."""
+    """What `HindsightLoss.loss` returns for a micro-batch.
+
+    loss: the scalar to call `backward` on.
+    scores: the policy's scores of the completions.
+    signal_BT: the signal of each token in nats (see `objective.signal`), neither centred nor clipped.
+    """
 
     loss: Tensor
     scores: Scores
@@ -55,51 +98,43 @@ class LossResult:
 
 
 class HindsightLoss:
-    """The loss of interactions.
+    """The loss of completions and the follow-ups to them.
 
-    `teacher_targets` may be called long before the loss, for many micro-batches at once.
+    `teacher_targets` may be called long before `loss`, and for many micro-batches at once; it scores `batch_size` rows
+    per forward pass.
     """
 
     def __init__(self, teacher: Teacher, objective: Objective, batch_size: int) -> None:
         self.teacher, self.objective, self.batch_size = teacher, objective, batch_size
 
     def forwards(self, rows: int) -> int:
-        """Return how many forwards of the teacher looking back on so many rows takes."""
+        """Return the number of forward passes that `teacher_targets` makes for this number of rows."""
         bare = self.objective.null_contrast or self.objective.focus > 0
         return -(-rows // self.batch_size) * (1 + self.objective.null_contrast + bare)
 
     def has_trainable_tokens(self, completion: Ids) -> bool:
-        """Return whether the objective leaves any token of the completion to learn from."""
+        """Return whether the objective trains on any token of the completion (see `Objective.ignore_first_k`)."""
         return len(completion) > self.objective.ignore_first_k
 
     def teacher_targets(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
-        """Return the teacher's view of each completion, without gradient."""
-        lengths = [len(ids) for ids in completions]
-        if self.objective.kind in ("token", "sft"):  # the control learns nothing from it; its signal is measured
-            shown, bare = self._teacher_outputs(self._all_logps, contexts, completions)
-            targets = [Target(logps_T) for logps_T in shown.split(lengths)]
-        else:
-            shown, bare = self._teacher_outputs(self._all_hidden, contexts, completions)
-            targets = [Target(hidden_TH=hidden_TH) for hidden_TH in shown.split(lengths)]
-            if self.objective.focus:
-                ids_N = torch.tensor([token for ids in completions for token in ids], device=shown.device)
-                shown, bare = (self._logps_of(ids_N, hidden_NH) for hidden_NH in (shown, bare))
-        if self.objective.focus:
-            moved_N = (shown - bare).abs() >= self.objective.focus
-            for target, moved_T in zip(targets, moved_N.split(lengths), strict=True):
-                target.moved_T = moved_T
-        if self.objective.kind != "top_k":
-            return targets
-        projection = self.teacher.projection()
-        return [self._top_k_target(projection, *row) for row in zip(targets, completions, strict=True)]
+        """Return the teacher's target for each completion, without gradient.
 
-    @torch.no_grad()
-    def _logps_of(self, ids_N: Tensor, hidden_NH: Tensor) -> Tensor:
-        """Return the log-probabilities of tokens, (N,), a few positions' distributions at a time."""
+        Raises ValueError for an empty prompt or completion, and for a missing unrelated context.
+        """
+        outputs, moved_N = self._teacher_outputs(contexts, completions)
+        lengths = [len(ids) for ids in completions]
+        rows = zip(
+            outputs.split(lengths),
+            moved_N.split(lengths) if moved_N is not None else [None] * len(lengths),
+            completions,
+            strict=True,
+        )
+        if self._uses_sampled_tokens:
+            return [TokenTarget(logps_T, moved_T=moved_T) for logps_T, moved_T, _ in rows]
+        if self.objective.kind == "full":
+            return [FullTarget(hidden_TH, moved_T=moved_T) for hidden_TH, moved_T, _ in rows]
         projection = self.teacher.projection()
-        chunks = zip(hidden_NH.split(COMPARE_CHUNK), ids_N.split(COMPARE_CHUNK), strict=True)
-        logps = [projection.log_softmax(hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
-        return torch.cat(logps).squeeze(-1)
+        return [self._top_k_target(projection, *row) for row in rows]
 
     def loss(
         self,
@@ -110,87 +145,164 @@ class HindsightLoss:
         weights_B: Tensor,
         old_logps_BT: Tensor | None = None,
     ) -> LossResult:
-        """Return the loss of a micro-batch; `weights_B` as from `objective.row_weights`.
+        """Return the loss of a micro-batch.
 
-        `old_logps_BT` are the policy's where the completions were first used; without them this is the first use.
+        `weights_B` are the rows' weights, as from `objective.row_weights`. `old_logps_BT` are the log-probabilities of
+        the policy at the first use of the completions; None means that this is the first use. Raises TypeError or
+        ValueError for the targets of another objective.
         """
-        objective, prompts = self.objective, [row.prompt for row in contexts]
-        if objective.kind in ("token", "sft"):
+        prompts = [row.prompt for row in contexts]
+        if self._uses_sampled_tokens:
             scores = score(model, prompts, completions, entropy=True)
-            target_logps_BT = pad_sequence([target.logps_T for target in targets], batch_first=True)
-        else:
-            scores = compare(model, prompts, completions, *self._divergence_of(targets))
-            target_logps_BT = scores.target_logps_BT
-        focus_BT = 1.0
-        if objective.focus:
-            moved_BT = pad_sequence([target.moved_T for target in targets], batch_first=True)
-            focus_BT = equations.focus_weights(moved_BT)
-        old_logps_BT = scores.logps_BT.detach() if old_logps_BT is None else old_logps_BT
-        mask_BT = equations.after_first(scores.mask_BT, objective.ignore_first_k)
-        if objective.kind == "token":
-            advantages_BT = equations.signal(
-                target_logps_BT, old_logps_BT, mask_BT, objective.centre, objective.clip_signal
-            )
-            loss = equations.token_loss(
-                scores.logps_BT, old_logps_BT, advantages_BT * focus_BT, mask_BT, weights_B, objective.clip
-            )
-        elif objective.kind == "sft":
-            loss = equations.imitation_loss(scores.logps_BT, mask_BT, weights_B)
-        else:
-            loss = equations.divergence_loss(scores.divergence_BT * focus_BT, mask_BT, weights_B)
-        return LossResult(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))
+            logps = [target.logps_T for target in _checked(targets, TokenTarget)]
+            target_logps_BT = pad_sequence(logps, batch_first=True)
+            old_logps_BT = scores.logps_BT.detach() if old_logps_BT is None else old_logps_BT
+            loss = self._sampled_token_loss(scores, target_logps_BT, old_logps_BT, self._focus(targets), weights_B)
+            return LossResult(loss, scores, equations.signal(target_logps_BT, old_logps_BT, scores.mask_BT))
+        comparison = self._compare(model, prompts, completions, targets)
+        old_logps_BT = comparison.logps_BT.detach() if old_logps_BT is None else old_logps_BT
+        mask_BT = equations.after_first(comparison.mask_BT, self.objective.ignore_first_k)
+        loss = equations.divergence_loss(comparison.divergence_BT * self._focus(targets), mask_BT, weights_B)
+        signal_BT = equations.signal(comparison.target_logps_BT, old_logps_BT, comparison.mask_BT)
+        return LossResult(loss, comparison, signal_BT)
+
+    @property
+    def _uses_sampled_tokens(self) -> bool:
+        """Whether the teacher scores the completion's own tokens only; "sft" learns nothing from it but reports it."""
+        return self.objective.kind in ("token", "sft")
+
+    # The teacher
 
     def _teacher_outputs(
-        self, look: Callable, contexts: Sequence[Contexts], completions: Sequence[Ids]
+        self, contexts: Sequence[Contexts], completions: Sequence[Ids]
     ) -> tuple[Tensor, Tensor | None]:
-        """Return what the teacher sees in hindsight and, where the objective asks for it, without; all tokens on."""
-        objective = self.objective
-        shown = look([row.hindsight for row in contexts], completions)
+        """Return the teacher's output at all N tokens and, with `focus`, whether the follow-up moves it there, (N,).
+
+        The output is log-probabilities (N,) or hidden states (N, H). With `null_contrast` it is the contrast with an
+        unrelated follow-up.
+        """
+        objective, forward = self.objective, self._all_logps if self._uses_sampled_tokens else self._all_hidden
+        outputs = forward([row.hindsight for row in contexts], completions)
         if not (objective.null_contrast or objective.focus):
-            return shown, None
-        bare = look([row.prompt for row in contexts], completions)
+            return outputs, None
+        bare = forward([row.prompt for row in contexts], completions)
         if objective.null_contrast:
-            shown = equations.contrast(shown, look([row.unrelated for row in contexts], completions), bare)
-        return shown, bare
+            outputs = equations.contrast(outputs, forward(_unrelated(contexts), completions), bare)
+        return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
+
+    def _is_moved(self, outputs: Tensor, bare: Tensor, completions: Sequence[Ids]) -> Tensor:
+        """Return where the log-probabilities with and without the follow-up differ by `focus` or more, (N,)."""
+        if not self._uses_sampled_tokens:
+            ids_N = torch.tensor([token for ids in completions for token in ids], device=outputs.device)
+            outputs, bare = self._logps_of(ids_N, outputs), self._logps_of(ids_N, bare)
+        return (outputs - bare).abs() >= self.objective.focus
+
+    @torch.no_grad()
+    def _logps_of(self, ids_N: Tensor, hidden_NH: Tensor) -> Tensor:
+        """Return the teacher's log-probabilities of tokens, (N,), from its hidden states, one chunk at a time."""
+        projection = self.teacher.projection()
+        chunks = zip(hidden_NH.split(COMPARE_CHUNK), ids_N.split(COMPARE_CHUNK), strict=True)
+        logps = [projection.log_softmax(hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
+        return torch.cat(logps).squeeze(-1)
 
     def _all_logps(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        """Return the teacher's log-probability of each token, (N,)."""
         logps_BT = self.teacher.logps(contexts, completions, self.batch_size)
         return torch.cat([logps_T[: len(ids)] for logps_T, ids in zip(logps_BT, completions, strict=True)])
 
     def _all_hidden(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
+        """Return the teacher's hidden states that predict each token, (N, H)."""
         hidden_NH = torch.cat(self.teacher.hidden(contexts, completions, self.batch_size))
         return hidden_NH.float() if self.objective.null_contrast else hidden_NH
 
     @torch.no_grad()
-    def _top_k_target(self, projection: Projection, target: Target, completion: Ids) -> Target:
-        """Return one row's target for top_k, a few positions' distributions at a time."""
-        ids_T = torch.tensor(completion, device=target.hidden_TH.device)
+    def _top_k_target(
+        self, projection: Projection, hidden_TH: Tensor, moved_T: Tensor | None, completion: Ids
+    ) -> TopKTarget:
+        """Return one row's target for "top_k", one chunk of positions at a time."""
+        ids_T = torch.tensor(completion, device=hidden_TH.device)
         parts = []
-        for chunk_CH, ids_C in zip(target.hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
-            logps_CV = projection.log_softmax(chunk_CH)
+        for hidden_CH, ids_C in zip(hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
+            logps_CV = projection.log_softmax(hidden_CH)
             logps_CK, ids_CK = logps_CV.topk(min(self.objective.top_k, logps_CV.shape[-1] - 1))
             parts.append((logps_CV.gather(-1, ids_C[:, None]).squeeze(-1), ids_CK, logps_CK))
         logps_T, top_ids_TK, top_logps_TK = (torch.cat(column) for column in zip(*parts, strict=True))
-        return Target(logps_T, top_ids_TK=top_ids_TK, top_logps_TK=top_logps_TK, moved_T=target.moved_T)
+        return TopKTarget(logps_T, top_ids_TK, top_logps_TK, moved_T=moved_T)
 
-    def _divergence_of(self, targets: Sequence[Target]) -> tuple:
-        """Return the divergence of a chunk of positions, and the targets that it is given chunks of."""
+    # The loss
+
+    def _focus(self, targets: Sequence[Target]) -> Tensor | float:
+        """Return the weight of each token by `focus`, (B, T), or 1 without it. Raises ValueError for other targets."""
+        if not self.objective.focus:
+            return 1.0
+        moved = [target.moved_T for target in targets if target.moved_T is not None]
+        if len(moved) < len(targets):
+            raise ValueError("the targets were made without focus")
+        return equations.focus_weights(pad_sequence(moved, batch_first=True))
+
+    def _sampled_token_loss(
+        self,
+        scores: Scores,
+        target_logps_BT: Tensor,
+        old_logps_BT: Tensor,
+        focus_BT: Tensor | float,
+        weights_B: Tensor,
+    ) -> Tensor:
+        """Return the policy-gradient loss, or that of the control."""
+        objective = self.objective
+        mask_BT = equations.after_first(scores.mask_BT, objective.ignore_first_k)
+        if objective.kind == "sft":
+            return equations.imitation_loss(scores.logps_BT, mask_BT, weights_B)
+        advantages_BT = equations.signal(
+            target_logps_BT, old_logps_BT, mask_BT, objective.centre, objective.clip_signal
+        )
+        return equations.token_loss(
+            scores.logps_BT, old_logps_BT, advantages_BT * focus_BT, mask_BT, weights_B, objective.clip
+        )
+
+    def _compare(
+        self, model: nn.Module, prompts: Sequence[Ids], completions: Sequence[Ids], targets: Sequence[Target]
+    ) -> Comparison:
+        """Return the policy's scores and its divergence from the targets."""
         direction = self.objective.direction
         if self.objective.kind == "full":
             projection = self.teacher.projection()
+            full = _checked(targets, FullTarget)
 
-            def over_all(logps_NV: Tensor, ids_N: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
-                target_logps_NV = projection.log_softmax(hidden_NH)
-                at_ids_N = target_logps_NV.gather(-1, ids_N[:, None]).squeeze(-1)
-                return at_ids_N, equations.divergence(logps_NV, target_logps_NV, direction)
+            def over_vocabulary(logps_CV: Tensor, ids_C: Tensor, hidden_CH: Tensor) -> tuple[Tensor, Tensor]:
+                target_logps_CV = projection.log_softmax(hidden_CH)
+                at_ids_C = target_logps_CV.gather(-1, ids_C[:, None]).squeeze(-1)
+                return at_ids_C, equations.divergence(logps_CV, target_logps_CV, direction)
 
-            return over_all, torch.cat([target.hidden_TH for target in targets])
+            hidden_NH = torch.cat([target.hidden_TH for target in full])
+            return compare(model, prompts, completions, over_vocabulary, hidden_NH)
 
-        def over_likeliest(
-            logps_NV: Tensor, ids_N: Tensor, logps_N: Tensor, top_ids_NK: Tensor, top_logps_NK: Tensor
+        def over_top_k(
+            logps_CV: Tensor, ids_C: Tensor, target_logps_C: Tensor, top_ids_CK: Tensor, top_logps_CK: Tensor
         ) -> tuple[Tensor, Tensor]:
-            policy_NK1 = equations.with_tail(logps_NV.gather(-1, top_ids_NK))
-            return logps_N, equations.divergence(policy_NK1, equations.with_tail(top_logps_NK), direction)
+            policy_CK1 = equations.with_tail(logps_CV.gather(-1, top_ids_CK))
+            return target_logps_C, equations.divergence(policy_CK1, equations.with_tail(top_logps_CK), direction)
 
-        columns = ("logps_T", "top_ids_TK", "top_logps_TK")
-        return over_likeliest, *(torch.cat([getattr(target, name) for target in targets]) for name in columns)
+        top_k = _checked(targets, TopKTarget)
+        columns = (
+            torch.cat([target.logps_T for target in top_k]),
+            torch.cat([target.top_ids_TK for target in top_k]),
+            torch.cat([target.top_logps_TK for target in top_k]),
+        )
+        return compare(model, prompts, completions, over_top_k, *columns)
+
+
+def _unrelated(contexts: Sequence[Contexts]) -> list[Ids]:
+    """Return the unrelated context of each row. Raises ValueError when one is missing."""
+    unrelated = [row.unrelated for row in contexts if row.unrelated is not None]
+    if len(unrelated) < len(contexts):
+        raise ValueError("null_contrast needs an unrelated context for every row")
+    return unrelated
+
+
+def _checked(targets: Sequence[Target], kind: type[AnyTarget]) -> list[AnyTarget]:
+    """Return the targets as those of one kind. Raises TypeError when one is of another."""
+    checked = [target for target in targets if isinstance(target, kind)]
+    if len(checked) < len(targets):
+        raise TypeError(f"the objective needs a {kind.__name__} for every row")
+    return checked

@@ -1,13 +1,18 @@
-"""The equations of SDPO from user interactions (arXiv 2603.12273): pure functions of tensors.
+"""The equations of SDPO from user interactions (arXiv 2603.12273), as pure functions of tensors.
 
-Shapes: B completions of a batch, T tokens of the longest. Log-probabilities are natural and float32;
-`mask_BT` is 1.0 on a completion's tokens, its end token included, and 0.0 on padding.
+Notation: x is the prompt, y the completion, o the user's follow-up, o∅ an unrelated follow-up. π is the policy and T
+the teacher, which is shown o in hindsight, as part of its prompt. In the paper the teacher is the policy itself, so
+that T(y | x, o) = π(y | x, o).
 
-The paper's are `signal` and `token_loss` as they are by default. Departures, each of them asked for by a setting:
-the signal clipped, its first tokens ignored, an unrelated follow-up's part taken off (`contrast`), divergences
-over the vocabulary in place of the sampled token (`divergence`), and the weight on what the follow-up is about
-(`focus_weights`). `row_weights` gives the share of what is left out to the
-others instead of shrinking the step (but see `MINIMUM_TAUGHT_SHARE`).
+Shapes, as suffixes of names: B completions in a batch, T tokens of the longest one, N positions of all completions
+together, V the vocabulary, K some of its tokens. Log-probabilities are natural logarithms in float32. `mask_BT` is 1.0
+on a completion's tokens, including its end token, and 0.0 on padding.
+
+The paper's method is `signal` and `token_loss`. Everything else departs from the paper and is enabled by a setting:
+clipping the signal, ignoring each completion's first tokens, subtracting the effect of an unrelated follow-up
+(`contrast`), divergences over the vocabulary instead of the sampled token (`divergence`) and weighting the tokens that
+the follow-up affects (`focus_weights`). `row_weights` averages over the usable rows, so that unusable ones do not
+shrink the step (`MINIMUM_TAUGHT_SHARE` is the exception).
 """
 
 import math
@@ -16,23 +21,31 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Enough to hold an answer together while a few of its tokens change, too little to undo what was learned before.
+# The weight of tokens that the follow-up does not affect: enough to keep an answer coherent while a few of its tokens
+# change, too little to undo what was learned before.
 UNFOCUSED_WEIGHT = 0.1
-# The share of a step's answers that those with something to learn from, by `focus`, count as at least: where users are
-# all but content a step is about one or two answers, and at full size it would be the noise of these.
+# With `focus`, the rows with something to learn from count as at least this share of a step's usable rows. When most
+# users are content, a step is about one or two answers; at full size it would be the noise of these.
 MINIMUM_TAUGHT_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """How the signal becomes a loss; the defaults are the paper's, online.
+    """How the signal becomes a loss. The defaults are the paper's for online training.
 
-    `kind` is token (the sampled token), full (a divergence over the vocabulary) or top_k (over the teacher's
-    `top_k` likeliest tokens and all others as one); `direction` is the divergence's. `clip_signal` and `centre`
-    are about the sampled token's signal, in nats. `ignore_first_k` counts a completion's own tokens. With
-    `focus` what counts are the tokens that the follow-up moves by so many nats, |log T(y_t|x,o) − log T(y_t|x)|, and
-    little else (`focus_weights`); answers without such tokens teach nothing, and where few others are left the step
-    is smaller (`MINIMUM_TAUGHT_SHARE`).
+    kind: "token" uses the log-probability of the sampled token, "full" a divergence over the vocabulary, "top_k" a
+        divergence over the teacher's `top_k` most likely tokens with all others merged into one. "sft" is the control:
+        fine-tuning on the completions, with the signal only measured.
+    direction: of the divergence, "reverse", "forward" or "jsd" (see `divergence`).
+    top_k: the number of teacher tokens for "top_k".
+    clip: the range of the probability ratio in `token_loss`, 1 ± clip.
+    centre, clip_signal: for "token", subtract each completion's mean signal; first clip the signal to ± `clip_signal`
+        nats (None: no clipping).
+    ignore_first_k: leave out the first k tokens of each completion.
+    null_contrast: subtract the effect of an unrelated follow-up from the teacher (see `contrast`).
+    focus: a threshold in nats, 0 for off. Tokens with |log T(y_t | x, o, y_<t) − log T(y_t | x, y_<t)| below it count
+        little (see `focus_weights`). Completions without any token above it are not learned from, and when few others
+        are left the step is smaller (see `MINIMUM_TAUGHT_SHARE`).
     """
 
     kind: str = "token"
@@ -53,10 +66,12 @@ def signal(
     centre: bool = False,
     limit: float | None = None,
 ) -> Tensor:
-    """Return s_t = log π(y_t | x, o, y_<t) − log π(y_t | x, y_<t), without gradient, zero on padding.
+    """Return the advantage of each token, in nats: (B, T), zero on padding and without gradient.
 
-    Positive where hindsight would rather say the token. With a `limit` it is clipped to ±limit nats; with
-    `centre` each row's mean over its own tokens is then taken off.
+        s_t = log T(y_t | x, o, y_<t) − log π(y_t | x, y_<t)
+
+    It is positive where the token is more likely in hindsight. With a `limit` it is clipped to ± limit; then, with
+    `centre`, each row's mean over its own tokens is subtracted.
     """
     signal_BT = (teacher_logps_BT - policy_logps_BT).detach() * mask_BT
     if limit is not None:
@@ -67,28 +82,32 @@ def signal(
 
 
 def focus_weights(moved_BT: Tensor) -> Tensor:
-    """Return the weights of tokens: 1 where the follow-up moves the teacher (True), UNFOCUSED_WEIGHT elsewhere.
+    """Return the weight of each token, (B, T): 1 where the follow-up moves the teacher, else UNFOCUSED_WEIGHT.
 
-    What moves is told by the teacher's views with and without the follow-up, not by the signal: against a teacher that
-    stands still that grows with all that the policy has learned, whatever the user says.
+    `moved_BT` compares the teacher with and without the follow-up. The signal would be the wrong measure: against a
+    teacher that does not follow the policy, it grows with everything the policy has learned, whatever the user writes.
     """
     return UNFOCUSED_WEIGHT + (1 - UNFOCUSED_WEIGHT) * moved_BT.float()
 
 
 def contrast(hindsight: Tensor, unrelated: Tensor, bare: Tensor) -> Tensor:
-    """Return the target with what any follow-up at all does taken off: T(x, o) − T(x, o∅) + T(x).
+    """Return the teacher's output without the effect that any follow-up has: T(x, o) − T(x, o∅) + T(x).
 
-    It holds for log-probabilities of tokens and, because a linear LM head follows, for hidden states: those of
-    `x, o` less those of an unrelated follow-up `o∅`, anchored to the teacher's under `x` alone. For a frozen
-    teacher that anchor is the model that the run started from.
+    The arguments have one shape: the log-probabilities of the tokens or, because the LM head is linear, the hidden
+    states that it reads. The difference between the related and the unrelated follow-up is added to the teacher's
+    output for `x` alone. For a frozen teacher the latter is the model that the run started from.
     """
     return hindsight - unrelated + bare
 
 
 def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str) -> Tensor:
-    """Return the divergence of policy from target at each position, (N,): both are normalised over the last axis.
+    """Return the divergence between policy and target at each position, (N,), in nats.
 
-    reverse is KL(π ‖ T), forward KL(T ‖ π), jsd the mean of both sides' KL to the mixture of the two.
+    Both arguments are log-probabilities that are normalised over the last axis. `direction` is one of
+
+        reverse   KL(π ‖ T) = Σ_v π(v) (log π(v) − log T(v))
+        forward   KL(T ‖ π) = Σ_v T(v) (log T(v) − log π(v))
+        jsd       (KL(π ‖ M) + KL(T ‖ M)) / 2  with  M = (π + T) / 2
     """
     policy_NV, target_NV = policy_logps_NV.exp(), target_logps_NV.exp()
     if direction == "reverse":
@@ -96,33 +115,38 @@ def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str)
     if direction == "forward":
         return (target_NV * (target_logps_NV - policy_logps_NV)).sum(-1)
     mixture_logps_NV = torch.logaddexp(policy_logps_NV, target_logps_NV) - math.log(2)
-    sides = policy_NV * (policy_logps_NV - mixture_logps_NV) + target_NV * (target_logps_NV - mixture_logps_NV)
-    return sides.sum(-1) / 2
+    terms_NV = policy_NV * (policy_logps_NV - mixture_logps_NV) + target_NV * (target_logps_NV - mixture_logps_NV)
+    return terms_NV.sum(-1) / 2
 
 
 def with_tail(logps_NK: Tensor) -> Tensor:
-    """Return the log-probabilities of some tokens and, in one more column, of all others together."""
-    total_N1 = logps_NK.logsumexp(-1, keepdim=True).clamp(max=-1e-6)  # rounding can bring it to 0, the tail to -inf
+    """Return the log-probabilities of K tokens and, in one more column, of all other tokens together: (N, K + 1)."""
+    # Rounding can bring the total to 0, which would make the tail -inf.
+    total_N1 = logps_NK.logsumexp(-1, keepdim=True).clamp(max=-1e-6)
     return torch.cat((logps_NK, torch.log(-torch.expm1(total_N1))), dim=-1)
 
 
 def divergence_loss(divergence_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
-    """Return the mean over the tokens of a row, then the weighted mean over the rows."""
+    """Return the scalar loss: the mean over each row's tokens, then the weighted mean over the rows."""
     return (row_mean(divergence_BT, mask_BT) * weights_B).mean()
 
 
 def after_first(mask_BT: Tensor, k: int) -> Tensor:
-    """Return the mask without the first k tokens of each row, whatever the other rows are."""
+    """Return the mask without the first k tokens of each row, (B, T). It does not depend on the other rows."""
     return mask_BT * (torch.arange(mask_BT.shape[1], device=mask_BT.device) >= k)
 
 
 def token_loss(
     logps_BT: Tensor, old_logps_BT: Tensor, advantages_BT: Tensor, mask_BT: Tensor, weights_B: Tensor, clip: float
 ) -> Tensor:
-    """Return the policy-gradient loss: mean over the tokens of a row, then weighted mean over the rows.
+    """Return the scalar policy-gradient loss: the mean over each row's tokens, then the weighted mean over the rows.
 
-    For each token −min(r·A, clip(r, 1 ± clip)·A) with r = π / π_old. On the first pass over a generation
-    r is 1 and the gradient is −A·∇log π; the clip acts only where completions are used again.
+    The loss of a token with advantage A_t and probability ratio r_t is that of PPO:
+
+        −min(r_t A_t, clip(r_t, 1 − clip, 1 + clip) A_t),   r_t = π(y_t | x, y_<t) / π_old(y_t | x, y_<t)
+
+    In the first optimizer step on a completion r_t is 1 and the gradient is −A_t ∇log π(y_t | x, y_<t). Clipping has
+    an effect only when completions are used again.
     """
     ratio_BT = torch.exp((logps_BT - old_logps_BT.detach()) * mask_BT)
     clipped_BT = ratio_BT.clamp(1 - clip, 1 + clip)
@@ -131,19 +155,19 @@ def token_loss(
 
 
 def imitation_loss(logps_BT: Tensor, mask_BT: Tensor, weights_B: Tensor) -> Tensor:
-    """Return the loss of plain fine-tuning on the completions, the control: minus log π, averaged as `token_loss`."""
+    """Return the scalar loss of the control, fine-tuning on the completions: −log π, averaged as in `token_loss`."""
     return -(row_mean(logps_BT, mask_BT) * weights_B).mean()
 
 
 def row_weights(usable_B: Tensor, usable_total: float, total: int) -> Tensor:
-    """Return weights that make a plain mean over all `total` rows a mean over the usable ones.
+    """Return weights (B,) that turn a plain mean over all `total` rows into a mean over the usable ones.
 
-    `total` and `usable_total` count every rank and accumulation step of one optimizer step, so the step is
-    the same however its rows were divided. All zero where nothing is usable.
+    `total` and `usable_total` count the rows of all ranks and accumulation steps of one optimizer step, so the step
+    does not depend on how its rows are divided. The weights are all zero when no row is usable.
     """
     return usable_B.float() * (total / max(usable_total, 1))
 
 
 def row_mean(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return each row's mean over its unmasked tokens, 0 for a row without any; shape (B,)."""
+    """Return each row's mean over its unmasked tokens, (B,); 0 for a row without any."""
     return (values_BT * mask_BT).sum(1) / mask_BT.sum(1).clamp(min=1.0)

@@ -1,16 +1,22 @@
-"""log π(completion | context) per token: the one place that pads, masks and gathers.
+"""Scoring completions: log π(y_t | context, y_<t) for each token. All padding, masking and gathering is done here.
 
-Rows are given as plain lists of ids, so no padding of the caller's can leak in; they lie below each other, padded
-on the right, or, where the attention allows it, end to end. Only the positions that predict a completion's token
-reach the LM head; they are projected and normalised in float32, a chunk of positions at a time, and no chunk's
-logits are kept for the backward pass: no (positions, vocabulary) tensor of a whole batch ever exists, for the
-log-probabilities of the tokens or for a divergence over the vocabulary.
+Rows are given as plain lists of token ids, so no padding of the caller can leak in. In the forward pass they are padded
+on the right or, if the model's attention supports it, packed one after the other into a single sequence (`pack_rows`).
+
+Only the positions that predict a completion's token reach the LM head. They are projected and normalised in float32,
+one chunk of positions at a time, and no chunk's logits are kept for the backward pass. So a (positions, vocabulary)
+tensor of a complete batch never exists, neither for log-probabilities of tokens nor for a divergence over the
+vocabulary.
+
+Shapes, as suffixes of names: B completions, T tokens of the longest one, N positions of all completions together, one
+row after the other, C positions of one chunk, H the hidden size, V the vocabulary, L the length of an input sequence.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,49 +26,59 @@ from torch.utils.checkpoint import checkpoint
 from sdpo.errors import SettingError
 from sdpo.method.token_logps import logits, token_logps
 
-# Positions whose logits are held at once: with a vocabulary of 150,000 and float32, 150 MB.
+# The number of positions whose logits are held at once: 150 MB with a vocabulary of 150,000 in float32.
 CHUNK = 256
-# The same where two distributions are compared, which holds several tensors of this size.
+# The same for comparing two distributions, which holds several tensors of this size.
 COMPARE_CHUNK = 64
 
-# On the LM head, which is the same module whatever wraps the model: its rows are scored end to end.
+# An attribute of the LM head, which is the same module whatever wraps the model: True if the model's rows are packed.
 _PACKS_ROWS = "packs_rows"
 
-# What becomes of the hidden states (N, H) at the N needed positions: (N, columns), by the model's own LM head.
+# Maps the hidden states (N, H) at the N needed positions and the model's LM head to (N, columns).
 Head = Callable[[Tensor, nn.Linear], Tensor]
 
 
 @dataclass
 class Scores:
-    """Per token of each completion, padded on the right to the longest: shapes (B, T), float32.
+    """What `score` returns. Each tensor is (B, T) float32, padded on the right to the longest completion with zeros.
 
-    `logps_BT` carries gradient where the model's weights do; `entropy_BT`, in nats, does not, and is zero where
-    nobody asked for it. Against a target
-    there are also `target_logps_BT`, the target's of the same tokens, and `divergence_BT`, with gradient.
+    logps_BT: the log-probability of each token; carries gradient if the model's weights do.
+    entropy_BT: the entropy of each position in nats, without gradient; zero unless requested.
+    mask_BT: 1.0 on a completion's tokens, 0.0 on padding.
     """
 
     logps_BT: Tensor
     entropy_BT: Tensor
     mask_BT: Tensor
-    target_logps_BT: Tensor | None = None
-    divergence_BT: Tensor | None = None
+
+
+@dataclass
+class Comparison(Scores):
+    """What `compare` returns: the policy's scores and, in the same shape, the comparison with the target.
+
+    target_logps_BT: the target's log-probability of each token, without gradient.
+    divergence_BT: the divergence at each position, with gradient.
+    """
+
+    target_logps_BT: Tensor
+    divergence_BT: Tensor
 
 
 @dataclass
 class Projection:
-    """A head's weights as plain tensors, whole on this process: a teacher's, for use outside its own forward."""
+    """An LM head's weights as plain tensors, complete on this process: a teacher's, for use outside its forward."""
 
     weight_VH: Tensor
     bias_V: Tensor | None
 
     @classmethod
     def of(cls, model: nn.Module) -> "Projection":
-        """Return the model's, without gradient; where processes share them out, each gathers them."""
+        """Return the model's projection, without gradient. Sharded weights are gathered: every process must call it."""
         head = find_head(model)
-        return cls(_whole(head.weight), None if head.bias is None else _whole(head.bias))
+        return cls(_full(head.weight), None if head.bias is None else _full(head.bias))
 
     def log_softmax(self, hidden_NH: Tensor) -> Tensor:
-        """Return log-probabilities over the vocabulary, (N, V) float32."""
+        """Return the log-probabilities over the vocabulary, (N, V) float32."""
         return logits(hidden_NH, self.weight_VH, self.bias_V).log_softmax(-1)
 
 
@@ -73,10 +89,10 @@ def score(
     batch_size: int | None = None,
     entropy: bool = False,
 ) -> Scores:
-    """Return the log-probability and, where asked for, the entropy of each completion's tokens after its context.
+    """Return log π(y_t | context, y_<t) for each completion and, with `entropy`, the entropy of each position.
 
-    `batch_size` rows go through the model in one forward (all of them when None); rows are never
-    cut. Raises ValueError for an empty context or completion: nothing predicts its first token.
+    One forward pass takes `batch_size` rows (None: all rows). Rows are never truncated. Raises ValueError for an empty
+    completion, and for an empty context, after which nothing predicts the completion's first token.
     """
     targets_N = _flat_ids(completions)
 
@@ -98,7 +114,10 @@ def hidden_states(
     completions: Sequence[Sequence[int]],
     batch_size: int | None = None,
 ) -> list[Tensor]:
-    """Return the hidden states that predict each completion's tokens: per row (T, H), as the LM head gets them."""
+    """Return the hidden states that predict each completion's tokens, as the LM head reads them: one (T, H) per row.
+
+    Here T is the row's own number of tokens. Arguments and errors are those of `score`.
+    """
     hidden_NH = _at_positions(model, contexts, completions, batch_size, lambda *_: lambda hidden_NH, head: hidden_NH)
     return list(hidden_NH.split([len(completion) for completion in completions]))
 
@@ -109,46 +128,47 @@ def compare(
     completions: Sequence[Sequence[int]],
     divergence: Callable[..., tuple[Tensor, Tensor]],
     *targets_N: Tensor,
-) -> Scores:
-    """Return scores with the divergence of the model from a target at each of the completions' N positions.
+) -> Comparison:
+    """Return the scores of the completions and the divergence of the model from a target at each of the N positions.
 
-    `divergence` gets a chunk of the policy's log-probabilities (N, V), the completions' tokens (N,) and the same
-    chunk of each of `targets_N`; it returns the target's log-probability of the tokens and the divergence, both (N,).
-    It is run again in the backward pass, so that none of what it makes is kept.
+    `divergence` is called on chunks of C positions with the policy's log-probabilities (C, V), the completions' tokens
+    (C,) and the same chunk of each tensor in `targets_N`. It returns the target's log-probabilities of the tokens and
+    the divergence, both (C,). It is called again in the backward pass, so nothing that it creates is kept.
     """
     ids_N = _flat_ids(completions)
 
-    def compared(hidden_NH, weight_VH, bias_V, ids_N, *chunk_N):
-        logits_NV = logits(hidden_NH, weight_VH, bias_V)
-        with torch.autocast(hidden_NH.device.type, enabled=False):
-            logps_NV = logits_NV.log_softmax(-1)
-            target_logps_N, divergence_N = divergence(logps_NV, ids_N, *chunk_N)
+    def compared(hidden_CH, weight_VH, bias_V, ids_C, *targets_C):
+        logits_CV = logits(hidden_CH, weight_VH, bias_V)
+        with torch.autocast(hidden_CH.device.type, enabled=False):
+            logps_CV = logits_CV.log_softmax(-1)
+            target_logps_C, divergence_C = divergence(logps_CV, ids_C, *targets_C)
             with torch.no_grad():
-                entropy_N = -(logps_NV.exp() * logps_NV).sum(-1)
-            logps_N = logps_NV.gather(-1, ids_N[:, None]).squeeze(-1)
-            return torch.stack((logps_N, entropy_N, target_logps_N, divergence_N), dim=-1)
+                entropy_C = -(logps_CV.exp() * logps_CV).sum(-1)
+            logps_C = logps_CV.gather(-1, ids_C[:, None]).squeeze(-1)
+            return torch.stack((logps_C, entropy_C, target_logps_C, divergence_C), dim=-1)
 
     def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
         return _in_chunks(compared, COMPARE_CHUNK, head, hidden_NH, ids_N.to(hidden_NH.device), *targets_N)
 
     columns_N4 = _at_positions(model, contexts, completions, None, lambda *_: project)
     (logps_BT, entropy_BT, target_logps_BT, divergence_BT), mask_BT = _as_rows(columns_N4, completions)
-    return Scores(logps_BT, entropy_BT.detach(), mask_BT, target_logps_BT.detach(), divergence_BT)
+    return Comparison(logps_BT, entropy_BT.detach(), mask_BT, target_logps_BT.detach(), divergence_BT)
 
 
 def pack_rows(model: nn.Module) -> bool:
-    """Have the model's rows scored end to end from now on, without padding; return whether its attention can do that.
+    """Score the model's rows packed, without padding, from now on if its attention supports that; return whether.
 
-    Whether it can is tried: not every attention keeps rows apart by their positions. A copy made later packs too.
+    Not every attention separates rows by their restarting positions, so this is tested on three short rows. Copies of
+    the model that are made later pack their rows too.
     """
     head, rows = find_head(model), [list(range(3, 3 + length)) for length in (9, 5, 12)]
     contexts, completions = [row[:2] for row in rows], [row[2:] for row in rows]
     with torch.no_grad():
-        apart_BT = score(model, contexts, completions).logps_BT
+        padded_BT = score(model, contexts, completions).logps_BT
         setattr(head, _PACKS_ROWS, True)
         packed_BT = score(model, contexts, completions).logps_BT
-    # Rows that saw each other are off by whole nats; bf16 rounds to hundredths.
-    setattr(head, _PACKS_ROWS, (packed_BT - apart_BT).abs().max().item() < 0.1)
+    # If rows attend to each other the difference is several nats; the rounding of bf16 is hundredths of a nat.
+    setattr(head, _PACKS_ROWS, (packed_BT - padded_BT).abs().max().item() < 0.1)
     return getattr(head, _PACKS_ROWS)
 
 
@@ -159,7 +179,10 @@ def _at_positions(
     batch_size: int | None,
     head_for: Callable[[int, int], Head],
 ) -> Tensor:
-    """Return what the heads make of the N positions that predict a completion's token, row after row: (N, columns)."""
+    """Return the heads' outputs at the N positions that predict a completion's token, row after row: (N, columns).
+
+    `head_for(start, stop)` returns the head for the positions start to stop of the N.
+    """
     if not all(map(len, contexts)) or not all(map(len, completions)):
         raise ValueError("a context and a completion must each have at least one token")
     size, parts, done = batch_size or len(contexts), [], 0
@@ -168,7 +191,7 @@ def _at_positions(
         count = sum(map(len, completions[rows]))
         parts.append(_forward(model, contexts[rows], completions[rows], head_for(done, done + count)))
         if len(parts[-1]) != count:
-            raise RuntimeError("the model did not call the head it names as its own: is it a copy of a wrapped model?")
+            raise RuntimeError("the model did not call the LM head that it reports: is it a copy of a wrapped model?")
         done += count
     return torch.cat(parts)
 
@@ -180,20 +203,21 @@ def _forward(model: nn.Module, contexts: Sequence, completions: Sequence, head: 
         inputs, starts = _packed(rows, device)
     else:
         inputs, starts = _padded(rows, device)
-    places = [
-        (line, offset + len(context) - 1 + place)
+    # The position before a token predicts it.
+    indices = [
+        (line, offset + len(context) - 1 + index)
         for (line, offset), context, completion in zip(starts, contexts, completions, strict=True)
-        for place in range(len(completion))
+        for index in range(len(completion))
     ]
-    line_N, position_N = torch.tensor(places, device=device).unbind(1)
+    line_N, position_N = torch.tensor(indices, device=device).unbind(1)
     with _replaced_head(model, line_N, position_N, head):
         return model(**inputs, use_cache=False).logits
 
 
 def _padded(rows: list[list[int]], device: torch.device) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """Return the rows below each other, and where each begins: (line, position)."""
+    """Return model inputs with one padded row per line, and where each row begins: (line, position)."""
     length = max(map(len, rows))
-    # On the right: causal attention keeps a row's own tokens from ever seeing its padding.
+    # On the right, where causal attention never lets a row's tokens see the padding.
     inputs = {
         "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device),
         "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device),
@@ -202,35 +226,42 @@ def _padded(rows: list[list[int]], device: torch.device) -> tuple[dict[str, Tens
 
 
 def _packed(rows: list[list[int]], device: torch.device) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
-    """Return the rows one behind the other in a single line, and where each begins: (line, position).
+    """Return model inputs with all rows in a single line, and where each row begins: (line, position).
 
-    Positions that begin again tell the attention where a row ends.
+    The position ids restart with each row, which is how the attention separates them.
     """
     inputs = {
         "input_ids": torch.tensor([[token for row in rows for token in row]], device=device),
-        "position_ids": torch.tensor([[place for row in rows for place in range(len(row))]], device=device),
+        "position_ids": torch.tensor([[position for row in rows for position in range(len(row))]], device=device),
     }
     ends = itertools.accumulate(map(len, rows))
     return inputs, [(0, end - len(row)) for end, row in zip(ends, rows, strict=True)]
 
 
 @contextmanager
-def _replaced_head(model: nn.Module, row_N: Tensor, position_N: Tensor, project: Head) -> Iterator[None]:
-    """Let the model's LM head return what `project` makes of the needed positions, instead of logits.
+def _replaced_head(model: nn.Module, line_N: Tensor, position_N: Tensor, project: Head) -> Iterator[None]:
+    """Make the model's LM head return `project` of the hidden states at the needed positions, instead of logits.
 
-    It stays the same module, called from the model's own forward, so that whatever wraps the model
-    (DDP, FSDP, adapters, autocast) sees an ordinary forward pass.
+    The head stays the same module and is called from the model's own forward, so whatever wraps the model (DDP, FSDP,
+    adapters, autocast) sees an ordinary forward pass.
     """
     head = find_head(model)
-    head.forward = lambda hidden_BLH: project(hidden_BLH[row_N, position_N], head)
+    with _replaced_forward(head, lambda hidden_BLH: project(hidden_BLH[line_N, position_N], head)):
+        yield
+
+
+@contextmanager
+def _replaced_forward(head: nn.Linear, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Shadow the forward method of this one module by an attribute of the instance."""
+    vars(head)["forward"] = forward
     try:
         yield
     finally:
-        del head.forward
+        del vars(head)["forward"]
 
 
 def _in_chunks(function: Callable[..., Tensor], size: int, head: nn.Linear, *tensors_N: Tensor) -> Tensor:
-    """Return function(hidden, weight, bias, *others) of a chunk of positions at a time, run again in the backward."""
+    """Return function(hidden, weight, bias, *others) over chunks of positions, recomputed in the backward pass."""
     pieces = zip(*(tensor.split(size) for tensor in tensors_N), strict=True)
     return torch.cat(
         [
@@ -245,29 +276,33 @@ def _flat_ids(completions: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _as_rows(columns_NC: Tensor, completions: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
-    """Return the columns, each (B, T) with zeros on padding, and the mask (B, T)."""
+    """Return each of the C columns as (B, T), with zeros on padding, and the mask (B, T)."""
     mask_BT = torch.zeros(len(completions), max(map(len, completions)))
     for row, completion in enumerate(completions):
         mask_BT[row, : len(completion)] = 1.0
     mask_BT = mask_BT.to(columns_NC.device)
-    places = mask_BT.nonzero(as_tuple=True)
-    return [torch.zeros_like(mask_BT).index_put(places, column.float()) for column in columns_NC.unbind(-1)], mask_BT
+    indices = mask_BT.nonzero(as_tuple=True)
+    return [torch.zeros_like(mask_BT).index_put(indices, column.float()) for column in columns_NC.unbind(-1)], mask_BT
 
 
-def _whole(weight: Tensor) -> Tensor:
+def _full(weight: Tensor) -> Tensor:
+    """Return the weight without gradient, gathered if it is sharded."""
     weight = weight.detach()
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def find_head(model: nn.Module) -> nn.Linear:
-    """Return the model's LM head, wrapped or not. Raises SettingError for a model that changes its logits after it."""
-    inner = model.module if hasattr(model, "module") else model
+    """Return the LM head of a transformers model, wrapped or not.
+
+    Raises SettingError for a model that changes its logits after the LM head.
+    """
+    inner: Any = getattr(model, "module", model)  # a wrapper such as DDP has the model as `module`
     config = inner.config.get_text_config()
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise SettingError(
-                f"{config.model_type} models change their logits after the LM head ({name}), which the scorer "
-                "does not follow; choose a model without it."
+                f"{config.model_type} models change their logits after the LM head ({name}), which is not supported. "
+                "Choose another model."
             )
     return inner.get_output_embeddings()
 
@@ -276,26 +311,24 @@ def find_head(model: nn.Module) -> nn.Linear:
 def top_alternatives(
     model: nn.Module, context: Sequence[int], completion: Sequence[int], count: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the `count` likeliest tokens at each position of one completion: log-probabilities and ids, (T, count).
+    """Return the `count` most likely tokens at each position of one completion: log-probabilities and ids.
 
-    Likeliest first, float32 and int64, on the CPU. Raises ValueError as `score` does.
+    Both are (T, count), most likely first, on the CPU; float32 and int64. Raises ValueError as `score` does.
     """
     if not context or not completion:
         raise ValueError("a context and a completion must each have at least one token")
-    head, found = find_head(model), []
+    head = find_head(model)
+    chunks: list[list[Tensor]] = []
 
     def forward(hidden_1LH: Tensor) -> Tensor:
         hidden_TH = hidden_1LH[0, len(context) - 1 : -1]
-        for piece in hidden_TH.split(CHUNK):
-            logps_NV = logits(piece, head.weight, head.bias).log_softmax(-1)
-            found.append([part.cpu() for part in logps_NV.topk(min(count, logps_NV.shape[-1]))])
+        for hidden_CH in hidden_TH.split(CHUNK):
+            logps_CV = logits(hidden_CH, head.weight, head.bias).log_softmax(-1)
+            chunks.append([part.cpu() for part in logps_CV.topk(min(count, logps_CV.shape[-1]))])
         return hidden_TH
 
     ids_1L = torch.tensor([[*context, *completion]], device=next(model.parameters()).device)
-    head.forward = forward
-    try:
+    with _replaced_forward(head, forward):
         model(input_ids=ids_1L, use_cache=False)
-    finally:
-        del head.forward
-    logps_TK, ids_TK = (torch.cat(parts) for parts in zip(*found, strict=True))
+    logps_TK, ids_TK = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     return logps_TK, ids_TK

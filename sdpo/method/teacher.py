@@ -1,8 +1,9 @@
-"""The teacher: the model that is shown the follow-up in hindsight and scores the completion again."""
+"""The teacher: a model that is shown the follow-up in hindsight and scores the completion again."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,23 +11,27 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from sdpo.method.scoring import Projection, hidden_states, score
 
-FIXED = ("frozen", "gated")  # teachers that do not follow the policy as it moves
+FIXED = ("frozen", "gated")  # the teachers that do not follow the policy during training
 
 
 def trained_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the names and weights that training moves: those that take a gradient."""
+    """Yield the name and weight of each parameter that requires a gradient: those that training changes."""
     yield from ((name, weight) for name, weight in policy.named_parameters() if weight.requires_grad)
 
 
 class Teacher:
-    """Scores completions after hindsight contexts, without gradient.
+    """Scores completions after hindsight contexts, without gradient and in evaluation mode.
 
-    `live` is the policy as it is now (the paper's method, arXiv 2603.12273). `frozen` is the policy as it was when
-    this object was made: a copy or, where training only moves an adapter, the policy with its adapter disabled
-    (`adapter`: the policy then has peft's `disable_adapter`). `ema` follows the policy by `rate` after each step.
-    `gated` is frozen until `refresh`.
+    `kind` is one of
 
-    Make it before adapters or a trainer wrap the policy: the copy of a wrapped model still calls the original.
+    - live: the current policy, the method of the paper (arXiv 2603.12273).
+    - frozen: the policy as it was when this object was created. It is a copy or, with `adapter`, the policy with its
+      adapter disabled; the policy then needs peft's `disable_adapter`.
+    - ema: an average of the policy. After each step, teacher ← (1 − rate) · teacher + rate · policy.
+    - gated: frozen until `refresh` sets it to the current policy.
+
+    Create the teacher before adapters or a trainer wrap the policy: the copy of a wrapped model still calls the
+    original.
     """
 
     def __init__(self, kind: str, policy: nn.Module, rate: float = 0.05, adapter: bool = False) -> None:
@@ -40,14 +45,14 @@ class Teacher:
     def prepare(
         self,
         policy: nn.Module,
-        place: Callable[[nn.Module], nn.Module] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
         dtype: torch.dtype | None = None,
         moving_weights: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] = trained_weights,
     ) -> None:
-        """Take the policy as the trainer has wrapped it, and treat the teacher's own weights as the policy's are.
+        """Use the policy as the trainer has wrapped it, and give the teacher's own weights the same treatment.
 
-        `place` puts a model on its device or shares it out (accelerate's `prepare_model`, FSDP). `dtype` is what own
-        weights are held in; an average (`ema`) keeps its own, for a step's part of it is less than bf16 can tell.
+        `wrap` puts a model on its device or shards it (accelerate's `prepare_model`, FSDP). `dtype` is that of the
+        teacher's own weights; "ema" keeps its dtype, because the change of one step is too small for bf16.
         `moving_weights` yields the policy's trained weights under the names that they have without an adapter.
         """
         self._policy, self._moving_weights = policy, moving_weights
@@ -56,57 +61,62 @@ class Teacher:
             return
         if dtype is not None and self.kind != "ema":
             self._model.to(dtype)
-        if place is not None:
-            self._model = place(self._model)
+        if wrap is not None:
+            self._model = wrap(self._model)
 
     def logps(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> Tensor:
-        """Return log π(y | context) per token, (B, T) float32, zero on padding."""
+        """Return log T(y_t | context, y_<t) for each token: (B, T) float32, zero on padding."""
         with self._evaluating():
             return score(self._model, contexts, completions, batch_size).logps_BT
 
     def hidden(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> list[Tensor]:
-        """Return per completion the hidden states (T, H) that its LM head would turn into distributions."""
+        """Return each completion's hidden states as the LM head reads them: one (T, H) per row, T the row's own."""
         with self._evaluating():
             return hidden_states(self._model, contexts, completions, batch_size)
 
     def projection(self) -> Projection:
-        """Return its LM head as it is now."""
+        """Return the teacher's current LM head. Every process must call it: sharded weights are gathered."""
         return Projection.of(self._model)
 
     def after_step(self) -> None:
-        """Follow the policy a little, where the teacher is an average of it."""
+        """Update an "ema" teacher after an optimizer step; other kinds do nothing."""
         if self.kind == "ema":
             self._follow(self.rate)
 
     def refresh(self) -> None:
-        """Become the policy as it is now, where the teacher has weights of its own."""
+        """Set the teacher's own weights to those of the current policy."""
         self._follow(1.0)
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """Return weights that can be had neither from the start nor from the policy, None where there are none.
+        """Return the weights that a checkpoint must store: those of "ema" and "gated", None for other kinds.
 
-        Whole and on the CPU; every process calls it.
+        They are unsharded and on the CPU. Every process must call it.
         """
         if self.kind not in ("ema", "gated"):
             return None
-        return get_model_state_dict(self._model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        weights: dict[str, Any] = get_model_state_dict(
+            self._model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+        )
+        return weights
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Take up what `state_dict` returned; every process calls it."""
-        set_model_state_dict(self._model, weights, options=StateDictOptions(full_state_dict=True))
+        """Load what `state_dict` returned. Every process must call it."""
+        set_model_state_dict(self._model, {**weights}, options=StateDictOptions(full_state_dict=True))
 
     @torch.no_grad()
     def _follow(self, rate: float) -> None:
+        """Move the teacher's weights towards the policy's by this share of the difference."""
         own = dict(self._model.named_parameters())
         for name, weight in self._moving_weights(self._policy):
             own[name].lerp_(weight.to(own[name].dtype), rate)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        was_training = self._model.training
-        self._model.eval()
+        model: Any = self._model  # with an adapter it has peft's `disable_adapter`
+        was_training = model.training
+        model.eval()
         try:
-            with torch.no_grad(), self._model.disable_adapter() if self._adapter_disabled else nullcontext():
+            with torch.no_grad(), model.disable_adapter() if self._adapter_disabled else nullcontext():
                 yield
         finally:
-            self._model.train(was_training)
+            model.train(was_training)

@@ -1,7 +1,10 @@
-"""log softmax(h W)[token] with its gradient by hand: logits are made a chunk at a time, twice, and never kept.
+"""Log-probabilities of tokens, log softmax(h Wᵀ + b)[y], with a hand-written backward pass.
 
-Autograd would keep or copy several (positions, vocabulary) tensors for the same. With p = softmax(h W) and g the
-gradient of the log-probability of token t:  dh = g (W_t − p W),  dW = −pᵀ (g h), and + g h in row t.
+The logits are computed one chunk of positions at a time, in the forward pass and again in the backward pass, and are
+never kept; autograd would keep or copy several (positions, vocabulary) tensors. With p = softmax(h Wᵀ + b), token y
+and the gradient g of its log-probability:
+
+    dh = g (W_y − p W)      dW = −pᵀ (g h), plus g h in row y      db = −pᵀ g, plus g at y
 """
 
 import torch
@@ -11,7 +14,7 @@ from torch.nn import functional
 
 
 def logits(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tensor:
-    """Return an LM head's logits (N, V) in float32, whatever the weights are in."""
+    """Return an LM head's logits (N, V), computed in float32 whatever the dtype of the arguments."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
         return functional.linear(hidden_NH.float(), weight_VH.float(), None if bias_V is None else bias_V.float())
 
@@ -19,9 +22,11 @@ def logits(hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tenso
 def token_logps(
     hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, ids_N: Tensor, chunk: int, entropy: bool
 ) -> Tensor:
-    """Return (N, 2) float32: each token's log-probability, with gradient, and the entropy, without; zero unless asked.
+    """Return (N, 2) float32: the log-probability of each token `ids_N`, and the entropy of its position in nats.
 
-    `chunk` positions' logits are held at once, and nothing as large is kept for the backward pass.
+    The log-probability is differentiable in the hidden states, the weight and the bias. The entropy carries no
+    gradient, and is zero unless `entropy` is set. The logits of `chunk` positions are held at once, and nothing of
+    their size is kept for the backward pass.
     """
     return torch.stack(_TokenLogps.apply(hidden_NH, weight_VH, bias_V, ids_N, chunk, entropy), dim=-1)
 
@@ -46,30 +51,30 @@ class _TokenLogps(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_N, _):
         hidden_NH, weight_VH, bias_V, ids_N, totals_N = ctx.saved_tensors
-        of_weight, of_bias = ctx.needs_input_grad[1], bias_V is not None and ctx.needs_input_grad[2]
+        needs_weight, needs_bias = ctx.needs_input_grad[1], bias_V is not None and ctx.needs_input_grad[2]
         weight = weight_VH.float()
-        grad_weight = torch.zeros_like(weight) if of_weight else None
-        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if of_bias else None
+        grad_weight = torch.zeros_like(weight) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias else None
         grad_hidden = torch.empty_like(hidden_NH)
         parts = (tensor.split(ctx.chunk) for tensor in (hidden_NH, ids_N, totals_N, grad_N, grad_hidden))
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for hidden_CH, ids_C, totals_C, grad_C, out_CH in zip(*parts, strict=True):
                 p_CV = logits(hidden_CH, weight_VH, bias_V).sub_(totals_C[:, None]).exp_()
                 out_CH.copy_(grad_C[:, None] * (weight[ids_C] - p_CV @ weight))
-                if of_weight:
+                if grad_weight is not None:
                     weighted_CH = grad_C[:, None] * hidden_CH.float()
                     grad_weight.addmm_(p_CV.t(), weighted_CH, alpha=-1).index_add_(0, ids_C, weighted_CH)
-                if of_bias:
+                if grad_bias is not None:
                     grad_bias.addmv_(p_CV.t(), grad_C, alpha=-1).index_add_(0, ids_C, grad_C)
-        if of_weight:
+        if grad_weight is not None:
             grad_weight = grad_weight.to(weight_VH.dtype)
-        if of_bias:
+        if grad_bias is not None:
             grad_bias = grad_bias.to(bias_V.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 def _logps_totals_entropies(logits_CV: Tensor, ids_C: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log p of the tokens, the log of the sum of exp(logits), and the entropies; the logits are used up."""
+    """Return the tokens' log-probabilities, log Σ exp(logits) and the entropies, each (C,). Overwrites the logits."""
     highest_C = logits_CV.amax(-1)
     at_ids_C = logits_CV.gather(-1, ids_C[:, None]).squeeze(-1)
     shifted_CV = logits_CV.sub_(highest_C[:, None])

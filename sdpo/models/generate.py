@@ -1,16 +1,20 @@
-"""Answers to prompts from a local model, in batches of similar length."""
+"""Generating answers with a local model, in batches of prompts of similar length."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from sdpo.text.chat import decode
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel,
+    model: "PreTrainedModel | PeftModel",
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     max_new_tokens: int,
@@ -19,9 +23,10 @@ def generate(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[str, bool]]:
-    """Return (text, finished) for each prompt, in order: greedy at temperature 0, else sampled with `seed`.
+    """Return (text, finished) for each prompt, in order: greedy at temperature 0, otherwise sampled with `seed`.
 
-    `finished` is whether the model ended its answer itself. The caller's random state is left as it was.
+    `finished` is False for an answer that was truncated at `max_new_tokens`. `progress` is called with the numbers of
+    finished and of all prompts. The caller's random state is not changed.
     """
     was_training = model.training
     model.eval()
@@ -47,9 +52,10 @@ def generate(
     return answers
 
 
-def _generate_batch(model: PreTrainedModel, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+def _generate_batch(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """Return the new ids of each prompt, the end token included. Any: PreTrainedModel does not declare `generate`."""
     length = max(map(len, prompts))
-    # On the left: the first new token must stand right behind every prompt's last.
+    # Padded on the left: the first new token must follow directly after the prompt's last token.
     ids_BL = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
     new_BT = model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=config)[:, length:]

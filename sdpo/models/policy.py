@@ -1,8 +1,8 @@
-"""The model that is trained: loaded, quantized where asked, with an adapter, and merged at the end."""
+"""The policy: loading it, quantized or not, adding an adapter, and merging the adapter at the end."""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 def load_model(
     name: str, dtype: torch.dtype = torch.float32, four_bit: bool = False
 ) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return (tokenizer, model). Weights that are trained are float32: small updates would be lost in bf16 ones.
+    """Return (tokenizer, model).
 
-    With `four_bit` the weights are NF4 and `dtype` is what is computed in. Raises SettingError where the model
-    cannot be found or read.
+    The default is float32 for weights that are trained, because bf16 would lose small updates. With `four_bit` the
+    weights are NF4 and `dtype` is the compute dtype. Raises SettingError if the model cannot be found or read.
     """
-    arguments = {}
+    arguments: dict[str, Any] = {}
     if four_bit:
         arguments["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -38,22 +38,22 @@ def load_model(
 
 
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return (tokenizer, model) for a training job; the adapter, where one is asked for, is not on it yet."""
-    # Under an adapter the weights are never updated, so they need no more precision than they are run in. FSDP wants
-    # all weights of a layer in one, and the adapter's are float32.
-    shared_out = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not shared_out else torch.float32
+    """Return (tokenizer, model) for a training job, without the adapter."""
+    # Under an adapter the base weights are never updated, so they need no more precision than the computation. FSDP
+    # requires one dtype for all weights of a layer, and the adapter's are float32.
+    is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
+    dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not is_sharded else torch.float32
     return load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
 
 
 def adapter_config(settings: "TrainingSettings") -> LoraConfig | None:
-    """Return the adapter to train, None where all weights are trained."""
+    """Return the configuration of the adapter to train, or None if all weights are trained."""
     if settings.adapter == "none":
         return None
     targets = settings.lora_targets
     return LoraConfig(
         r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
+        lora_alpha=settings.lora_alpha,  # type: ignore[arg-type]  # peft only divides it, so a float works
         lora_dropout=settings.lora_dropout,
         target_modules=targets if targets == "all-linear" else [name.strip() for name in targets.split(",")],
         task_type="CAUSAL_LM",
@@ -61,7 +61,7 @@ def adapter_config(settings: "TrainingSettings") -> LoraConfig | None:
 
 
 def with_adapter(model: PreTrainedModel, settings: "TrainingSettings") -> PreTrainedModel | PeftModel:
-    """Return the model with the adapter on it, for a trainer that does not put it there itself."""
+    """Return the model with the adapter added, for a trainer that does not add it itself."""
     config = adapter_config(settings)
     if config is None:
         return model
@@ -71,16 +71,16 @@ def with_adapter(model: PreTrainedModel, settings: "TrainingSettings") -> PreTra
 
 
 def hold_trained_weights_in_float32(model: torch.nn.Module) -> None:
-    """Put the weights that are trained into float32, whatever the ones under them are in."""
+    """Convert the trained weights to float32, whatever the dtype of the base weights."""
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
 
 
 def write_merged_model(base: str, adapter: Path, out: Path) -> None:
-    """Write the base model with the adapter added to its weights, and its tokenizer.
+    """Write the base model with the adapter merged into its weights, and its tokenizer, to the folder `out`.
 
-    The base is read again in its own precision: of a quantized one, the sum would be rounded to 4 bits.
+    The base model is loaded again in its original precision: merging into a quantized one would round to 4 bits.
     """
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), str(adapter))
     model.merge_and_unload().save_pretrained(out)

@@ -1,4 +1,4 @@
-"""Models and tokenizers as they are published: loaded, with what every job needs of them checked."""
+"""Loading published models and tokenizers, and checking what every job needs of them."""
 
 import warnings
 from typing import Any
@@ -11,15 +11,15 @@ from sdpo.errors import SettingError, one_line
 
 
 def silence_libraries() -> None:
-    """Keep from the screen what a user of ours can do nothing about: what the libraries will rename, and their bars."""
+    """Hide library output that a user can do nothing about: future warnings and progress bars."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b")
     disable_progress_bar()
 
 
 def load_tokenizer(source: str, setting: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a hub name or a folder, which `setting` named.
+    """Return the tokenizer of `source`, a hub name or a folder that the setting named `setting` gave.
 
-    Raises SettingError where there is none, or none with a chat template.
+    Raises SettingError if it cannot be loaded or has no chat template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -31,7 +31,7 @@ def load_tokenizer(source: str, setting: str) -> PreTrainedTokenizerBase:
 
 
 def load_weights(source: str, setting: str, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
-    """Return the model of a hub name or a folder. Raises SettingError where it cannot be found or read."""
+    """Return the model of a hub name or a folder. Raises SettingError if it cannot be found or read."""
     try:
         return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **arguments)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What every picture shares: its colours, and how it is written."""
+"""What all figures share: the colours and the function that writes the file."""
 
 import io
 from pathlib import Path
@@ -9,11 +9,11 @@ from sdpo.runtime.run_directory import replace_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BLUE, GREEN, ORANGE, GREY = "#0072b2", "#009e73", "#d55e00", "#999999"  # told apart without colour vision too
+BLUE, GREEN, ORANGE, GREY = "#0072b2", "#009e73", "#d55e00", "#999999"  # distinguishable with colour blindness
 
 
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> Path:
-    """Write the figure as a PNG, whole or not at all, close it and return the path."""
+    """Write the figure atomically as a PNG, close it and return the path."""
     from matplotlib import pyplot
 
     content = io.BytesIO()

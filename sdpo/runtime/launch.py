@@ -1,7 +1,7 @@
-"""What every job's `main` is: settings, checks, the simulated user's server, and the training processes.
+"""The `main` of every job: settings, checks, the simulated user's server, and the training processes.
 
-One process runs here; more run under `accelerate launch`, which starts the same job module again in each
-of them. Importing this is cheap: torch is imported by the job's own work, once it starts.
+A single process runs in this one; several run under `accelerate launch`, which starts the same job module again in
+each of them. Importing this module is cheap: torch is imported by the job's `run` function when it starts.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
@@ -30,15 +30,17 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
+Kind = TypeVar("Kind", bound=CommonSettings)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One experiment: its settings and defaults, and the function that does the work.
+    """One experiment: its settings and defaults, and the function that runs it.
 
-    The functions are "module:function", imported when needed and called with the settings and the job. Before
-    anything heavy, and without importing torch: `become` returns the job to be instead of this one, `fill` the
-    settings with what they leave open, and `check` raises where they cannot be used. `run` returns an exit code
-    or None. `oracle` is "module:class" of what reads the styles of the job's small world exactly.
+    The functions are given as "module:function", imported when needed and called with the settings and the job.
+    Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
+    returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
+    code or None. `oracle` is "module:class" of the oracle that measures the styles of the job's tiny world exactly.
     """
 
     name: str
@@ -64,17 +66,17 @@ class Job:
         return f"make {self.data_target}"
 
     def load_oracle(self) -> "type[Oracle] | None":
-        """Return the class that reads styles in the job's small world, None where there is none."""
+        """Return the class of the oracle for the job's tiny world, None if it has none."""
         return _load(self.oracle) if self.oracle else None
 
     @property
     def module_name(self) -> str:
-        """The module that `python -m` starts."""
+        """The module to start with `python -m`."""
         return self.module or f"jobs.{self.name.replace('-', '_')}"
 
 
 def main(job: Job, arguments: Sequence[str] | None = None) -> int:
-    """Run a job from its command line and return its exit code; an error is one line on stderr."""
+    """Run a job with command-line arguments and return its exit code. An error is printed as one line on stderr."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with processes.exit_on_signals():
@@ -86,9 +88,9 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        other = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
-        return _failed(1, f"error: the disk is full{place}. Free some space, or choose another {other}.")
+        path = f" ({error.filename})" if error.filename else ""
+        setting = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
+        return _failed(1, f"error: the disk is full{path}. Free some space, or choose another {setting}.")
 
 
 def _main(job: Job, arguments: list[str]) -> int:
@@ -98,18 +100,19 @@ def _main(job: Job, arguments: list[str]) -> int:
     export_dotenv(secrets=not settings.dry_run)
     processes.drop_world_size()
     if settings.tiny:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is made for a CPU, and a smoke test must not take a GPU
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tiny world is for CPUs, and a smoke test must not occupy a GPU
     if job.fill:
         settings = _load(job.fill)(settings, job)
-    settings = _with_places(_with_processes(settings), job)
+    settings = _with_run_directory(_with_processes(settings), job)
     worker = processes.WORKER_VARIABLE in os.environ
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
     if not worker:
         processes.check(settings)
         if isinstance(settings, JobSettings):
-            check_writable(settings.output_dir, "OUTPUT_DIR or SCRATCH")
-        if job.check and getattr(settings, "node_rank", 0) == 0:  # the others would see what the first one writes
+            check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")
+        # Not on other nodes, which may already see files of node 0.
+        if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
             _load(job.check)(settings, job)
         if _needs_simulated_user(settings, job) and settings.simulator_url:
             _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
@@ -122,12 +125,12 @@ def _main(job: Job, arguments: list[str]) -> int:
     with ExitStack() as stack:
         if _starts_simulator(settings, job):
             settings = stack.enter_context(_simulated_user(settings))
-        if _in_this_process(settings):
-            return _run_here(settings, job)
-        return processes.run_launched(settings, job.module_name, arguments)
+        if _is_launched(settings):
+            return processes.run_launched(settings, job.module_name, arguments)
+        return _run_here(settings, job)
 
 
-# Settings that are worked out here
+# Settings derived here
 
 
 def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
@@ -135,7 +138,7 @@ def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:
-    """Take the number of processes from the user's accelerate file, unless it was given as a setting."""
+    """Return settings with the number of processes from the user's accelerate file, unless WORLD_SIZE was given."""
     if not isinstance(settings, LaunchSettings) or settings.accelerate_config is None:
         return settings
     import yaml
@@ -146,31 +149,33 @@ def _with_processes(settings: CommonSettings) -> CommonSettings:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingError(f"ACCELERATE_CONFIG={path} cannot be read: {one_line(error)}.") from None
     if not isinstance(content, dict):
-        raise SettingError(f"ACCELERATE_CONFIG={path} is not an accelerate file. Make one with `accelerate config`.")
+        raise SettingError(
+            f"ACCELERATE_CONFIG={path} is not an accelerate config file. Create one with `accelerate config`."
+        )
     number = content.get("num_processes")
     if "world_size" in settings_module.given(settings) or not isinstance(number, int) or number < 1:
         return settings
     return _replaced(settings, "accelerate file", world_size=number)
 
 
-def _with_places(settings: CommonSettings, job: Job) -> CommonSettings:
-    """Fill in the run's name and folder."""
+def _with_run_directory(settings: CommonSettings, job: Job) -> CommonSettings:
+    """Return settings with the run's name and directory filled in."""
     if not isinstance(settings, JobSettings):
         return settings
     if settings.run_id is None:
         settings = _replaced(settings, "date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder = settings.output_dir or settings.scratch / job.folder / settings.run_id
+    folder = settings.output_dir or settings.scratch / job.folder / settings.run_name
     return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
 
 
-def _replaced(settings: CommonSettings, source: str, **values: Any) -> CommonSettings:
+def _replaced(settings: Kind, source: str, **values: Any) -> Kind:
     return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, source)}, **values)
 
 
 def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
-    """Make the run's folder; where the date alone names it, one that no job started this second has."""
+    """Create the run directory. If only the date names it, avoid those of other jobs started in the same second."""
     named = settings_module.source(settings, "run_id") != "date" or "output_dir" in settings_module.given(settings)
-    run_id, folder, number = settings.run_id, settings.output_dir, 1
+    run_id, folder, number = settings.run_name, settings.run_directory_path, 1
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=named)
@@ -179,13 +184,13 @@ def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
             if named:
                 raise RunError(f"{folder} is a file. Choose another RUN_ID or OUTPUT_DIR.") from None
             number += 1
-            run_id = f"{settings.run_id}-{number}"
-            folder = settings.output_dir.with_name(run_id)
+            run_id = f"{settings.run_name}-{number}"
+            folder = settings.run_directory_path.with_name(run_id)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
             raise RunError(
-                f"{folder} cannot be made: {error.strerror}. Choose another OUTPUT_DIR or SCRATCH."
+                f"{folder} cannot be created: {error.strerror}. Choose another OUTPUT_DIR or SCRATCH."
             ) from None
 
 
@@ -193,14 +198,14 @@ def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
 
 
 def check_writable(folder: Path, setting: str) -> None:
-    """Raise RunError where the folder cannot be made or written to; `setting` names another place."""
-    ancestor = next(place for place in (folder, *folder.parents) if place.exists())
+    """Raise RunError if the folder cannot be created or written to; `setting` is the setting to change."""
+    ancestor = next(path for path in (folder, *folder.parents) if path.exists())
     if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
         raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another {setting}.")
 
 
 def _require_shared_settings(settings: CommonSettings, job: Job) -> None:
-    """Raise SettingError where processes that somebody else launched would each choose their own."""
+    """Raise SettingError if processes of another launcher would each choose their own value of a shared setting."""
     if not isinstance(settings, JobSettings):
         return
     missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
@@ -215,23 +220,24 @@ def _require_shared_settings(settings: CommonSettings, job: Job) -> None:
 # The simulated user
 
 
-def _needs_simulated_user(settings: JobSettings, job: Job) -> bool:
-    return job.needs_simulator and settings.asks_user
+def _needs_simulated_user(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSettings]:
+    return job.needs_simulator and isinstance(settings, OnlineSettings) and settings.asks_user
 
 
-def _starts_simulator(settings: JobSettings, job: Job) -> bool:
+def _starts_simulator(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSettings]:
     return _needs_simulated_user(settings, job) and not settings.simulator_url and not settings.user_is_claude
 
 
 @contextmanager
 def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
-    """Run the simulated user's server for as long as the job lasts; yield settings that say where it is."""
+    """Run the simulated user's server for the duration of the job; yield settings with its URL."""
     gpus = processes.visible_gpus()
-    gpu, words = processes.simulator_gpu(settings, gpus)
-    print(f"simulated user: {settings.user_model_name_or_path} on {words}", flush=True)
-    # Beside the run's folder: a run is refused a folder that holds files of others.
+    gpu, description = processes.simulator_gpu(settings, gpus)
+    print(f"simulated user: {settings.user_model_name_or_path} on {description}", flush=True)
+    # Next to the run directory: a run refuses a directory that contains other files.
     node = f".{settings.node_rank}" if settings.nnodes > 1 else ""
-    log = settings.output_dir.with_name(f"{settings.output_dir.name}.simulator{node}.log")
+    directory = settings.run_directory_path
+    log = directory.with_name(f"{directory.name}.simulator{node}.log")
     shared = gpu in gpus[: settings.processes_here]
     with _server().serve(
         settings.user_model_name_or_path,
@@ -250,8 +256,9 @@ def _server() -> Any:
 # The job's work
 
 
-def _in_this_process(settings: CommonSettings) -> bool:
-    return not isinstance(settings, LaunchSettings) or (settings.world_size == 1 and not settings.accelerate_config)
+def _is_launched(settings: CommonSettings) -> TypeGuard[LaunchSettings]:
+    """Return whether the job runs under `accelerate launch` instead of in this process."""
+    return isinstance(settings, LaunchSettings) and (settings.world_size != 1 or bool(settings.accelerate_config))
 
 
 def _run_here(settings: CommonSettings, job: Job) -> int:
@@ -261,17 +268,17 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         and "LOCAL_RANK" not in os.environ
     )
     if alone and len(gpus := processes.visible_gpus()) > 1:
-        # transformers spreads one process over every GPU it sees, in its own slow way.
+        # transformers would spread one process over all visible GPUs, which is slow.
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"{job.name}: loading", flush=True)  # half a minute may pass before the next line
-    # Imported with the trainer, it misses a package on some CPUs that nothing here needs.
+        print(f"{job.name}: loading", flush=True)  # the next line may take half a minute
+    # Imported with the trainer, it warns on some CPUs of a missing package that is not needed here.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         code = int(_load(job.run)(settings, job) or 0)
     except Exception as error:
-        if isinstance(settings, JobSettings) and disk_full(error, settings.output_dir):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.output_dir)) from None
+        if isinstance(settings, JobSettings) and disk_full(error, settings.run_directory_path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.run_directory_path)) from None
         raise
     processes.leave_process_group()
     if code:
@@ -297,31 +304,30 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
     lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
     if _needs_simulated_user(settings, job):
         user = settings.user_model_name_or_path
-        words = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
+        server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
         if _starts_simulator(settings, job):
             gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
-            words = f"a server started for this job, on {gpu}"
-        lines.append(f"  simulated user  {user} at {words}")
+            server = f"a server started for this job, on {gpu}"
+        lines.append(f"  simulated user  {user} at {server}")
     arguments = [argument for argument in arguments if argument != "--dry-run"]
-    if _in_this_process(settings):
-        command, extra = [sys.executable, "-m", job.module_name, *arguments], {}
-    else:
+    command, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
+    if _is_launched(settings):
         command, extra = processes.launch_line(settings, job.module_name, arguments)
-    # So that the line is whole: it also says what came through the environment.
-    outside = {
+    # Settings from the environment belong to the command too.
+    inherited = {
         name.upper(): str(value)
         for name, value in settings_module.given(settings).items()
         if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
         and name not in ("dry_run", "world_size" if extra else "")
     }
-    given = [
+    variables = [
         f"{name}={shlex.quote(value)}"
-        for name, value in {**outside, **extra}.items()
+        for name, value in {**inherited, **extra}.items()
         if name != processes.WORKER_VARIABLE
     ]
-    lines.append("  " + " ".join([*given, shlex.join(command)]))
+    lines.append("  " + " ".join([*variables, shlex.join(command)]))
     try:
         print("\n".join(lines), flush=True)
     except BrokenPipeError:
-        # Whoever reads has seen enough; keep the interpreter from flushing into the closed pipe again.
+        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

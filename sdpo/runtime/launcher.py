@@ -1,4 +1,4 @@
-"""`accelerate launch`, for `processes.py`: a process that fails costs at most a line, not the launcher's tracebacks."""
+"""Runs `accelerate launch` for `processes.py`: a failed process prints at most one line, no tracebacks."""
 
 import logging
 import subprocess
@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 
 def main() -> int:
-    """Launch as the command line says, and return an exit code; what a process had to say it has said itself."""
+    """Run the launch command line and return an exit code. The processes print their own errors."""
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -19,13 +19,13 @@ def main() -> int:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:
-            killed = " Was there memory enough?" if failure.signal_name() == "SIGKILL" else ""
-            print(f"error: process {rank} was ended by {failure.signal_name()}.{killed}", file=sys.stderr, flush=True)
+            killed = " It may have run out of memory." if failure.signal_name() == "SIGKILL" else ""
+            print(f"error: process {rank} was killed by {failure.signal_name()}.{killed}", file=sys.stderr, flush=True)
         return 1
-    except subprocess.CalledProcessError:  # of a single process
+    except subprocess.CalledProcessError:  # raised for a single process
         return 1
-    except SignalException as ended:
-        return 128 + ended.sigval
+    except SignalException as error:
+        return 128 + error.sigval
     return 0
 
 

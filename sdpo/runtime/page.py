@@ -1,7 +1,7 @@
-"""The one writer of pages: a single file with all it needs inside, which loads nothing and sends nothing.
+"""Writes HTML pages as single self-contained files that load nothing and send nothing.
 
-A body is `markupsafe.Markup`: `Markup("<p>{}</p>").format(text)` escapes what it is given, and a plain string
-is refused. Scripts get their data from a block of JSON and put text into the page with `textContent`.
+A body is `markupsafe.Markup`: `Markup("<p>{}</p>").format(text)` escapes its arguments, and a plain string
+is rejected. Scripts read their data from a JSON block and put text into the page with `textContent`.
 """
 
 import base64
@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from sdpo.runtime.run_directory import replace_file
 
-# What every page shares: readable in light and dark, and from 390 pixels on without scrolling sideways.
+# The style of all pages: readable in light and dark mode, no horizontal scrolling at 390 pixels and wider.
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --quiet: #595959; --line: #ccc; --panel: #f5f5f5;
   --blue: #005b96; --orange: #a84a00; }
@@ -50,16 +50,16 @@ _PAGE = Markup("""<!doctype html>
 
 
 def write_page(path: Path, title: str, body: Markup, style: str = "", script: str = "") -> Path:
-    """Write the page as a whole or not at all, and return its path.
+    """Write the page atomically and return its path.
 
-    `style` and `script` are ours and go in as they are, the style after `STYLE`. The page's policy lets nothing
-    but this very script run, and lets nothing be loaded but images that the page itself holds.
-    Raises TypeError for a body that nobody escaped, ValueError where the style or script would end its own element.
+    `style` and `script` are trusted and inserted unescaped, the style after `STYLE`. The page's content security
+    policy allows only this script to run and only embedded images to load.
+    Raises TypeError for a body that is not Markup, ValueError if the style or script would close its own element.
     """
     if not isinstance(body, Markup):
-        raise TypeError("a page's body is Markup: Markup('<p>{}</p>').format(text)")
+        raise TypeError("the body of a page must be Markup: Markup('<p>{}</p>').format(text)")
     if "</" in style or re.search(r"</script|<!--", script, re.IGNORECASE):
-        raise ValueError("a style or script that holds the end of its own element cannot be put into a page")
+        raise ValueError("a style or script that contains the end tag of its own element cannot be put into a page")
     page = _PAGE.format(
         policy=_policy(script),
         title=title,
@@ -67,15 +67,15 @@ def write_page(path: Path, title: str, body: Markup, style: str = "", script: st
         body=body,
         script=Markup("<script>{}</script>").format(Markup(script)) if script else "",
     )
-    # Half of a pair of surrogates, which a model's reply can hold, has no place in UTF-8.
+    # A lone surrogate, which a model's reply can contain, cannot be encoded in UTF-8.
     replace_file(path, page.encode("utf-8", "replace"))
     return path
 
 
 def data_block(name: str, value: Any) -> Markup:
-    """Return a value as a block of JSON: `JSON.parse(document.getElementById(name).textContent)` reads it."""
+    """Return a value as a JSON block, which `JSON.parse(document.getElementById(name).textContent)` reads."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":  # inside JSON they stand in strings alone, where they can be spelled out
+    for char in "<>&\u2028\u2029":  # in JSON they occur only inside strings, where they can be escaped
         text = text.replace(char, f"\\u{ord(char):04x}")
     return Markup('<script type="application/json" id="{}">{}</script>').format(name, Markup(text))
 
@@ -83,6 +83,6 @@ def data_block(name: str, value: Any) -> Markup:
 def _policy(script: str) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     run = f"'sha256-{digest}'" if script else "'none'"
-    # Styles may be inline: with nothing to load they can do no more than look wrong.
+    # Inline styles are safe: with nothing to load they can only change the appearance.
     rules = ["default-src 'none'", f"script-src {run}", "style-src 'unsafe-inline'", "img-src data:"]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

@@ -1,16 +1,16 @@
-"""The run directory: everything a run did, written so that a crash leaves the old file or the new, never half.
+"""The run directory: all records of a run, written atomically, so that a crash leaves either the old file or the new.
 
-run.json          settings without secrets, what the job added to prompts, package versions, commit, seed, command
-metrics.jsonl     a line an optimizer step
+run.json          settings without secrets, the job's prompt texts, package versions, commit, seed, command
+metrics.jsonl     one line per optimizer step
 samples.jsonl     sampled interactions: prompt, completion, follow-up, signal per token
-guard.jsonl       what the guard saw in each step, and what it made of it
-guard-start.json  some of the start's answers, with their log-probabilities, that it measures against
-replies-N.jsonl   process N's replies of models behind an API, as they came; only added to
-meter.json        what they cost so far
-checkpoint-N/     written by the trainer; whole once it holds `complete.json`
-summary.json      before and after, and how the run ended
+guard.jsonl       the guard's measurements and findings, one line per step
+guard-start.json  answers of the starting model with their log-probabilities, the guard's reference
+replies-N.jsonl   process N's reply cache of models behind an API, append-only
+meter.json        the number of requests and their cost so far
+checkpoint-N/     written by the trainer; complete once it contains `complete.json`
+summary.json      results before and after training, and how the run ended
 README.md         the model card
-merged/           the model with its adapter merged in, where asked for
+merged/           the model with its adapter merged in, if requested
 """
 
 import fcntl
@@ -33,7 +33,7 @@ PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "b
 PACKAGES += ["openai", "anthropic"]
 COMPLETE = "complete.json"
 
-# Settings that may change when a run is continued: they do not alter what it computes.
+# Settings that may change when a run is resumed: they do not affect what it computes.
 MAY_CHANGE_ON_RESUME = {
     "dry_run",
     "concurrency",
@@ -45,7 +45,7 @@ MAY_CHANGE_ON_RESUME = {
 }
 MAY_CHANGE_ON_RESUME |= {"simulator_wait", "simulator_api_key", "max_cost", "price_file"}
 MAY_CHANGE_ON_RESUME |= {"nnodes", "node_rank", "master_addr", "master_port", "merge_adapter", "guard"}
-# These may too, as long as a step has as many rows as before.
+# These may change too, as long as the number of rows per step stays the same.
 STEP_SIZE = ("bs", "ga", "world_size")
 MAY_CHANGE_ON_RESUME |= {
     *STEP_SIZE,
@@ -60,23 +60,23 @@ MAY_CHANGE_ON_RESUME |= {"eval_steps"}
 
 
 class RunDirectory:
-    """A directory that one run owns. `open` it before anything heavy; only the main process writes."""
+    """A directory that belongs to one run. `open` it before heavy work; only the main process writes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock: IO | None = None
+        self._lock: IO[str] | None = None
 
     def check(self, settings: dict, resume: bool = True) -> str:
-        """Return "new" or "continued". Raises RunError where the directory cannot be used; writes nothing."""
+        """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing."""
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return "new"
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file. Choose another RUN_ID or OUTPUT_DIR.")
         started = self.read_json("run.json")
         if started is None:
-            raise RunError(f"{self.path} holds files that no run of ours wrote. Choose another RUN_ID or OUTPUT_DIR.")
+            raise RunError(f"{self.path} contains files but no run.json. Choose another RUN_ID or OUTPUT_DIR.")
         if not resume:
-            raise RunError(f"{self.path} already holds a run and RESUME=never. Choose another RUN_ID.")
+            raise RunError(f"{self.path} already contains a run and RESUME=never. Choose another RUN_ID.")
         if (self.read_json("summary.json") or {}).get("finished"):
             raise RunError(f"the run in {self.path} is finished. Choose another RUN_ID to train again.")
         before = started["settings"]
@@ -85,9 +85,9 @@ class RunDirectory:
             name = changed[0]
             raise RunError(
                 f"the run in {self.path} was started with {name.upper()}={before.get(name)}, now it is "
-                f"{settings[name]}. Give the same settings to continue it, or choose another RUN_ID."
+                f"{settings[name]}. Give the same settings to resume it, or choose another RUN_ID."
             )
-        rows = [math.prod(of.get(name) or 1 for name in STEP_SIZE) for of in (before, settings)]
+        rows = [math.prod(values.get(name) or 1 for name in STEP_SIZE) for values in (before, settings)]
         if rows[0] != rows[1]:
             raise RunError(
                 f"a step of the run in {self.path} has {rows[0]} rows (BS x GA x GPUS), now it would have {rows[1]}. "
@@ -96,10 +96,10 @@ class RunDirectory:
         return "continued"
 
     def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
-        """Create or continue the directory, lock it, and return "new" or "continued".
+        """Create or reopen the directory, lock it, and return "new" or "continued".
 
-        `facts` are what a new run's run.json holds beside the settings. Raises RunError as `check` does, and where
-        another process is using it.
+        `facts` are further entries of a new run's run.json. Raises RunError as `check` does, and if another process
+        is using the directory.
         """
         state = self.check(settings, resume)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class RunDirectory:
         return state
 
     def lock(self) -> None:
-        """Keep other processes out for as long as this object lives. Raises RunError where one is in already."""
+        """Lock the directory while this object exists. Raises RunError if another process has locked it."""
         self._lock = (self.path / ".lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -117,25 +117,25 @@ class RunDirectory:
             raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
 
     def unlock(self) -> None:
-        """Let other processes in again."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def checkpoints(self) -> dict[int, Path]:
-        """Return step -> folder of the whole checkpoints, in order."""
+        """Return step -> folder of the complete checkpoints, in ascending order."""
         return dict(sorted((_step_of(path.parent), path.parent) for path in self.path.glob(f"checkpoint-*/{COMPLETE}")))
 
     def write_json(self, name: str, content: dict) -> None:
-        """Write a JSON file whole: beside it first, then in its place."""
+        """Write a JSON file atomically."""
         self._replace(name, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a text file whole: beside it first, then in its place."""
+        """Write a text file atomically."""
         self._replace(name, text)
 
     def read_json(self, name: str) -> dict | None:
-        """Return a JSON file's content, None where it is not there."""
+        """Return the content of a JSON file, None if there is no such file. Raises RunError for invalid JSON."""
         try:
             return json.loads((self.path / name).read_text("utf-8"))
         except FileNotFoundError:
@@ -144,16 +144,19 @@ class RunDirectory:
             raise RunError(f"{self.path / name} is not JSON ({error}). Choose another RUN_ID.") from None
 
     def append(self, name: str, rows: list[dict]) -> None:
-        """Add rows to a JSONL file and hand them to the system at once."""
+        """Append rows to a JSONL file and flush them to the operating system."""
         with (self.path / name).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def write_rows(self, name: str, rows: list[dict]) -> None:
-        """Write a JSONL file whole, as `write_json` does."""
+        """Write a JSONL file atomically."""
         self._replace(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
     def read_rows(self, name: str) -> list[dict]:
-        """Return the rows of a JSONL file; a last line cut short by a crash is left out."""
+        """Return the rows of a JSONL file, without a last line that a crash truncated.
+
+        Raises RunError for any other line that is not JSON.
+        """
         path = self.path / name
         lines = path.read_text("utf-8").split("\n") if path.exists() else []
         rows = []
@@ -166,50 +169,51 @@ class RunDirectory:
         return rows
 
     def drop_rows_after(self, name: str, step: int) -> None:
-        """Take from a JSONL file what was written after `step`: a resumed run writes it again."""
+        """Remove the rows of steps after `step` from a JSONL file: a resumed run writes them again."""
         if (self.path / name).exists():
             self.write_rows(name, [row for row in self.read_rows(name) if row["step"] <= step])
 
     def mark_complete(self, step: int, processes: int = 1) -> None:
-        """Say that checkpoint `step` is whole. Called after its last file is written."""
+        """Mark checkpoint `step` as complete. Call it after its last file is written."""
         self.write_json(f"checkpoint-{step}/{COMPLETE}", {"step": step, "processes": processes})
 
     def last_checkpoint(self) -> Path | None:
-        """Return the newest whole checkpoint, None without one."""
+        """Return the newest complete checkpoint, None if there is none."""
         return next(reversed(self.checkpoints().values()), None)
 
     def remove_incomplete_checkpoints(self) -> list[str]:
-        """Remove checkpoints that a crash left unfinished, and return their names."""
-        half = [path for path in self.path.glob("checkpoint-*") if not (path / COMPLETE).exists()]
-        for path in half:
+        """Remove incomplete checkpoints, which a crash leaves, and return their names in order."""
+        incomplete = [path for path in self.path.glob("checkpoint-*") if not (path / COMPLETE).exists()]
+        for path in incomplete:
             shutil.rmtree(path)
-        return sorted(path.name for path in half)
+        return sorted(path.name for path in incomplete)
 
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole: beside it first, then in its place."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a file atomically: to a temporary file in its folder, which then replaces it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def disk_full(error: Exception, folder: Path) -> bool:
-    """Return whether a full disk is behind an error of those that write checkpoints: they raise no OSError for it.
+    """Return whether an error of the libraries that write checkpoints, which raise no OSError, is due to a full disk.
 
-    safetensors says it in words. torch only says that its writing failed, and leaves the disk full.
+    safetensors names the cause in its message. torch only reports that writing failed, and leaves the disk full.
+    An OSError returns False: its errno already names the cause.
     """
     if isinstance(error, OSError):
-        return False  # it says so itself
+        return False
     if "No space left on device" in str(error):
         return True
     return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
@@ -220,8 +224,8 @@ def _step_of(path: Path) -> int:
 
 
 def provenance() -> dict:
-    """Return when and how this process was started: command, commit, versions; no environment."""
-    versions = {}
+    """Return when and how this process was started: time, command, commit, versions. No environment variables."""
+    versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)
@@ -237,7 +241,7 @@ def provenance() -> dict:
 
 
 def _commit() -> str | None:
-    """Return the project's commit, `-changed` where files differ from it; from SDPO_COMMIT in an image."""
+    """Return the project's commit, with "-changed" if files differ from it. In an image it comes from SDPO_COMMIT."""
     if commit := os.environ.get("SDPO_COMMIT"):
         return commit
     try:

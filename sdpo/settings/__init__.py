@@ -1,8 +1,8 @@
-"""Settings: each is declared once, here, with its help, its default and its limits.
+"""Settings: each is declared once, in this package, with its help, its default and its limits.
 
-A setting `train_n` is the environment and Make variable `TRAIN_N` and the flag `--train-n`. The modules
-of this package declare them, by kind of job; `sdpo.settings.resolve` reads them; below is what can be asked of those
-that were read.
+The setting `train_n` is the environment variable and Make variable `TRAIN_N` and the flag `--train-n`. The modules
+of this package declare the settings by kind of job, and `sdpo.settings.resolve` reads their values. The functions
+below work on settings that are resolved.
 """
 
 import dataclasses
@@ -45,61 +45,62 @@ __all__ = [
     "setting",
 ]
 
-# Where a value came from.
+# The sources of a value.
 FLAG, MAKE, ENVIRONMENT, TINY, DOTENV, JOB, DEFAULT = "flag", "make", "environment", "TINY", ".env", "job", "default"
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:
-    """Return every setting of a settings class by name, the class's own ones first and every job's last."""
+    """Return the settings of a settings class by name: its own first, those of all jobs last."""
     hints = typing.get_type_hints(kind)
     groups = {name: owner for owner in kind.__mro__ for name in inspect.get_annotations(owner)}
-    found = {}
+    settings: dict[str, Setting] = {}
     for item in sorted(dataclasses.fields(kind), key=lambda item: kind.__mro__.index(groups[item.name])):
         if "help" not in item.metadata:
             continue
-        hint, choices = hints[item.name], ()
+        hint: Any = hints[item.name]
+        choices: tuple[str, ...] = ()
         if isinstance(hint, types.UnionType):
             hint = next(part for part in typing.get_args(hint) if part is not type(None))
         if typing.get_origin(hint) is Literal:
             hint, choices = str, typing.get_args(hint)
         group = (groups[item.name].__doc__ or "").strip()
-        found[item.name] = Setting(item.name, hint, choices, item.default, group=group, **item.metadata)
-    return found
+        settings[item.name] = Setting(item.name, hint, choices, item.default, group=group, **item.metadata)
+    return settings
 
 
 def by_any_name(settings: Mapping[str, Setting]) -> dict[str, Setting]:
-    """Return the settings by every lower-case name that they go by."""
+    """Return the settings by lower-case name, aliases included."""
     return {name: declared for declared in settings.values() for name in declared.names}
 
 
 def known_names() -> dict[str, Setting]:
-    """Return the settings of all jobs by lower-case name, second names included."""
-    found: dict[str, Setting] = {}
+    """Return the settings of all jobs by lower-case name, aliases included."""
+    known: dict[str, Setting] = {}
     kinds: list[type[CommonSettings]] = [CommonSettings]
     while kinds:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
-        found |= by_any_name(settings_of(kind))
-    return found
+        known |= by_any_name(settings_of(kind))
+    return known
 
 
 def source(settings: CommonSettings, name: str) -> str:
-    """Return where a value came from: flag, make, environment, TINY, ".env, line N", job or default."""
+    """Return the source of a value: flag, make, environment, TINY, ".env, line N", job or default."""
     return settings.sources.get(name, DEFAULT)
 
 
 def given(settings: CommonSettings) -> dict[str, Any]:
-    """Return the values that the user gave, whichever way, as plain values and without secrets."""
+    """Return the values that the user gave by any means, as plain values without secrets."""
     secrets = {name for name, declared in settings_of(type(settings)).items() if declared.secret}
     return {
         name: value
         for name, value in redacted(settings).items()
-        if name not in secrets and is_theirs(source(settings, name))
+        if name not in secrets and given_by_user(source(settings, name))
     }
 
 
 def redacted(settings: CommonSettings) -> dict[str, Any]:
-    """Return every setting as a plain value that JSON can hold; of a secret not even whether it is set."""
+    """Return all settings as JSON values. A secret is "redacted", whether it is set or not."""
     values = {}
     for name, declared in settings_of(type(settings)).items():
         value = getattr(settings, name)
@@ -108,7 +109,7 @@ def redacted(settings: CommonSettings) -> dict[str, Any]:
 
 
 def table(settings: CommonSettings) -> str:
-    """Return the settings as lines of name, value and source; a secret is only set or not set."""
+    """Return the settings as lines of name, value and source; a secret's value is shown as "set" or "not set"."""
     rows = []
     for name, declared in settings_of(type(settings)).items():
         value = getattr(settings, name)
@@ -118,13 +119,13 @@ def table(settings: CommonSettings) -> str:
     return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
 
 
-def is_theirs(source: str) -> bool:
-    """Return whether a value from there was given by the user."""
+def given_by_user(source: str) -> bool:
+    """Return whether a value from this source was given by the user."""
     return source in (FLAG, MAKE, ENVIRONMENT) or source.startswith(DOTENV)
 
 
 def as_text(value: Any) -> str:
-    """Return a value as it would be written down to be read again."""
+    """Return the text that parses to this value."""
     if isinstance(value, float):
         return re.sub(r"e([+-])0", r"e\1", repr(value))
     return str(int(value)) if isinstance(value, bool) else str(value)

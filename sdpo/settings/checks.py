@@ -1,4 +1,4 @@
-"""What a setting's value is checked for: each returns what would be allowed where the value is not, else None."""
+"""Checks of setting values. Each returns None for a valid value, otherwise a description of what is allowed."""
 
 import re
 import shlex
@@ -7,56 +7,56 @@ from pathlib import Path
 
 
 def plain_name(value: str) -> str | None:
-    """A name that is safe as a folder's."""
+    """Check that the value is safe as a folder name."""
     return None if re.fullmatch(r"\w[\w.+-]*", value) else "a name of letters, digits, '-', '_' and '.', not a path"
 
 
 def http_address(value: str) -> str | None:
-    """An address of a server."""
+    """Check that the value is the URL of a server."""
     return None if re.match(r"https?://[^/\s]", value) else "an address such as http://127.0.0.1:8000/v1"
 
 
 def own_address(value: str) -> str | None:
-    """An address that a server of ours can listen on."""
+    """Check that the value is an IP address, which a server on this machine can listen on."""
     try:
         ip_address(value)
     except ValueError:
-        return "an IP address such as 127.0.0.1, or 0.0.0.0 for all of this machine's"
+        return "an IP address such as 127.0.0.1, or 0.0.0.0 for all addresses of this machine"
     return None
 
 
 def existing_file(value: Path) -> str | None:
-    """A file that is there."""
-    return None if value.is_file() else "a file that is there"
+    """Check that the file exists."""
+    return None if value.is_file() else "an existing file"
 
 
 def existing_folder(value: Path) -> str | None:
-    """A folder that is there."""
-    return None if value.is_dir() else "a folder that is there"
+    """Check that the folder exists."""
+    return None if value.is_dir() else "an existing folder"
 
 
 def existing_path(value: Path) -> str | None:
-    """A file or folder that is there."""
-    return None if value.exists() else "a file or folder that is there"
+    """Check that the file or folder exists."""
+    return None if value.exists() else "an existing file or folder"
 
 
 def template_file(value: Path) -> str | None:
-    """A hindsight template."""
+    """Check that the file is a hindsight template."""
     try:
         return None if "{follow_up}" in value.read_text("utf-8") else "a text file that contains {follow_up}"
     except (OSError, UnicodeDecodeError):
-        return "a text file that can be read"
+        return "a readable text file"
 
 
 def step_list(value: str) -> str | None:
-    """Steps of checkpoints."""
+    """Check that the value lists checkpoint steps."""
     steps = value.replace(",", " ").split()
     usable = value.strip() == "all" or (steps and all(re.fullmatch(r"[0-9]{1,9}", step) for step in steps))
     return None if usable else 'all, or whole numbers such as "3 6 9"'
 
 
 def names(value: str) -> str | None:
-    """Names with spaces between; quotes hold one with spaces together."""
+    """Check that the value holds one or more names separated by spaces; a name with spaces is quoted."""
     try:
         return None if shlex.split(value) else "one or more names"
     except ValueError:

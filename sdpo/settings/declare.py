@@ -1,4 +1,4 @@
-"""How a setting is declared, and how its text is read: help, default, limits."""
+"""How a setting is declared (help, default, limits) and how its text is parsed."""
 
 import math
 import operator
@@ -26,10 +26,10 @@ def setting(
     alias: str | None = None,
     check: Callable[[Any], str | None] | None = None,
 ) -> Any:
-    """Declare a setting: a dataclass field with its help and its limits.
+    """Return a dataclass field that declares a setting with its help and its limits.
 
-    `alias` is a second name for the same setting. `check` gets a value and returns what would be allowed
-    where it is not, else None. A secret has no flag and is never shown.
+    `alias` is a second name for the same setting. `check` gets the value and returns None if it is valid, otherwise
+    a description of what is allowed. A secret has no flag and is never shown.
     """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     metadata = {"help": help, "limits": limits, "secret": secret, "alias": alias, "check": check}
@@ -38,7 +38,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of one setting; made from its declaration by `settings_of`."""
+    """One setting, as `settings_of` reads it from its declaration."""
 
     name: str
     kind: type
@@ -53,22 +53,22 @@ class Setting:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The lower-case names it goes by."""
+        """The setting's lower-case names: its own and its alias."""
         return (self.name, self.alias) if self.alias else (self.name,)
 
     @property
     def allowed(self) -> str:
-        """What its values may be, in words."""
+        """A description of the allowed values."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        words = {bool: "1 or 0", int: "a whole number", float: "a number", Path: "a path", str: "a text"}[self.kind]
+        words = {bool: "1 or 0", int: "a whole number", float: "a number", Path: "a path", str: "text"}[self.kind]
         limits = [f"{name.replace('_', ' ')} {limit:g}" for name, limit in self.limits.items() if limit is not None]
         return " ".join([words, " and ".join(limits)]).strip()
 
     def parse(self, text: str) -> Any:
-        """Return the value that `text` stands for. Raises ValueError saying what is allowed."""
+        """Return the value that `text` stands for. Raises ValueError with a description of the allowed values."""
         value = self._convert(text)
-        if problem := self.check and self.check(value):
+        if self.check and (problem := self.check(value)):
             raise ValueError(problem)
         return value
 
@@ -93,10 +93,10 @@ class Setting:
             try:
                 return Path(text).expanduser()
             except RuntimeError:
-                raise ValueError("a path whose ~ stands for a home folder that exists") from None
+                raise ValueError("a path whose ~ is an existing home folder") from None
         return text
 
 
 def flag(name: str) -> str:
-    """Return the flag of a setting."""
+    """Return a setting's command-line flag."""
     return "--" + name.replace("_", "-")

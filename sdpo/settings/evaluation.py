@@ -1,4 +1,4 @@
-"""The settings of evaluation: which checkpoints of which run, against what, and by whose verdict."""
+"""The settings of evaluation: the run and its checkpoints, the baseline, and the judges."""
 
 # ruff: noqa: RUF009 (`setting` is a `field`)
 
@@ -17,45 +17,49 @@ class EvalSettings(LaunchSettings):
     """Evaluating a run."""
 
     run_dir: Path | None = setting(
-        None, "the run to evaluate; not set takes the newest one in SCRATCH", check=existing_folder
+        None, "the run to evaluate; if not set, the newest one in SCRATCH", check=existing_folder
     )
     ckpts: str = setting("3 6 9 12 15", "the steps of the checkpoints, or all", check=step_list)
-    baseline: str | None = setting(None, "the model to compare with; not set is the one the run started from")
+    baseline: str | None = setting(None, "the model to compare with; if not set, the one the run started from")
     data_path: Path | None = setting(
         None, "the validation prompts: their file, or a folder with validation.jsonl", check=existing_path
     )
-    val_jsonl: Path | None = setting(None, "the validation prompts' file; not set is the run's")
-    eval_n: int = setting(256, "how many validation prompts to answer", at_least=1)
-    style: str | None = setting(None, "the taste to judge by; not set is the run's")
-    style_file: Path | None = setting(None, "a JSON file of tastes of your own: name -> text", check=existing_file)
-    max_prompt_tokens: int = setting(512, "longer prompts are left out and counted; the run's goes first", at_least=1)
-    max_completion_tokens: int = setting(2048, "the longest answer; the run's goes first", at_least=1)
+    val_jsonl: Path | None = setting(None, "the file of validation prompts; if not set, the run's")
+    eval_n: int = setting(256, "the number of validation prompts to answer", at_least=1)
+    style: str | None = setting(None, "the style to judge by; if not set, the run's")
+    style_file: Path | None = setting(None, "a JSON file with your own styles: name -> text", check=existing_file)
+    max_prompt_tokens: int = setting(
+        512, "longer prompts are left out and counted; the run's value takes precedence", at_least=1
+    )
+    max_completion_tokens: int = setting(
+        2048, "the maximum length of an answer; the run's value takes precedence", at_least=1
+    )
     eval_temperature: float = setting(0.0, "the sampling temperature of the answers; 0 is greedy", at_least=0)
-    eval_batch_size: int = setting(16, "how many prompts are answered together", at_least=1)
+    eval_batch_size: int = setting(16, "the number of prompts per generation batch", at_least=1)
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto: bf16 on a GPU, fp32 elsewhere")
     answer_url: str | None = setting(
-        None, "an OpenAI-compatible server that has the models, instead of loading them here", check=http_address
+        None, "an OpenAI-compatible server with the models, instead of loading them here", check=http_address
     )
-    answer_api_key: str | None = setting(None, "for an ANSWER_URL that asks for a key", secret=True)
+    answer_api_key: str | None = setting(None, "for an ANSWER_URL that requires a key", secret=True)
     judge_model: str = setting(
         "Qwen/Qwen3-8B", "one or more judges: a hub name, a folder, a claude-… name, or oracle", check=names
     )
     judge_url: str | None = setting(
-        None, "an OpenAI-compatible server that has the judges, instead of loading them here", check=http_address
+        None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address
     )
-    judge_api_key: str | None = setting(None, "for a JUDGE_URL that asks for a key", secret=True)
-    judge_batch_size: int = setting(8, "how many pairs a judge loaded here reads together", at_least=1)
-    concurrency: int = setting(32, "how many replies to ask for at once", at_least=1)
-    judge_timeout: float = setting(120.0, "seconds one reply of a server may take, retries included", above=0)
+    judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
+    judge_batch_size: int = setting(8, "the number of pairs per batch of a judge loaded here", at_least=1)
+    concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)
+    judge_timeout: float = setting(120.0, "the seconds that a reply of a server may take, retries included", above=0)
     max_cost: float | None = setting(None, "stop before the judges cost more US dollars than this", above=0)
-    price_file: Path | None = setting(None, "a JSON file of prices in place of ours", check=existing_file)
+    price_file: Path | None = setting(None, "a JSON file of prices, instead of the shipped one", check=existing_file)
 
     @property
     def judges(self) -> list[str]:
-        """The judges by name."""
+        """The names of the judges."""
         return list(dict.fromkeys(shlex.split(self.judge_model)))
 
     @property
     def steps(self) -> list[int] | None:
-        """The steps asked for, None for all there are."""
+        """The requested checkpoint steps in order, None for all."""
         return None if self.ckpts.strip() == "all" else sorted(set(map(int, self.ckpts.replace(",", " ").split())))

@@ -1,4 +1,4 @@
-"""Files and models that settings name, checked before a model is loaded. Importing this is cheap."""
+"""Checks of the files and models that settings name, before a model is loaded. Importing this module is cheap."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from sdpo.text.prompts import HINDSIGHT
 
 
 def check_model_path(name: str, value: str) -> None:
-    """Raise SettingError where a model given as a local path is not one."""
+    """Raise SettingError if the value looks like a local path but is not a model folder."""
     looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
     if looks_local and not (Path(value).expanduser() / "config.json").exists():
-        raise SettingError(f"{name.upper()}={value} has no config.json. Name a model's folder or its hub id.")
+        raise SettingError(f"{name.upper()}={value} has no config.json. Give a model's folder or its hub id.")
 
 
 def read_template(path: Path | None) -> str:
-    """Return the hindsight template: the shipped one, or the file's. Raises SettingError for a bad file."""
+    """Return the hindsight template: the file's, or the shipped one for None. Raises SettingError for a bad file."""
     if path is None:
         return HINDSIGHT
     try:
@@ -22,5 +22,5 @@ def read_template(path: Path | None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"the template {path} cannot be read: {error}.") from None
     if text.count("{follow_up}") != 1:
-        raise SettingError(f"the template {path} must hold {{follow_up}} exactly once.")
+        raise SettingError(f"the template {path} must contain {{follow_up}} exactly once.")
     return text

@@ -1,11 +1,11 @@
-"""Reading settings: from the command line, Make, the environment and `.env`.
+"""Resolves settings from the command line, Make, the environment and `.env`.
 
-Highest first: flags, Make variables, the environment, the job's TINY values (with TINY on), `.env` in the
-current folder, the job's own defaults, the declared defaults. An empty value counts as not given, and a name
-that is not known is an error, so that a slip of the pen never trains for a day with the wrong number.
+Precedence, highest first: flags, Make variables, the environment, the job's TINY values (if TINY is on), `.env` in
+the current folder, the job's own defaults, the declared defaults. An empty value counts as not given. An unknown
+name is an error, so that a typo never trains for a day with the wrong value.
 """
 
-# ruff: noqa: SIM905 (lists of names read best as words)
+# ruff: noqa: SIM905 (long lists of names are easier to read as one string)
 
 import argparse
 import io
@@ -32,17 +32,17 @@ from sdpo.settings import (
     as_text,
     by_any_name,
     flag,
-    is_theirs,
+    given_by_user,
     known_names,
     settings_of,
 )
 
 # Set by the Makefile: the names of the variables given on make's command line.
 MAKE_VARIABLES = "SDPO_MAKE_VARIABLES"
-# Make's own, or the Makefile's: they may stand beside settings on make's command line.
+# Variables of make itself or of the Makefile: they are allowed on make's command line beside settings.
 _MAKEFILE_NAMES = {"PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "DOCKER"}
 
-# Names in `.env` that belong to others and are handed on to them.
+# Names in `.env` that belong to other programs. They are exported to the environment.
 _FOREIGN_PREFIXES = (
     "HF_ HUGGINGFACE_ WANDB_ CUDA_ NVIDIA_ NCCL_ GLOO_ TORCH_ TORCHINDUCTOR_ PYTORCH_ TRITON_ OMP_ MKL_ OPENBLAS_ "
     "TOKENIZERS_ TRANSFORMERS_ DATASETS_ BNB_ ANTHROPIC_ OPENAI_ COMPOSE_ DOCKER_ LC_ XDG_ PYTHON PIP_ SSL_ REQUESTS_ "
@@ -51,7 +51,7 @@ _FOREIGN_PREFIXES = (
 _FOREIGN_NAMES = set(
     "UID GID USER HOME PATH SHELL LANG TZ TERM TMPDIR TMP TEMP NO_COLOR FORCE_COLOR COLUMNS CI "
     "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE "
-    "JOB BASE_IMAGE TORCH_INDEX".split()  # of the containers, as is what begins with DOCKER_
+    "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
 )
 
 Kind = TypeVar("Kind", bound=CommonSettings)
@@ -59,12 +59,12 @@ Kind = TypeVar("Kind", bound=CommonSettings)
 
 @dataclass(frozen=True)
 class _Given:
-    """A value as somebody wrote it down, and where."""
+    """A value as text, with its source."""
 
     name: str
     text: str
     source: str
-    place: str
+    origin: str  # the source in words, for error messages
 
 
 def resolve(
@@ -78,17 +78,17 @@ def resolve(
     environment: Mapping[str, str] | None = None,
     dotenv: Path = Path(".env"),
 ) -> Kind:
-    """Return the job's settings; `sources` on them says where each value came from.
+    """Return the job's settings; their `sources` holds the source of each value.
 
-    Raises SettingError for an unknown name and for a value that is not allowed. `--help` prints and exits.
+    Raises SettingError for an unknown name and for an invalid value. `--help` prints the help and exits.
     """
     environment = os.environ if environment is None else environment
     settings, by_name = settings_of(kind), by_any_name(settings_of(kind))
-    made, inherited = _from_environment(settings, environment, job)
+    from_make, from_environment = _from_environment(settings, environment, job)
     sources_in_order = [
         _from_flags(settings, arguments, job, summary, defaults or {}),
-        made,
-        inherited,
+        from_make,
+        from_environment,
         _from_mapping(settings, tiny or {}, TINY, "the job's TINY values"),
         _from_dotenv(dotenv),
         _from_mapping(settings, defaults or {}, JOB, "the job's defaults"),
@@ -102,9 +102,9 @@ def resolve(
 def export_dotenv(
     dotenv: Path = Path(".env"), environment: MutableMapping[str, str] | None = None, secrets: bool = True
 ) -> None:
-    """Put credentials and other programs' variables from `.env` where wandb and the hub look for them.
+    """Export credentials and other programs' variables from `.env` to the environment, where wandb and the hub look.
 
-    What the environment already says stays. An empty credential is taken out: it means not set.
+    Variables that are already set stay. An empty credential is removed, because it means not set.
     """
     environment = os.environ if environment is None else environment
     private = {name.upper() for name, declared in known_names().items() if declared.secret}
@@ -117,18 +117,19 @@ def export_dotenv(
 
 
 def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Given]]) -> dict[str, Any]:
-    """Return each setting's value from the first layer that has it, and `sources`: where it came from."""
-    values, sources = {}, {}
+    """Return each setting's value from the first layer that has it, and `sources` with where it came from."""
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for name, declared in settings.items():
         item = next((layer[name] for layer in layers if name in layer), None)
         if item is None:
             values[name], sources[name] = declared.default, DEFAULT
             continue
         values[name] = _parse(declared, item)
-        sources[name] = item.place if item.source == DOTENV else item.source
+        sources[name] = item.origin if item.source == DOTENV else item.source
     if values.get("data_path"):
         for name, file_name in (("train_jsonl", "train.jsonl"), ("val_jsonl", "validation.jsonl")):
-            if name in values and not is_theirs(sources[name]):
+            if name in values and not given_by_user(sources[name]):
                 path = values["data_path"]
                 values[name], sources[name] = path if path.is_file() else path / file_name, "DATA_PATH"
     return {**values, "sources": sources}
@@ -137,16 +138,18 @@ def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Give
 def _from_environment(
     settings: Mapping[str, Setting], environment: Mapping[str, str], job: str
 ) -> tuple[list[_Given], list[_Given]]:
-    """Return what Make was given and, apart from it, what the environment says."""
-    # A worker gets make's variables again, and in the environment beside them WORLD_SIZE from its launcher.
-    made = [name for name in environment.get(MAKE_VARIABLES, "").split() if name in environment]
-    _refuse_unknown_variables(made, settings, job)
-    inherited = [name for name in by_any_name(settings) if name.upper() in environment and name.upper() not in made]
+    """Return the values of Make variables and those of other environment variables."""
+    # A worker process inherits make's variables, and its launcher sets WORLD_SIZE in the environment.
+    make_names = [name for name in environment.get(MAKE_VARIABLES, "").split() if name in environment]
+    _refuse_unknown_variables(make_names, settings, job)
+    other_names = [
+        name for name in by_any_name(settings) if name.upper() in environment and name.upper() not in make_names
+    ]
     return (
-        [_Given(name.lower(), environment[name], MAKE, f"the Make variable {name}") for name in made],
+        [_Given(name.lower(), environment[name], MAKE, f"the Make variable {name}") for name in make_names],
         [
             _Given(name, environment[name.upper()], ENVIRONMENT, f"the environment variable {name.upper()}")
-            for name in inherited
+            for name in other_names
         ],
     )
 
@@ -156,14 +159,14 @@ def _from_dotenv(path: Path) -> list[_Given]:
     return [_Given(name.lower(), text, DOTENV, f"{DOTENV}, line {line}") for name, text, line in entries]
 
 
-def _from_mapping(settings: Mapping[str, Setting], values: Mapping[str, Any], source: str, place: str) -> list[_Given]:
+def _from_mapping(settings: Mapping[str, Setting], values: Mapping[str, Any], source: str, origin: str) -> list[_Given]:
     if unknown := set(values) - set(settings):
-        raise TypeError(f"{place} name settings that the job does not have: {sorted(unknown)}")
-    return [_Given(name, as_text(value), source, place) for name, value in values.items() if value is not None]
+        raise TypeError(f"{origin} name settings that the job does not have: {sorted(unknown)}")
+    return [_Given(name, as_text(value), source, origin) for name, value in values.items() if value is not None]
 
 
 def _one_layer(items: Iterable[_Given], by_name: Mapping[str, Setting]) -> dict[str, _Given]:
-    """Return one source's values by the settings' own names. Raises SettingError where two names disagree."""
+    """Return one source's values by setting name. Raises SettingError if a name and its alias have different values."""
     layer: dict[str, _Given] = {}
     for item in items:
         if item.name not in by_name or not item.text.strip():
@@ -172,7 +175,7 @@ def _one_layer(items: Iterable[_Given], by_name: Mapping[str, Setting]) -> dict[
         other = layer.get(declared.name)
         if other and other.name != item.name and _parse(declared, other) != _parse(declared, item):
             raise SettingError(
-                f"{other.name.upper()}={other.text} and {item.name.upper()}={item.text} (from {item.place}) are the "
+                f"{other.name.upper()}={other.text} and {item.name.upper()}={item.text} (from {item.origin}) are the "
                 "same setting with two values. Give one of them."
             )
         layer[declared.name] = item
@@ -186,19 +189,23 @@ def _parse(declared: Setting, item: _Given) -> Any:
     except ValueError as allowed:
         shown = "the secret" if declared.secret else text
         raise SettingError(
-            f"{item.name.upper()}={shown} (from {item.place}) must be {allowed}. Give another value, or leave it out."
+            f"{item.name.upper()}={shown} (from {item.origin}) must be {allowed}. Give another value, or leave it out."
         ) from None
 
 
-def _refuse(name: str, place: str, settings: Mapping[str, Setting], job: str, shown: Callable[[str], str]) -> None:
-    """Raise SettingError for a name that is not one of the job's, by what it is likely to have meant."""
+def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, shown: Callable[[str], str]) -> None:
+    """Raise SettingError for a name that is no setting of the job, with the most likely intended one."""
     declared = known_names().get(name.lower().replace("-", "_"))
     if declared and declared.secret:
-        raise SettingError(f"{place}: a secret is taken from the environment or .env only, as {declared.name.upper()}.")
-    takes = [shown(own) for own, item in by_any_name(settings).items() if not item.secret]
+        raise SettingError(
+            f"{origin}: a secret is taken from the environment or .env only, as {declared.name.upper()}."
+        )
+    own_names = [shown(own) for own, item in by_any_name(settings).items() if not item.secret]
     if declared and declared.name not in settings:
-        raise SettingError(f"{place}: {job} does not take this setting of other jobs. Leave it out.")
-    raise SettingError(f"{place} is not a setting of {job}.{nearest(shown(name), takes)} See --help for all of them.")
+        raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. Leave it out.")
+    raise SettingError(
+        f"{origin} is not a setting of {job}.{nearest(shown(name), own_names)} See --help for all of them."
+    )
 
 
 def _refuse_unknown_variables(names: Iterable[str], settings: Mapping[str, Setting], job: str) -> None:
@@ -239,7 +246,7 @@ def _from_flags(
             )
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
-        # Without the value: an unknown flag may have been meant to carry a secret.
+        # Without its value, which may be a secret.
         name = unknown[0].partition("=")[0]
         if not name.startswith("--"):
             raise SettingError(f"{name!r} is not a flag. Give settings to {job} as --name value.")
@@ -265,16 +272,17 @@ def _is_foreign(name: str) -> bool:
 
 
 def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, str, int]]:
-    """Return name, value and line of each entry. Raises SettingError for a line or a name that is not one."""
+    """Return name, value and line of each entry. Raises SettingError for an invalid line or an unknown name."""
     try:
         content = path.read_text("utf-8-sig")
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"{path} cannot be read: {error}.") from None
-    known, entries = known_names(), []
+    known = known_names()
+    entries: list[tuple[str, str, int]] = []
     for binding in parse_stream(io.StringIO(content)):
-        # The parser counts the blank lines before an entry as its beginning.
+        # The parser counts blank lines before an entry as part of it.
         text = binding.original.string
         line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
         if binding.error:
@@ -285,8 +293,8 @@ def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, st
         entries.append((name, binding.value or "", line))
         if refuse_unknown and not (name.isupper() and name.lower() in known):
             secrets = {own.upper() for own, declared in known.items() if declared.secret}
-            slip = get_close_matches(name.upper(), secrets, n=1, cutoff=0.9)
-            if slip or not _is_foreign(name):
-                guess = nearest(name, secrets if slip else [own.upper() for own in known])
+            misspelled_secret = get_close_matches(name.upper(), secrets, n=1, cutoff=0.9)
+            if misspelled_secret or not _is_foreign(name):
+                guess = nearest(name, secrets if misspelled_secret else [own.upper() for own in known])
                 raise SettingError(f"{name} (from {path}, line {line}) is not a setting.{guess} Correct or remove it.")
     return entries

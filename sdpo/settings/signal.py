@@ -1,4 +1,4 @@
-"""The settings of looking at the signal before training: drawing it, and auditing it."""
+"""The settings of analysing the signal before training: `signal-analysis` and `audit`."""
 
 # ruff: noqa: RUF009 (`setting` is a `field`)
 
@@ -13,48 +13,48 @@ from sdpo.settings.declare import setting
 
 @dataclass(frozen=True, kw_only=True)
 class SignalSettings(JobSettings):
-    """The model and how it is asked."""
+    """The model and how it is prompted."""
 
-    model: str = setting("Qwen/Qwen3-8B", "the model to look at, a hub name or a folder")
-    output_dir: Path | None = setting(None, "the run's folder, instead of the one in SCRATCH", alias="out_dir")
+    model: str = setting("Qwen/Qwen3-8B", "the model to analyse, a hub name or a folder")
+    output_dir: Path | None = setting(None, "the run directory, instead of one in SCRATCH", alias="out_dir")
     precision: Literal["auto", "bf16", "fp32"] = setting(
-        "auto", "what the weights are held in; auto: fp32, and probabilities are float32 either way"
+        "auto", "the dtype of the weights; auto: fp32; probabilities are always float32"
     )
     hindsight_file: Path | None = setting(
         None, "a file with the hindsight template; it must contain {follow_up}", check=template_file
     )
-    max_completion_tokens: int = setting(256, "the longest answer", at_least=1)
+    max_completion_tokens: int = setting(256, "the maximum length of an answer", at_least=1)
     temperature: float = setting(1.0, "the sampling temperature of the answers", at_least=0)
-    bs: int = setting(8, "how many rows go through the model at once", at_least=1)
+    bs: int = setting(8, "the number of rows per forward pass", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnalysisSettings(SignalSettings):
-    """What to draw."""
+    """The cases to plot."""
 
-    cases_json: Path | None = setting(None, "a JSON file of cases in place of the shipped ones", check=existing_file)
-    n_cases: int = setting(24, "how many of the cases, from the first on", at_least=1)
+    cases_json: Path | None = setting(None, "a JSON file of cases, instead of the shipped ones", check=existing_file)
+    n_cases: int = setting(24, "the number of cases to use, starting with the first", at_least=1)
     alternatives: int = setting(
-        5, "how many of the likeliest tokens the page shows at each place", at_least=0, below=51
+        5, "the number of most likely tokens that the page shows at each position", at_least=0, below=51
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings(SignalSettings):
-    """What to audit."""
+    """The audit."""
 
     model: str = setting(
         "Qwen/Qwen3-8B",
-        "the model to look at, a hub name or a folder; several, with spaces between (quote a name that has some)",
+        "the model to analyse, a hub name or a folder; several are separated by spaces (quote a name with spaces)",
     )
     data: Path | None = setting(None, "the interactions to audit with, as a preparation job writes them")
-    templates: str | None = setting(None, "files with more hindsight templates to compare, with spaces between")
-    audit_n: int = setting(128, "how many interactions to sample", at_least=8)
+    templates: str | None = setting(None, "files with more hindsight templates to compare, separated by spaces")
+    audit_n: int = setting(128, "the number of interactions to sample", at_least=8)
     max_prompt_tokens: int = setting(2048, "interactions with longer prompts are left out and counted", at_least=1)
     judge_model: str | None = setting(
-        None, "who compares answers: a model, a claude-... name or oracle (TINY=1); not set asks the model itself"
+        None, "the judge of answers: a model, a claude-... name or oracle (TINY=1); if not set, the model itself"
     )
-    judge_url: str | None = setting(None, "an OpenAI-compatible server that has JUDGE_MODEL", check=http_address)
-    judge_api_key: str | None = setting(None, "for a JUDGE_URL that asks for a key", secret=True)
+    judge_url: str | None = setting(None, "an OpenAI-compatible server with JUDGE_MODEL", check=http_address)
+    judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     max_cost: float | None = setting(None, "stop before the judge costs more US dollars than this", above=0)
-    concurrency: int = setting(32, "how many replies to ask for at once", at_least=1)
+    concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)

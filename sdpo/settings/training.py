@@ -18,48 +18,62 @@ class TrainingSettings(LaunchSettings):
 
     model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model to train: a hub name or a folder")
     lr: float = setting(5e-6, "the learning rate", above=0, alias="learning_rate")
-    adam_beta1: float = setting(0.9, "AdamW's momentum; less forgets an old taste sooner", at_least=0, below=1)
+    adam_beta1: float = setting(
+        0.9, "AdamW's momentum; a lower value forgets an earlier style sooner", at_least=0, below=1
+    )
     bs: int = setting(4, "the batch size per device", at_least=1)
-    ga: int = setting(1, "how many batches make one optimizer step", at_least=1)
-    train_n: int = setting(256, "how many training rows to use", at_least=1)
+    ga: int = setting(1, "gradient accumulation: the number of batches per optimizer step", at_least=1)
+    train_n: int | None = setting(None, "the number of training rows to use; if not set, all", at_least=1)
     train_jsonl: Path | None = setting(None, "the training rows")
     val_jsonl: Path | None = setting(None, "the validation rows")
     data_path: Path | None = setting(
-        None, "a folder with train.jsonl and validation.jsonl, in place of the two above", check=existing_folder
+        None, "a folder with train.jsonl and validation.jsonl, instead of the two above", check=existing_folder
     )
     teacher: Literal["live", "frozen", "ema", "gated"] = setting(
-        "live", "which model looks back with hindsight: the current one, the one the run started from, or in between"
+        "live",
+        "the model that scores with hindsight: the current policy (live), the model the run started from (frozen), an "
+        "average of the policy (ema), or frozen with refreshes (gated)",
     )
-    ema_rate: float = setting(0.05, "how far teacher ema follows the policy in a step", above=0, at_most=1)
-    objective: Literal["token", "full", "top_k"] = setting(
-        "token", "what is compared with hindsight: the sampled token, the vocabulary, or its likeliest tokens"
+    ema_rate: float = setting(0.05, "how far teacher ema moves towards the policy per step", above=0, at_most=1)
+    objective: Literal["token", "full", "top_k", "sft"] = setting(
+        "token",
+        "what policy and teacher are compared on: the sampled token, the full vocabulary, or the teacher's TOP_K "
+        "most likely tokens; sft: plain fine-tuning on the logged answers, as the baseline",
     )
     direction: Literal["reverse", "forward", "jsd"] = setting(
         "reverse", "the divergence of objectives full and top_k: KL(policy|teacher), KL(teacher|policy), or JSD"
     )
-    top_k: int = setting(20, "how many tokens objective top_k tells apart", at_least=1)
-    centre_signal: bool = setting(True, "centre the signal within each sequence (objective token)")
-    clip_signal: float | None = setting(None, "clip the signal of a token to so many nats (objective token)", above=0)
-    ignore_first_k: int = setting(0, "learn nothing from the first so many tokens of an answer", at_least=0)
-    null_contrast: bool = setting(False, "take off what an unrelated follow-up does, at two forwards more")
-    unrelated_follow_up: str = setting(UNRELATED_FOLLOW_UP, "that unrelated follow-up")
-    mask_truncated: bool = setting(False, "learn nothing from answers that were cut off")
-    guard: Literal["off", "warn", "stop"] = setting("stop", "watch for collapse: not at all, say so, or stop as well")
+    top_k: int = setting(
+        20, "the number of the teacher's most likely tokens that objective top_k keeps apart", at_least=1
+    )
+    centre_signal: bool = setting(True, "subtract the signal's mean over each answer (objective token)")
+    clip_signal: float | None = setting(
+        None, "clip the signal of a token to ± this many nats (objective token)", above=0
+    )
+    ignore_first_k: int = setting(0, "ignore the first N tokens of an answer", at_least=0)
+    null_contrast: bool = setting(False, "subtract the effect of an unrelated follow-up, at two more forward passes")
+    unrelated_follow_up: str = setting(UNRELATED_FOLLOW_UP, "the unrelated follow-up of NULL_CONTRAST")
+    mask_truncated: bool = setting(False, "ignore truncated answers")
+    guard: Literal["off", "warn", "stop"] = setting(
+        "stop", "on policy collapse: do not check for it, print a warning, or also stop the run"
+    )
     adapter: Literal["none", "lora", "qlora"] = setting(
         "none", "train all weights, an adapter, or an adapter on 4-bit weights"
     )
     lora_rank: int = setting(32, "the adapter's rank", at_least=1)
     lora_alpha: float = setting(64.0, "the adapter's scale, divided by the rank", above=0)
     lora_dropout: float = setting(0.0, "the adapter's dropout", at_least=0, below=1)
-    lora_targets: str = setting("all-linear", "the layers that get one: all-linear, or names with commas")
-    merge_adapter: bool = setting(False, "at the end also write the model with the adapter merged in")
-    save_steps: int = setting(3, "write a checkpoint every so many steps", at_least=1)
-    log_steps: int = setting(3, "log every so many steps", at_least=1)
-    save_limit: int | None = setting(None, "keep only so many checkpoints; not set keeps all", at_least=1)
-    resume: Literal["auto", "never"] = setting("auto", "continue the run in the run folder, or refuse to")
-    eval_n: int = setting(0, "how many validation prompts to answer before and after training; 0 is off", at_least=0)
-    eval_batch_size: int = setting(16, "the batch size of those answers", at_least=1)
-    gradient_checkpointing: bool = setting(True, "save memory by computing activations twice")
+    lora_targets: str = setting("all-linear", "the layers with an adapter: all-linear, or names separated by commas")
+    merge_adapter: bool = setting(False, "after training also write the model with the adapter merged in")
+    save_steps: int = setting(3, "write a checkpoint every N steps", at_least=1)
+    log_steps: int = setting(3, "log every N steps", at_least=1)
+    save_limit: int | None = setting(None, "the number of checkpoints to keep; if not set, all", at_least=1)
+    resume: Literal["auto", "never"] = setting("auto", "resume the run in the run directory, or refuse to")
+    eval_n: int = setting(
+        0, "the number of validation prompts to answer before and after training; 0 is off", at_least=0
+    )
+    eval_batch_size: int = setting(16, "the batch size for these answers", at_least=1)
+    gradient_checkpointing: bool = setting(True, "save memory by recomputing activations in the backward pass")
     optimizer: Literal["auto", "adamw", "adamw_8bit"] = setting("auto", "auto: 8-bit AdamW on a GPU, AdamW elsewhere")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto: bf16 on a GPU, fp32 elsewhere")
     hindsight_file: Path | None = setting(
@@ -71,59 +85,73 @@ class TrainingSettings(LaunchSettings):
 class OnlineSettings(TrainingSettings):
     """Online training and its simulated user."""
 
+    train_n: int = setting(256, "the number of training rows to use", at_least=1)
+    objective: Literal["token", "full", "top_k"] = setting(
+        "token",
+        "what policy and teacher are compared on: the sampled token, the full vocabulary, or the teacher's TOP_K "
+        "most likely tokens",
+    )
     replay_jsonl: Path | None = setting(
         None,
-        "answers and follow-ups to train on instead of new ones, such as a run's samples.jsonl",
+        "a file of answers and follow-ups to train on instead of new ones, such as a run's samples.jsonl",
         check=existing_file,
     )
-    user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model that plays the user")
-    style: str = setting("concise_casual_beginner", "the user's taste, by name")
-    style_file: Path | None = setting(None, "a JSON file of tastes of your own: name -> text", check=existing_file)
+    user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model of the simulated user")
+    style: str = setting("concise_casual_beginner", "the style that the user wants, by name")
+    style_file: Path | None = setting(None, "a JSON file with your own styles: name -> text", check=existing_file)
     simulator_url: str | None = setting(
-        None, "an OpenAI-compatible server that plays the user; not set starts one for the job", check=http_address
+        None, "an OpenAI-compatible server with the user's model; if not set, the job starts one", check=http_address
     )
     simulator_gpu: str | None = setting(
-        None, "the GPU of the server started for the job; not set takes the first one the trainer leaves free"
+        None, "the GPU of the server that the job starts; if not set, the first one that the trainer does not use"
     )
-    concurrency: int = setting(32, "how many replies to ask for at once", at_least=1)
-    simulator_timeout: float = setting(120.0, "seconds one reply may take, retries included", above=0)
-    simulator_wait: float = setting(900.0, "seconds to wait, saved, for a user who went away", at_least=0)
-    simulator_api_key: str | None = setting(None, "for a SIMULATOR_URL that asks for a key", secret=True)
-    max_cost: float | None = setting(None, "stop, saved, before the user costs more US dollars than this", above=0)
-    price_file: Path | None = setting(None, "a JSON file of prices in place of ours", check=existing_file)
+    concurrency: int = setting(32, "the maximum number of requests in flight, of all processes together", at_least=1)
+    simulator_timeout: float = setting(120.0, "the seconds that a reply may take, retries included", above=0)
+    simulator_wait: float = setting(
+        900.0, "the seconds to wait, after a checkpoint, for a user's server that does not respond", at_least=0
+    )
+    simulator_api_key: str | None = setting(None, "for a SIMULATOR_URL that requires a key", secret=True)
+    max_cost: float | None = setting(
+        None, "stop with a checkpoint before the user costs more US dollars than this", above=0
+    )
+    price_file: Path | None = setting(None, "a JSON file of prices, instead of the shipped one", check=existing_file)
     user_temperature: float = setting(0.7, "the sampling temperature of the user", at_least=0)
-    user_max_tokens: int = setting(128, "the longest reply of the user", at_least=1)
+    user_max_tokens: int = setting(128, "the maximum length of a follow-up", at_least=1)
     max_prompt_tokens: int = setting(512, "longer prompts are left out and counted", at_least=1)
-    max_completion_tokens: int = setting(258, "the longest answer", at_least=1)
+    max_completion_tokens: int = setting(258, "the maximum length of an answer", at_least=1)
     generation: Literal["transformers", "continuous_batching", "vllm_colocate", "vllm_server"] = setting(
-        "transformers", "what generates the answers"
+        "transformers", "the engine that generates the answers"
     )
     generation_batch: int | None = setting(
         None,
-        "how many answers a process generates at once; the user reads them during the next; not set: all",
+        "the number of answers a process generates at a time, while the user replies to the last ones; if not set, all",
         at_least=1,
     )
-    vllm_url: str | None = setting(None, "the server of GENERATION=vllm_server", check=http_address)
+    vllm_url: str | None = setting(None, "the vLLM server for GENERATION=vllm_server", check=http_address)
     focus: float = setting(
-        0.0, "tokens that a follow-up moves by less than so many nats count little, answers without others nothing",
+        0.0,
+        "down-weight tokens that the follow-up moves by fewer nats than this, ignore answers with no others; 0 is off",
         at_least=0,
-    )  # fmt: skip
-    iterations: int = setting(1, "how many optimizer passes over one generation", at_least=1)
-    clip: float = setting(0.2, "the clip on the token ratio; acts from the second iteration on", above=0)
+    )
+    iterations: int = setting(1, "the number of optimizer passes over each generation batch", at_least=1)
+    clip: float = setting(
+        0.2, "the clipping range of the token ratio; has an effect from the second iteration on", above=0
+    )
     temperature: float = setting(1.0, "the sampling temperature of the answers", above=0)
     eval_steps: int = setting(
-        0, "every so many steps answer the EVAL_N prompts, ask the user and log reactions and signal; 0: never",
+        0,
+        "every N steps answer the EVAL_N prompts, get follow-ups from the user, log both and the signal; 0 is never",
         at_least=0,
-    )  # fmt: skip
+    )
 
     @property
     def asks_user(self) -> bool:
-        """Whether there is a user to ask: not where answers and follow-ups are replayed."""
+        """Whether the run needs a simulated user: not if answers and follow-ups are replayed from a file."""
         return self.replay_jsonl is None
 
     @property
     def user_is_claude(self) -> bool:
-        """Whether Anthropic's API plays the user: a model of its, and no other server named for it."""
+        """Whether the user is Claude behind Anthropic's API: a claude- model, and no SIMULATOR_URL."""
         return self.simulator_url is None and self.user_model_name_or_path.startswith("claude-")
 
 
@@ -131,11 +159,11 @@ class OnlineSettings(TrainingSettings):
 class SimulatorSettings(JobSettings):
     """The simulated user's server."""
 
-    user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model that plays the user")
+    user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model of the simulated user")
     port: int = setting(8000, "the port to listen on", at_least=1, below=65536)
     simulator_host: str = setting(
         "127.0.0.1",
-        "the address to listen on; there is no key to it: on others than this keep strangers out",
+        "the address to listen on; the server has no API key, so restrict access to any other address than this",
         check=own_address,
     )
-    simulator_gpu: str | None = setting(None, "the GPU to use; not set leaves the choice to the server")
+    simulator_gpu: str | None = setting(None, "the GPU to use; if not set, the first visible one, or the CPU")

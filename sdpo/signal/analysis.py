@@ -1,6 +1,6 @@
-"""The signal of some cases, drawn: what an unrelated and a relevant follow-up do to each token of an answer.
+"""The signal analysis: plots what an unrelated and a relevant follow-up do to each token of an answer.
 
-Importing this is cheap; torch and its company are imported when the work begins.
+Importing this module is cheap; torch, transformers and matplotlib are imported when the work starts.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,19 @@ from sdpo.signal.run_folder import check_run, open_run
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import AnalysisSettings
-    from sdpo.signal.measure import LoadedModel
+    from sdpo.signal.loaded_model import LoadedModel
 
 SIGNALS, PAGE = "sdpo_signals.json", "signal.html"
 KINDS = ("unrelated", "followup")
+_CONTEXT_NAMES = {
+    "bare": "without a follow-up",
+    "unrelated": "with the unrelated follow-up",
+    "followup": "with the relevant follow-up",
+}
 
 
 def check(settings: "AnalysisSettings", job: "Job") -> None:
-    """Check whatever can be checked without loading a model. Raises SdpoError on the first fault."""
+    """Check everything that can be checked without loading a model. Raises SdpoError on the first problem."""
     read_cases(settings.cases_json or CASES_FILE)
     read_template(settings.hindsight_file)
     check_model_path("model", settings.model)
@@ -28,10 +33,10 @@ def check(settings: "AnalysisSettings", job: "Job") -> None:
 
 
 def run(settings: "AnalysisSettings", job: "Job") -> None:
-    """Answer, score and draw the cases."""
+    """Sample an answer to each case, score it with and without follow-up, and write the plots and the page."""
     from sdpo.signal.heatmap import draw_case, draw_heatmaps
-    from sdpo.signal.measure import LoadedModel
-    from sdpo.signal.page import write_signal_page
+    from sdpo.signal.loaded_model import LoadedModel
+    from sdpo.signal.signal_page import write_signal_page
 
     cases = read_cases(settings.cases_json or CASES_FILE)[: settings.n_cases]
     template = read_template(settings.hindsight_file)
@@ -40,21 +45,22 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     subject = LoadedModel.load(settings.model, settings.precision, settings.bs)
     rows = measure(subject, cases, template, settings)
     limit = limit_of(value for row in rows for kind in KINDS for value in row["signal"][kind])
+    summary = summarize(rows)
     result = {
         "model": settings.model,
         "template": template,
         "unit": "nats per token",
         "scale": {"limit": limit, "centre": 0.0},
-        "summary": summarize(rows),
+        "summary": summary,
         "cases": rows,
     }
     folder.write_json(SIGNALS, result)
-    print("drawing", flush=True)
+    print("drawing the figures", flush=True)
     draw_heatmaps(folder.path, rows, limit)
     for number, row in enumerate(rows, start=1):
         draw_case(folder.path / f"case{number}_tokens.png", row, limit)
     page = write_signal_page(folder.path / PAGE, result)
-    folder.write_json("summary.json", {**result["summary"], "finished": True})
+    folder.write_json("summary.json", {**summary, "finished": True})
     print(f"\n{table(rows)}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
 
 
@@ -63,9 +69,9 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return each case with its answer and, for each token, its signal, log-probabilities and alternatives.
 
-    Raises RecordError for a case that is too long for the model.
+    Log-probabilities and signal are in nats. Raises RecordError for a case that is too long for the model.
     """
-    from sdpo.signal.measure import say, signal_of
+    from sdpo.signal.loaded_model import progress_printer, signal_of
 
     answers = _answers(subject, cases, settings)
     completions = [subject.completion(*answer) for answer in answers]
@@ -74,13 +80,16 @@ def measure(
         "unrelated": [subject.context(case.messages, case.unrelated_followup, template) for case in cases],
         "followup": [subject.context(case.messages, case.feedback_followup, template) for case in cases],
     }
-    for asked in contexts.values():
-        _refuse_too_long(subject, cases, asked, completions)
-    logps = {name: subject.logps(asked, completions, say(f"scored, {name}")) for name, asked in contexts.items()}
-    print("looking up the likeliest tokens", flush=True)
-    rows = []
-    for place, (case, (text, finished), ids) in enumerate(zip(cases, answers, completions, strict=True)):
-        at = {name: values[place] for name, values in logps.items()}
+    for context_rows in contexts.values():
+        _refuse_too_long(subject, cases, context_rows, completions)
+    logps = {
+        name: subject.logps(context_rows, completions, progress_printer(f"scored {_CONTEXT_NAMES[name]}"))
+        for name, context_rows in contexts.items()
+    }
+    print("computing the most likely tokens", flush=True)
+    rows: list[dict[str, Any]] = []
+    for index, (case, (text, finished), ids) in enumerate(zip(cases, answers, completions, strict=True)):
+        case_logps = {name: values[index] for name, values in logps.items()}
         rows.append(
             {
                 **vars(case),
@@ -88,11 +97,11 @@ def measure(
                 "finished": finished,
                 "token_ids": ids,
                 "tokens": subject.pieces(ids),
-                "logps": at,
-                "signal": {kind: signal_of(at[kind], at["bare"]) for kind in KINDS},
+                "logps": case_logps,
+                "signal": {kind: signal_of(case_logps[kind], case_logps["bare"]) for kind in KINDS},
                 "alternatives": {
-                    name: subject.alternatives(asked[place], ids, settings.alternatives)
-                    for name, asked in contexts.items()
+                    name: subject.alternatives(context_rows[index], ids, settings.alternatives)
+                    for name, context_rows in contexts.items()
                 },
             }
         )
@@ -100,19 +109,22 @@ def measure(
 
 
 def _answers(subject: "LoadedModel", cases: list[Case], settings: "AnalysisSettings") -> list[tuple[str, bool]]:
-    """Return each case's own completion, or one sampled for it, and whether it ended by itself."""
-    from sdpo.signal.measure import say
+    """Return (completion, finished) for each case: its own completion, or a sampled one if it has none.
 
-    asked = [case for case in cases if not case.completion]
+    `finished` is whether the model ended the answer itself.
+    """
+    from sdpo.signal.loaded_model import progress_printer
+
+    without_completion = [case for case in cases if not case.completion]
     sampled = iter(
         subject.answer(
-            [subject.context(case.messages) for case in asked],
+            [subject.context(case.messages) for case in without_completion],
             settings.max_completion_tokens,
             settings.temperature,
             settings.seed,
-            say("answered"),
+            progress_printer("answered"),
         )
-        if asked
+        if without_completion
         else ()
     )
     return [(case.completion, True) if case.completion else next(sampled) for case in cases]
@@ -124,19 +136,19 @@ def _refuse_too_long(
     from sdpo.errors import RecordError
 
     for case, context, completion in zip(cases, contexts, completions, strict=True):
-        if len(context) + len(completion) > subject.longest:
+        if len(context) + len(completion) > subject.max_length:
             raise RecordError(
-                f"case {case.id!r} has {len(context) + len(completion)} tokens with its follow-up and answer, and "
-                f"{subject.name} takes {subject.longest}. Shorten it, or lower MAX_COMPLETION_TOKENS."
+                f"case {case.id!r} has {len(context) + len(completion)} tokens including its follow-up and answer; "
+                f"{subject.name} takes at most {subject.max_length}. Shorten the case or lower MAX_COMPLETION_TOKENS."
             )
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean |signal| per token over all tokens of all cases, by follow-up and by tag, in nats."""
 
-    def mean(kind: str, tag: str | None = None) -> float | None:
+    def mean(kind: str, tag: str | None = None) -> float:
         sizes = [abs(value) for row in rows if tag in (None, row["tag"]) for value in row["signal"][kind]]
-        return sum(sizes) / len(sizes) if sizes else None
+        return sum(sizes) / len(sizes)
 
     tags = sorted({row["tag"] for row in rows})
     unrelated, relevant = mean("unrelated"), mean("followup")
@@ -149,22 +161,22 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return a line a case: the size of both signals and the token that the relevant one moves most."""
+    """Return one line per case: mean |signal| of both follow-ups, and the token with the largest relevant signal."""
     from sdpo.signal.glyphs import figure_text
-    from sdpo.signal.measure import size_of
+    from sdpo.signal.loaded_model import size_of
 
-    lines = [f"{'case':28}  {'tokens':>6}  {'unrelated':>9}  {'relevant':>9}  moved most", "-" * 78]
+    lines = [f"{'case':28}  {'tokens':>6}  {'unrelated':>9}  {'relevant':>9}  largest signal", "-" * 78]
     for row in rows:
         signal = row["signal"]["followup"]
-        peak = max(range(len(signal)), key=lambda place: abs(signal[place]))
+        peak = max(range(len(signal)), key=lambda index: abs(signal[index]))
         token = figure_text(row["tokens"][peak], spaces=True)[:16] or "…"
         lines.append(
             f"{row['id'][:28]:28}  {len(signal):6}  {size_of(row['signal']['unrelated']):9.4f}  "
             f"{size_of(signal):9.4f}  {token} {signal[peak]:+.2f}"
         )
-    found = summarize(rows)
-    sizes = found["mean_size"]
+    summary = summarize(rows)
+    sizes = summary["mean_size"]
     lines.append(f"mean |signal| per token: unrelated {sizes['unrelated']:.4f}, relevant {sizes['followup']:.4f} nats")
-    if found["unrelated_over_followup"] is not None:
-        lines[-1] += f", ratio {found['unrelated_over_followup']:.3f}"
+    if summary["unrelated_over_followup"] is not None:
+        lines[-1] += f", ratio {summary['unrelated_over_followup']:.3f}"
     return "\n".join(lines)

@@ -1,11 +1,14 @@
-"""Who says what a follow-up is and which answer suits it: models for real data, the oracle in the tiny world."""
+"""Labels for the audit: the kind of a follow-up, and which of two answers suits it better.
+
+On real data models give the labels, in the tiny world the oracle does.
+"""
 
 from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
-from sdpo.llm import ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
-from sdpo.signal.measure import LoadedModel
+from sdpo.llm import Backend, ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
+from sdpo.signal.loaded_model import LoadedModel
 from sdpo.text.prompts import FOLLOW_UP_KINDS, FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS, kind_messages
 from sdpo.text.records import Interaction
 from sdpo.tiny import language, oracle
@@ -21,7 +24,7 @@ _KIND_OF = {"request": "complaint", "thanks": "thanks", "unrelated": "new topic"
 
 
 class Annotator:
-    """The readers of follow-ups and answers that the settings name. Only `tiny` ones ask the oracle."""
+    """Labels follow-ups and answers with the models that the settings name; only with `tiny` with the oracle."""
 
     def __init__(self, settings: "AuditSettings", folder: "Path") -> None:
         self.tiny = settings.tiny
@@ -36,24 +39,23 @@ class Annotator:
         return list(UNRELATED_FOLLOW_UPS)
 
     def kinds(self, rows: Sequence[Interaction], subject: LoadedModel) -> list[str]:
-        """Return the kind of each follow-up: by the oracle, else the one that the model finds likeliest."""
+        """Return the kind of each follow-up: the oracle's label, or the one that the model finds most likely."""
         if self.tiny:
             return [_KIND_OF[oracle.read_follow_up(row.user_response).kind] for row in rows]
         replies = [subject.completion(kind) for kind in FOLLOW_UP_KINDS]
         contexts = [subject.context(kind_messages(row.completion, row.user_response)) for row in rows]
-        # An exchange that is too long to be asked about is taken for what it is most often.
-        fits = [len(context) + max(map(len, replies)) <= subject.longest for context in contexts]
-        asked = [context for context, fit in zip(contexts, fits, strict=True) if fit for _ in replies]
-        totals = iter([sum(logps) for logps in subject.logps(asked, replies * sum(fits))] if asked else ())
-        return [
-            max(FOLLOW_UP_KINDS, key={kind: next(totals) for kind in FOLLOW_UP_KINDS}.get) if fit else "new topic"
-            for fit in fits
-        ]
+        # An exchange that is too long for the model gets the most common kind, "new topic".
+        fits = [len(context) + max(map(len, replies)) <= subject.max_length for context in contexts]
+        scored_contexts = [context for context, fit in zip(contexts, fits, strict=True) if fit for _ in replies]
+        totals = iter(
+            [sum(logps) for logps in subject.logps(scored_contexts, replies * sum(fits))] if scored_contexts else ()
+        )
+        return [_likeliest({kind: next(totals) for kind in FOLLOW_UP_KINDS}) if fit else "new topic" for fit in fits]
 
     def preferred(
         self, rows: Sequence[Interaction], firsts: Sequence[str], seconds: Sequence[str], subject: LoadedModel
     ) -> list[str]:
-        """Return first, second or tie for two answers to each row: which suits its follow-up better."""
+        """Return "first", "second" or "tie" for each row: which of its two answers suits its follow-up better."""
         if self._judge_name == ORACLE:
             wants = [oracle.read_follow_up(row.user_response).wanted for row in rows]
             verdicts = [oracle.verdict(*pair) for pair in zip(firsts, seconds, wants, strict=True)]
@@ -65,7 +67,7 @@ class Annotator:
         return compare_in_both_orders(self._judge_for(subject), pairs)
 
     def judge_name(self, subject: LoadedModel) -> str:
-        """Return who prefers, for people."""
+        """Return the judge's name for reports."""
         return self._judge_name or f"{subject.name} itself"
 
     def _judge_for(self, subject: LoadedModel) -> Judge:
@@ -80,6 +82,7 @@ class Annotator:
         if settings.judge_url is None and not name.startswith("claude-"):
             other = LoadedModel.load(name, settings.precision, settings.bs)
             return LocalJudge(other.model, other.tokenizer, max(1, settings.bs // 3))
+        backend: Backend
         if settings.judge_url is None:
             backend = ClaudeBackend(name, settings.anthropic_api_key)
         else:
@@ -87,3 +90,7 @@ class Annotator:
         cache = ReplyCache(self._folder / "replies-judge.jsonl")
         meter = Meter(price_of(name, read_prices()), settings.max_cost, cache.paid)
         return ApiJudge(Client(backend, settings.concurrency, cache=cache, meter=meter))
+
+
+def _likeliest(logps: dict[str, float]) -> str:
+    return max(logps, key=logps.__getitem__)

@@ -1,25 +1,33 @@
-"""The figures of one model with one hindsight template, on sampled interactions."""
+"""The audit's metrics of one model with one hindsight template, on sampled interactions."""
 
 import random
-import statistics as plain
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from sdpo.evaluate.statistics import ratio_interval, wilson
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.measure import LoadedModel, say, signal_of, size_of
+from sdpo.signal.loaded_model import LoadedModel, progress_printer, signal_of, size_of
 from sdpo.signal.verdict import THRESHOLDS
 from sdpo.text.prompts import FOLLOW_UP_KINDS
 from sdpo.text.records import Interaction
 from sdpo.tiny import oracle
 
-FIRST = 2  # tokens that count as an answer's first
+T = TypeVar("T")
+
+_PROGRESS_NAMES = {
+    "true": "true follow-ups",
+    "shuffled": "shuffled follow-ups",
+    "unrelated": "unrelated follow-ups",
+    "template": "template alone",
+}
+FIRST = 2  # how many tokens count as an answer's first
 
 
 @dataclass
 class Sample:
-    """Interactions to audit with, and what is shown in the place of each follow-up; the same for every template."""
+    """The interactions to audit with, and the follow-ups that replace the true ones; the same for every template."""
 
     rows: list[Interaction]
     shuffled: list[str]
@@ -28,7 +36,7 @@ class Sample:
 
     @property
     def follow_ups(self) -> dict[str, list[str]]:
-        """What is shown in hindsight, by name; `template` shows nothing, so that the template alone is seen."""
+        """The follow-ups to show in hindsight, by name; `template` has empty ones, to measure the template alone."""
         return {
             "true": [row.user_response for row in self.rows],
             "shuffled": self.shuffled,
@@ -38,12 +46,12 @@ class Sample:
 
     @property
     def groups(self) -> list[str]:
-        """The conversation of each row."""
+        """The conversation id of each row."""
         return [row.conversation_id for row in self.rows]
 
 
-def draw(rows: Sequence[Interaction], unrelated: Sequence[str], seed: int, left_out: dict[str, int]) -> Sample:
-    """Return the sample with a follow-up of another conversation, and one that is unrelated, for each row."""
+def draw_sample(rows: Sequence[Interaction], unrelated: Sequence[str], seed: int, left_out: dict[str, int]) -> Sample:
+    """Return the sample; each row gets a follow-up of another conversation (`shuffled`) and an unrelated one."""
     rng = random.Random(seed)
     shuffled = []
     for row in rows:
@@ -58,7 +66,7 @@ def draw(rows: Sequence[Interaction], unrelated: Sequence[str], seed: int, left_
 
 @dataclass
 class PreparedAudit:
-    """What a model's figures need under every template: worked out once."""
+    """What a model's metrics need that does not depend on the template; computed once per model."""
 
     subject: LoadedModel
     sample: Sample
@@ -70,20 +78,27 @@ class PreparedAudit:
 
 
 def prepare(
-    subject: LoadedModel, sample: Sample, world: Annotator, length: int, temperature: float, seed: int
+    subject: LoadedModel, sample: Sample, annotator: Annotator, length: int, temperature: float, seed: int
 ) -> PreparedAudit:
-    """Return the kinds of follow-ups, the bare log-probabilities, and answers without hindsight."""
+    """Label the follow-ups, score the completions without hindsight, and sample answers without hindsight.
+
+    `length` is the maximum length of a sampled answer, in tokens.
+    """
     completions = [subject.completion(row.completion) for row in sample.rows]
     contexts = [subject.context(row.prompt) for row in sample.rows]
-    kinds = world.kinds(sample.rows, subject)
-    bare = subject.logps(contexts, completions, say("scored, bare"))
+    kinds = annotator.kinds(sample.rows, subject)
+    bare = subject.logps(contexts, completions, progress_printer("scored without hindsight"))
     chosen = informative_rows(kinds)
-    answers = subject.answer([contexts[row] for row in chosen], length, temperature, seed, say("answered, bare"))
+    progress = progress_printer("answered without hindsight")
+    answers = subject.answer([contexts[row] for row in chosen], length, temperature, seed, progress)
     return PreparedAudit(subject, sample, kinds, completions, bare, chosen, answers)
 
 
 def informative_rows(kinds: Sequence[str]) -> list[int]:
-    """Return the rows whose follow-up should change the answer: complaints, or with few of them thanks as well."""
+    """Return the indices of rows whose follow-up should change the answer.
+
+    These are the complaints; if there are too few, also thanks; if still too few, all rows.
+    """
     for wanted in (("complaint",), ("complaint", "thanks"), FOLLOW_UP_KINDS):
         rows = [row for row, kind in enumerate(kinds) if kind in wanted]
         if len(rows) >= THRESHOLDS.rows:
@@ -91,55 +106,59 @@ def informative_rows(kinds: Sequence[str]) -> list[int]:
     return list(range(len(kinds)))
 
 
-def figures(
-    ready: PreparedAudit, template: str, world: Annotator, length: int, temperature: float, seed: int
+def measure_candidate(
+    prepared: PreparedAudit, template: str, annotator: Annotator, length: int, temperature: float, seed: int
 ) -> dict[str, Any]:
-    """Return the figures that `verdict.judge` reads; sizes are mean |signal| per token of a row, in nats."""
-    subject, sample = ready.subject, ready.sample
+    """Return the metrics that `verdict.judge` reads; sizes are mean |signal| per token of a row, in nats."""
+    subject, sample = prepared.subject, prepared.sample
     signals: dict[str, list[list[float]]] = {}
     for name, follow_ups in sample.follow_ups.items():
         contexts = [
-            subject.context(row.prompt, said, template) for row, said in zip(sample.rows, follow_ups, strict=True)
+            subject.context(row.prompt, follow_up, template)
+            for row, follow_up in zip(sample.rows, follow_ups, strict=True)
         ]
-        logps = subject.logps(contexts, ready.completions, say(f"scored, {name}"))
-        signals[name] = [signal_of(*pair) for pair in zip(logps, ready.bare, strict=True)]
+        progress = progress_printer(f"scored with hindsight, {_PROGRESS_NAMES[name]}")
+        logps = subject.logps(contexts, prepared.completions, progress)
+        signals[name] = [signal_of(*pair) for pair in zip(logps, prepared.bare, strict=True)]
     sizes = {name: [size_of(signal) for signal in rows] for name, rows in signals.items()}
-    found = _sizes(ready, sizes, signals)
-    found |= _by_kind(ready, sizes)
-    found["places"] = _places(ready, signals["true"], range(len(sample.rows)))
-    if world.tiny:
-        found["peaks"] = _peaks(ready, signals["true"])
-    found["preference"] = _preference(ready, template, world, length, temperature, seed)
-    return found
+    metrics = _sizes(prepared, sizes, signals)
+    metrics |= _by_kind(prepared, sizes)
+    metrics["places"] = _places(prepared, signals["true"], range(len(sample.rows)))
+    if annotator.tiny:
+        metrics["peaks"] = _peaks(prepared, signals["true"])
+    metrics["preference"] = _preference(prepared, template, annotator, length, temperature, seed)
+    return metrics
 
 
 def _sizes(
-    ready: PreparedAudit, sizes: dict[str, list[float]], signals: dict[str, list[list[float]]]
+    prepared: PreparedAudit, sizes: dict[str, list[float]], signals: dict[str, list[list[float]]]
 ) -> dict[str, Any]:
-    groups, rows = ready.sample.groups, ready.informative_rows
+    """Return mean |signal| by what was shown in hindsight, and its ratios, with 95 % intervals."""
+    groups, rows = prepared.sample.groups, prepared.informative_rows
 
-    def of(values: Sequence[float], chosen: Sequence[int]) -> list[float]:
+    def select(values: Sequence[T], chosen: Sequence[int]) -> list[T]:
         return [values[row] for row in chosen]
 
     def ratio(above: Sequence[float], below: Sequence[float], chosen: Sequence[int]) -> dict[str, Any]:
-        # A follow-up that changes nothing at all still must not divide by nothing.
-        under = [max(value, 1e-9) for value in of(below, chosen)]
-        value, interval = ratio_interval(of(above, chosen), under, of(groups, chosen))
+        # No division by zero if a follow-up changes nothing at all.
+        under = [max(value, 1e-9) for value in select(below, chosen)]
+        value, interval = ratio_interval(select(above, chosen), under, select(groups, chosen))
         return {"value": value, "interval": interval}
 
+    # What remains of the true follow-up's signal after the unrelated one's is subtracted, as NULL_CONTRAST does.
     left = [
         size_of([true - null for true, null in zip(*pair, strict=True)])
         for pair in zip(signals["true"], signals["unrelated"], strict=True)
     ]
     every, ones = range(len(groups)), [1.0] * len(groups)
-    kinds = {ready.kinds[row] for row in rows}
+    kinds = {prepared.kinds[row] for row in rows}
     return {
         "size": {name: ratio(values, ones, every) for name, values in sizes.items()},
         "telling": {
             "of": " or ".join(kind for kind in FOLLOW_UP_KINDS if kind in kinds),
             "rows": len(rows),
-            "size": plain.fmean(of(sizes["true"], rows)),
-            "unrelated": plain.fmean(of(sizes["unrelated"], rows)),
+            "size": statistics.fmean(select(sizes["true"], rows)),
+            "unrelated": statistics.fmean(select(sizes["unrelated"], rows)),
         },
         "relevance": ratio(sizes["true"], sizes["unrelated"], rows),
         "specificity": ratio(sizes["true"], sizes["shuffled"], rows),
@@ -148,81 +167,88 @@ def _sizes(
     }
 
 
-def _by_kind(ready: PreparedAudit, sizes: dict[str, list[float]]) -> dict[str, Any]:
-    """Return which interactions carry signal: more than unrelated follow-ups make in 95 of 100."""
+def _by_kind(prepared: PreparedAudit, sizes: dict[str, list[float]]) -> dict[str, Any]:
+    """Return the share of interactions that carry signal, overall and by kind of follow-up.
+
+    An interaction carries signal if its mean |signal| is above the 95th percentile of unrelated follow-ups.
+    """
     ordered = sorted(sizes["unrelated"])
     threshold = ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
     carrying = [value > threshold for value in sizes["true"]]
     kinds = {}
     for kind in FOLLOW_UP_KINDS:
-        rows = [row for row, found in enumerate(ready.kinds) if found == kind]
+        rows = [row for row, label in enumerate(prepared.kinds) if label == kind]
         kinds[kind] = {
             "rows": len(rows),
-            "size": plain.fmean(sizes["true"][row] for row in rows) if rows else None,
-            "carrying": plain.fmean(carrying[row] for row in rows) if rows else None,
+            "size": statistics.fmean(sizes["true"][row] for row in rows) if rows else None,
+            "carrying": statistics.fmean(carrying[row] for row in rows) if rows else None,
         }
-    return {"carrying": {"share": plain.fmean(carrying), "threshold": threshold}, "kinds": kinds}
+    return {"carrying": {"share": statistics.fmean(carrying), "threshold": threshold}, "kinds": kinds}
 
 
-def _places(ready: PreparedAudit, signals: list[list[float]], rows: Sequence[int]) -> dict[str, float]:
-    """Return the share of all |signal| by where in the answer it lies; a token counts once, at its first place."""
+def _places(prepared: PreparedAudit, signals: list[list[float]], rows: Sequence[int]) -> dict[str, float]:
+    """Return the share of all |signal| by position in the answer; each token counts for the first kind that applies."""
     shares = dict.fromkeys(("end", "first", "formatting", "rest"), 0.0)
     for row in rows:
-        ids = ready.completions[row]
-        for place, (piece, value) in enumerate(zip(ready.subject.pieces(ids), signals[row], strict=True)):
-            shares[position_kind(place, piece, ids[place] == ready.subject.tokenizer.eos_token_id)] += abs(value)
+        ids = prepared.completions[row]
+        pieces = prepared.subject.pieces(ids)
+        for index, (piece, value) in enumerate(zip(pieces, signals[row], strict=True)):
+            end = ids[index] == prepared.subject.tokenizer.eos_token_id
+            shares[position_kind(index, piece, end)] += abs(value)
     total = sum(shares.values()) or 1.0
     return {name: value / total for name, value in shares.items()}
 
 
-def position_kind(place: int, piece: str, end: bool) -> str:
-    """Return end, first, formatting (nothing but space, punctuation and marks of markdown) or rest."""
+def position_kind(index: int, piece: str, end: bool) -> str:
+    """Return "end", "first", "formatting" (only whitespace, punctuation and Markdown markers) or "rest"."""
     if end:
         return "end"
-    if place < FIRST:
+    if index < FIRST:
         return "first"
     formatting = piece and all(char.isspace() or (char.isascii() and not char.isalnum()) for char in piece)
     return "formatting" if formatting else "rest"
 
 
-def _peaks(ready: PreparedAudit, signals: list[list[float]]) -> dict[str, Any]:
-    """Return in how many complaints the largest signal is on the very token that the complaint is about."""
+def _peaks(prepared: PreparedAudit, signals: list[list[float]]) -> dict[str, Any]:
+    """Return in how many of the complaints (`of`) the largest signal is on the token complained about (`right`)."""
     right, of = 0, 0
     for row, signal in enumerate(signals):
-        interaction = ready.sample.rows[row]
-        meant = oracle.read_follow_up(interaction.user_response)
+        interaction = prepared.sample.rows[row]
+        meaning = oracle.read_follow_up(interaction.user_response)
         post = interaction.prompt[-1]["content"]
-        if meant.kind != "request" or not oracle.violated(
-            oracle.read_answer(interaction.completion).style, meant.wanted
+        if meaning.kind != "request" or not oracle.violated(
+            oracle.read_answer(interaction.completion).style, meaning.wanted
         ):
             continue
-        place, stop = oracle.departure_index(interaction.completion, post, meant.wanted), 0
-        about = len(signal) - 1
-        for token, piece in enumerate(ready.subject.pieces(ready.completions[row])):
+        departure, stop = oracle.departure_index(interaction.completion, post, meaning.wanted), 0
+        target = len(signal) - 1
+        for token, piece in enumerate(prepared.subject.pieces(prepared.completions[row])):
             stop += len(piece)
-            if stop > place:
-                about = token
+            if stop > departure:
+                target = token
                 break
-        right += max(range(len(signal)), key=lambda token: abs(signal[token])) == about
+        right += max(range(len(signal)), key=lambda token: abs(signal[token])) == target
         of += 1
     return {"right": right, "of": of}
 
 
 def _preference(
-    ready: PreparedAudit, template: str, world: Annotator, length: int, temperature: float, seed: int
+    prepared: PreparedAudit, template: str, annotator: Annotator, length: int, temperature: float, seed: int
 ) -> dict[str, Any]:
     """Return how often an answer sampled with hindsight is preferred to one sampled without."""
-    rows = [ready.sample.rows[row] for row in ready.informative_rows]
-    contexts = [ready.subject.context(row.prompt, row.user_response, template) for row in rows]
-    # Another seed: with the same one the answers would be the same wherever hindsight says nothing.
-    answers = ready.subject.answer(contexts, length, temperature, seed + 1, say("answered, hindsight"))
-    outcomes = world.preferred(
-        rows, [text for text, _ in answers], [text for text, _ in ready.plain_answers], ready.subject
+    rows = [prepared.sample.rows[row] for row in prepared.informative_rows]
+    contexts = [prepared.subject.context(row.prompt, row.user_response, template) for row in rows]
+    # A different seed: with the same one the answers would be identical wherever hindsight changes nothing.
+    answers = prepared.subject.answer(
+        contexts, length, temperature, seed + 1, progress_printer("answered with hindsight")
+    )
+    outcomes = annotator.preferred(
+        rows, [text for text, _ in answers], [text for text, _ in prepared.plain_answers], prepared.subject
     )
     wins, losses = outcomes.count("first"), outcomes.count("second")
     decided = wins + losses
     return {
-        "judge": world.judge_name(ready.subject),
+        "judge": annotator.judge_name(prepared.subject),
         "pairs": len(rows),
         "wins": wins,
         "losses": losses,

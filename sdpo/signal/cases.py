@@ -1,4 +1,4 @@
-"""The cases of the signal analysis: a request, a follow-up that has nothing to do with it, and one that does."""
+"""The cases of the signal analysis: a prompt with an unrelated and a relevant follow-up to its answer."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _OPTIONAL = ("system", "completion")
 
 @dataclass(frozen=True)
 class Case:
-    """One case. `system` goes before the request; a `completion` is scored as it is, without one it is sampled."""
+    """One case. `system` is the system prompt. A given `completion` is scored as it is; otherwise one is sampled."""
 
     id: str
     tag: str
@@ -28,15 +28,15 @@ class Case:
 
     @property
     def messages(self) -> list[Message]:
-        """The request as the model is asked it."""
+        """The prompt as chat messages, without hindsight."""
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": self.raw_prompt}]
 
 
 def read_cases(path: Path = CASES_FILE) -> list[Case]:
-    """Return the cases of a JSON file: a list of objects.
+    """Return the cases of a JSON file, which holds a list of objects.
 
-    Raises RecordError that names the file, the case by its id (or place, where it has none) and the field.
+    Raises RecordError that names the file, the case (by id, or by its number if it has none) and the field.
     """
     try:
         text = path.read_text("utf-8")
@@ -44,33 +44,34 @@ def read_cases(path: Path = CASES_FILE) -> list[Case]:
     except OSError as error:
         raise RecordError(f"CASES_JSON={path} cannot be read: {error.strerror or error}.") from None
     except (ValueError, RecursionError) as error:
-        raise RecordError(f"CASES_JSON={path} is not JSON in UTF-8: {one_line(error)}.") from None
+        raise RecordError(f"CASES_JSON={path} is not valid UTF-8 JSON: {one_line(error)}.") from None
     if not isinstance(rows, list) or not rows:
-        raise RecordError(f"CASES_JSON={path} must hold a JSON list of cases that is not empty.")
+        raise RecordError(f"CASES_JSON={path} must hold a non-empty JSON list of cases.")
     cases: dict[str, Case] = {}
     for number, row in enumerate(rows, start=1):
         name = row.get("id") if isinstance(row, dict) else None
         where = f"CASES_JSON={path}, case {name!r}" if name else f"CASES_JSON={path}, case number {number}"
         if fault := _fault(row):
             raise RecordError(f"{where}: {fault}.")
-        if name in cases:
-            raise RecordError(f"{where}: this id is there twice. Ids must be unique.")
-        cases[name] = Case(**row)
+        case = Case(**row)
+        if case.id in cases:
+            raise RecordError(f"{where}: this id is used twice. Ids must be unique.")
+        cases[case.id] = case
     return list(cases.values())
 
 
 def _fault(row: Any) -> str | None:
-    """Return what is wrong with a case, None for nothing."""
+    """Return what is wrong with a case, or None if it is valid."""
     if not isinstance(row, dict):
         return "it must be an object with " + ", ".join(_REQUIRED)
     for field in _REQUIRED:
         if not _is_text(row.get(field)):
-            return f"field {field} must be a text that is not empty"
+            return f"field {field} must be a non-empty string"
     for field in row:
         if field not in _REQUIRED + _OPTIONAL:
-            return f"field {field} is not known.{nearest(field, _REQUIRED + _OPTIONAL)} Remove or correct it"
+            return f"field {field} is unknown.{nearest(field, _REQUIRED + _OPTIONAL)} Remove or correct it"
         if not _is_text(row[field]) and not (field in _OPTIONAL and row[field] == ""):
-            return f"field {field} must be a text"
+            return f"field {field} must be a string"
     return None if row["tag"] in TAGS else f"field tag must be {' or '.join(TAGS)}, not {row['tag']!r}"
 
 
@@ -79,6 +80,6 @@ def _is_text(value: Any) -> bool:
         return False
     try:
         value.encode("utf-8")
-    except UnicodeEncodeError:  # half a character, which JSON can spell
+    except UnicodeEncodeError:  # a lone surrogate, which a JSON escape can spell
         return False
     return True

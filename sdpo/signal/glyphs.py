@@ -1,24 +1,24 @@
-"""Text as a figure can show it: what its font lacks, and what would move other text about, is spelled out."""
+"""Text for figures: characters that the font lacks, or that are not one column wide, are replaced by code points."""
 
 import unicodedata
 from functools import cache
 
-# What a reader has to see though it has no shape of its own.
+# Visible signs for whitespace.
 _SHOWN = {"\n": "⏎", "\t": "⇥", " ": "·"}
-# Letters that join, stack or run from right to left are not drawn one to a cell.
+# Bidirectional classes that are drawn left to right: other letters join, stack or run right to left.
 _LEFT_TO_RIGHT = {"L", "EN", "ES", "ET", "AN", "CS", "ON", "S", "WS", "B", ""}
 
 
 def figure_text(text: str, spaces: bool = False) -> str:
     """Return a text in characters of the figure's monospaced font, one column each.
 
-    Line breaks and tabs become signs; with `spaces`, spaces too. A character that the font lacks, or that is not
-    one column wide, becomes its code point, such as U+1F600.
+    Line breaks and tabs become visible signs, and with `spaces` spaces too. A character that the font lacks, or that
+    is not one column wide, becomes its code point, such as U+1F600.
     """
-    return "".join(_one(char, spaces) for char in text)
+    return "".join(_figure_character(char, spaces) for char in text)
 
 
-def _one(char: str, spaces: bool) -> str:
+def _figure_character(char: str, spaces: bool) -> str:
     if char == " " and not spaces:
         return char
     if char in _SHOWN:
@@ -27,13 +27,13 @@ def _one(char: str, spaces: bool) -> str:
         unicodedata.category(char)[0] not in "MC"
         and unicodedata.bidirectional(char) in _LEFT_TO_RIGHT
         and unicodedata.east_asian_width(char) not in "WF"
-        and ord(char) in _characters()
+        and ord(char) in _font_characters()
     )
     return char if plain else f"U+{ord(char):04X}"
 
 
 @cache
-def _characters() -> frozenset[int]:
+def _font_characters() -> frozenset[int]:
     from matplotlib import font_manager, ft2font
 
     font = ft2font.FT2Font(font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans Mono")))

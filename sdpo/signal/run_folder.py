@@ -1,4 +1,4 @@
-"""What both signal jobs are given: checked before a model is loaded. Importing this is cheap."""
+"""The run directory of the two signal jobs. Importing this module is cheap."""
 
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 
 
 def check_run(settings: "SignalSettings") -> None:
-    """Raise RunError where the run's folder cannot be used."""
-    RunDirectory(settings.output_dir).check(settings_module.redacted(settings))
+    """Raise RunError if the run directory cannot be used. Runs before a model is loaded and writes nothing."""
+    RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings))
 
 
 def open_run(settings: "SignalSettings") -> RunDirectory:
-    """Return the run's folder, made and locked, with its path said on screen."""
-    run = RunDirectory(settings.output_dir)
+    """Create and lock the run directory, print its path and return it."""
+    run = RunDirectory(settings.run_directory_path)
     run.open(settings_module.redacted(settings))
     print(f"run directory: {run.path}", flush=True)
     return run

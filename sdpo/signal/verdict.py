@@ -1,4 +1,4 @@
-"""The audit's verdict: go, go with changes or stop, by thresholds that were fixed before the models that test them.
+"""The audit's verdict (go, go with changes or stop), by thresholds that were fixed before the models that test them.
 
 They were set on the shipped tiny model and on fine-tunes of it that had unlearned hindsight, training seed 100
 (`sdpo.tiny.hindsight_variants`); the models that test the audit have other seeds. No large model has been audited yet.
@@ -9,28 +9,28 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 GO, CHANGES, STOP = "go", "go with changes", "stop"
-SHIPPED = "shipped"  # the name of our own template
+SHIPPED = "shipped"  # the name of this project's own template
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is asked of each figure. `low` is the lower end of a 95 % interval."""
+    """The threshold of each metric. `low` stands for the lower end of the metric's 95 % interval."""
 
-    # The true follow-up must move an answer more than an unrelated one does: ratio of mean |signal|, low.
+    # The true follow-up must change an answer more than an unrelated one does: ratio of mean |signal|, low.
     relevance: float = 2.0
-    # Smaller than this a signal is a rounding of the answer's probability: mean |signal| per token, nats.
+    # A smaller signal is rounding noise of the answer's probability: mean |signal| per token, nats.
     size: float = 0.03
-    # An answer sampled with hindsight must be preferred to one without, wins over decided pairs, low.
+    # An answer sampled with hindsight must be preferred to one without: wins over decided pairs, low.
     preference: float = 0.5
-    # From here on the template's own part of the signal is worth taking off: mean |signal| over that of the true one.
+    # From this value on, subtract the template's own signal: its mean |signal| over that of the true follow-up.
     template: float = 0.3
-    # From here on the template is what the signal is about.
+    # From this value on, the template dominates the signal: the same ratio.
     template_alone: float = 0.7
-    # If fewer interactions than this carry any signal, the rest is noise to train on: share.
+    # If fewer interactions than this carry signal, training on the others is training on noise: share.
     carrying: float = 0.4
-    # If more of the signal than this lies in one place, training changes that place: share.
+    # If one position of the answer holds more of the signal than this, training mostly changes that position: share.
     place: float = 0.5
-    # With fewer rows than this nothing is said of them.
+    # Fewer rows than this are too few for any conclusion.
     rows: int = 8
 
 
@@ -39,7 +39,7 @@ THRESHOLDS = Thresholds()
 
 @dataclass
 class Verdict:
-    """What the audit says of a model with a template. `cause` of a stop is model, template or data."""
+    """The audit's verdict on a model with a template. `cause` of a stop is "model", "template" or "data"."""
 
     verdict: str
     cause: str | None = None
@@ -51,24 +51,25 @@ class Verdict:
         return asdict(self)
 
 
-def judge(found: dict[str, Any], limits: Thresholds = THRESHOLDS) -> Verdict:
-    """Return the verdict on one candidate's figures (see `candidate.figures`), taken by itself."""
-    tests = [_relevance(found, limits), _size(found, limits), _preference(found, limits)]
-    reasons = [words for _, words in tests]
+def judge(metrics: dict[str, Any], limits: Thresholds = THRESHOLDS) -> Verdict:
+    """Return the verdict on one candidate by itself, from its metrics (see `audit_measures.measure_candidate`)."""
+    tests = [_relevance(metrics, limits), _size(metrics, limits), _preference(metrics, limits)]
+    reasons = [text for _, text in tests]
     if not all(passed for passed, _ in tests):
-        cause, words = _cause(found, limits)
-        return Verdict(STOP, cause, [*reasons, words])
-    changes = _changes(found, limits)
+        cause, text = _cause(metrics, limits)
+        return Verdict(STOP, cause, [*reasons, text])
+    changes = _changes(metrics, limits)
     return Verdict(CHANGES if changes else GO, None, reasons, changes)
 
 
 def compare(verdicts: Sequence[tuple[str, str, Verdict]]) -> None:
-    """Correct the cause of stops by what other templates did with the same model: (model, template, verdict) each.
+    """Correct the cause of stops in place, by how other templates did with the same model.
 
-    A model that follows hindsight under one template is not what stops another.
+    Each row is (model, template, verdict). If a model follows hindsight under one template, it is not the cause of a
+    stop under another.
     """
     for model, _, verdict in verdicts:
-        works = [name for other, name, found in verdicts if other == model and found.verdict != STOP]
+        works = [name for other, name, result in verdicts if other == model and result.verdict != STOP]
         if verdict.verdict == STOP and works:
             verdict.cause = "template"
             verdict.reasons[-1] = f"The same model follows hindsight under {works[0]}: this template is the cause."
@@ -76,87 +77,86 @@ def compare(verdicts: Sequence[tuple[str, str, Verdict]]) -> None:
             verdict.changes = [_change(setting, f"the {works[0]} template works with this model and data")]
 
 
-def _relevance(found: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
-    ratio, (low, high) = found["relevance"]["value"], found["relevance"]["interval"]
+def _relevance(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
+    ratio, (low, high) = metrics["relevance"]["value"], metrics["relevance"]["interval"]
     passed = low >= limits.relevance
     return passed, (
-        f"The true follow-up moves an answer {ratio:.2f} times as much as an unrelated one ({low:.2f} to {high:.2f}; "
-        f"{'at least' if passed else 'asked for at least'} {limits.relevance:g})."
+        f"The true follow-up makes {ratio:.2f} times as large a signal as an unrelated one "
+        f"(95 % interval {low:.2f} to {high:.2f}; {_limit(passed, limits.relevance)})."
     )
 
 
-def _size(found: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
-    size = found["telling"]["size"]
+def _size(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
+    size = metrics["telling"]["size"]
     passed = size >= limits.size
     return passed, (
-        f"It moves a token's log-probability by {size:.4f} nats on average "
-        f"({'at least' if passed else 'asked for at least'} {limits.size:g})."
+        f"It changes a token's log-probability by {size:.4f} nats on average ({_limit(passed, limits.size)})."
     )
 
 
-def _preference(found: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
-    preferred = found["preference"]
-    share, (low, high), decided = preferred["share"], preferred["interval"], preferred["wins"] + preferred["losses"]
+def _limit(passed: bool, limit: float) -> str:
+    return f"at least {limit:g} required, {'met' if passed else 'not met'}"
+
+
+def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
+    preference = metrics["preference"]
+    share, (low, high), decided = preference["share"], preference["interval"], preference["wins"] + preference["losses"]
     if decided < limits.rows:
         return False, (
-            f"Of {preferred['pairs']} pairs of answers with and without hindsight {decided} were decided by "
-            f"{preferred['judge']}: too few to say which are better. Raise AUDIT_N, or name another JUDGE_MODEL."
+            f"Of {preference['pairs']} pairs of answers with and without hindsight {preference['judge']} decided "
+            f"{decided}: too few to tell which answers are better. Raise AUDIT_N, or name another JUDGE_MODEL."
         )
     passed = low > limits.preference
     words = "are preferred" if passed else "are not shown to be better" if high > 0.5 else "are worse"
     return passed, (
-        f"Answers sampled with hindsight {words}: {share:.2f} of {decided} decided pairs ({low:.2f} to {high:.2f}), "
-        f"by {preferred['judge']}."
+        f"Answers sampled with hindsight {words}: they win {share:.2f} of {decided} decided pairs "
+        f"(95 % interval {low:.2f} to {high:.2f}; judge: {preference['judge']})."
     )
 
 
-def _cause(found: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
-    share = found["template_share"]["value"]
-    if share >= limits.template_alone and found["telling"]["size"] >= limits.size:
+def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
+    share = metrics["template_share"]["value"]
+    if share >= limits.template_alone and metrics["telling"]["size"] >= limits.size:
         return "template", (
-            f"The template without any follow-up makes {share:.0%} as large a signal as with one: the template is the "
-            "cause. Leave HINDSIGHT_FILE unset, or word it another way."
+            f"The template without a follow-up makes a signal {share:.0%} the size of the one with a follow-up: the "
+            "template is the cause. Leave HINDSIGHT_FILE unset, or reword the template."
         )
-    if found["kinds"]["complaint"]["rows"] < limits.rows and found["telling"]["of"] != "complaint":
+    if metrics["kinds"]["complaint"]["rows"] < limits.rows and metrics["telling"]["of"] != "complaint":
         return "data", (
-            "Hardly any follow-up in DATA is about the answer before it: the data are the cause. Audit other ones."
+            "Hardly any follow-up in DATA is about the answer before it: the data is the cause. Audit other data."
         )
-    return (
-        "model",
-        "The model does not use what it is shown in hindsight: the model is the cause. Choose another MODEL.",
-    )
+    return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
 
 
-def _changes(found: dict[str, Any], limits: Thresholds) -> list[dict[str, str]]:
-    """Return what to change, each with the setting that the trainers have for it."""
+def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]]:
+    """Return the changes to make, each with the trainer setting for it."""
     changes = []
-    share = found["template_share"]["value"]
+    share = metrics["template_share"]["value"]
     if share >= limits.template:
-        changes.append(
-            _change("NULL_CONTRAST=1", f"the template alone makes {share:.0%} as large a signal: take it off")
-        )
-    carrying = found["carrying"]
+        why = f"the template alone makes a signal {share:.0%} the size of the true follow-up's: subtract it"
+        changes.append(_change("NULL_CONTRAST=1", why))
+    carrying = metrics["carrying"]
     if carrying["share"] < limits.carrying:
         idle = [
             kind
-            for kind, row in found["kinds"].items()
+            for kind, row in metrics["kinds"].items()
             if row["rows"] >= limits.rows and row["carrying"] < limits.carrying / 2
         ]
-        kinds = f", hardly any of the kind {' or '.join(idle)}" if idle else ""
+        kinds = f" (hardly any of the kind {' or '.join(idle)})" if idle else ""
         changes.append(
             _change(
-                # Offline training has it; online, an interaction is used as it comes.
+                # A setting of offline training; online training uses each interaction as it comes.
                 f"MIN_SIGNAL={carrying['threshold']:.3g}",
-                f"{carrying['share']:.0%} of the interactions carry signal{kinds}: leave out rows whose mean |signal| "
-                "is what unrelated follow-ups make",
+                f"only {carrying['share']:.0%} of the interactions carry signal{kinds}: leave out rows whose mean "
+                "|signal| is no larger than that of unrelated follow-ups",
             )
         )
-    places = found["places"]
+    places = metrics["places"]
     if places["first"] > limits.place:
-        changes.append(_change("IGNORE_FIRST_K=2", f"{places['first']:.0%} of the signal lies on the first two tokens"))
+        changes.append(_change("IGNORE_FIRST_K=2", f"{places['first']:.0%} of the signal is on the first two tokens"))
     if places["end"] > limits.place:
         changes.append(
-            _change("GUARD=stop", f"{places['end']:.0%} of the signal lies on the end of answers: watch their length")
+            _change("GUARD=stop", f"{places['end']:.0%} of the signal is on the end token: watch the answers' length")
         )
     return changes
 

@@ -1,19 +1,21 @@
-"""One run of the job's trainer on the tiny world with users by rule, read by the oracle as it goes.
+"""One run of the online trainer on the tiny world with rule-based users, evaluated by the oracle during training.
 
-`sdpo.study.job` says which runs make the study and what becomes of them.
+`sdpo.study.job` defines which runs the study consists of and how their results are reported.
 """
 
 import itertools
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
@@ -34,19 +36,23 @@ from sdpo.train.teacher_refresh import TeacherRefreshCallback
 PAPER = Objective()
 BATCH = 16
 RATE, BETA1 = 1.5e-4, 0.5
-FOCUS = 1.0  # nats: a complaint moves one word by more, most by 3 to 12; thanks and small talk none by more than 0.35
-LEARNED = 0.95
-COLLAPSED = 0.9  # a run whose validity over five steps goes under this, and never comes back, has fallen
+# In nats: a complaint moves one word of the answer by more, most complaints by 3 to 12; thanks and small talk move none
+# by more than 0.35.
+FOCUS = 1.0
+LEARNED = 0.95  # a style is learned when the adherence of two consecutive readings is at least this
+COLLAPSED = 0.9  # a run has collapsed when its mean validity over SMOOTH steps falls below this and stays there
 SMOOTH = 5
-LOST, LOST_STEPS = 0.5, 10  # past help: the validity of so many steps in a row, each under this
+LOST, LOST_STEPS = 0.5, 10  # `until_fallen` ends a run whose validity was below LOST in LOST_STEPS consecutive steps
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A run: `styles` follow each other, each for `interactions` or, `until_learned`, only until it is (`learned`).
+    """One run of the study.
 
-    Readings are at `points` of each style. Without `related` the user talks of something else. `until_fallen` ends a
-    run that is past help.
+    The user has one of `styles` after the other, each for `interactions` or, with `until_learned`, only until it is
+    learned (see `learned`). The oracle reads `answers` sampled answers at each of `points` (interactions since the
+    style began) and at the end of a style. Without `related` the follow-ups have nothing to do with the answers.
+    `until_fallen` ends a run whose policy has collapsed for good (LOST).
     """
 
     teacher: str
@@ -62,40 +68,47 @@ class Spec:
 
     @property
     def key(self) -> str:
-        """The name of the run in the file of results: everything that makes it what it is."""
+        """The key of the run in the results file: all of its fields."""
         return repr(asdict(self))
 
 
 def objective_of(text: str) -> Objective:
-    """Return the objective of `kind[/direction][+null][+focus]`, the last with FOCUS."""
-    name, *more = text.split("+")
+    """Return the objective written as `kind[/direction][+null][+focus]`; `+focus` sets its focus to FOCUS."""
+    name, *options = text.split("+")
     kind, _, direction = name.partition("/")
     return Objective(
         kind=kind,
         direction=direction or "reverse",
-        null_contrast="null" in more,
-        focus=FOCUS if "focus" in more else 0.0,
+        null_contrast="null" in options,
+        focus=FOCUS if "focus" in options else 0.0,
     )
 
 
 class OracleReadings(TrainerCallback):
-    """Reads fresh answers at each point, changes the user's taste after each phase, keeps each step's validity."""
+    """Samples and reads answers at each point, changes the user's style after each phase, records the validity.
 
-    def __init__(self, trainer: OnlineTrainer, spec: Spec, row) -> None:
-        self.trainer, self.spec, self.row = trainer, spec, row
+    `user` is the user whose style changes, None for one without a style; `row` returns the metrics of the last step.
+    `curve` has a row per reading, `validities` the validity of every step.
+    """
+
+    def __init__(
+        self, trainer: OnlineTrainer, user: OracleUser | None, spec: Spec, row: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self.trainer, self.user, self.spec, self.row = trainer, user, spec, row
         self.curve: list[dict] = []
         self.validities: list[float] = []
         self.phase, self.begun = 0, 0
 
     def read(self, interactions: int) -> None:
-        """Add a point to the curve: what the style of the phase gets, and what is kept of each so far."""
+        """Add a reading to the curve: the adherence to the current style and, as `kept`, to each style so far."""
         tokenizer, spec = self.trainer.processing_class, self.spec
-        asked = [message_of(row.prompt) for row in posts(spec.answers, 1000 + interactions, True, "probe")]
-        ids = [encode_prompt(tokenizer, messages) for messages in asked]
+        prompts = [messages_of(row.prompt) for row in posts(spec.answers, 1000 + interactions, True, "probe")]
+        ids = [encode_prompt(tokenizer, messages) for messages in prompts]
         answers = generate(self.trainer.model, tokenizer, ids, 48, 512, temperature=1.0, seed=interactions)
-        texts, given = [text for text, _ in answers], [messages[-1]["content"] for messages in asked]
-        seen = {
-            style: oracle.summarize(given, texts, oracle.wants_of(style)) for style in spec.styles[: self.phase + 1]
+        texts, post_texts = [text for text, _ in answers], [messages[-1]["content"] for messages in prompts]
+        summaries = {
+            style: oracle.summarize(post_texts, texts, oracle.wants_of(style))
+            for style in spec.styles[: self.phase + 1]
         }
         style = spec.styles[self.phase]
         self.curve.append(
@@ -104,13 +117,13 @@ class OracleReadings(TrainerCallback):
                 "phase": self.phase,
                 "style": style,
                 "since": interactions - self.begun,
-                "kept": {name: read["adherence"] for name, read in seen.items()},
-                **seen[style],
+                "kept": {name: summary["adherence"] for name, summary in summaries.items()},
+                **summaries[style],
             }
         )
 
-    def on_step_end(self, args, state, control, **_) -> None:
-        """Read where a point is reached, and let the next taste begin where a phase ends."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Read the answers if this step is a point of the curve; start the next style if a phase ends."""
         done, spec = state.global_step * BATCH, self.spec
         self.validities.append(self.row()["validity"])
         since = done - self.begun
@@ -123,12 +136,15 @@ class OracleReadings(TrainerCallback):
         self.phase, self.begun = self.phase + 1, done
         if self.phase == len(spec.styles):
             control.should_training_stop = True
-        elif spec.related:
-            self.trainer.user.wanted = oracle.wants_of(spec.styles[self.phase])
+        elif self.user is not None:
+            self.user.wanted = oracle.wants_of(spec.styles[self.phase])
 
 
 def learned(curve: list[dict], phase: int) -> int | None:
-    """Return the interactions after which two readings in a row found a phase's style learned; None: never."""
+    """Return the interactions after which the style of a phase was learned: two consecutive readings of LEARNED.
+
+    Counted from the beginning of the phase; None if the style was never learned.
+    """
     points = [point for point in curve if point["phase"] == phase and point["since"] > 0]
     for first, second in itertools.pairwise(points):
         if min(first["adherence"], second["adherence"]) >= LEARNED:
@@ -137,19 +153,20 @@ def learned(curve: list[dict], phase: int) -> int | None:
 
 
 def collapse_point(validities: list[float]) -> int | None:
-    """Return the interactions after which a run's validity, over five steps, was under COLLAPSED for good.
+    """Return the interactions after which a run collapsed: its mean validity over SMOOTH steps stayed below COLLAPSED.
 
-    A short dip while a taste is learned is none: the policy has stopped one habit and not yet settled on another.
+    None if it did not. A short dip while a style is learned does not count: the policy has stopped one habit and not
+    yet settled on another.
     """
-    fell = None
+    collapsed = None
     for end in range(SMOOTH, len(validities) + 1):
         low = sum(validities[end - SMOOTH : end]) / SMOOTH < COLLAPSED
-        fell = (fell or end * BATCH) if low else None
-    return fell
+        collapsed = (collapsed or end * BATCH) if low else None
+    return collapsed
 
 
-def message_of(prompt: str) -> list[dict[str, str]]:
-    """Return the messages of a tiny prompt, as the online job makes them."""
+def messages_of(prompt: str) -> list[dict[str, str]]:
+    """Return the chat messages of a prompt of the tiny world, as the online job builds them."""
     system = {"role": "system", "content": SUMMARY_SYSTEM}
     return [system, {"role": "user", "content": prompt.removesuffix(SUFFIX)}]
 
@@ -163,11 +180,11 @@ def build_trainer(
     objective: Objective = PAPER,
     peft_config: LoraConfig | None = None,
     four_bit: bool = False,
-    **config,
+    **config: Any,
 ) -> OnlineTrainer:
-    """Return the online job's trainer on the tiny world, with the settings of the study unless told otherwise."""
+    """Return the online job's trainer on the tiny world; `config` overrides the study's training arguments."""
     tokenizer, model = load_model(str(MODEL_DIR), four_bit=four_bit)
-    looking_back = Teacher(teacher, model, adapter=peft_config is not None)
+    teacher_model = Teacher(teacher, model, adapter=peft_config is not None)
     arguments = {
         "output_dir": folder, "seed": seed, "learning_rate": RATE, "adam_beta1": BETA1, "max_steps": steps,
         "lr_scheduler_type": "constant", "per_device_train_batch_size": BATCH, "max_completion_length": 48,
@@ -178,62 +195,77 @@ def build_trainer(
     trainer = OnlineTrainer(
         user=user,
         model=model,
-        teacher=looking_back,
+        teacher=teacher_model,
         objective=objective,
         unrelated_follow_up=language.write_unrelated(Random(0)),
         is_satisfied=oracle.is_satisfied,
         args=OnlineConfig(**{**arguments, **config}),
-        train_dataset=Dataset.from_list([{"prompt": message_of(row.prompt)} for row in rows]),
+        train_dataset=Dataset.from_list([{"prompt": messages_of(row.prompt)} for row in rows]),
         processing_class=tokenizer,
         peft_config=peft_config,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(TeacherCallback(trainer, looking_back))
+    trainer.add_callback(TeacherCallback(trainer, teacher_model))
     return trainer
 
 
 def run_one(spec: Spec) -> dict:
-    """Return the run's curve, where it fell (None: nowhere), and where the guard warned and would have stopped it."""
+    """Do the run and return its row of results.
+
+    It has the curve, the interactions at which the policy collapsed (`fell`), the guard would have warned (`warned`)
+    and would have stopped the run (`stopped`), each None if it did not, and the guard's own measures (`guard`).
+    """
     started = time.monotonic()
-    wanted = oracle.wants_of(spec.styles[0])
-    user = OracleUser(wanted, spec.seed) if spec.related else UnrelatedUser(spec.seed)
+    oracle_user = OracleUser(oracle.wants_of(spec.styles[0]), spec.seed) if spec.related else None
+    user = oracle_user or UnrelatedUser(spec.seed)
     steps = spec.interactions * len(spec.styles) // BATCH
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective))
         run = RunDirectory(Path(folder))
         recorder = MetricsCallback(run, trainer, 0, partial(read_completions, oracle=oracle.TinyOracle(spec.styles[0])))
-        probe = OracleReadings(trainer, spec, lambda: recorder.row)
+        readings = OracleReadings(trainer, oracle_user, spec, lambda: recorder.row)
         trainer.add_callback(recorder)
         if spec.teacher == "gated":
             trainer.add_callback(TeacherRefreshCallback(run, trainer, trainer.hindsight.teacher, lambda: recorder.row))
-        seen = (lambda: recorder.row), (lambda: trainer.latest)
-        trainer.add_callback(guard.CollapseGuard(run, trainer, *seen, stops=False, anchored=spec.teacher in FIXED))
-        trainer.add_callback(probe)
-        probe.read(0)
+        trainer.add_callback(
+            guard.CollapseGuard(
+                run,
+                trainer,
+                lambda: recorder.row,
+                lambda: trainer.latest,
+                stops=False,
+                anchored=spec.teacher in FIXED,
+            )
+        )
+        trainer.add_callback(readings)
+        readings.read(0)
         trainer.train()
-        curve = [{name: row[name] for name in ("interactions", "measures")} for row in run.read_rows(guard.FILE)]
+        measures = [{name: row[name] for name in ("interactions", "measures")} for row in run.read_rows(guard.FILE)]
     return {
         "spec": asdict(spec),
-        "curve": probe.curve,
-        "fell": collapse_point(probe.validities),
-        "lowest": min(probe.validities),
-        **judged(spec.teacher, curve),
-        "guard": curve,
+        "curve": readings.curve,
+        "fell": collapse_point(readings.validities),
+        "lowest": min(readings.validities),
+        **guard_result(spec.teacher, measures),
+        "guard": measures,
         "seconds": round(time.monotonic() - started),
     }
 
 
-def judged(teacher: str, curve: list[dict]) -> dict:
-    """Return the interactions after which the guard, as it is now, warns of a run and stops it; None: never."""
+def guard_result(teacher: str, measures: list[dict]) -> dict[str, int | None]:
+    """Return the interactions at which the guard, as it is now, would have warned and stopped; None for never.
+
+    `measures` are the guard's measures of each step, as it recorded them in the run.
+    """
     detector = guard.CollapseDetector(teacher in FIXED)
-    levels = [(row["interactions"], detector.observe(row["measures"])) for row in curve]
+    levels = [(row["interactions"], detector.observe(row["measures"])) for row in measures]
     return {
-        name: next((at for at, reached in levels if reached >= level), None)
+        name: next((interactions for interactions, reached in levels if reached >= level), None)
         for name, level in (("warned", guard.WARN), ("stopped", guard.STOP))
     }
 
 
-def train(teacher: str, objective: str, seed: int, points=(480,), related: bool = True) -> list[dict]:
-    """Return the curve of one run on no_emojis: an oracle reading at the start and at each point."""
+def train(teacher: str, objective: str, seed: int, points: Sequence[int] = (480,), related: bool = True) -> list[dict]:
+    """Return the curve of one run on no_emojis: an oracle reading at the start and at each of `points`."""
     spec = Spec(teacher, objective, seed, interactions=max(points), points=tuple(points), related=related)
     return run_one(spec)["curve"]

@@ -1,13 +1,14 @@
-"""From messages to token ids, with text that stays text.
+"""Tokenizing chat messages so that their text never becomes a control token.
 
-A chat template puts contents between control tokens, and a literal `<|im_end|>` in a content would become
-one. Here such strings are tokenized as ordinary characters; everything else is tokenized exactly as
-`apply_chat_template` does.
+A chat template puts the contents of messages between control tokens, and a literal `<|im_end|>` in a content would
+become one. Here such strings are tokenized as ordinary characters. Everything else is tokenized exactly as by
+`apply_chat_template`.
 """
 
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,50 +16,55 @@ from sdpo.text.prompts import Message
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Return the ids of a prompt up to where the assistant's answer begins, thinking off."""
+    """Return the ids of a prompt up to where the assistant's answer begins, with thinking disabled."""
     control = _control_strings(tokenizer)
-    found = control.findall("\x00".join(message["content"] for message in messages))
-    mark = _unused_mark(messages) if found else ""
+    literals = control.findall("\x00".join(message["content"] for message in messages))
+    mark = _unused_mark(messages) if literals else ""
+    # Each control string in a content becomes its number between two marks, until the template has been applied.
     defused = [
-        {**message, "content": control.sub(lambda match: f"{mark}{found.index(match[0])}{mark}", message["content"])}
-        if found
+        {**message, "content": control.sub(lambda match: f"{mark}{literals.index(match[0])}{mark}", message["content"])}
+        if literals
         else message
         for message in messages
     ]
-    text = tokenizer.apply_chat_template(defused, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-    if not found:
+    text: Any = tokenizer.apply_chat_template(  # a string, because of tokenize=False
+        defused, tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    if not literals:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     ids: list[int] = []
-    for place, piece in enumerate(text.split(mark)):
-        if place % 2:  # between two marks: the number of a control string that the content spelled out
-            ids += encode_text(tokenizer, found[int(piece)])
+    for index, piece in enumerate(text.split(mark)):
+        if index % 2:  # between two marks
+            ids += encode_text(tokenizer, literals[int(piece)])
         else:
             ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
     return ids
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of plain text: no template, nothing in it becomes a control token."""
+    """Return the ids of plain text: without a template, and with control strings as ordinary characters."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Return the ids of a finished answer: its text as plain text, then the end token."""
+    """Return the ids of a finished completion: its text as plain text, then the end token."""
     return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of a completion without its control tokens."""
-    return tokenizer.decode(list(ids), skip_special_tokens=True)
+    text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)  # a string for one list of ids
+    return text
 
 
 @lru_cache(maxsize=8)
 def _control_strings(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """Return a pattern that matches the tokenizer's added tokens, the longest first."""
     added = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, added)) or r"(?!)")
 
 
 def _unused_mark(messages: Sequence[Message]) -> str:
-    """Return a private-use character that no message holds."""
+    """Return a private-use character that occurs in no message."""
     used = set("".join(message["content"] for message in messages))
     return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in used)

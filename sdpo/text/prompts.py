@@ -1,6 +1,6 @@
-"""Every string any model is sent, and the personas as data. Plain text: nothing is imported here.
+"""Every text that is sent to a model, and the personas. Nothing is imported here.
 
-The hindsight template can be replaced from a file (HINDSIGHT_FILE); personas are added by STYLE_FILE.
+HINDSIGHT_FILE replaces the hindsight template; STYLE_FILE adds personas.
 """
 
 # A message is {"role": "system" | "user" | "assistant", "content": str}.
@@ -8,13 +8,13 @@ Message = dict[str, str]
 
 SUMMARY_SYSTEM = 'Summarize the post in one or two sentences. Always start with "TL;DR:".'
 
-# Goes on the end of the last user turn. `{follow_up}` is the user's later message, word for word.
+# Appended to the last user message. `{follow_up}` is replaced by the follow-up, verbatim.
 HINDSIGHT = (
     "\n\n[Hindsight] Below is the message that the user will send after reading the answer. "
     "Let it guide the answer.\n<<<\n{follow_up}\n>>>"
 )
 
-# What NULL_CONTRAST shows in hindsight: a follow-up that says nothing of the answer.
+# What NULL_CONTRAST shows in hindsight: a follow-up that has nothing to do with the answer.
 UNRELATED_FOLLOW_UP = "By the way, do you know a good recipe for lentil soup?"
 
 USER_SYSTEM = (
@@ -32,9 +32,9 @@ JUDGE_SYSTEM = (
 )
 JUDGE_TURN = "The request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
 VERDICTS = {label: f"Verdict: {label}" for label in "ABC"}
-# Goes on the end of the turn where the first reply was neither of these.
+# Appended to the judge's turn when its first reply was none of these.
 JUDGE_AGAIN = '\n\nReply with nothing but "Verdict: A", "Verdict: B" or "Verdict: C".'
-# The same verdict for servers that can keep a reply to a form.
+# The same verdict for servers that support structured output.
 VERDICT_SCHEMA = {
     "type": "object",
     "properties": {"verdict": {"type": "string", "enum": list(VERDICTS)}},
@@ -42,8 +42,8 @@ VERDICT_SCHEMA = {
     "additionalProperties": False,
 }
 
-# The audit's: what the judge is told of a user of whom only one follow-up is known, follow-ups that have nothing to do
-# with any answer, and how a model is asked what kind a follow-up is.
+# For the audit: the persona of a user of whom only one follow-up is known, follow-ups that have nothing to do with any
+# answer, and the prompt that classifies a follow-up.
 FOLLOW_UP_PERSONA = "To an earlier answer I replied: “{follow_up}” I like the answer that suits this reply better."
 UNRELATED_FOLLOW_UPS = (
     "Which bus goes to the harbour on Sundays?",
@@ -80,7 +80,7 @@ _LEVEL = {
     "expert": "I know this field, so skip the basics.",
 }
 
-# What a persona says of itself, in the first person: the simulated user and the judge read the same words.
+# Style -> persona, in the first person. The simulated user and the judge read the same text.
 PERSONAS: dict[str, str] = {
     f"{length}_{tone}_{level}": f"{_LENGTH[length]} {_TONE[tone]} {_LEVEL[level]}"
     for length in _LENGTH
@@ -109,33 +109,33 @@ PERSONAS: dict[str, str] = {
 
 
 def with_hindsight(messages: list[Message], follow_up: str, template: str = HINDSIGHT) -> list[Message]:
-    """Return the messages with `follow_up` shown in hindsight at the end of the last user turn.
+    """Return the messages with `follow_up` shown in hindsight at the end of the last user message.
 
-    Raises ValueError when the last message is not the user's: the text would land in another's mouth.
+    Raises ValueError if the last message is not the user's: the text would be attributed to another role.
     """
     if not messages or messages[-1]["role"] != "user":
-        raise ValueError("the prompt must end with a user message to be shown hindsight")
+        raise ValueError("the last message must be a user message: hindsight is appended to it")
     *history, last = messages
-    # Not str.format: the follow-up and a replaced template may hold braces of their own.
+    # Not str.format: the follow-up and a custom template may contain braces.
     return [*history, {**last, "content": last["content"] + template.replace("{follow_up}", follow_up)}]
 
 
 def user_messages(persona: str, prompt: str, completion: str) -> list[Message]:
-    """Return what the simulated user is sent: who it is, and the exchange it reacts to."""
+    """Return the messages to the simulated user: its persona, and the exchange that it reacts to."""
     return _two_turns(USER_SYSTEM, persona, USER_TURN, prompt=prompt, completion=completion)
 
 
 def judge_messages(persona: str, prompt: str, first: str, second: str, again: bool = False) -> list[Message]:
-    """Return what a judge is sent to compare two completions of one prompt, in this order.
+    """Return the messages to a judge that compares two completions of one prompt, in this order.
 
-    `again` adds a reminder of the reply's form, for a judge that did not keep to it.
+    `again` adds a reminder of the reply's format, for a judge that did not follow it.
     """
     turn = JUDGE_TURN + JUDGE_AGAIN if again else JUDGE_TURN
     return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=prompt, first=first, second=second)
 
 
 def kind_messages(completion: str, follow_up: str) -> list[Message]:
-    """Return what a model is sent to say which of FOLLOW_UP_KINDS a follow-up to this completion is."""
+    """Return the messages to a model that classifies a follow-up to this completion as one of FOLLOW_UP_KINDS."""
     turn = KIND_TURN.format(completion=completion, follow_up=follow_up)
     return [{"role": "system", "content": KIND_SYSTEM}, {"role": "user", "content": turn}]
 

@@ -1,6 +1,6 @@
-"""The records that travel between jobs, as JSONL: one JSON object a line, UTF-8.
+"""The records that jobs exchange, as JSONL: one JSON object per line, UTF-8.
 
-What is written is checked as strictly as what is read, so a file that one job wrote is one that others take.
+Records are checked as strictly when written as when read, so a file that one job wrote is accepted by the others.
 """
 
 import json
@@ -25,10 +25,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Interaction:
-    """An answer in a conversation, the history before it, and what the user wrote next.
+    """An answer in a conversation, with the messages before it and the user's follow-up.
 
-    `prompt` may begin with a system message; after it user and assistant take turns, and the user has the
-    first and the last. `turn_id` is the answer's place in the conversation, `id` is unique in its file.
+    `prompt` may begin with a system message; then user and assistant alternate, and the first and last messages are the
+    user's. `user_response` is the follow-up. `turn_id` is the index of the answer in the conversation. `id` is unique
+    in its file.
     """
 
     id: str
@@ -43,7 +44,7 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Replay:
-    """An answer that was given, and what the user wrote next; `follow_up` is empty where nothing came."""
+    """A recorded answer and the user's follow-up; `follow_up` is empty if there was none."""
 
     prompt: str
     completion: str
@@ -51,7 +52,7 @@ class Replay:
 
 
 def read_prompts(path: Path, make_with: str) -> list[Prompt]:
-    """Return the prompts of a JSONL file; `make_with` is the command that would write it.
+    """Return the prompts of a JSONL file; `make_with` is the command that writes it, for error messages.
 
     Raises RecordError with file, line and field for a missing, empty or malformed file.
     """
@@ -60,77 +61,78 @@ def read_prompts(path: Path, make_with: str) -> list[Prompt]:
 
 
 def prompt_lines(prompts: Iterable[Prompt]) -> Iterator[str]:
-    """Yield the JSON line of each prompt, newline included. Raises RecordError for one that would not be read."""
+    """Yield the JSON line of each prompt, with newline. Raises RecordError for a prompt that could not be read back."""
     for prompt in prompts:
         yield _encode(_checked(asdict(prompt), _prompt_fault)) + "\n"
 
 
 def read_interactions(path: Path, make_with: str) -> Iterator[Interaction]:
-    """Yield the interactions of a JSONL file, one at a time; `make_with` is the command that would write it.
+    """Yield the interactions of a JSONL file, one at a time; `make_with` is the command that writes it.
 
-    Raises RecordError with file, line and field where the file turns out to be missing, empty or malformed.
+    Raises RecordError with file, line and field, while iterating, for a missing, empty or malformed file.
     """
     names = list(Interaction.__annotations__)
     for row in _read_records(path, make_with, _interaction_fault, "interaction"):
-        yield Interaction(**{name: row.get(name) for name in names})
+        fields: dict[str, Any] = {name: row.get(name) for name in names}
+        yield Interaction(**fields)
 
 
 def read_replays(path: Path) -> list[Replay]:
-    """Return what a JSONL file says was asked, answered and replied, such as a run's `samples.jsonl`.
+    """Return the prompts, completions and follow-ups of a JSONL file such as a run's `samples.jsonl`.
 
-    Other fields are let be. Raises RecordError with file, line and field for a missing, empty or malformed file.
+    Other fields are ignored. Raises RecordError with file, line and field for a missing, empty or malformed file.
     """
     replays = []
     for line, row in _read_rows(path, "another file"):
         for field in ("prompt", "completion", "follow_up"):
             if not isinstance(row.get(field), str) or not (field == "follow_up" or _is_text(row[field])):
-                raise RecordError(f"{path}, line {line}: field {field} must be a text. Mend or remove that line.")
+                raise RecordError(f"{path}, line {line}: field {field} must be a string. Fix or remove that line.")
         replays.append(Replay(row["prompt"], row["completion"], row["follow_up"]))
     if not replays:
-        raise RecordError(f"{path} holds nothing to replay. Name a run's samples.jsonl.")
+        raise RecordError(f"{path} contains nothing to replay. Give the samples.jsonl of a run.")
     return replays
 
 
 def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
-    """Yield the JSON line of each interaction with its lengths in characters, newline included.
+    """Yield the JSON line of each interaction, with its lengths in characters and with newline.
 
-    Raises RecordError for one that would not be read.
+    Raises RecordError for an interaction that could not be read back.
     """
     for interaction in interactions:
         row = _checked(vars(interaction), _interaction_fault)
         yield _encode(row | _lengths(row)) + "\n"
 
 
-# What a row must be
+# Checking rows
 
 
 def _prompt_fault(row: dict) -> str | None:
-    """Return what is wrong with a row, None for nothing."""
+    """Return what is wrong with the row of a prompt, or None."""
     return _text_fault(row, "id") or _text_fault(row, "prompt")
 
 
 def _interaction_fault(row: dict) -> str | None:
-    """Return what is wrong with a row, None for nothing."""
+    """Return what is wrong with the row of an interaction, or None."""
     for field in ("id", "conversation_id", "completion", "user_response"):
         if fault := _text_fault(row, field):
             return fault
     for field in ("model", "timestamp"):
         if row.get(field) is not None and not _is_text(row[field]):
-            return f"field {field} must be a text that is not empty, or null"
+            return f"field {field} must be a non-empty string or null"
     turn = row.get("turn_id")
     if type(turn) is not int or turn < 0:
-        return "field turn_id must be a whole number at least 0"
+        return "field turn_id must be an integer of at least 0"
     if fault := _history_fault(row.get("prompt")):
         return fault
     for field, length in _lengths(row).items():
         if row.get(field, length) != length:
-            return f"field {field} must be {length}, as the text is, or be left out"
+            return f"field {field} must be {length}, the length of the text, or be omitted"
     return None
 
 
 def _history_fault(prompt: Any) -> str | None:
     if not isinstance(prompt, list) or not prompt:
-        return "field prompt must be a list of messages that is not empty"
+        return "field prompt must be a non-empty list of messages"
     for number, message in enumerate(prompt):
         if not isinstance(message, dict):
             return f"field prompt[{number}] must be an object with role and content"
@@ -138,8 +140,11 @@ def _history_fault(prompt: Any) -> str | None:
             return fault
     turns = prompt[1:] if prompt[0].get("role") == "system" else prompt
     roles = [message.get("role") for message in turns]
-    if len(roles) % 2 == 0 or any(role != ("user", "assistant")[place % 2] for place, role in enumerate(roles)):
-        return "field prompt: its roles must be user and assistant in turn, user first and last, system only before"
+    if len(roles) % 2 == 0 or any(role != ("user", "assistant")[index % 2] for index, role in enumerate(roles)):
+        return (
+            "field prompt: its roles must alternate between user and assistant, with user first and last, after an "
+            "optional system message"
+        )
     return None
 
 
@@ -152,7 +157,7 @@ def _lengths(row: dict) -> dict[str, int]:
 
 
 def _text_fault(row: dict, field: str, name: str = "") -> str | None:
-    return None if _is_text(row.get(field)) else f"field {name or field} must be a text that is not empty"
+    return None if _is_text(row.get(field)) else f"field {name or field} must be a non-empty string"
 
 
 def _is_text(value: Any) -> bool:
@@ -160,7 +165,7 @@ def _is_text(value: Any) -> bool:
 
 
 def is_encodable(text: str) -> bool:
-    """Return whether a text can be written as UTF-8; JSON can spell half a character, which cannot."""
+    """Return whether a text can be encoded as UTF-8. JSON can contain an unpaired surrogate, which cannot."""
     if text.isascii():
         return True
     try:
@@ -170,7 +175,7 @@ def is_encodable(text: str) -> bool:
     return True
 
 
-# Lines
+# Reading and writing lines
 
 
 def _checked(row: dict, fault_of: Callable[[dict], str | None]) -> dict:
@@ -186,11 +191,11 @@ def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], str | N
         if fault := fault_of(row):
             raise RecordError(f"{where}: {fault}. Write it with {make_with}.")
         if row["id"] in seen:
-            raise RecordError(f"{where}: id {row['id']} is there twice. Ids must be unique.")
+            raise RecordError(f"{where}: id {row['id']} occurs twice. Ids must be unique.")
         seen.add(row["id"])
         yield row
     if not seen:
-        raise RecordError(f"{path} holds no {kind}. Write it with {make_with}.")
+        raise RecordError(f"{path} contains no {kind}. Write it with {make_with}.")
 
 
 def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
@@ -203,14 +208,14 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                     row = json.loads(line)
                 except (ValueError, RecursionError) as error:
                     raise RecordError(
-                        f"{path}, line {number} is not JSON ({error}). Mend or remove that line."
+                        f"{path}, line {number} is not JSON ({error}). Fix or remove that line."
                     ) from None
                 if not isinstance(row, dict):
                     raise RecordError(f"{path}, line {number} is not a JSON object. Write it with {make_with}.")
                 yield number, row
     except FileNotFoundError:
-        raise RecordError(f"{path} is not there. Make it with {make_with}, or name another file.") from None
+        raise RecordError(f"{path} does not exist. Make it with {make_with}, or give another file.") from None
     except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Convert it.") from None
+        raise RecordError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Convert it to UTF-8.") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,4 +1,4 @@
-"""The tiny world: an invented language, an exact oracle for its style, and a shipped model that speaks it."""
+"""The tiny world: a small artificial language, an exact oracle for its styles, and a shipped model trained on it."""
 
 from pathlib import Path
 

@@ -1,16 +1,16 @@
-"""The language of the tiny world: posts, answers in eight styles, and what users say about them.
+"""The language of the tiny world: posts, answers in eight styles, and the users' follow-ups.
 
-A post tells whose pet did what to which object, where, and how the author feels. An answer sums it up
-in one style: with an emoji or without, casual or formal, long or short. Follow-ups ask for the
-other direction of an axis, say thanks, or are about something else. `oracle.py` reads all of it back.
+A post states whose pet did what to which object, where, and how the author feels. An answer summarizes it in one style:
+with or without an emoji, casual or formal, long or short. Follow-ups ask for the other value of an axis, say thanks, or
+are about something else. `oracle.py` parses all of these texts.
 
-Posts and wordings are divided by a hash into those a model is trained on and those held out: the
-parts of a held-out combination are known, the combination is not.
+Posts and wordings are divided by a hash into a training part and a held-out part. The words of a held-out combination
+occur in training, the combination does not.
 """
 
 import hashlib
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from random import Random
 from typing import NamedTuple
 
@@ -56,7 +56,7 @@ POSTS = (
     "I am {mood} today. My {who} left a {pet} with me and it {deed} my {thing} in the {place}.",
 )
 
-# (casual, long) -> two wordings each.
+# (casual, long) -> the answer templates.
 ANSWERS = {
     (True, False): (
         "{pet} {deed} my {thing} lol",
@@ -80,7 +80,7 @@ PREFIX = "TL;DR: "
 
 AXES = ("emoji", "casual", "long")
 
-# (axis, wanted value) -> ways to ask for it.
+# (axis, wanted value) -> the sentences that ask for it.
 REQUESTS = {
     ("emoji", False): (
         "No emojis please.", "Leave the emojis out.", "I don't want emojis.",
@@ -107,7 +107,7 @@ REQUESTS = {
         "Add the details.", "I want the whole story.", "Spell it all out.",
     ),
 }  # fmt: skip
-# Wordings that differ in a word or two from one for the opposite; with "It sounds too" it names what is not wanted.
+# Sentences that differ in one or two words from one for the opposite. "It sounds too" names the value not wanted.
 CONFUSABLE = {
     ("emoji", False): ("I don't want emojis.",),
     ("emoji", True): ("I want an emoji in it.",),
@@ -135,7 +135,7 @@ UNRELATED_CLOSERS = ("", "Just curious.", "No rush.", "Thanks.", "If you know.")
 
 
 class Style(NamedTuple):
-    """One value for each axis, in the order of `AXES`."""
+    """The value of each axis, in the order of `AXES`."""
 
     emoji: bool
     casual: bool
@@ -144,25 +144,25 @@ class Style(NamedTuple):
 
 @dataclass(frozen=True)
 class Post:
-    """A post's facts and which of `POSTS` tells them."""
+    """The facts of a post (slot -> word) and the index of its template in `POSTS`."""
 
     facts: dict[str, str]
     template: int
 
     @property
     def text(self) -> str:
-        """The post in words, as a prompt has it."""
+        """The text of the post, as it is in a prompt."""
         return POSTS[self.template].format(**self.facts)
 
 
 def held_out(*parts: str, one_in: int = 5) -> bool:
-    """Return whether a combination of parts is kept from training: one in `one_in`, by hash."""
+    """Return whether a combination of parts is held out from training: one in `one_in`, by hash."""
     digest = hashlib.sha256("\x1f".join(parts).encode()).digest()
     return int.from_bytes(digest[:4], "big") % one_in == 0
 
 
 def sample_post(rng: Random, held: bool = False) -> Post:
-    """Return a random post of the training part, or of the held-out part: same words, new combinations."""
+    """Return a random post of the training part or, with `held`, of the held-out part: same words, new combinations."""
     while True:
         facts = {slot: rng.choice(words) for slot, words in SLOTS.items()}
         if held_out(*facts.values()) == held:
@@ -170,25 +170,25 @@ def sample_post(rng: Random, held: bool = False) -> Post:
 
 
 def sample_style(rng: Random) -> Style:
-    """Return a style with each axis at probability one half."""
+    """Return a random style: each axis is True with probability one half."""
     return Style(*(rng.random() < 0.5 for _ in AXES))
 
 
 def write_answer(rng: Random, post: Post, style: Style) -> str:
-    """Return a faithful answer to the post in the style."""
+    """Return an answer in the style that states facts of the post."""
     body = rng.choice(ANSWERS[style.casual, style.long]).format(**post.facts)
     return PREFIX + body + (" " + rng.choice(EMOJIS) if style.emoji else "")
 
 
 def write_request(rng: Random, wanted: dict[str, bool], held: bool = False, wordings: dict = REQUESTS) -> str:
-    """Return a follow-up that asks for every wanted axis value, in random order, in one of the wordings."""
-    asked = list(wanted.items())
-    rng.shuffle(asked)
-    return _compose(rng, OPENERS, [wordings[item] for item in asked], CLOSERS, held)
+    """Return a follow-up that asks for every wanted axis value, in random order, with one of the wordings each."""
+    items = list(wanted.items())
+    rng.shuffle(items)
+    return _compose(rng, OPENERS, [wordings[item] for item in items], CLOSERS, held)
 
 
 def write_thanks(rng: Random, held: bool = False) -> str:
-    """Return a follow-up that is content with the answer."""
+    """Return a follow-up of a user who is satisfied with the answer."""
     return _compose(rng, THANKS_OPENERS, [THANKS], THANKS_CLOSERS, held)
 
 
@@ -198,14 +198,18 @@ def write_unrelated(rng: Random, held: bool = False) -> str:
 
 
 def _compose(rng: Random, openers: tuple, wordings: list[tuple], closers: tuple, held: bool) -> str:
+    """Return an opener, one sentence of each group of wordings, and a closer, in the part of the language."""
     while True:
-        parts = [rng.choice(openers), *(rng.choice(ways) for ways in wordings), rng.choice(closers)]
+        parts = [rng.choice(openers), *(rng.choice(sentences) for sentences in wordings), rng.choice(closers)]
         if held_out(*parts) == held:
             return " ".join(part for part in parts if part)
 
 
 def every_follow_up() -> list[str]:
     """Return every opener with every wording and closer, for the tokenizer's corpus."""
-    groups = [(OPENERS, sum(REQUESTS.values(), ()), CLOSERS), (THANKS_OPENERS, THANKS, THANKS_CLOSERS)]
-    groups.append((UNRELATED_OPENERS, UNRELATED, UNRELATED_CLOSERS))
+    groups: list[tuple[tuple[str, ...], ...]] = [
+        (OPENERS, tuple(chain.from_iterable(REQUESTS.values())), CLOSERS),
+        (THANKS_OPENERS, THANKS, THANKS_CLOSERS),
+        (UNRELATED_OPENERS, UNRELATED, UNRELATED_CLOSERS),
+    ]
     return [" ".join(filter(None, parts)) for group in groups for parts in product(*group)]

@@ -1,4 +1,4 @@
-"""Logged interactions and signal cases of the tiny world, on posts and wordings that no model was trained on.
+"""Logged interactions and signal cases of the tiny world, on held-out posts and wordings.
 
 `python -m sdpo.tiny.logged` writes the files that the signal analysis and the audit read with TINY=1.
 """
@@ -12,12 +12,12 @@ from sdpo.text.prompts import SUMMARY_SYSTEM, Message
 from sdpo.text.records import Interaction, interaction_lines
 from sdpo.tiny import WORLD_DIR, language
 
-# Out of a hundred users of logs, so many complain, say thanks, change the topic.
+# How many of a hundred logged users complain, say thanks or change the topic.
 MIX = {"complaint": 55, "thanks": 20, "new topic": 25}
 
 
 def interactions(count: int, seed: int, mix: dict[str, int] = MIX) -> list[Interaction]:
-    """Return interactions of as many conversations; a complaint is about what the answer is like."""
+    """Return `count` interactions, one per conversation. A complaint is about an actual property of the answer."""
     rng = Random(seed)
     kinds = rng.choices(list(mix), list(mix.values()), k=count)
     return [_interaction(rng, number, kind) for number, kind in enumerate(kinds)]
@@ -27,22 +27,26 @@ def _interaction(rng: Random, number: int, kind: str) -> Interaction:
     post, style = language.sample_post(rng, held=True), language.sample_style(rng)
     if kind == "complaint":
         axis = rng.choice(language.AXES)
-        said = language.write_request(rng, {axis: not getattr(style, axis)}, held=True)
+        follow_up = language.write_request(rng, {axis: not getattr(style, axis)}, held=True)
     elif kind == "thanks":
-        said = language.write_thanks(rng, held=True)
+        follow_up = language.write_thanks(rng, held=True)
     else:
-        said = language.write_unrelated(rng, held=True)
+        follow_up = language.write_unrelated(rng, held=True)
     name = f"audit-{number}"
-    return Interaction(name, name, 1, None, None, asked(post), language.write_answer(rng, post, style), said)
+    answer = language.write_answer(rng, post, style)
+    return Interaction(name, name, 1, None, None, messages_of(post), answer, follow_up)
 
 
-def asked(post: language.Post) -> list[Message]:
-    """Return the messages that ask for a post's summary."""
+def messages_of(post: language.Post) -> list[Message]:
+    """Return the messages that ask for a summary of the post."""
     return [{"role": "system", "content": SUMMARY_SYSTEM}, {"role": "user", "content": post.text}]
 
 
 def cases(count: int, seed: int) -> list[dict[str, str]]:
-    """Return cases in pairs: the same post, and a wish for and against one thing, with its answer to be sampled."""
+    """Return signal cases in pairs: the same post, with a follow-up for and a follow-up against one property.
+
+    They have no answer: it is sampled by the model under analysis.
+    """
     rng, rows = Random(seed), []
     for number in range(count // 2):
         axis, post = language.AXES[number % len(language.AXES)], language.sample_post(rng, held=True)
@@ -61,7 +65,7 @@ def cases(count: int, seed: int) -> list[dict[str, str]]:
 
 
 def write_files(folder: Path) -> Sequence[Path]:
-    """Write audit.jsonl and cases.json into the folder."""
+    """Write audit.jsonl and cases.json into the folder and return their paths."""
     audit, drawn = folder / "audit.jsonl", folder / "cases.json"
     audit.write_text("".join(interaction_lines(interactions(256, seed=11))), "utf-8")
     drawn.write_text(json.dumps(cases(24, seed=12), indent=1, ensure_ascii=False) + "\n", "utf-8")

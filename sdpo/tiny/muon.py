@@ -1,31 +1,31 @@
-"""Muon in float32: what the tiny model's matrices are trained with."""
+"""Muon in float32, the optimizer of the tiny model's matrices."""
 
 from collections.abc import Iterable
 
 import torch
 
-# Keller Jordan's quintic iteration: five rounds bring every singular value to about one.
+# Keller Jordan's quintic Newton-Schulz iteration: five rounds bring every singular value close to one.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
 
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the matrix with its singular values brought to between 0.7 and 1.2, in the matrix's own precision."""
-    turned = matrix.size(0) > matrix.size(1)
-    found = matrix.T if turned else matrix
-    found = found / found.norm().clamp(min=1e-7)
+    """Return the matrix with its singular values moved to between 0.7 and 1.2, in the matrix's own precision."""
+    transposed = matrix.size(0) > matrix.size(1)
+    result = matrix.T if transposed else matrix
+    result = result / result.norm().clamp(min=1e-7)
     first, third, fifth = _COEFFICIENTS
     for _ in range(_ROUNDS):
-        square = found @ found.T
-        found = first * found + (third * square + fifth * square @ square) @ found
-    return found.T if turned else found
+        square = result @ result.T
+        result = first * result + (third * square + fifth * square @ square) @ result
+    return result.T if transposed else result
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose steps are made orthogonal (https://kellerjordan.github.io/posts/muon/), with decay of the weights.
+    """Momentum with orthogonalized updates (https://kellerjordan.github.io/posts/muon/) and weight decay.
 
-    torch has one too, which iterates in bfloat16: on a CPU without units for that it took a third of a step, and
-    this one a fifteenth.
+    torch.optim.Muon iterates in bfloat16. On a CPU without bfloat16 units that took a third of a training step, and
+    this implementation takes a fifteenth.
     """
 
     def __init__(
@@ -34,8 +34,8 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Move every matrix that has a gradient."""
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -43,8 +43,8 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[weight]
                 if not state:
                     state["momentum"] = torch.zeros_like(weight)
-                kept = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = orthogonal(weight.grad.lerp(kept, group["momentum"]))
+                momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
+                update = orthogonal(weight.grad.lerp(momentum, group["momentum"]))
                 rows, columns = weight.shape
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.add_(update, alpha=-group["lr"] * max(1, rows / columns) ** 0.5)

@@ -1,7 +1,7 @@
-"""The exact reader of the tiny world: style, form and facts of an answer, meaning of a follow-up.
+"""The exact oracle of the tiny world: the style, validity and facts of an answer, and the meaning of a follow-up.
 
-Readings are of what stands in the text. The three axes can be read from any text at all; whether it is an
-answer of the language (`valid`) and whether it tells the post's story (`faithful`) are told apart from them.
+Everything is read from the text alone. The three axes of style can be read from any text. Whether a text is an answer
+of the language (`valid`) and whether its facts are those of the post (`faithful`) are separate results.
 """
 
 import itertools
@@ -42,19 +42,19 @@ LONG_WORDS = 12  # the longest short answer has 8 words with its prefix, the sho
 
 @dataclass(frozen=True)
 class Reading:
-    """What the oracle sees in an answer."""
+    """What the oracle reads in an answer: its style, whether it is well-formed, and its facts (slot -> word)."""
 
     style: Style
     valid: bool
     facts: dict[str, str]
 
     def faithful(self, post_facts: dict[str, str]) -> bool:
-        """Return whether the answer is valid and every fact it tells is the post's."""
+        """Return whether the answer is valid and all its facts are those of the post."""
         return self.valid and all(post_facts.get(slot) == word for slot, word in self.facts.items())
 
 
 def read_answer(text: str) -> Reading:
-    """Return the style of any text, and whether it is well-formed: one whole answer of the language."""
+    """Return the style of any text, and whether it is well-formed: exactly one answer of the language."""
     casual = bool(_CASUAL.search(text))
     long = len(text.split()) > LONG_WORDS
     style = Style(bool(_EMOJI.search(text)), casual, long)
@@ -66,7 +66,7 @@ def read_answer(text: str) -> Reading:
 
 
 def read_post(text: str) -> dict[str, str]:
-    """Return the facts of a post, or an empty dict where the text is none."""
+    """Return the facts of a post, or an empty dict if the text is not a post of the language."""
     text = text.removesuffix("TL;DR:\n").strip()
     for pattern in _post_patterns():
         if match := pattern.fullmatch(text):
@@ -76,14 +76,14 @@ def read_post(text: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What a follow-up means: `kind` is request, thanks, unrelated or unreadable."""
+    """The meaning of a follow-up: `kind` is request, thanks, unrelated or unreadable, `wanted` the requested values."""
 
     kind: str
     wanted: dict[str, bool]
 
 
 def read_follow_up(text: str) -> FollowUp:
-    """Return what a user's message means; unreadable where it is not one of the language."""
+    """Return the meaning of a follow-up: unreadable if it is not in the language or contradicts itself."""
     for kind, opener, body, closer in _follow_up_patterns():
         if match := re.fullmatch(f"(?:{opener})((?:{body})(?: (?:{body}))*)(?:{closer})", text):
             if kind != "request":
@@ -98,15 +98,15 @@ def read_follow_up(text: str) -> FollowUp:
 
 
 def is_satisfied(text: str) -> bool:
-    """Return whether a user's message is thanks."""
+    """Return whether a follow-up says thanks."""
     return read_follow_up(text).kind == "thanks"
 
 
 @cache
 def tiny_personas() -> dict[str, tuple[str, dict[str, bool]]]:
-    """Return style name -> (what the persona says of itself, the axis values it wants).
+    """Return style -> (persona, the axis values that it wants).
 
-    Holds the shipped personas that the tiny language can express and those of `styles.json`.
+    These are the shipped personas that the tiny language can express, and those of `styles.json`.
     """
     wants: dict[str, dict[str, bool]] = {"no_emojis": {"emoji": False}}
     for name in PERSONAS:
@@ -121,24 +121,24 @@ def tiny_personas() -> dict[str, tuple[str, dict[str, bool]]]:
 
 
 def wants_of(style: str) -> dict[str, bool]:
-    """Return the axis values a persona wants. Raises SettingError where the language has no such style."""
+    """Return the axis values that a style wants. Raises SettingError if the language cannot express the style."""
     personas = tiny_personas()
     if style not in personas:
         hint = nearest(style, personas)
-        raise SettingError(f"STYLE {style} cannot be read in the tiny world.{hint} It has: {', '.join(personas)}.")
+        raise SettingError(f"STYLE {style} is not in the tiny world.{hint} Its styles are {', '.join(personas)}.")
     return personas[style][1]
 
 
 def violated(style: Style, wanted: dict[str, bool]) -> dict[str, bool]:
-    """Return the part of `wanted` that the style goes against."""
+    """Return the wanted axis values that the style violates."""
     return {axis: value for axis, value in wanted.items() if getattr(style, axis) != value}
 
 
 def departure_index(completion: str, post: str, wanted: dict[str, bool]) -> int:
-    """Return where an answer leaves every answer to this post that fits the taste: a place in its characters.
+    """Return the index of the character at which an answer departs from every answer to this post in the wanted style.
 
-    What stands there is what a complaint of this taste is about. It is the length of the answer where something is
-    missing at its end.
+    This is what a complaint of a user with this style is about. It is the length of the answer if something is missing
+    at its end.
     """
     facts, longest = read_post(post), 0
     for casual, long in ANSWERS:
@@ -146,30 +146,30 @@ def departure_index(completion: str, post: str, wanted: dict[str, bool]) -> int:
             if violated(Style(bool(ending), casual, long), wanted):
                 continue
             for template in ANSWERS[casual, long]:
-                fitting = PREFIX + template.format(**facts) + ending
-                longest = max(longest, _shared(completion, fitting))
+                wanted_answer = PREFIX + template.format(**facts) + ending
+                longest = max(longest, _shared(completion, wanted_answer))
     return longest
 
 
 def _shared(first: str, second: str) -> int:
-    """Return how many characters two texts have in common from their beginning on."""
+    """Return the length of the common prefix of two texts."""
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def react(completion: str, wanted: dict[str, bool]) -> FollowUp:
-    """Return what a user with this taste would mean to say of the completion."""
+    """Return the meaning of the follow-up that a user who wants these values gives to the completion."""
     complaints = violated(read_answer(completion).style, wanted)
     return FollowUp("request", complaints) if complaints else FollowUp("thanks", {})
 
 
 def verdict(first: str, second: str, wanted: dict[str, bool]) -> str:
-    """Return A or B for the completion that fits the taste better, C where neither does."""
+    """Return A or B for the completion that violates fewer wanted values, C if neither does."""
     faults = [len(violated(read_answer(text).style, wanted)) for text in (first, second)]
     return "C" if faults[0] == faults[1] else "A" if faults[0] < faults[1] else "B"
 
 
 def summarize(posts: Sequence[str], completions: Sequence[str], wanted: dict[str, bool]) -> dict:
-    """Return adherence, validity, faithfulness, mean length in words, and the share of each axis; NaN-free."""
+    """Return adherence, validity, faithfulness, mean length in words and the share of each axis; 0 without answers."""
     readings = [read_answer(text) for text in completions]
     return {
         "adherence": _share(not violated(reading.style, wanted) for reading in readings),
@@ -195,29 +195,31 @@ class TinyOracle:
         return Path(model).resolve() == MODEL_DIR.resolve()
 
     def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
-        """Return what the completions of these posts are like as a whole."""
+        """Return statistics of the completions of these posts (see the function `summarize`)."""
         return summarize(prompts, completions, self.wanted)
 
     def is_satisfied(self, follow_up: str) -> bool:
-        """Return whether a user's message is thanks."""
+        """Return whether a follow-up says thanks."""
         return is_satisfied(follow_up)
 
     def verdict(self, first: str, second: str) -> str:
-        """Return A or B for the completion that fits the style better, C where neither does."""
+        """Return A or B for the completion that fits the style better, C if neither does."""
         return verdict(first, second, self.wanted)
 
 
 def _share(values: Iterable) -> float:
+    """Return the mean, rounded to four digits; 0 without values."""
     numbers = [float(value) for value in values]
     return round(sum(numbers) / max(len(numbers), 1), 4)
 
 
 def _facts(match: re.Match) -> dict[str, str]:
-    found = match.groupdict()
-    return {slot: found[slot] for slot in SLOTS if found.get(slot)}
+    groups = match.groupdict()
+    return {slot: groups[slot] for slot in SLOTS if groups.get(slot)}
 
 
 def _pattern(template: str) -> str:
+    """Return a regular expression that matches the filled template, with a group per slot."""
     pattern = re.escape(template)
     for slot, words in SLOTS.items():
         pattern = pattern.replace(re.escape("{" + slot + "}"), f"(?P<{slot}>{'|'.join(words)})")
@@ -245,6 +247,8 @@ def _request_meanings() -> dict[str, tuple[str, bool]]:
 
 @cache
 def _follow_up_patterns() -> list[tuple[str, str, str, str]]:
+    """Return (kind, openers, sentences, closers) per kind of follow-up, as alternatives of a regular expression."""
+
     def either(parts: Iterable[str], form: str = "{}") -> str:
         return "|".join(form.format(re.escape(part)) if part else "" for part in parts)
 

@@ -1,7 +1,7 @@
-"""Raw rows of the tiny world in each source's own layout, so that every preparation job can be run without a hub.
+"""Raw rows of the tiny world in the format of each source, so that every preparation job runs without the hub.
 
-`python -m sdpo.tiny.raw` writes them again. They hold what the real data hold too: the same post more than once,
-empty and overlong texts, two messages of one role in a row, other languages, an edited message.
+`python -m sdpo.tiny.raw` writes them again. They have the irregularities of the real data: duplicate posts, empty and
+overlong texts, two consecutive messages of one role, other languages, an edited message.
 """
 
 import gzip
@@ -21,14 +21,14 @@ from sdpo.tiny.language import (
     write_unrelated,
 )
 
-_TIME = 1_700_000_000  # seconds since 1970 of the first conversation
+_TIME = 1_700_000_000  # Unix time of the first conversation, in seconds
 
 
 def write_raw(folder: Path = WORLD_DIR / "data") -> None:
-    """Write the raw rows of every source into the folder, a folder each."""
+    """Write the raw rows of every source into a subfolder each."""
     for name, split, rows in (
         ("tldr", "train", tldr_rows(Random(1), 160, held=False)),
-        # The last ones are in train too, as some of the real ones are.
+        # The last rows are in train too, as in the real data.
         ("tldr", "validation", tldr_rows(Random(2), 40, held=True) + tldr_rows(Random(1), 8, held=False)),
         ("wildchat", "train", wildchat_rows(Random(5), 240)),
     ):
@@ -44,7 +44,7 @@ def write_raw(folder: Path = WORLD_DIR / "data") -> None:
 
 
 def tldr_rows(rng: Random, count: int, held: bool) -> list[dict]:
-    """Return comparisons of two summaries; each post is there twice, now and then spelled in another way."""
+    """Return comparisons of two summaries. Each post occurs twice, sometimes the second time in capitals."""
     rows = []
     for number in range(count // 2):
         post = sample_post(rng, held).text
@@ -68,7 +68,7 @@ def tldr_rows(rng: Random, count: int, held: bool) -> list[dict]:
 
 
 def helpsteer_rows(rng: Random, count: int) -> list[dict]:
-    """Return requests with two rated answers each; some are of several turns."""
+    """Return requests with two rated answers each; some requests have several turns."""
     rows = []
     for number in range(count // 2):
         post = sample_post(rng)
@@ -85,7 +85,7 @@ def helpsteer_rows(rng: Random, count: int) -> list[dict]:
 
 
 def wildfeedback_rows(rng: Random, count: int) -> list[dict]:
-    """Return conversations as lists of `from` and `value`."""
+    """Return conversations as lists of messages with `from` and `value`."""
     names = {"user": "human", "assistant": "gpt"}
     return [
         {"conversations": [{"from": names[role], "value": text} for role, text in _talk(rng, 2 + number % 3)]}
@@ -94,7 +94,7 @@ def wildfeedback_rows(rng: Random, count: int) -> list[dict]:
 
 
 def wildchat_rows(rng: Random, count: int) -> list[dict]:
-    """Return conversations with every column of the source."""
+    """Return conversations with all columns of the source."""
     from datetime import UTC, datetime
 
     rows = []
@@ -120,22 +120,22 @@ def wildchat_rows(rng: Random, count: int) -> list[dict]:
 
 
 def chatgpt_conversation(rng: Random, number: int) -> dict:
-    """Return a conversation as an account's export has it; in every third the first message was edited."""
+    """Return a conversation in the format of a ChatGPT export; in every third the first message was edited."""
     mapping: dict[str, Any] = {"root": {"id": "root", "message": None, "parent": None, "children": []}}
     parent, talk = "root", _talk(rng, 2 + number % 2)
     edited = [("user", "Sum up something about a pet")] if number % 3 == 0 else []
-    for place, (role, text) in enumerate([*edited, *talk]):
-        name = f"node-{place}"
+    for index, (role, text) in enumerate([*edited, *talk]):
+        name = f"node-{index}"
         mapping[name] = {
             "id": name, "parent": parent, "children": [],
             "message": {
                 "id": name, "author": {"role": role, "name": None, "metadata": {}}, "recipient": "all",
-                "create_time": _TIME + 3600.0 * number + place, "status": "finished_successfully",
+                "create_time": _TIME + 3600.0 * number + index, "status": "finished_successfully",
                 "content": {"content_type": "text", "parts": [text]}, "metadata": {},
             },
         }  # fmt: skip
         mapping[parent]["children"].append(name)
-        parent = parent if place < len(edited) else name
+        parent = parent if index < len(edited) else name
     title, when = f"pet {number}", _TIME + 3600.0 * number
     return {
         "title": title, "create_time": when, "update_time": when, "mapping": mapping, "current_node": parent,
@@ -144,21 +144,21 @@ def chatgpt_conversation(rng: Random, number: int) -> dict:
 
 
 def _talk(rng: Random, turns: int) -> list[tuple[str, str]]:
-    """Return what user and assistant say about one post; the user has the last word where there are several turns."""
+    """Return a conversation about one post as (role, text) messages. Half of them end with the user."""
     post, style = sample_post(rng), sample_style(rng)
-    said = [("user", f"Sum this up for me: {post.text}")]
+    messages = [("user", f"Sum this up for me: {post.text}")]
     for turn in range(turns):
-        said.append(("assistant", write_answer(rng, post, style)))
+        messages.append(("assistant", write_answer(rng, post, style)))
         if turn == turns - 1 and rng.random() < 0.5:
             break
         chance = rng.random()
         if chance < 0.6:
             axis = rng.randrange(len(AXES))
             style = style._replace(**{AXES[axis]: not style[axis]})
-            said.append(("user", write_request(rng, {AXES[axis]: style[axis]})))
+            messages.append(("user", write_request(rng, {AXES[axis]: style[axis]})))
         else:
-            said.append(("user", write_thanks(rng) if chance < 0.8 else write_unrelated(rng)))
-    return said
+            messages.append(("user", write_thanks(rng) if chance < 0.8 else write_unrelated(rng)))
+    return messages
 
 
 def _write_parquet(path: Path, rows: list[dict]) -> None:

@@ -1,7 +1,8 @@
-"""What the shipped tiny model is taught: its tokenizer, and an endless supply of lessons for its three roles.
+"""The training data of the shipped tiny model: its tokenizer, and an unlimited supply of examples for its three roles.
 
-A lesson is a prompt and several continuations of it, scored together in one row (see `build.py`): the
-answer to a post, the user's reaction to an answer, the verdict on two answers.
+The roles are the assistant (the answer to a post), the simulated user (the follow-up to an answer) and the judge (the
+verdict on two answers). An example is a prompt with several continuations, trained on together in one row (see
+`build.py`).
 """
 
 import itertools
@@ -10,7 +11,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from sdpo.text import prompts
 from sdpo.tiny import language, oracle
@@ -19,7 +20,7 @@ from sdpo.tiny.language import AXES
 VOCABULARY = 1280
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
-# ChatML; as with Qwen3, thinking is switched off by an empty thought, and on unless told otherwise.
+# ChatML. As with Qwen3, an empty thought disables thinking, and the default is enabled.
 CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}
@@ -33,14 +34,14 @@ CHAT_TEMPLATE = """\
 
 
 class Continuation(NamedTuple):
-    """A continuation of a lesson's prompt; what it is taught to say begins at `reply`."""
+    """The ids of a continuation of an example's prompt. The loss is on the reply, which begins at index `reply`."""
 
     ids: list[int]
     reply: int
 
 
 class TrainingExample(NamedTuple):
-    """A tokenized prompt, its continuations, and how much a token of a reply counts in the loss."""
+    """A tokenized prompt, its continuations, and the weight of each token of a reply in the loss."""
 
     prompt: list[int]
     branches: list[Continuation]
@@ -48,7 +49,7 @@ class TrainingExample(NamedTuple):
 
 
 def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE tokenizer fitted to the language and to every prompt, with its chat template."""
+    """Return a byte-level BPE tokenizer with its chat template, trained on the language and on all prompts."""
     rng = Random(seed)
     corpus = language.every_follow_up() * 2
     for _ in range(texts):
@@ -79,13 +80,17 @@ def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
 
 
 class ExampleMixture(NamedTuple):
-    """How often a tutor draws each kind of lesson, and how much a token of its replies counts.
+    """How often each kind of example is drawn, and the weight of the tokens of its replies.
 
-    `kinds` weighs answers, reactions and verdicts; `contexts` weighs answers without a follow-up, with a thankful, an
-    unrelated and an asking one; `styles` weighs the tastes of users, 1 where one is not named. `system` is the share
-    with a system prompt, `confusable` that of requests in the wordings that are hardest to tell apart; `settled` holds
-    the axes that are the same in every answer. Without `follows_hindsight` answers ignore what a follow-up asks for:
-    such a model is what the audit has to detect.
+    kinds: the weights of answers, follow-ups and verdicts.
+    contexts: for answers, the weights of no follow-up, thanks, an unrelated follow-up and a request in hindsight.
+    system: the share of answers with a system prompt.
+    branches: the number of answers in an example.
+    confusable: the share of requests in the wordings that are hardest to distinguish.
+    follows_hindsight: if False, answers ignore the request of a follow-up. The audit has to detect such a model.
+    reaction_weight, verdict_weight: the weights of the tokens of follow-ups and verdicts.
+    styles: the weights of the users' styles, 1 for those that are not named.
+    settled: the axis values that all answers have.
     """
 
     kinds: tuple[float, float, float]
@@ -101,34 +106,36 @@ class ExampleMixture(NamedTuple):
 
 
 class ExampleSampler:
-    """Draws lessons from the training part of the language."""
+    """Draws examples from the training part of the language."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
         self.tokenizer = tokenizer
         self.rng = Random(seed)
         self.styles = oracle.tiny_personas()
 
     def draw(self, mix: ExampleMixture) -> TrainingExample:
-        """Return a lesson of the mix."""
+        """Return a random example of the mixture."""
         return self._pick((self._answer, self._reaction, self._verdict), mix.kinds)(mix)
 
     def _pick(self, options: Sequence, weights: Sequence[float]) -> Any:
-        """Return one of the options by weight; nothing is drawn where there is no choice."""
-        left = [option for option, weight in zip(options, weights, strict=True) if weight]
-        return left[0] if len(left) == 1 else self.rng.choices(options, weights)[0]
+        """Return a random option by weight; no random number is drawn if only one has a weight."""
+        possible = [option for option, weight in zip(options, weights, strict=True) if weight]
+        return possible[0] if len(possible) == 1 else self.rng.choices(options, weights)[0]
 
     def _style(self, weights: Mapping[str, float] | None) -> tuple[str, dict[str, bool]]:
+        """Return a random style's persona and the axis values that it wants."""
         return self.rng.choices(list(self.styles.values()), [(weights or {}).get(name, 1) for name in self.styles])[0]
 
     def _answer(self, mix: ExampleMixture) -> TrainingExample:
-        """Return answers to one post, each after a follow-up of its own: only what they ask for tells them apart."""
+        """Return answers to one post, each after its own context: only their follow-ups distinguish the contexts."""
         system = mix.system > 0 and self.rng.random() < mix.system
         post = language.sample_post(self.rng)
         messages = [{"role": "system", "content": prompts.SUMMARY_SYSTEM}] * system
         messages.append({"role": "user", "content": post.text})
-        return self._lesson([self._answered(post, messages, mix) for _ in range(mix.branches)])
+        return self._example([self._answered(post, messages, mix) for _ in range(mix.branches)])
 
     def _answered(self, post: language.Post, messages: list[prompts.Message], mix: ExampleMixture) -> tuple[list, str]:
+        """Return the messages with a random follow-up in hindsight or without one, and an answer to them."""
         rng, wanted = self.rng, {}
         context = self._pick(("none", "thanks", "unrelated", "request"), mix.contexts)
         if context == "request":
@@ -146,6 +153,7 @@ class ExampleSampler:
         return messages, language.write_answer(rng, post, style)
 
     def _reaction(self, mix: ExampleMixture, branches: int = 4) -> TrainingExample:
+        """Return one user's follow-ups to several answers to one post."""
         rng, post = self.rng, language.sample_post(self.rng)
         persona, wanted = self._style(mix.styles)
         exchanges = []
@@ -154,22 +162,24 @@ class ExampleSampler:
             complaints = oracle.react(completion, wanted).wanted
             reply = language.write_request(rng, complaints) if complaints else language.write_thanks(rng)
             exchanges.append((prompts.user_messages(persona, post.text, completion), reply))
-        return self._lesson(exchanges, mix.reaction_weight)
+        return self._example(exchanges, mix.reaction_weight)
 
     def _verdict(self, mix: ExampleMixture, branches: int = 4) -> TrainingExample:
+        """Return one judge's verdicts on several pairs of answers to one post."""
         post, (persona, wanted) = language.sample_post(self.rng), self._style(mix.styles)
         exchanges = []
         for _ in range(branches):
-            # Each verdict as often as the others: where C leads, saying C is learned and nothing after it for long.
-            due = self.rng.choice("ABC")
-            while oracle.verdict(*(pair := self._pair(post, wanted)), wanted) != due:
+            # All verdicts are equally frequent. If C is the most frequent, the model learns to answer C and, for a long
+            # time, nothing else.
+            label = self.rng.choice("ABC")
+            while oracle.verdict(*(pair := self._pair(post, wanted)), wanted) != label:
                 pass
-            exchanges.append((prompts.judge_messages(persona, post.text, *pair), prompts.VERDICTS[due]))
-        # One token of a verdict's few says anything.
-        return self._lesson(exchanges, mix.verdict_weight)
+            exchanges.append((prompts.judge_messages(persona, post.text, *pair), prompts.VERDICTS[label]))
+        # Weighted, because only one of a verdict's few tokens carries information.
+        return self._example(exchanges, mix.verdict_weight)
 
     def _pair(self, post: language.Post, wanted: dict[str, bool]) -> tuple[str, str]:
-        """Return two completions; every second time they differ in nothing but what the taste is about."""
+        """Return two completions. In half of the pairs their styles differ in nothing but the wanted axes."""
         rng, first = self.rng, language.sample_style(self.rng)
         second = language.sample_style(rng)
         if rng.random() < 0.5:
@@ -177,23 +187,25 @@ class ExampleSampler:
         return language.write_answer(rng, post, first), language.write_answer(rng, post, second)
 
     def _completion(self, post: language.Post) -> str:
+        """Return an answer to the post in a random style."""
         return language.write_answer(self.rng, post, language.sample_style(self.rng))
 
-    def _lesson(self, exchanges: list[tuple[list[prompts.Message], str]], weight: float = 1.0) -> TrainingExample:
-        """Return the exchanges with what all their prompts begin with written once."""
-        asked = [self._encode(self._render(messages)) for messages, _ in exchanges]
-        same = (len(set(ids)) == 1 for ids in zip(*asked, strict=False))
+    def _example(self, exchanges: list[tuple[list[prompts.Message], str]], weight: float = 1.0) -> TrainingExample:
+        """Return the (messages, reply) exchanges as one example, whose prompt is the common prefix of their prompts."""
+        encoded = [self._encode(self._render(messages)) for messages, _ in exchanges]
+        same = (len(set(ids)) == 1 for ids in zip(*encoded, strict=False))
         shared = sum(itertools.takewhile(bool, same))
         branches = [
             Continuation(ids[shared:] + self._encode(reply) + [self.tokenizer.eos_token_id], len(ids) - shared)
-            for ids, (_, reply) in zip(asked, exchanges, strict=True)
+            for ids, (_, reply) in zip(encoded, exchanges, strict=True)
         ]
-        return TrainingExample(asked[0][:shared], branches, weight)
+        return TrainingExample(encoded[0][:shared], branches, weight)
 
     def _render(self, messages: list[prompts.Message]) -> str:
-        return self.tokenizer.apply_chat_template(
+        text: Any = self.tokenizer.apply_chat_template(  # a string, because of tokenize=False
             messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
+        return text
 
     def _encode(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,4 +1,4 @@
-"""Users of the tiny world that need no model: the oracle reads the answer and picks the words."""
+"""Simulated users of the tiny world without a model: the oracle reads the answer, a template writes the follow-up."""
 
 from random import Random
 
@@ -7,25 +7,27 @@ from sdpo.users.simulator import FollowUp
 
 
 class OracleUser:
-    """Complains of exactly what goes against its taste, and says thanks otherwise."""
+    """Asks to change exactly the properties of the answer that violate its style, and says thanks if there are none."""
 
     def __init__(self, wanted: dict[str, bool], seed: int = 0) -> None:
         self.wanted, self.rng = wanted, Random(seed)
+        self.round = 0
 
     def react(self, prompts: list[str], completions: list[str]) -> list[FollowUp]:
         """Return a follow-up for each completion."""
-        return [FollowUp(self._say(text)) for text in completions]
+        return [FollowUp(self._follow_up(text)) for text in completions]
 
-    def _say(self, completion: str) -> str:
-        meant = oracle.react(completion, self.wanted)
-        return language.write_request(self.rng, meant.wanted) if meant.wanted else language.write_thanks(self.rng)
+    def _follow_up(self, completion: str) -> str:
+        wanted = oracle.react(completion, self.wanted).wanted
+        return language.write_request(self.rng, wanted) if wanted else language.write_thanks(self.rng)
 
 
 class UnrelatedUser:
-    """Always talks about something else."""
+    """Always writes about something unrelated to the answer."""
 
     def __init__(self, seed: int = 0) -> None:
         self.rng = Random(seed)
+        self.round = 0
 
     def react(self, prompts: list[str], completions: list[str]) -> list[FollowUp]:
         """Return an unrelated follow-up for each completion."""

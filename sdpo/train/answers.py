@@ -1,13 +1,14 @@
-"""What a policy's answers to validation prompts are like, before and after training."""
+"""Sampled answers to validation prompts before and after training: adherence, validity, length."""
 
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import gather_object
-from transformers import PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedTokenizerBase
 
 from sdpo.models.generate import generate
 from sdpo.text.chat import encode_prompt
 from sdpo.text.prompts import Message
+from sdpo.train.record import HindsightTrainer
 
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
@@ -15,47 +16,48 @@ if TYPE_CHECKING:
 
 
 def measure_answers(
-    trainer: Trainer,
+    trainer: HindsightTrainer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[Message]],
     settings: "TrainingSettings",
     max_new_tokens: int,
     temperature: float,
     oracle: "Oracle | None",
-) -> dict:
-    """Return what sampled answers to the prompts are like (see `summarize`); every process answers a share."""
+) -> dict[str, Any]:
+    """Sample an answer to each prompt and return the figures of `summarize`; every process answers a share."""
     accelerator = trainer.accelerator
-    # As many for every process: where they share out the weights, all of them have to run the same forwards.
-    each = -(-len(prompts) // accelerator.num_processes)
-    first = accelerator.process_index * each
-    mine = (prompts[first : first + each] + prompts)[:each]
-    counted = len(prompts[first : first + each])
+    # The same number on every process: under FSDP all processes have to run the same forwards.
+    share = -(-len(prompts) // accelerator.num_processes)
+    first = accelerator.process_index * share
+    rank_prompts = (prompts[first : first + share] + prompts)[:share]
+    counted = len(prompts[first : first + share])
     answers = generate(
         accelerator.unwrap_model(trainer.model),
         tokenizer,
-        [encode_prompt(tokenizer, prompt) for prompt in mine],
+        [encode_prompt(tokenizer, prompt) for prompt in rank_prompts],
         max_new_tokens,
         settings.eval_batch_size,
         temperature=temperature,
         seed=settings.seed + accelerator.process_index,
     )
-    posts = [prompt[-1]["content"] for prompt in mine]
-    found = [(post, *answer) for post, answer in zip(posts, answers, strict=True)][:counted]
-    return summarize(gather_object(found), oracle)
+    posts = [prompt[-1]["content"] for prompt in rank_prompts]
+    rank_rows = [(post, *answer) for post, answer in zip(posts, answers, strict=True)][:counted]
+    return summarize(gather_object(rank_rows), oracle)
 
 
-def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> dict:
-    """Return what (post, answer, finished) triples are like: by the oracle where it can read them.
+def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> dict[str, Any]:
+    """Return the figures of (prompt text, answer, finished) triples, measured by the oracle if there is one.
 
-    Without an oracle an answer is valid when it is not empty and the model ended it itself, and there is no
-    adherence: ask a judge for that (`make eval`).
+    Without an oracle an answer is valid if it is not empty and the model ended it itself, and adherence is None: a
+    judge can measure it (`make eval`).
     """
-    posts, texts, finished = (list(column) for column in zip(*answers, strict=True))
+    posts = [post for post, _, _ in answers]
+    texts = [text for _, text, _ in answers]
     if oracle is not None:
         return oracle.summarize(posts, texts)
     return {
         "adherence": None,
-        "validity": sum(bool(text.strip()) and end for text, end in zip(texts, finished, strict=True)) / len(texts),
+        "validity": sum(bool(text.strip()) and finished for _, text, finished in answers) / len(texts),
         "mean_length": sum(len(text.split()) for text in texts) / len(texts),
         "axes": {},
         "answers": len(texts),
@@ -63,6 +65,6 @@ def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> 
 
 
 def read_completions(completions: list[str], oracle: "Oracle") -> dict[str, Any]:
-    """Return what the oracle reads in a step's answers: adherence, validity and the share of each axis."""
-    read = oracle.summarize([""] * len(completions), completions)
-    return {"adherence": read["adherence"], "validity": read["validity"], "axes": read["axes"]}
+    """Return the oracle's figures of one step's completions: adherence, validity and the share of each style axis."""
+    figures = oracle.summarize([""] * len(completions), completions)
+    return {name: figures[name] for name in ("adherence", "validity", "axes")}

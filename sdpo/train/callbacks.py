@@ -1,18 +1,19 @@
-"""What happens around a training step: rows into the run directory, lines on the screen, a clean stop."""
+"""Callbacks of all training jobs: metrics and samples, the teacher's updates and weights, and a stop on SIGTERM."""
 
 import resource
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.record import SAMPLES_PER_STEP, StepRecord
+from sdpo.train.record import SAMPLES_PER_STEP, HindsightTrainer, StepRecord
 from sdpo.train.teacher_weights import load_teacher, save_teacher
 
 VALIDATION_FILE = "validation.jsonl"
@@ -27,18 +28,17 @@ VALIDATION_METRICS = (
     "usable",
 )
 
-# Reads a step's prompts and completions into numbers for the metrics (the tiny world's oracle, for one).
-CompletionReader = Callable[[list[str]], dict[str, float]]
+# Returns more metrics of a step's completions, such as those of an oracle.
+CompletionReader = Callable[[list[str]], dict[str, Any]]
 
 
 class MetricsCallback(TrainerCallback):
-    """Writes a row of metrics and a few interactions for each optimizer step, and prints some.
+    """Writes a row of metrics and a few interactions for each optimizer step.
 
-    It prints `every` so many steps, never with 0. The trainer's `take_record()` gives the StepRecord of the step
-    that ended and begins the next.
+    Also prints a line every `every` steps, none if that is 0. `row` holds the last step's metrics on every process.
     """
 
-    def __init__(self, run: RunDirectory, trainer: Trainer, every: int, read: CompletionReader | None) -> None:
+    def __init__(self, run: RunDirectory, trainer: HindsightTrainer, every: int, read: CompletionReader | None) -> None:
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
         self.row: dict = {}
@@ -46,16 +46,16 @@ class MetricsCallback(TrainerCallback):
         self.started = time.perf_counter()
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        """Count on from the checkpoint where there is one."""
+        """Continue the count of interactions of a resumed run."""
         rows = self.run.read_rows("metrics.jsonl") if self.trainer.accelerator.is_main_process else []
         self.interactions = rows[-1]["interactions"] if rows else 0
 
     def on_step_begin(self, args, state, control, **_) -> None:
-        """Start the step's clock."""
+        """Start timing the step."""
         self.started = time.perf_counter()
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Add up the processes' records and write the step; `row` holds it on every process."""
+        """Add up the records of all processes and write the step's metrics and samples."""
         seconds = time.perf_counter() - self.started
         records = gather_object([self.trainer.take_record()])
         self.interactions += sum(record.rows for record in records)
@@ -73,11 +73,11 @@ class MetricsCallback(TrainerCallback):
             print(_line(row, state.max_steps), flush=True)
 
     def on_evaluate(self, args, state, control, **_) -> None:
-        """Write what the user said to answers to the validation prompts."""
+        """Write how users reacted to the answers to the validation prompts."""
         records = gather_object([self.trainer.take_record()])
-        found = _metrics(records, 0.0)
+        metrics = _metrics(records, 0.0)
         row = {"step": state.global_step, "interactions": self.interactions} | {
-            name: found[name] for name in VALIDATION_METRICS
+            name: metrics[name] for name in VALIDATION_METRICS
         }
         completions = [text for record in records for text in record.completions]
         if self.read:
@@ -86,43 +86,44 @@ class MetricsCallback(TrainerCallback):
         if self.trainer.accelerator.is_main_process:
             samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]
             self.run.append(VALIDATION_FILE, [row | {"answers": len(completions), "samples": samples}])
-            words = f"{row['satisfied']:.2f} satisfied  |signal| {row['signal_size']:.3f}{_read(row)}"
-            print(f"validation, step {state.global_step}: {len(completions)} answers  {words}", flush=True)
+            figures = f"{row['satisfied']:.2f} satisfied  |signal| {row['signal_size']:.3f}{_style_figures(row)}"
+            print(f"validation, step {state.global_step}: {len(completions)} answers  {figures}", flush=True)
 
     def on_save(self, args, state, control, **_) -> None:
-        """Call a checkpoint whole once every process has written its part."""
+        """Mark the checkpoint as complete once every process has written its part."""
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.accelerator.is_main_process:
             self.run.mark_complete(state.global_step, self.trainer.accelerator.num_processes)
 
 
 class TeacherCallback(TrainerCallback):
-    """Lets the teacher follow after a step, and keeps its own weights in the checkpoints.
+    """Updates the teacher after each step, and saves its own weights in the checkpoints.
 
-    It goes before the MetricsCallback. `resume_from` is the checkpoint that the run continues from.
+    Add it before the MetricsCallback, which marks the checkpoint as complete. `resume_from` is the checkpoint that
+    the run resumes from.
     """
 
-    def __init__(self, trainer: Trainer, teacher: Teacher) -> None:
+    def __init__(self, trainer: HindsightTrainer, teacher: Teacher) -> None:
         self.trainer, self.teacher = trainer, teacher
         self.resume_from: Path | None = None
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        """Take up the teacher of the checkpoint."""
+        """Load the teacher of the checkpoint that the run resumes from."""
         if self.resume_from:
             load_teacher(self.teacher, self.resume_from)
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Follow the policy."""
+        """Update a teacher that follows the policy."""
         self.teacher.after_step()
 
     def on_save(self, args, state, control, **_) -> None:
-        """Write the teacher beside the policy."""
+        """Write the teacher's weights to the policy's checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         save_teacher(self.teacher, folder, self.trainer.accelerator.is_main_process)
 
 
 class GracefulStop(TrainerCallback):
-    """On SIGTERM ends after the step under way, with a checkpoint; `requested` says that it was so."""
+    """On SIGTERM saves a checkpoint after the current step and ends training; `requested` is then True."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -130,16 +131,18 @@ class GracefulStop(TrainerCallback):
 
     def _request(self, *_: object) -> None:
         self.requested = True
-        print("stopping: this step is finished and a checkpoint saved first", flush=True)
+        print("stopping after this step, with a checkpoint", flush=True)
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Save and stop when any process was asked to: all have to do it in the same step."""
+        """Save and stop if any process received the signal: all have to do so in the same step."""
         self.requested = any(gather_object([self.requested]))
         if self.requested:
             control.should_save = control.should_training_stop = True
 
 
 def _metrics(records: list[StepRecord], seconds: float) -> dict:
+    """Return the step's metrics from the records of all processes; `seconds` is the duration of the step."""
+
     def total(name: str) -> float:
         return sum(getattr(record, name) for record in records)
 
@@ -168,7 +171,7 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
 
 
 def peak_memory_gb() -> float:
-    """Return the peak of this process: GPU memory where it has one, else resident memory."""
+    """Return this process's peak memory in GB: of the GPU if there is one, else resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
@@ -179,11 +182,12 @@ def _line(row: dict, steps: int) -> str:
     lost = row["empty"] + row["too_long"]
     return (
         f"step {row['step']:>4}/{steps}  interactions {row['interactions']:>5}  |signal| {row['signal_size']:.3f}  "
-        f"tokens {row['completion_tokens']:.1f}{_read(row)}  {sum(seconds.values()):.2f} s "
+        f"tokens {row['completion_tokens']:.1f}{_style_figures(row)}  {sum(seconds.values()):.2f} s "
         f"(answers {seconds['generation']:.2f}, user {seconds['user']:.2f}, hindsight {seconds['scoring']:.2f}, "
         f"update {seconds['training']:.2f})" + (f"  {lost} without a usable follow-up" if lost else "")
     )
 
 
-def _read(row: dict) -> str:
+def _style_figures(row: dict) -> str:
+    """Return the oracle's figures as text, empty if there are none."""
     return f"  adherence {row['adherence']:.2f}  validity {row['validity']:.2f}" if "adherence" in row else ""

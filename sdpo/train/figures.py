@@ -1,4 +1,4 @@
-"""A run in a table and a picture."""
+"""The table and the figure that a training run ends with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,12 +8,22 @@ from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.typing import HashableList
 
 SHARES = ("adherence", "validity")
 
 
+def print_results(run: RunDirectory, summary: dict) -> None:
+    """Print the table, if answers were measured, then draw training.png and print where it is."""
+    if "before" in summary:
+        print(table(summary))
+    picture = draw_training(run, summary)
+    print(f"picture: {picture}\nsummary: {run.path / 'summary.json'}", flush=True)
+
+
 def table(summary: dict) -> str:
-    """Return before and after as a text table: one row a figure, one column a time."""
+    """Return the figures before and after training as a text table, one row per figure."""
     before, after = summary["before"], summary["after"]
     labels = {
         "adherence": "adherence",
@@ -31,14 +41,18 @@ def table(summary: dict) -> str:
 
 
 def draw_training(run: RunDirectory, summary: dict) -> Path:
-    """Draw training.png: the curves over interactions, before against after, and the signal on some answers."""
+    """Draw training.png and return its path.
+
+    It has the curves over interactions, the figures before and after, and the signal per token of a few answers.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows, samples, guard = (run.read_rows(f"{name}.jsonl") for name in ("metrics", "samples", "guard"))
-    upper, lower = ["curves", "bars", "cells"], ["guard", "bars", "cells"]
+    upper: HashableList[str] = ["curves", "bars", "cells"]
+    lower: HashableList[str] = ["guard", "bars", "cells"]
     figure, panels = pyplot.subplot_mosaic(
         [upper] * 2 + [lower] * bool(guard), figsize=(16, 5.2), width_ratios=[1, 1, 1.5], layout="constrained"
     )
@@ -69,16 +83,16 @@ def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
     axes.set_title("while training")
     handles = [line for part in dict.fromkeys((axes, right)) for line in part.get_lines()]
     axes.legend(
-        handles, [line.get_label() for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
+        handles, [str(line.get_label()) for line in handles], loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
         fontsize=9,
     )  # fmt: skip
 
 
 def _draw_guard(axes: "Axes", rows: list[dict]) -> None:
     axes.plot([row["interactions"] for row in rows], [row["score"] for row in rows], color="black", linewidth=1)
-    for level, word, colour in ((1, "warns", GREY), (2, "stops", ORANGE)):
+    for level, label, colour in ((1, "warns", GREY), (2, "stops", ORANGE)):
         axes.axhline(level, color=colour, linewidth=1, linestyle="--")
-        axes.annotate(word, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        axes.annotate(label, (1.01, level), xycoords=("axes fraction", "data"), va="center", fontsize=8)
     axes.set_ylim(0, 2.2)
     axes.set_yticks((0, 1, 2))
     axes.set_ylabel("guard")
@@ -88,24 +102,24 @@ def _draw_bars(axes: "Axes", summary: dict) -> None:
     axes.set_title(f"validation answers, style {summary['style']}")
     if "before" not in summary or summary["before"]["adherence"] is None:
         axes.set_axis_off()
-        axes.text(0.5, 0.5, "not measured: a judge can tell", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "not measured: needs a judge (make eval)", ha="center", transform=axes.transAxes)
         return
     names = [*SHARES, *(f"share\n{axis}" for axis in summary["before"]["axes"])]
     for offset, when, colour in ((-0.2, "before", GREY), (0.2, "after", BLUE)):
         values = [summary[when][name] for name in SHARES] + list(summary[when]["axes"].values())
-        places = [place + offset for place in range(len(names))]
-        axes.bar_label(axes.bar(places, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
+        positions = [index + offset for index in range(len(names))]
+        axes.bar_label(axes.bar(positions, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.22)
     axes.legend(fontsize=9, ncols=2, loc="upper right")
 
 
 def _informative_samples(samples: list[dict], count: int = 3) -> list[dict]:
-    """Return early interactions that differ in what the user said: those with the largest signal on a token."""
+    """Return early interactions with different follow-ups: those with the largest signals, and one with little."""
     early = [sample for sample in samples if sample["signal"]][: max(24, len(samples) // 4)]
-    by_words = {sample["follow_up"]: sample for sample in early}
-    ranked = sorted(by_words.values(), key=lambda sample: max(map(abs, sample["signal"])), reverse=True)
-    # The last one is the least moved: what praise or a change of topic looks like.
+    by_follow_up = {sample["follow_up"]: sample for sample in early}
+    ranked = sorted(by_follow_up.values(), key=lambda sample: max(map(abs, sample["signal"])), reverse=True)
+    # The last one has the least signal: typical of praise or a change of topic.
     return ranked if len(ranked) <= count else [*ranked[: count - 1], ranked[-1]]
 
 
@@ -127,14 +141,14 @@ def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
     axes.figure.colorbar(colours, ax=axes, orientation="horizontal", fraction=0.05, pad=0.02)
 
 
-_WIDTH = 76  # characters a line of the signal panel holds
-_LINES = 4  # lines of an answer that are drawn
+_WIDTH = 76  # characters per line of the signal panel
+_LINES = 4  # lines drawn of an answer
 
 
-def _draw_signal(axes: "Axes", sample: dict, colours, line: float) -> float:
-    """Draw an answer's tokens as coloured cells under what the user said; return the line below."""
-    said = _printable(" ".join(sample["follow_up"].split()))
-    axes.text(0, line, f"step {sample['step']}, the user: {_cut(said, _WIDTH - 22)}", fontsize=9, va="center")
+def _draw_signal(axes: "Axes", sample: dict, colours: "ScalarMappable", line: float) -> float:
+    """Draw an answer's tokens as coloured cells below the follow-up, from `line` on; return the next free line."""
+    follow_up = _printable(" ".join(sample["follow_up"].split()))
+    axes.text(0, line, f"step {sample['step']}, the user: {_cut(follow_up, _WIDTH - 22)}", fontsize=9, va="center")
     line, column, last = line + 1.3, 0.0, line + 1.3 * _LINES
     for token, value in zip(sample["tokens"], sample["signal"], strict=True):
         text = _cut(_printable(token) or "␣", _WIDTH - 4)
@@ -157,6 +171,6 @@ def _cut(text: str, length: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """Return a text in characters that the figure's font has; others as their code point."""
+    """Return the text with characters that the figure's font may lack replaced by their code points."""
     shown = text.replace("\n", "⏎").replace("\t", "⇥").strip().replace("$", r"\$")
     return "".join(char if ord(char) < 0x2600 else f"U+{ord(char):X}" for char in shown)

@@ -1,6 +1,6 @@
-"""What every training job does around its session: checks before anything is loaded, tracking, how a run ends.
+"""What all training jobs share outside of their session: checks before a model is loaded, tracking, exit codes.
 
-Importing this is cheap; torch and its company are imported when the run starts.
+Importing this is cheap: torch, transformers and TRL are imported when the run starts.
 """
 
 import os
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class TrainingRun(Protocol):
-    """A run that is ready to begin, or to go on."""
+    """A run that is ready to start or to resume."""
 
     def run(self) -> bool:
-        """Train; return False where the run was asked to stop before its end."""
+        """Train; return False if the run was asked to stop before its end."""
         ...
 
     def save_now(self) -> None:
@@ -32,9 +32,9 @@ class TrainingRun(Protocol):
 
 
 def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("model_name_or_path",)) -> None:
-    """Check what all training jobs share without loading a model; `models` names the settings that hold one.
+    """Check the settings that all training jobs share, without loading a model.
 
-    Raises SdpoError on the first fault.
+    `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
     """
     read_template(settings.hindsight_file)
     for name in models:
@@ -46,38 +46,39 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
             "lower BS or GA."
         )
     check_objective(settings)
-    RunDirectory(settings.output_dir).check(settings_module.redacted(settings), settings.resume == "auto")
+    RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
 
 
 def check_objective(settings: "TrainingSettings") -> None:
-    """Raise SettingError for settings that cannot go together, or that would do nothing."""
+    """Raise SettingError for settings that contradict each other or would have no effect."""
     given = settings_module.given(settings)
     if settings.objective != "token":
         for name in ("clip_signal", "centre_signal", "iterations", "clip"):
             if name in given:
                 raise SettingError(
-                    f"{name.upper()} is about the sampled token's signal, which OBJECTIVE={settings.objective} does "
-                    "not use. Leave it out, or give OBJECTIVE=token."
+                    f"{name.upper()} applies to the sampled token's signal, which OBJECTIVE={settings.objective} does "
+                    "not use. Leave it out, or set OBJECTIVE=token."
                 )
     elif "direction" in given or "top_k" in given:
-        raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Give one of these, or leave them out.")
+        raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Set one of these, or leave them out.")
     if "ema_rate" in given and settings.teacher != "ema":
-        raise SettingError("EMA_RATE is for TEACHER=ema. Give that, or leave it out.")
+        raise SettingError("EMA_RATE is for TEACHER=ema. Set that, or leave it out.")
     if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):
         raise SettingError(
-            f"TEACHER={settings.teacher} keeps weights of its own, which ADAPTER=qlora cannot add to. "
+            f"TEACHER={settings.teacher} updates its own copy of the weights, which ADAPTER=qlora holds in 4 bits. "
             "Choose TEACHER=frozen, or ADAPTER=lora."
         )
     if settings.adapter != "none" and "lm_head" in settings.lora_targets:
-        raise SettingError("LORA_TARGETS cannot hold lm_head: scoring uses its weights directly. Leave it out.")
+        raise SettingError("LORA_TARGETS cannot include lm_head: scoring uses its weights directly. Leave it out.")
     if settings.merge_adapter and settings.adapter == "none":
-        raise SettingError("MERGE_ADAPTER needs an adapter. Give ADAPTER=lora or qlora, or leave it out.")
+        raise SettingError("MERGE_ADAPTER needs an adapter. Set ADAPTER=lora or qlora, or leave it out.")
 
 
 def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], TrainingRun]) -> int:
-    """Train with the session that `start` makes, and return the exit code: 0 when finished, 143 when asked to stop.
+    """Train with the session that `start` returns; return the exit code: 0 if finished, 143 if asked to stop.
 
-    Raises SimulatorUnavailable and BudgetReached, saved and with the command that continues the run, and GuardStopped.
+    Raises GuardStopped; also ServerError (SimulatorUnavailable above all) and BudgetReached, after saving a checkpoint
+    and with the command that resumes the run in the message.
     """
     check_driver()
     prepare_tracking(settings)
@@ -89,15 +90,18 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
     except (ServerError, BudgetReached) as error:
         session.save_now()
         command = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
-        raise type(error)(f"{error} The run is saved; continue it with: {command}") from None
+        raise type(error)(f"{error} The run is saved; resume it with: {command}") from None
     if not finished:
-        print(f"stopped and saved; continue with: {resume_command(settings, job)}", flush=True)
+        print(f"stopped and saved; resume with: {resume_command(settings, job)}", flush=True)
         return RunStopped.exit_code
     return 0
 
 
 def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
-    """Return the Make command that continues this run with the same settings, or with a MAX_COST to fill in."""
+    """Return the Make command that resumes this run with the same settings.
+
+    With `higher_cost` MAX_COST is left for the user to fill in.
+    """
     left_out = {"run_id", "output_dir", "simulator_url", *(["max_cost"] if higher_cost else [])}
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
     words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
@@ -108,17 +112,17 @@ def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool =
 
 
 def check_driver() -> None:
-    """Raise SettingError where there are GPUs that torch cannot use: silently training on the CPU takes weeks."""
+    """Raise SettingError if there are GPUs that torch cannot use: training would silently run on the CPU for weeks."""
     import torch
 
     if visible_gpus() and not torch.cuda.is_available():
         built = torch.version.cuda
         needs = f"CUDA {built}; this release needs NVIDIA driver 580 or newer" if built else "the CPU alone"
-        raise SettingError(f"there are GPUs here that torch cannot use: it is built for {needs}.")
+        raise SettingError(f"torch cannot use this machine's GPUs: it is built for {needs}.")
 
 
 def prepare_tracking(settings: "TrainingSettings") -> None:
-    """Have wandb track online with a key and offline without, into the run directory."""
+    """Configure wandb through the environment: online with a key, else offline, files in the run directory."""
     os.environ.setdefault("WANDB_PROJECT", "sdpo")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DIR"] = str(settings.output_dir)

@@ -1,11 +1,11 @@
-"""The model card: what a run was, as the README.md of its directory and of a merged model."""
+"""The model card of a run: the README.md of its run directory and of a merged model."""
 
 from pathlib import Path
 
 from sdpo.runtime.run_directory import RunDirectory
 
 METHOD = "https://arxiv.org/abs/2603.12273"
-# What a reader of the card looks for first; all settings are in run.json.
+# The settings shown on the card; run.json has all of them.
 SHOWN = (
     "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "teacher", "objective", "direction",
     "null_contrast", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
@@ -14,14 +14,14 @@ FIGURES = {"adherence": "adherence", "validity": "validity", "faithfulness": "fa
 
 
 def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
-    """Write README.md into the run's directory, and into `folder` where one is given."""
+    """Write README.md to the run directory, and to `folder` if one is given."""
     text = card(job, run.read_json("run.json") or {}, run.read_json("summary.json") or {})
-    for place in (run.path, *([folder] if folder else [])):
-        RunDirectory(place).write_text("README.md", text)
+    for path in (run.path, *([folder] if folder else [])):
+        RunDirectory(path).write_text("README.md", text)
 
 
 def card(job: str, started: dict, summary: dict) -> str:
-    """Return the card's text from what run.json and summary.json hold."""
+    """Return the card's text; `started` is the content of run.json, `summary` that of summary.json."""
     settings, versions = started.get("settings", {}), started.get("versions", {})
     base = settings.get("model_name_or_path", "")
     head = ["---", *([] if base.startswith(("/", ".")) else [f"base_model: {base}"])]
@@ -56,6 +56,9 @@ def _figures(summary: dict) -> list[str]:
     before, after = summary.get("before"), summary.get("after")
     if not before or not after:
         return []
-    shown = [(words, name) for name, words in FIGURES.items() if before.get(name) is not None]
-    rows = [f"| {words} | {before[name]:.3f} | {after[name]:.3f} |" for words, name in shown]
+    rows = [
+        f"| {label} | {before[name]:.3f} | {after[name]:.3f} |"
+        for name, label in FIGURES.items()
+        if before.get(name) is not None
+    ]
     return [f"| {after['answers']} sampled answers each time | before | after |", "|---|---|---|", *rows, ""]

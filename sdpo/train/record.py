@@ -1,25 +1,32 @@
-"""What one process did in one optimizer step, whatever the trainer."""
+"""The record of one process's optimizer step, and the base class of the trainers that keep one."""
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from sdpo.method.loss import LossResult
+from sdpo.method.loss import HindsightLoss, LossResult
+from sdpo.method.objective import Objective
+from sdpo.method.teacher import Teacher
+from sdpo.models.policy import hold_trained_weights_in_float32
+from sdpo.train.teacher_weights import prepare_teacher
 
-COMPLAINT_NATS = -3.0  # nats: in hindsight a token is less than a twentieth as probable
-SAMPLES_PER_STEP = 4  # interactions of a step that are kept in full
+COMPLAINT_NATS = -3.0  # signal of a token that is less than a twentieth as probable in hindsight
+SAMPLES_PER_STEP = 4  # interactions per step that are written in full to samples.jsonl
 
 
 @dataclass
 class StepRecord:
-    """What one process did in one optimizer step; sums, so that processes can be added up.
+    """What one process did in one optimizer step. All numbers are sums, so that processes can be added up.
 
-    `satisfied` users are those, of the `judged`, whose hindsight made no token much less probable. `stated_satisfied`
-    ones said so in words that an oracle can read; None without one. `unmoved` answers had a usable follow-up that
-    moved none of their tokens by FOCUS.
+    `satisfied` counts the `judged` users whose follow-up made no token of the answer much less probable
+    (COMPLAINT_NATS). `stated_satisfied` counts the follow-ups that an oracle reads as satisfied; None without an
+    oracle. `unmoved` counts the answers with a usable follow-up that changed none of their tokens by FOCUS.
     """
 
     rows: int = 0
@@ -44,14 +51,17 @@ class StepRecord:
     samples: list[dict] = field(default_factory=list)
 
     def add(self, result: LossResult, usable_B: Tensor) -> dict[str, float]:
-        """Add a micro-batch, and return its means per token for a tracker; of signals only the usable rows'."""
+        """Add a micro-batch and return its means per token for the tracker.
+
+        `usable_B` marks the rows with a usable follow-up; the signal of the others counts as zero.
+        """
         usable_B1, mask_BT = usable_B.float()[:, None], result.scores.mask_BT
         tokens = mask_BT.sum().item()
-        # Hindsight that takes a word back is a complaint. Not the sum over the answer: against a frozen teacher that
-        # falls with all that the policy has learned.
-        kept_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT_NATS
+        # A follow-up that makes a token much less probable is a complaint. The sum over the answer would not do: with
+        # a frozen teacher it falls with everything that the policy learns.
+        satisfied_B = (result.signal_BT * mask_BT).amin(1) > COMPLAINT_NATS
         self.judged += usable_B.sum().item()
-        self.satisfied += (kept_B & usable_B).sum().item()
+        self.satisfied += (satisfied_B & usable_B).sum().item()
         sums = {
             "signal": (result.signal_BT * usable_B1).sum().item(),
             "signal_size": (result.signal_BT.abs() * usable_B1).sum().item(),
@@ -67,7 +77,10 @@ class StepRecord:
     def sample(
         self, texts: list[dict], completions: list[list[int]], result: LossResult, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        """Keep a few interactions of the step in full: `texts` says what was asked, answered and replied."""
+        """Keep the first interactions of the step in full, up to SAMPLES_PER_STEP.
+
+        `texts` holds prompt, completion and follow-up of each row.
+        """
         for row in range(min(SAMPLES_PER_STEP - len(self.samples), len(completions))):
             ids = completions[row]
             tokens = [tokenizer.decode([token]) for token in ids]
@@ -76,9 +89,9 @@ class StepRecord:
 
     @staticmethod
     def rows_not_finite(texts: list[dict], completions: list[list[int]], result: LossResult) -> list[dict]:
-        """Return the interactions with a value that is not finite, each token's signal and log-probability beside it.
+        """Return the interactions with a value that is not finite, with the signal and log-probability of each token.
 
-        All of them where no row's own values tell: then it is the weights.
+        Returns all rows where the values of each row are finite: then the weights are not.
         """
         logps_BT, signal_BT = result.scores.logps_BT.detach(), result.signal_BT
         bad_B = ~(torch.isfinite(logps_BT) & torch.isfinite(signal_BT)).all(1)
@@ -94,12 +107,12 @@ class StepRecord:
         ]
 
     def timed(self, part: str) -> "Timer":
-        """Return a context that adds the seconds spent inside to a part of the step."""
+        """Return a context manager that adds the seconds spent inside it to `seconds[part]`."""
         return Timer(self.seconds, part)
 
 
 class Timer:
-    """Adds the seconds spent inside to `seconds[part]`, the device's queue included."""
+    """Context manager that adds the seconds spent inside it to `seconds[part]`, queued GPU work included."""
 
     def __init__(self, seconds: dict[str, float], part: str) -> None:
         self.seconds, self.part = seconds, part
@@ -109,6 +122,40 @@ class Timer:
 
     def __exit__(self, *_: object) -> None:
         self.seconds[self.part] += _now() - self.started
+
+
+class HindsightTrainer(Trainer):
+    """Base of the online and the offline trainer: the hindsight loss, and the record of the current step.
+
+    `record` is that of the step in progress. `latest` holds this process's most recent prompts and completions as token
+    ids; the guard measures them. A subclass that also extends another trainer names this class first, so that
+    `__init__` passes the other arguments on to it.
+    """
+
+    model: PreTrainedModel | PeftModel
+    processing_class: PreTrainedTokenizerBase
+    lr_scheduler: LambdaLR  # set when training starts
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        teacher: Teacher,
+        objective: Objective,
+        args: TrainingArguments,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, **arguments)
+        hold_trained_weights_in_float32(self.model)
+        prepare_teacher(teacher, self.accelerator, self.model)
+        self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
+        self.record = StepRecord()
+        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])
+
+    def take_record(self) -> StepRecord:
+        """Return the record of the step that ended, and start that of the next."""
+        record, self.record = self.record, StepRecord()
+        return record
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""One training run from loaded model to summary, whatever the job: measure, train, measure, report."""
+"""One training run, from loading the model to the summary: measure answers, train, measure again, report."""
 
 import os
 import time
@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
@@ -22,29 +22,36 @@ from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
+from sdpo.train.figures import print_results
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.model_card import write_card
+from sdpo.train.record import HindsightTrainer
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
-    from sdpo.settings import TrainingSettings
+    from sdpo.settings import OfflineSettings, OnlineSettings, TrainingSettings
     from sdpo.users.oracle import Oracle
 
+Config = TypeVar("Config", bound=TrainingArguments)
 
-class Session:
+
+class Session(Generic[Config]):
     """Holds the run directory, the model and the trainer of one run.
 
-    A job's own session says what it trains with: `configure`, `build_trainer`, and where it has them `callbacks`,
-    `validation_prompts` and `at_step_start`.
+    A job's session implements `configure`, `build_trainer` and `validation_prompts`, and overrides `facts`,
+    `callbacks`, `at_step_start` and `before_saving_now` where it needs them. `Config` is its trainer's configuration.
     """
 
-    def __init__(self, settings: "TrainingSettings", job: "Job") -> None:
+    settings: "OnlineSettings | OfflineSettings"
+    trainer: HindsightTrainer
+
+    def __init__(self, settings: "OnlineSettings | OfflineSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
         silence_libraries()
         config = self.configure(training_arguments(settings))  # first: it starts the process group
         self.main = config.process_index == 0
-        self.run_dir = RunDirectory(settings.output_dir)
+        self.run_dir = RunDirectory(settings.run_directory_path)
         with config.main_process_first(local=False):
             if self.main:
                 self._open_run_dir()
@@ -58,22 +65,18 @@ class Session:
         for callback in (*self._shared_callbacks(), *self.callbacks()):
             self.trainer.add_callback(callback)
 
-    # What a job's own session says
+    # Implemented or overridden by each job's session
 
-    def configure(self, shared: dict[str, Any]) -> TrainingArguments:
-        """Return the trainer's configuration: `shared` is what all training jobs give it."""
+    def configure(self, shared: dict[str, Any]) -> Config:
+        """Return the trainer's configuration; `shared` are the arguments that all training jobs have in common."""
         raise NotImplementedError
 
-    def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> Trainer:
-        """Return the trainer.
-
-        It keeps a StepRecord (see `callbacks.MetricsCallback`) and, for the guard, `latest`: the prompts and
-        completions, as ids, that this process had last. It calls `prepare_teacher`.
-        """
+    def build_trainer(self, config: Config, model: PreTrainedModel) -> HindsightTrainer:
+        """Return the trainer of the model."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, str]:
-        """Return what an evaluation has to know of the run beside its settings."""
+        """Return what an evaluation has to know about the run besides its settings; run.json holds it."""
         return {
             "job": self.job.name,
             "system_prompt": self.job.system_prompt,
@@ -81,31 +84,35 @@ class Session:
         }
 
     def callbacks(self) -> Sequence[TrainerCallback]:
-        """Return what else is to happen around a step."""
+        """Return further callbacks, called after those that all sessions share."""
         return ()
 
     def validation_prompts(self) -> list[list[Message]]:
-        """Return the EVAL_N prompts that are answered before and after training."""
+        """Return the EVAL_N prompts to answer before and after training."""
         raise NotImplementedError
 
     def at_step_start(self) -> AbstractContextManager:
-        """Return a context in which the random states are those of the beginning of the step under way."""
+        """Return a context manager that restores the random states from the start of the current step."""
         return nullcontext()
 
     def before_saving_now(self) -> None:
-        """Do what has to be done before a checkpoint in mid-step; every process calls it."""
+        """Prepare for a checkpoint in the middle of a step; every process calls it."""
 
-    # What is the same for all
+    # Shared by all sessions
 
     def run(self) -> bool:
-        """Measure, train and measure again; return False where the run was asked to stop before its end."""
+        """Measure answers, train and measure again; return False if the run was asked to stop before its end.
+
+        Raises GuardStopped after the final measurement if the guard stopped training, RunError if the loss is not
+        finite.
+        """
         summary = self.run_dir.read_json("summary.json") or {}
         started = time.monotonic()
         if "before" not in summary and (before := self.measure_answers("before training")):
             summary["before"] = before
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
-        self.keeper.resume_from = checkpoint
+        self.teacher_callback.resume_from = checkpoint
         self._warn_of_inexact_resume(checkpoint)
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -128,21 +135,21 @@ class Session:
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
-            self._report(summary)
+            print_results(self.run_dir, summary)
             self._write_card_and_merge()
         if stopped:
             raise GuardStopped(
                 f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. The best checkpoint is "
-                f"{best or 'none'}; {self.run_dir.path / guard.FILE} has the curve."
+                f"{best or 'none'}; {self.run_dir.path / guard.FILE} has its measures."
             )
         return True
 
     def measure_answers(self, when: str) -> dict | None:
-        """Return what sampled answers are like now, the summary's `before` and `after`; None where EVAL_N is 0."""
+        """Return the figures of sampled answers (`before` or `after` in the summary); None if EVAL_N is 0."""
         settings = self.settings
         if not settings.eval_n:
             return None
-        found = measure_answers(
+        figures = measure_answers(
             self.trainer,
             self.tokenizer,
             self.validation_prompts(),
@@ -152,17 +159,19 @@ class Session:
             self.oracle,
         )
         if self.main:
-            print(f"{when}: {found['answers']} validation prompts answered", flush=True)
-        return found
+            print(f"{when}: {figures['answers']} validation prompts answered", flush=True)
+        return figures
 
     def _write_card_and_merge(self) -> None:
-        """Write the model card and, where it is asked for, the best or last checkpoint's adapter merged in."""
+        """Write the model card and, with MERGE_ADAPTER, the model with the best or last checkpoint's adapter merged."""
         merged = None
         if self.settings.merge_adapter:
-            last = self.run_dir.last_checkpoint()
-            best = self.guard.stopped and self._best_checkpoint() if self.guard else None
+            best = self._best_checkpoint() if self.guard and self.guard.stopped else None
+            checkpoint = self.run_dir.path / best if best else self.run_dir.last_checkpoint()
+            if checkpoint is None:
+                raise RunError(f"{self.run_dir.path} has no checkpoint whose adapter could be merged.")
             merged = self.run_dir.path / "merged"
-            write_merged_model(self.settings.model_name_or_path, self.run_dir.path / best if best else last, merged)
+            write_merged_model(self.settings.model_name_or_path, checkpoint, merged)
             print(f"merged model: {merged}", flush=True)
         write_card(self.run_dir, self.job.name, merged)
 
@@ -171,7 +180,7 @@ class Session:
         return Path(best).name if best else None
 
     def save_now(self) -> None:
-        """Write a checkpoint of the last finished step, unless there is one. Every process calls it, in mid-step."""
+        """Write a checkpoint of the last finished step unless there is one; every process calls it during a step."""
         state = self.trainer.state
         self.before_saving_now()
         last = self.run_dir.last_checkpoint()
@@ -181,7 +190,7 @@ class Session:
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
 
     def objective(self, **more: Any) -> Objective:
-        """Return how the signal becomes a loss, by the settings."""
+        """Return the objective that the settings describe; `more` are arguments that one job alone has."""
         settings = self.settings
         return Objective(
             kind=settings.objective,
@@ -195,65 +204,63 @@ class Session:
         )
 
     def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
-        """Print where a continued run will not be what it would have been without the break."""
+        """Print a warning if a resumed run cannot give exactly the results of an uninterrupted one."""
         if checkpoint is None or not self.main:
             return
         complete = self.run_dir.read_json(f"{checkpoint.name}/{COMPLETE}") or {}
         before, now = complete.get("processes", 1), self.trainer.accelerator.num_processes
         if before != now:
             print(
-                f"{checkpoint.name} was saved by {before} process(es) and {now} go on: weights, optimizer and data "
-                "continue exactly, the random numbers that answers are sampled with do not",
+                f"{checkpoint.name} was saved by {before} process(es), now there are {now}: weights, optimizer and "
+                "data resume exactly, the random numbers for sampling answers do not",
                 flush=True,
             )
 
     def _not_finite_error(self, error: LossNotFinite) -> RunError:
-        """Write the rows to the run directory and return what to say."""
+        """Write the error's rows to the run directory and return the error to report."""
         name = f"not-finite-{self.trainer.accelerator.process_index}.json"
         self.run_dir.write_json(name, {"step": error.step, "rows": error.rows})
         last = self.run_dir.last_checkpoint()
         return RunError(
             f"{error}: the {len(error.rows)} row(s) are in {self.run_dir.path / name}. "
-            + (f"{last.name} is the last whole checkpoint. " if last else "")
-            + "Lower LR, or take these rows out of the data, and start again under another RUN_ID."
+            + (f"{last.name} is the last complete checkpoint. " if last else "")
+            + "Lower LR or remove these rows from the data, and start again with another RUN_ID."
         )
 
     def _shared_callbacks(self) -> list[TrainerCallback]:
         read: Callable | None = partial(read_completions, oracle=self.oracle) if self.oracle is not None else None
-        self.keeper = TeacherCallback(self.trainer, self.teacher)
-        self.recorder = MetricsCallback(self.run_dir, self.trainer, self.settings.log_steps, read)
-        callbacks: list[TrainerCallback] = [self.keeper, self.recorder]
+        self.teacher_callback = TeacherCallback(self.trainer, self.teacher)
+        self.metrics = MetricsCallback(self.run_dir, self.trainer, self.settings.log_steps, read)
+        callbacks: list[TrainerCallback] = [self.teacher_callback, self.metrics]
         if self.settings.teacher == "gated":
-            callbacks.append(
-                TeacherRefreshCallback(self.run_dir, self.trainer, self.teacher, lambda: self.recorder.row)
-            )
-        self.guard = None
+            callbacks.append(TeacherRefreshCallback(self.run_dir, self.trainer, self.teacher, lambda: self.metrics.row))
+        self.guard: CollapseGuard | None = None
         if self.settings.guard != "off":
             stops = self.settings.guard == "stop"
-            row, answers = (lambda: self.recorder.row), (lambda: self.trainer.latest)
+            row, answers = (lambda: self.metrics.row), (lambda: self.trainer.latest)
             anchored = self.settings.teacher in FIXED
             self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored)
             callbacks.append(self.guard)
         return [*callbacks, self.stop]
 
     def _oracle(self) -> "Oracle | None":
-        """Return what reads the policy's answers by the run's style, where the job has something that can."""
-        known, settings = self.job.load_oracle(), self.settings
-        if known is None or not settings.style or not known.reads(settings.model_name_or_path):
+        """Return the oracle for the run's style; None if the job has none or it cannot read the model's answers."""
+        oracle, settings = self.job.load_oracle(), self.settings
+        if oracle is None or not settings.style or not oracle.reads(settings.model_name_or_path):
             return None
-        return known(settings.style)
+        return oracle(settings.style)
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)
         state = self.run_dir.open(given, self.settings.resume == "auto", self.facts())
         if state == "continued":
             for name in self.run_dir.remove_incomplete_checkpoints():
-                print(f"removed {name}: it was only half written", flush=True)
+                print(f"removed {name}: incomplete checkpoint", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
             for name in ("metrics.jsonl", "samples.jsonl", VALIDATION_FILE, guard.FILE):
                 self.run_dir.drop_rows_after(name, step)
-            print(f"continuing {self.run_dir.path} after step {step}", flush=True)
+            print(f"resuming {self.run_dir.path} after step {step}", flush=True)
         else:
             print(f"run directory: {self.run_dir.path}", flush=True)
 
@@ -261,24 +268,16 @@ class Session:
         if self.main:
             self.run_dir.write_json("summary.json", summary)
 
-    def _report(self, summary: dict) -> None:
-        from sdpo.train.figures import draw_training, table
-
-        if "before" in summary:
-            print(table(summary))
-        picture = draw_training(self.run_dir, summary)
-        print(f"picture: {picture}\nsummary: {self.run_dir.path / 'summary.json'}", flush=True)
-
 
 def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
-    """Return what every training job tells its trainer: sizes, optimizer, precision, saving, tracking, seed."""
+    """Return the trainer arguments that all training jobs share: sizes, optimizer, precision, saving, tracking."""
     on_gpu = torch.cuda.is_available()
-    # The 8-bit one cannot step weights that FSDP shares out.
+    # 8-bit AdamW cannot update weights that FSDP has sharded.
     auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
     return {
-        "output_dir": str(settings.output_dir),
+        "output_dir": str(settings.run_directory_path),
         "run_name": settings.run_id,
         "seed": settings.seed,
         "learning_rate": settings.lr,

@@ -1,7 +1,7 @@
-"""When a gated teacher is refreshed: on evidence from the users themselves, and not before.
+"""When a gated teacher is refreshed with the policy's weights: once the users' follow-ups show an improvement.
 
-The idea is that of arXiv 2606.03532: between refreshes the teacher stands still, so that the policy cannot drag it
-along; it is refreshed only where the users' reactions became better and the answers are as long as they were.
+The idea is from arXiv 2606.03532: between refreshes the teacher is fixed, so that it cannot drift with the policy. It
+is refreshed only when users have become more satisfied and answers have kept their length.
 """
 
 from collections.abc import Callable
@@ -12,17 +12,17 @@ from transformers import Trainer, TrainerCallback
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
 
-WINDOW = 10  # steps that are looked at together
-REMAINING_SHARE = 0.5  # what may be left of the dissatisfied users that there were at the last refresh
-INCREASE = 0.1  # by how much their share must have grown to say that users want something else now
-LENGTH_RANGE = (0.5, 2.0)  # how long answers may be, against those of the first window
+WINDOW = 10  # steps per window
+REMAINING_SHARE = 0.5  # the dissatisfied share must be at most this fraction of that at the last refresh
+INCREASE = 0.1  # growth of the dissatisfied share which means that users now want something else
+LENGTH_RANGE = (0.5, 2.0)  # allowed mean answer length, relative to that of the first window
 
 
 class RefreshCriterion:
-    """Says after each step whether the teacher should be refreshed now.
+    """Decides after each step whether to refresh the teacher.
 
-    The users who are left dissatisfied are what counts, so that there are ever fewer refreshes as a taste is learned,
-    and none for chance once it is: each asks for fewer of them than the last.
+    The criterion is the share of dissatisfied users, and each refresh requires a smaller share than the one before: so
+    refreshes become rarer as a style is learned, and none happens by chance once it is.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class RefreshCriterion:
         self._length = 0.0
 
     def observe(self, satisfied: float, length: float) -> bool:
-        """Take in a step's share of satisfied users and mean answer length in tokens."""
+        """Add a step's share of satisfied users and mean answer length in tokens; return whether to refresh."""
         self._window.append((1 - satisfied, length))
         if len(self._window) < WINDOW:
             return False
@@ -50,25 +50,25 @@ class RefreshCriterion:
 
 
 class TeacherRefreshCallback(TrainerCallback):
-    """Refreshes the teacher on evidence.
+    """Refreshes the teacher when RefreshCriterion says so.
 
-    It goes behind the MetricsCallback, whose `row` it reads, and before that one's on_save.
+    Add it after the MetricsCallback, whose `row` it reads. A step's checkpoint is saved after the refresh.
     """
 
     def __init__(self, run: RunDirectory, trainer: Trainer, teacher: Teacher, row: Callable[[], dict]) -> None:
         self.run, self.trainer, self.teacher, self.row = run, trainer, teacher, row
-        self.evidence = RefreshCriterion()
+        self.criterion = RefreshCriterion()
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        """Go on from what an earlier part of the run saw; its refreshes are in the checkpoint's teacher."""
+        """Replay the metrics of a resumed run; its earlier refreshes are in the checkpoint's teacher."""
         for row in self.run.read_rows("metrics.jsonl"):
             if row["step"] <= state.global_step:
-                self.evidence.observe(row["satisfied"], row["completion_tokens"])
+                self.criterion.observe(row["satisfied"], row["completion_tokens"])
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Refresh, or not; all processes see the same row."""
+        """Refresh the teacher if the criterion is met; all processes see the same row."""
         row = self.row()
-        if self.evidence.observe(row["satisfied"], row["completion_tokens"]):
+        if self.criterion.observe(row["satisfied"], row["completion_tokens"]):
             self.teacher.refresh()
             if self.trainer.accelerator.is_main_process:
-                print(f"teacher refreshed after step {state.global_step}: its users are happier", flush=True)
+                print(f"teacher refreshed after step {state.global_step}: users are more satisfied", flush=True)

@@ -1,7 +1,8 @@
-"""A teacher's weights under accelerate, FSDP and peft: where they lie, which ones follow, and their file."""
+"""A teacher's weights under accelerate, FSDP and peft: their device, which of them follow the policy, their file."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -16,40 +17,42 @@ FILE = "teacher.safetensors"
 
 
 def prepare_teacher(teacher: Teacher, accelerator: Accelerator, policy: nn.Module) -> None:
-    """Give the teacher the policy as the trainer has it, and treat weights of the teacher's own as the policy's."""
+    """Give the teacher the policy as the trainer wrapped it, and wrap the teacher's own weights in the same way."""
 
-    def place(model: nn.Module) -> nn.Module:
+    def wrap(model: nn.Module) -> nn.Module:
         if getattr(accelerator.state, "fsdp_plugin", None) is not None:
-            return prepare_fsdp(model, accelerator)
+            return prepare_fsdp(model, accelerator)  # type: ignore[return-value]  # FSDP2 returns the model itself
         return accelerator.prepare_model(model, evaluation_mode=True)
 
-    # Half the memory, at no cost to the training: nothing is added to these weights.
+    # bf16 halves the memory at no cost to training: nothing is added to these weights.
     dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    teacher.prepare(policy, place, dtype, moving_weights)
+    teacher.prepare(policy, wrap, dtype, moving_weights)
 
 
 def moving_weights(policy: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights that training moves, by their names without adapters.
+    """Yield the weights that training changes, under the names that they have without an adapter.
 
-    Of an adapter it is the product that counts: averages of A and of B would not multiply to the average of BA.
+    For an adapter these are the base weights plus the product BA: the average of A times the average of B would not
+    be the average of BA.
     """
     if not is_peft_model(policy):
         yield from trained_weights(policy)
         return
-    for name, module in policy.get_base_model().named_modules():
+    peft_policy: Any = policy
+    for name, module in peft_policy.get_base_model().named_modules():
         if hasattr(module, "get_delta_weight") and module.active_adapters:
             delta = sum(module.get_delta_weight(adapter) for adapter in module.active_adapters)
             yield f"{name}.weight", module.get_base_layer().weight + delta
 
 
 def save_teacher(teacher: Teacher, folder: Path, main: bool) -> None:
-    """Write the teacher's own weights, where it has any; every process calls it, the `main` one writes."""
+    """Write the teacher's own weights to the folder, if it has any; every process calls it, the `main` one writes."""
     weights = teacher.state_dict()
     if main and weights is not None:
         save_file({name: weight.clone().contiguous() for name, weight in weights.items()}, folder / FILE)
 
 
 def load_teacher(teacher: Teacher, folder: Path) -> None:
-    """Take up what `save_teacher` wrote; every process calls it."""
+    """Load the weights that `save_teacher` wrote; every process calls it."""
     if teacher.kind in ("ema", "gated"):
         teacher.load_state_dict(load_file(folder / FILE))

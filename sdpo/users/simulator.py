@@ -1,4 +1,4 @@
-"""A persona and a client make a user: it reads an exchange and writes a follow-up."""
+"""Simulated users: a model behind an API plays a persona, reads an exchange and writes a follow-up."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from sdpo.text.prompts import PERSONAS, user_messages
 
 @dataclass(frozen=True)
 class FollowUp:
-    """What the user wrote. `problem` is None, "empty" or "failed"; `error` says why it failed."""
+    """A follow-up. `problem` is None, "empty" or "failed"; `error` is the cause if it failed, otherwise None."""
 
     text: str
     problem: str | None = None
@@ -20,9 +20,9 @@ class FollowUp:
 
 
 def personas(style_file: Path | None = None) -> dict[str, str]:
-    """Return style -> what the persona says of itself: the shipped ones and the file's, which go first.
+    """Return style -> persona: the shipped personas and those of the file, which replace shipped ones of the same name.
 
-    Raises SettingError where the file is not a JSON object of texts.
+    Raises SettingError if the file is not a JSON object of strings.
     """
     if style_file is None:
         return dict(PERSONAS)
@@ -38,26 +38,26 @@ def personas(style_file: Path | None = None) -> dict[str, str]:
         if not style.strip():
             raise SettingError(f"STYLE_FILE {style_file} has a style without a name.")
         if not isinstance(persona, str) or not persona.strip():
-            raise SettingError(f"STYLE_FILE {style_file}: the persona of {style} must be a text that is not empty.")
+            raise SettingError(f"STYLE_FILE {style_file}: the persona of {style} must be a non-empty string.")
     return PERSONAS | {style: persona.strip() for style, persona in added.items()}
 
 
 def persona_of(style: str, style_file: Path | None = None) -> str:
-    """Return the persona of a style. Raises SettingError where there is none by this name."""
+    """Return the persona of a style. Raises SettingError if there is none of this name."""
     known = personas(style_file)
     if style not in known:
         raise SettingError(
-            f"STYLE {style} is not known.{nearest(style, known)} "
-            f"There are {', '.join(known)}; STYLE_FILE adds your own."
+            f"STYLE {style} is unknown.{nearest(style, known)} "
+            f"The styles are {', '.join(known)}; STYLE_FILE adds your own."
         )
     return known[style]
 
 
 class SimulatedUser:
-    """A user with a taste. `latest` holds what the last call of `react` got, failures among it.
+    """A simulated user. `latest` holds the follow-ups of the last call of `react`, including failed ones.
 
-    `round` numbers the draws: the same exchange in another round gets another reply, in the same round the
-    reply that is already there.
+    `round` numbers the samples: the same exchange gets a new reply in another round, and the cached reply in the same
+    round.
     """
 
     def __init__(self, client: Client, persona: str, temperature: float, max_tokens: int):
@@ -69,19 +69,19 @@ class SimulatedUser:
         self.latest: list[FollowUp] = []
 
     def react(self, prompts: Sequence[str], completions: Sequence[str]) -> list[FollowUp]:
-        """Return the follow-up to each exchange, and begin another round.
+        """Return the follow-up to each exchange, and begin the next round.
 
-        Raises SimulatorUnavailable where any is missing. The round then stays: a second call with the same exchanges
-        asks only for the rest.
+        Raises SimulatorUnavailable if any is missing. The round is then not advanced: another call with the same
+        exchanges requests only the missing ones.
         """
         requests = [self._request(*exchange) for exchange in zip(prompts, completions, strict=True)]
         self.latest = [_follow_up(reply) for reply in self.client.complete(requests)]
-        failed = [follow_up for follow_up in self.latest if follow_up.problem == "failed"]
-        if failed:
+        errors = [follow_up.error for follow_up in self.latest if follow_up.error is not None]
+        if errors:
             raise SimulatorUnavailable(
-                f"{len(failed)} of {len(requests)} reactions of the simulated user ({self.client.name}) did not come. "
-                f"First cause: {one_line(failed[0].error, 200)} "
-                "Bring it back (a local server: make simulator), then run the same command with this RUN_ID to go on."
+                f"{len(errors)} of {len(requests)} follow-ups of the simulated user ({self.client.name}) are missing. "
+                f"First error: {one_line(errors[0], 200)} "
+                "Restart its server (local: make simulator), then run the same command with this RUN_ID to resume."
             )
         self.round += 1
         return self.latest
@@ -92,6 +92,7 @@ class SimulatedUser:
 
 
 def _follow_up(reply: Reply | ServerError) -> FollowUp:
+    """Return the follow-up in a reply, or a failed one for an error."""
     if isinstance(reply, ServerError):
         return FollowUp("", "failed", reply)
     text = reply.text.strip()

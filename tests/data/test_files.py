@@ -1,4 +1,4 @@
-"""Reading local files, the table that is shuffled, and output that is there whole or not at all."""
+"""Reading local files, the shuffled table, and output files that appear complete or not at all."""
 
 import errno
 import gzip
@@ -53,15 +53,15 @@ def read(path):
         ("9" * 5000 + "\n1", [BAD, 1]),
     ],
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_json_is_read_in_every_shape_and_each_loss_counted(tmp_path, content, expected, packed):
+@pytest.mark.parametrize("compressed", [False, True])
+def test_json_is_read_in_every_layout_and_invalid_json_is_counted(tmp_path, content, expected, compressed):
     path = tmp_path / "any.name"
-    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    path.write_bytes(gzip.compress(content.encode()) if compressed else content.encode())
     assert read(path) == expected
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-def test_an_array_is_read_the_same_however_it_is_cut(tmp_path, monkeypatch, chunk):
+def test_an_array_is_read_the_same_with_any_chunk_size(tmp_path, monkeypatch, chunk):
     values = [{"a": "x" * 30, "b": [1, 2.5, None]}, 123456, "text, with ] in it", [], "\u2028é"]
     path = tmp_path / "array.json"
     path.write_text(json.dumps(values, ensure_ascii=False, indent=1))
@@ -80,11 +80,11 @@ def test_a_line_longer_than_a_chunk_is_one_line(tmp_path, monkeypatch):
     ("content", "expected"),
     [
         (b"\xff\xfe{", "UTF-8"),
-        (gzip.compress(b"{}" * 1000, mtime=0)[:-9], "cut short"),
-        (b"\x1f\x8bnot gzip at all", "cut short"),
+        (gzip.compress(b"{}" * 1000, mtime=0)[:-9], "truncated"),
+        (b"\x1f\x8bnot gzip at all", "truncated"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line_with_its_name(tmp_path, content, expected):
+def test_an_unreadable_file_is_a_one_line_error_with_its_name(tmp_path, content, expected):
     path = tmp_path / "file.jsonl"
     path.write_bytes(content)
     with pytest.raises(RecordError, match=expected) as caught:
@@ -105,23 +105,23 @@ def write(folder, name, rows):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz"])
-def test_every_kind_of_file_gives_the_same_rows(tmp_path, name):
+def test_every_file_format_gives_the_same_rows(tmp_path, name):
     path = write(tmp_path, name, ROWS)
-    told = []
-    assert list(files.rows([path, path], ["number", "list", "missing"], told.append)) == ROWS * 2
-    assert sum(told) == 2 * len(ROWS)
+    advanced = []
+    assert list(files.rows([path, path], ["number", "list", "missing"], advanced.append)) == ROWS * 2
+    assert sum(advanced) == 2 * len(ROWS)
     assert files.count_rows([path]) == (len(ROWS) if name.endswith("parquet") else None)
 
 
-def test_rows_that_are_no_objects_are_counted(tmp_path):
+def test_rows_that_are_not_objects_are_counted(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n3\nnull\nnonsense\n')
-    found = list(files.rows([path], ["a"], lambda count: None))
-    assert found == [{"a": 1}, *[Dropped("a row that is not an object")] * 2, BAD]
+    results = list(files.rows([path], ["a"], lambda count: None))
+    assert results == [{"a": 1}, *[Dropped("a row that is not an object")] * 2, BAD]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1 and nothing else PAR1"])
-def test_a_broken_parquet_file_is_one_line(tmp_path, content):
+def test_a_corrupt_parquet_file_is_a_one_line_error(tmp_path, content):
     path = tmp_path / "a.parquet"
     path.write_bytes(content)
     for reading in (lambda: files.count_rows([path]), lambda: list(files.batches([path], ["a"]))):
@@ -129,13 +129,13 @@ def test_a_broken_parquet_file_is_one_line(tmp_path, content):
             reading()
 
 
-def test_a_file_of_something_else_says_what_it_has(tmp_path):
+def test_a_file_with_other_columns_is_an_error_that_lists_them(tmp_path):
     path = write(tmp_path, "a.parquet", ROWS)
     with pytest.raises(RecordError, match=r"columns info.*it has number, list"):
         list(files.batches([path], ["info"]))
 
 
-def test_files_are_found_by_split_in_their_name_or_folder(tmp_path):
+def test_files_are_assigned_to_splits_by_file_or_folder_name(tmp_path):
     names = ["train-1.parquet", "train-0.parquet", "validation.jsonl.gz", "comparisons/train/0.parquet", "notes.txt"]
     for name in names:
         write(tmp_path, name, ROWS[:1])
@@ -151,7 +151,7 @@ def test_files_are_found_by_split_in_their_name_or_folder(tmp_path):
 
 
 @pytest.mark.parametrize("kinds", [["parquet"], ["jsonl"], ["jsonl", "parquet", "jsonl"]])
-def test_a_table_is_shuffled_as_datasets_shuffles(tmp_path, kinds):
+def test_a_table_is_shuffled_in_the_order_of_datasets(tmp_path, kinds):
     share = len(ROWS) // len(kinds)
     parts = [ROWS[number * share : (number + 1) * share] for number in range(len(kinds))]
     paths = [write(tmp_path, f"{n}.{kind}", part) for n, (kind, part) in enumerate(zip(kinds, parts, strict=True))]
@@ -160,13 +160,13 @@ def test_a_table_is_shuffled_as_datasets_shuffles(tmp_path, kinds):
     before = set(tmp_path.iterdir())
     with Table(files.batches(paths, ["number", "list"]), tmp_path) as table:
         assert len(table) == len(rows)
-        found = list(table.shuffled(42))
-        assert set(tmp_path.iterdir()) == before  # the file has no name
-    assert [row["number"] for _, row in found] == list(expected)
-    assert all(rows[number] == row for number, row in found)
+        results = list(table.shuffled(42))
+        assert set(tmp_path.iterdir()) == before  # the temporary file is anonymous
+    assert [row["number"] for _, row in results] == list(expected)
+    assert all(rows[number] == row for number, row in results)
 
 
-def test_a_table_keeps_the_reason_of_what_is_no_row(tmp_path):
+def test_a_table_keeps_the_reason_of_a_dropped_row(tmp_path):
     with Table([[{"a": 1}, BAD, 3]], tmp_path) as table:
         assert dict(table.shuffled(0)) == {0: {"a": 1}, 1: BAD, 2: Dropped("a row that is not an object")}
     with Table([], tmp_path) as table:
@@ -176,22 +176,22 @@ def test_a_table_keeps_the_reason_of_what_is_no_row(tmp_path):
 # Output
 
 
-@pytest.fixture(params=[True, False], ids=["unnamed", "named"])
-def unnamed(request, monkeypatch):
-    """Whether the file system has files without a name."""
+@pytest.fixture(params=[True, False], ids=["anonymous", "named"])
+def anonymous(request, monkeypatch):
+    """Whether the system supports anonymous files (O_TMPFILE)."""
     if not request.param:
         monkeypatch.delattr(os, "O_TMPFILE")
     return request.param
 
 
-def test_files_appear_together_and_only_when_published(tmp_path, unnamed):
+def test_files_appear_together_and_only_when_published(tmp_path, anonymous):
     folder = tmp_path / "a" / "b"
     paths = [folder / "first", folder / "second"]
     with Outputs(paths, force=False) as outputs:
         for path in paths:
             outputs[path].write(path.name.encode())
         assert not any(path.exists() for path in paths)
-        assert not (unnamed and list(folder.iterdir()))
+        assert not (anonymous and list(folder.iterdir()))
         outputs.publish()
     assert {path.name: path.read_text() for path in folder.iterdir()} == {"first": "first", "second": "second"}
     assert oct(paths[0].stat().st_mode & 0o777) == oct(0o666 & ~_umask())
@@ -203,14 +203,14 @@ def _umask():
     return now
 
 
-def test_what_fails_leaves_nothing(tmp_path, unnamed):
+def test_an_exception_leaves_no_files(tmp_path, anonymous):
     with pytest.raises(KeyError), Outputs([tmp_path / "first"], force=False) as outputs:
         outputs[tmp_path / "first"].write(b"half")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing(tmp_path, unnamed, monkeypatch):
+def test_a_full_disk_leaves_only_the_old_file(tmp_path, anonymous, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, unnamed, monkeypatch):
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_what_is_there_stays_unless_forced(tmp_path, unnamed):
+def test_existing_files_are_kept_unless_forced(tmp_path, anonymous):
     path = tmp_path / "first"
     path.write_text("old")
     with pytest.raises(RunError, match="FORCE=1"):
@@ -241,16 +241,16 @@ def test_what_is_there_stays_unless_forced(tmp_path, unnamed):
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1), st.floats(0.01, 1))
-def test_a_share_of_the_lengths(lengths, share):
+def test_length_at_is_the_smallest_length_that_covers_the_share(lengths, share):
     counts = {length: lengths.count(length) for length in lengths}
-    found = length_at(counts, share)
-    assert sum(length <= found for length in lengths) >= share * len(lengths)
-    assert sum(length < found for length in lengths) < share * len(lengths)
+    result = length_at(counts, share)
+    assert sum(length <= result for length in lengths) >= share * len(lengths)
+    assert sum(length < result for length in lengths) < share * len(lengths)
 
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.sampled_from("abc")))
-def test_a_tally_adds_up(reasons):
+def test_seen_is_the_sum_of_kept_and_dropped(reasons):
     tally = Tally(kept=3)
     for reason in reasons:
         tally.drop(reason)
@@ -262,9 +262,9 @@ def test_lengths_in_characters_and_in_tokens():
     lengths = Lengths(["a", "b"], Measure("characters", lambda texts: map(len, texts)))
     for number in range(700):
         lengths.add("a", ["x" * number, "yy"])
-    found = lengths.as_dict()
-    assert set(found) == {"unit", "a"}
-    assert found["a"] == {
+    report = lengths.as_dict()
+    assert set(report) == {"unit", "a"}
+    assert report["a"] == {
         "count": 700, "mean": 351.5, "shortest": 2, "50%": 351, "90%": 631, "99%": 694, "longest": 701,
     }  # fmt: skip
     measure = measure_of(str(MODEL_DIR))
@@ -278,6 +278,6 @@ def _tokens(text):
     return Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json")).encode(text, add_special_tokens=False).ids
 
 
-def test_a_model_without_a_tokenizer_is_one_line(tmp_path):
+def test_a_model_without_a_tokenizer_is_a_setting_error(tmp_path):
     with pytest.raises(SettingError, match="MODEL="):
         measure_of(str(tmp_path))

@@ -1,4 +1,4 @@
-"""The preparation jobs from a hub: what they ask it for, and that their rows are those of the files in it."""
+"""The preparation jobs with a local server as the hub: what they request, and that they read the hub's files."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from tests.commands import clean_environment
 from tests.data_hub import DataHub
 from tests.preparation import OUTPUTS, name_of, report_of, write
 
-pytestmark = pytest.mark.usefixtures("own_place")
+pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
 def from_hub(hub, module, *arguments):
@@ -23,12 +23,12 @@ def from_hub(hub, module, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 
 
-def test_tldr_comes_from_the_hubs_own_conversion():
+def test_tldr_is_downloaded_from_the_parquet_conversion():
     for split in ("train", "validation"):
         (shipped,) = (WORLD_DIR / "data" / "tldr").glob(f"{split}*")
-        place = Path("conversion/comparisons") / split / "0000.parquet"
-        place.parent.mkdir(parents=True)
-        shutil.copy(shipped, place)
+        path = Path("conversion/comparisons") / split / "0000.parquet"
+        path.parent.mkdir(parents=True)
+        shutil.copy(shipped, path)
     write(Path("conversion/axis/test/0000.parquet"), [{"other": 1}])
     Path("main").mkdir()
     Path("main/summarize_from_feedback.py").write_text("raise SystemExit('a loading script was run')")
@@ -60,15 +60,15 @@ HUB_FILES = {
 
 
 @pytest.mark.parametrize("module", HUB_FILES, ids=name_of)
-def test_the_other_sources_come_from_their_pinned_revisions(module):
+def test_the_other_sources_are_downloaded_at_their_pinned_revisions(module):
     from sdpo.data.sources import SOURCES
 
     repository, card, names = HUB_FILES[module]
     shipped = sorted((WORLD_DIR / "data" / module.JOB.name.removeprefix("prep-")).iterdir())
-    for name, path in zip(names, shipped, strict=True):
-        place = Path("hub", name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, place)
+    for name, shipped_path in zip(names, shipped, strict=True):
+        path = Path("hub", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(shipped_path, path)
     Path("hub/README.md").write_text(card)
     Path("hub/other.json").write_text("[]")
     with DataHub(repository, {SOURCES[module.JOB.name].revision: Path("hub").resolve()}) as hub:
@@ -79,17 +79,17 @@ def test_the_other_sources_come_from_their_pinned_revisions(module):
         assert Path("out", name).read_bytes() == Path("local", name).read_bytes()
 
 
-def test_a_hub_that_refuses_or_is_not_there_is_one_line():
+def test_errors_of_the_hub_are_one_line():
     with DataHub("openai/summarize_from_feedback", {"main": WORLD_DIR}, token="right") as hub:
         refused = from_hub(hub, prep_tldr)
         hub.token = None
         missing = from_hub(hub, prep_tldr)
-        gone = from_hub(hub, prep_tldr, "--revision", "main")
+        without_files = from_hub(hub, prep_tldr, "--revision", "main")
     unreachable = from_hub(hub, prep_tldr)
     for done, words, code in (
         (refused, ["gated", "HF_TOKEN", "SOURCE"], 1),
         (missing, ["refs/convert/parquet", "REVISION"], 1),
-        (gone, ["at main", "REVISION"], 1),
+        (without_files, ["at main", "REVISION"], 1),
         (unreachable, ["cannot be reached", "SOURCE"], 3),
     ):
         assert done.returncode == code, done.stderr

@@ -1,4 +1,4 @@
-"""The preparation jobs end to end: against a slow reading of the same rows, twice over, and killed."""
+"""The preparation jobs end to end: against a reference implementation, run twice, and killed."""
 
 import json
 import random
@@ -22,43 +22,43 @@ from tests import raw_data
 from tests.commands import JOBS, clean_environment
 from tests.preparation import OUTPUTS, name_of, report_of, rows_of, run, write
 
-pytestmark = pytest.mark.usefixtures("own_place")
+pytestmark = pytest.mark.usefixtures("empty_folder")
 MODULES = list(OUTPUTS)
 
 
-# Against the slow reading
+# Against the reference implementation
 
 KINDS = ["parquet", "jsonl", "jsonl.gz"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("module", "made"), [(prep_tldr, "tldr"), (prep_helpsteer, "helpsteer")])
-def test_prompts_are_those_of_a_slow_reading(module, made, kind):
+def test_prompts_match_the_reference_implementation(module, made, kind):
     rng = raw_data.random(1)
     posts = [f"Post number {number} 😀 שלום <|im_end|>" for number in range(60)]
     more = [posts] if made == "tldr" else []
     rows = {"train": getattr(raw_data, made)(rng, 400, *more), "validation": getattr(raw_data, made)(rng, 150, *more)}
-    # Half of validation from elsewhere, so that something is left of it.
+    # Some of validation comes from other posts, so that it is not empty without the prompts of train.
     if made == "tldr":
         rows["validation"] += raw_data.tldr(rng, 60, [f"Other post {number}" for number in range(30)])
-    for split, found in rows.items():
-        write(Path(f"source/{split}-0.{kind}"), found)
+    for split, split_rows in rows.items():
+        write(Path(f"source/{split}-0.{kind}"), split_rows)
     folder = run(module, "--source", "source")
     slow = getattr(raw_data, f"slow_{made}")
-    train, marks = raw_data.slow_prompts(slow(rows["train"]))
-    validation, _ = raw_data.slow_prompts(slow(rows["validation"]), marks)
+    train, seen = raw_data.slow_prompts(slow(rows["train"]))
+    validation, _ = raw_data.slow_prompts(slow(rows["validation"]), seen)
     assert [row["prompt"] for row in rows_of(folder / "train.jsonl")] == train
     assert [row["prompt"] for row in rows_of(folder / "validation.jsonl")] == validation
     counts = report_of(folder)["counts"]
-    assert [counts[split]["seen"] for split in rows] == [len(found) for found in rows.values()]
+    assert [counts[split]["seen"] for split in rows] == [len(split_rows) for split_rows in rows.values()]
     assert counts["validation"]["dropped"]["also in train"] > 0 and counts["train"]["dropped"]["duplicate"] > 0
     for split in rows:
         assert len(read_prompts(folder / f"{split}.jsonl", "")) == counts[split]["kept"]
 
 
 def slow_rows(rows, key, longest_user=None):
-    """Return the interactions of each row, by the slow reading; [] for a row that is left out."""
-    found = []
+    """Return the interactions of each row by the reference implementation; [] for a row that is dropped."""
+    results = []
     for number, row in enumerate(rows):
         messages = row.get(key) or row.get("conversation") or []
         messages = [
@@ -69,25 +69,27 @@ def slow_rows(rows, key, longest_user=None):
             for m in messages
         ]
         if any(role is None for role, _ in messages):
-            found.append([])
+            results.append([])
             continue
-        found.append(raw_data.slow_conversation(row.get("conversation_id") or f"row-{number}", messages, longest_user))
-    return found
+        results.append(
+            raw_data.slow_conversation(row.get("conversation_id") or f"row-{number}", messages, longest_user)
+        )
+    return results
 
 
-def shown(rows):
+def without_metadata(rows):
     return [{name: value for name, value in row.items() if name not in ("model", "timestamp")} for row in rows]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_wildfeedback_is_that_of_a_slow_reading(kind):
+def test_wildfeedback_matches_the_reference_implementation(kind):
     rows = raw_data.wildfeedback(raw_data.random(2), 700)
     write(Path(f"source/train-0.{kind}"), rows[:500])
     write(Path(f"source/train-1.{kind}"), rows[500:])
     folder = run(prep_wildfeedback, "--source", "source")
     expected = slow_rows(rows, "conversations")
     path = folder / "wildfeedback_interactions.jsonl"
-    assert shown(rows_of(path)) == [one for found in expected for one in found]
+    assert without_metadata(rows_of(path)) == [one for interactions in expected for one in interactions]
     report = report_of(folder)
     assert report["counts"]["conversations"]["seen"] == len(rows)
     assert report["counts"]["conversations"]["kept"] == sum(map(bool, expected))
@@ -102,25 +104,25 @@ def shuffled(rows, seed=42):
 
 def slow_wildchat(rows, seed=42):
     order = shuffled(rows, seed)
-    found = slow_rows([row for _, row in order], "conversation", longest_user=4096)
-    for (number, row), (place, made) in zip(order, enumerate(found), strict=True):
+    results = slow_rows([row for _, row in order], "conversation", longest_user=4096)
+    for (number, row), (index, made) in zip(order, enumerate(results), strict=True):
         if (row["language"] or "").lower() != "english":
-            found[place] = []
+            results[index] = []
         for one in made:
-            if not row["conversation_id"]:  # the place in the source, not in the shuffled order
+            if not row["conversation_id"]:  # the row number in the source, not in the shuffled order
                 one["conversation_id"], one["id"] = f"row-{number}", f"row-{number}_{one['turn_id']}"
-    return [row for _, row in order], found
+    return [row for _, row in order], results
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_wildchat_is_that_of_a_slow_reading(kind):
+def test_wildchat_matches_the_reference_implementation(kind):
     rows = raw_data.wildchat(raw_data.random(3), 1500)
     write(Path(f"source/train-0.{kind}"), rows[:700])
     write(Path(f"source/train-1.{kind}"), rows[700:])
     folder = run(prep_wildchat, "--source", "source")
     order, expected = slow_wildchat(rows)
     written = rows_of(folder / "wildchat_interactions_v1.jsonl")
-    assert shown(written) == [one for found in expected for one in found]
+    assert without_metadata(written) == [one for interactions in expected for one in interactions]
     assert {row["model"] for row in written} == {"gpt-4", None}
     assert written[0]["timestamp"].startswith("2020-09-")
     report = report_of(folder)
@@ -129,35 +131,36 @@ def test_wildchat_is_that_of_a_slow_reading(kind):
     assert report["not_read"] == 0
 
 
-def test_wildchat_stops_where_it_was_told_to():
+def test_wildchat_stops_at_its_limits():
     rows = raw_data.wildchat(raw_data.random(4), 900)
     write(Path("source/train.parquet"), rows)
     _, expected = slow_wildchat(rows, seed=7)
-    kept = [found for found in expected if found]
+    kept = [interactions for interactions in expected if interactions]
     limits = ["--max-conversations", "120", "--max-interactions", "150", "--min-conversations", "40"]
     folder = run(prep_wildchat, "--source", "source", "--seed", "7", *limits)
     count = next(n for n in range(1, 200) if n >= 120 or (n >= 40 and sum(map(len, kept[:n])) >= 150))
-    assert shown(rows_of(folder / "wildchat_interactions_v1.jsonl")) == [one for found in kept[:count] for one in found]
+    written = without_metadata(rows_of(folder / "wildchat_interactions_v1.jsonl"))
+    assert written == [one for interactions in kept[:count] for one in interactions]
     counts = report_of(folder)["counts"]["conversations"]
     assert counts["kept"] == count
     assert report_of(folder)["not_read"] == len(rows) - counts["seen"] > 0
 
 
 @pytest.mark.parametrize("name", ["toxic", "redacted"])
-def test_marked_conversations_are_left_out_when_asked(name):
+def test_flagged_conversations_are_dropped_if_the_settings_ask_for_it(name):
     rows = raw_data.wildchat(raw_data.random(5), 300)
     write(Path("source/train.parquet"), rows)
     folder = run(prep_wildchat, "--source", "source", f"--drop-{name}")
     order, expected = slow_wildchat(rows)
-    kept = [one for row, found in zip(order, expected, strict=True) for one in found if not row[name]]
-    assert shown(rows_of(folder / "wildchat_interactions_v1.jsonl")) == kept
+    kept = [one for row, interactions in zip(order, expected, strict=True) for one in interactions if not row[name]]
+    assert without_metadata(rows_of(folder / "wildchat_interactions_v1.jsonl")) == kept
     assert report_of(folder)["counts"]["conversations"]["dropped"][name] == sum(row[name] for row in rows)
 
 
-# What every job does
+# All jobs
 
 
-def test_the_data_that_a_trainer_names_is_what_a_job_writes():
+def test_the_default_data_of_each_trainer_is_what_its_preparation_job_writes():
     written = {
         module.JOB.name: {Path(module.JOB.defaults["out_dir"]) / name for name in names}
         for module, names in OUTPUTS.items()
@@ -175,7 +178,7 @@ def tiny(module, *arguments, **options):
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_the_tiny_data_make_what_the_trainers_read(module, capsys):
+def test_the_tiny_data_give_files_that_the_trainers_read(module, capsys):
     folder = tiny(module, "--model", str(MODEL_DIR))
     names = [*OUTPUTS[module], "lengths.png", "report.json"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
@@ -183,19 +186,19 @@ def test_the_tiny_data_make_what_the_trainers_read(module, capsys):
     for name in OUTPUTS[module]:
         assert list(reader(folder / name, f"make {module.JOB.name}"))
     assert (folder / "lengths.png").read_bytes().startswith(b"\x89PNG")
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     report = report_of(folder)
     assert report["lengths"]["unit"] == "tokens of model"
     for counts in report["counts"].values():
-        assert f"{counts['seen']:,}" in shown
-        assert all(f"{reason} " in shown for reason in counts["dropped"])
+        assert f"{counts['seen']:,}" in printed
+        assert all(f"{reason} " in printed for reason in counts["dropped"])
 
 
 def _shipped(name):
     return WORLD_DIR / "data" / name
 
 
-def test_the_tiny_data_hold_what_the_sources_hold():
+def test_the_tiny_data_have_the_columns_of_the_sources_and_are_reproducible():
     for module, name in ((prep_tldr, "info"), (prep_wildchat, "openai_moderation")):
         folder = WORLD_DIR / "data" / module.JOB.name.removeprefix("prep-")
         (first, *_) = sorted(folder.iterdir())
@@ -208,7 +211,7 @@ def test_the_tiny_data_hold_what_the_sources_hold():
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_the_same_rows_make_the_same_bytes_and_are_not_replaced_unasked(module, capsys):
+def test_the_same_rows_give_the_same_bytes_and_are_replaced_only_with_force(module, capsys):
     folder = tiny(module)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     tiny(module, expect=1)
@@ -219,7 +222,7 @@ def test_the_same_rows_make_the_same_bytes_and_are_not_replaced_unasked(module, 
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_another_seed_makes_another_order():
+def test_another_seed_gives_another_order():
     first = rows_of(tiny(prep_wildchat) / "wildchat_interactions_v1.jsonl")
     second = rows_of(tiny(prep_wildchat, "--force", "--seed", "1") / "wildchat_interactions_v1.jsonl")
     assert first != second
@@ -227,7 +230,7 @@ def test_another_seed_makes_another_order():
 
 
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_a_full_disk_is_one_line_and_leaves_nothing(module, monkeypatch, capsys):
+def test_a_full_disk_is_one_line_and_leaves_no_files(module, monkeypatch, capsys):
     def full(number):
         raise OSError(28, "No space left on device")
 
@@ -252,7 +255,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(module, monkeypatch, capsys)
         (prep_logs, ["--tiny", "--out-dir", "words.jsonl"], ["words.jsonl", "OUT_DIR"]),
     ],
 )
-def test_what_a_user_gets_wrong_is_one_line(module, arguments, words, capsys):
+def test_user_errors_are_one_line(module, arguments, words, capsys):
     Path("empty").mkdir()
     Path("words.jsonl").write_text('{"word": 1}\n')
     assert launch.main(module.JOB, ["--out-dir", "out", *arguments]) in (1, 2)
@@ -260,7 +263,7 @@ def test_what_a_user_gets_wrong_is_one_line(module, arguments, words, capsys):
     assert len(error.splitlines()) == 1 and all(word in error for word in words), error
 
 
-def test_train_alone_does_not_go_beside_an_old_validation(capsys):
+def test_train_is_not_written_beside_an_old_validation_file(capsys):
     folder = tiny(prep_tldr)
     (source,) = (WORLD_DIR / "data" / "tldr").glob("train*")
     run(prep_tldr, "--source", str(source), "--force", expect=1)
@@ -270,20 +273,20 @@ def test_train_alone_does_not_go_beside_an_old_validation(capsys):
     assert not (folder / "validation.jsonl").exists()
 
 
-def test_a_job_killed_at_any_moment_leaves_no_half_file(tmp_path):
+def test_a_job_killed_at_any_moment_leaves_no_incomplete_file(tmp_path):
     rows = raw_data.wildchat(raw_data.random(6), 3000)
     write(Path("source/train.parquet"), rows)
     command = [sys.executable, "-m", "jobs.prep_wildchat", "--source", "source", "--out-dir"]
     started = time.monotonic()
-    subprocess.run([*command, "whole"], env=clean_environment(), check=True, capture_output=True)
+    subprocess.run([*command, "complete"], env=clean_environment(), check=True, capture_output=True)
     seconds = time.monotonic() - started
-    whole = {path.name: path.read_bytes() for path in Path("whole").iterdir()}
+    complete = {path.name: path.read_bytes() for path in Path("complete").iterdir()}
     rng = random.Random(0)
     for number in range(6):
-        process = subprocess.Popen([*command, f"cut-{number}"], env=clean_environment(), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, f"killed-{number}"], env=clean_environment(), stdout=subprocess.DEVNULL)
         time.sleep(seconds * rng.uniform(0.3, 1.05))
         process.send_signal(signal.SIGKILL if number % 2 else signal.SIGTERM)
         process.wait()
-        folder = Path(f"cut-{number}")
+        folder = Path(f"killed-{number}")
         left = {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
-        assert left.items() <= whole.items()
+        assert left.items() <= complete.items()

@@ -1,4 +1,4 @@
-"""People's own conversations: each form, its branches, and messages that come one per line."""
+"""Reading exported and logged conversations: each format, its branches, and one message per line."""
 
 import gzip
 import json
@@ -6,37 +6,37 @@ import json
 import pytest
 
 from sdpo.data import exports
-from tests.conversations import FORMS, SAID, claude, node, openai, read, read_rows, tree
+from tests.conversations import FORMS, MESSAGES, claude, node, openai, read, read_rows, tree
 
-# Every form of the same conversation
+# The same conversation in every format
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compressed", [False, True])
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_says_the_same(tmp_path, name, packed):
-    content, form = FORMS[name]
+def test_every_format_gives_the_same_conversation(tmp_path, name, compressed):
+    content, format_name = FORMS[name]
     path = tmp_path / name
-    path.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
-    (conversation,), reasons, forms = read(path, tmp_path)
-    assert (conversation.id, [tuple(part) for part in conversation.messages]) == ("c", SAID)
+    path.write_bytes(gzip.compress(content.encode()) if compressed else content.encode())
+    (conversation,), reasons, formats = read(path, tmp_path)
+    assert (conversation.id, [tuple(part) for part in conversation.messages]) == ("c", MESSAGES)
     assert not reasons
-    assert forms == {form: len(SAID) if form == exports.MESSAGES else 1}
-    assert conversation.rows == sum(forms.values())
+    assert formats == {format_name: len(MESSAGES) if format_name == exports.MESSAGES else 1}
+    assert conversation.rows == sum(formats.values())
 
 
-def test_a_list_of_messages_is_a_conversation(tmp_path):
+def test_a_bare_list_of_messages_is_a_conversation(tmp_path):
     path = tmp_path / "bare.jsonl"
     path.write_text((json.dumps(openai()["messages"]) + "\n") * 2)
-    kept, _, forms = read(path, tmp_path)
+    kept, _, formats = read(path, tmp_path)
     assert [one.id for one in kept] == ["bare.jsonl-0", "bare.jsonl-1"]
-    assert forms == {exports.OPENAI: 2}
+    assert formats == {exports.OPENAI: 2}
 
 
 # Exports
 
 
-def test_the_branch_that_the_user_kept_is_read(tmp_path):
-    """The first question was edited, and so was the last one; a later answer was made anew."""
+def test_the_current_branch_of_a_chatgpt_export_is_read(tmp_path):
+    """The first and the last user message were edited; one answer was regenerated."""
     mapping = {"root": {"parent": None, "message": None}}
     mapping |= node("s", "root", "system", "", metadata={"is_visually_hidden_from_conversation": True})
     mapping |= node("old", "s", "user", "old question")
@@ -49,15 +49,15 @@ def test_the_branch_that_the_user_kept_is_read(tmp_path):
     row = {"mapping": mapping, "current_node": "r2", "id": "c", "create_time": 0}
     (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
     assert [text for _, text in one.messages if text] == ["question", "second answer", "edited reply"]
-    assert (one.model, one.timestamp) == ("gpt-4o", None)  # a time of 0 is none
-    # Where the export does not say which branch it was, the newest is taken.
+    assert (one.model, one.timestamp) == ("gpt-4o", None)  # a time of 0 means unknown
+    # If the export does not name the current branch, the newest is read.
     for name, when in (("r", 5.0), ("r2", 4.0), ("old answer", 3.0)):
         mapping[name]["message"]["create_time"] = when
     (one,), _ = read_rows(tmp_path, [{"mapping": mapping, "current_node": "gone"}], exports.CHATGPT)
     assert one.messages[-1].text == "reply"
 
 
-def test_what_an_export_never_showed_is_left_out(tmp_path):
+def test_contents_that_were_never_shown_are_skipped(tmp_path):
     row = tree([("user", "q"), ("assistant", "a"), ("user", "r")])
     thoughts = node("t", "n0", "assistant", "hm")
     thoughts["t"]["message"]["content"] = {"content_type": "thoughts", "thoughts": []}
@@ -68,7 +68,7 @@ def test_what_an_export_never_showed_is_left_out(tmp_path):
     assert [tuple(part) for part in one.messages] == [("user", "q"), ("assistant", "a"), ("user", "r")]
 
 
-def test_tools_of_an_export_are_noted(tmp_path):
+def test_tool_calls_in_an_export_become_tool_messages(tmp_path):
     row = tree([("user", "q"), ("assistant", "print(1)"), ("tool", "1"), ("assistant", "one"), ("user", "thanks")])
     row["mapping"]["n1"]["message"]["recipient"] = "python"
     (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
@@ -90,7 +90,7 @@ def test_tools_of_an_export_are_noted(tmp_path):
 )
 def test_a_broken_export_gives_the_reason(tmp_path, row, reason):
     _, reasons = read_rows(tmp_path, [row], exports.CHATGPT)
-    assert [reason in found for found in reasons] == [True]
+    assert [reason in given for given in reasons] == [True]
 
 
 def test_the_last_branch_of_a_claude_export_is_read(tmp_path):
@@ -117,7 +117,7 @@ def lines(*rows):
     return [dict(zip(("thread_id", "sender", "body", "time"), row, strict=False)) for row in rows]
 
 
-def test_messages_are_grouped_and_put_in_order(tmp_path):
+def test_messages_are_grouped_by_conversation_and_sorted(tmp_path):
     rows = lines(
         ("b", "user", "3", 3), ("a", "bot", "2", 20), ("b", "user", "1", 1), ("a", "user", "1", 3), (7, "ai", "x", 1)
     )
@@ -129,13 +129,13 @@ def test_messages_are_grouped_and_put_in_order(tmp_path):
     ]
 
 
-def test_without_order_or_time_lines_stay_as_they_came(tmp_path):
+def test_lines_without_order_or_time_keep_their_order(tmp_path):
     rows = lines(("a", "user", "2", None), ("a", "bot", "1", None))
     (one,), _ = read_rows(tmp_path, rows, exports.MESSAGES)
     assert [text for _, text in one.messages] == ["2", "1"]
 
 
-def test_a_conversation_with_a_line_that_cannot_be_read_is_left_out_whole(tmp_path):
+def test_a_conversation_with_one_unreadable_line_is_dropped(tmp_path):
     rows = lines(("a", "user", "1", 1), ("a", "martian", "2", 2), ("b", "user", "1", 1), ("b", "bot", "2", None))
     rows += lines(("c", "user", "1", "yesterday"), (None, "user", "1", 1))
     kept, reasons = read_rows(tmp_path, rows, exports.MESSAGES)

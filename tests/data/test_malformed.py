@@ -1,4 +1,4 @@
-"""People's own conversations, malformed: nothing of it brings the job down, and every row is counted."""
+"""Malformed input to prep-logs: the job does not crash, and every row is counted."""
 
 import gzip
 import io
@@ -19,9 +19,9 @@ from tests.conversations import FORMS, openai, read_rows
 
 
 def _mutated(text, cuts):
-    for place, replacement in cuts:
-        place %= len(text) + 1
-        text = text[:place] + replacement + text[place + len(replacement) :]
+    for position, replacement in cuts:
+        position %= len(text) + 1
+        text = text[:position] + replacement + text[position + len(replacement) :]
     return text
 
 
@@ -81,14 +81,14 @@ MALFORMED = (
     max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(content=MALFORMED)
-def test_nothing_malformed_brings_it_down_and_every_row_is_counted(tmp_path, monkeypatch, capsys, content):
-    """The whole job, its picture aside: it ends with a report that adds up, or with one error of ours."""
+def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_path, monkeypatch, capsys, content):
+    """Runs the complete job except for the figure."""
     path = tmp_path / "input"
     path.write_bytes(content)
     counted = []
     monkeypatch.setattr(logs, "_rows", _counting(_ROWS, counted))
     tallies = []
-    monkeypatch.setattr(logs, "refuse_nothing", lambda tally, place: tallies.append(tally) or _REFUSE(tally, place))
+    monkeypatch.setattr(logs, "check_not_empty", lambda tally, source: tallies.append(tally) or _CHECK(tally, source))
     monkeypatch.setattr(logs, "finish", lambda *_: None)
     settings = SimpleNamespace(input=path, out_dir=tmp_path / "out", force=False, model=None, seed=42)
     try:
@@ -100,7 +100,7 @@ def test_nothing_malformed_brings_it_down_and_every_row_is_counted(tmp_path, mon
     assert list((tmp_path / "out").iterdir()) == []
 
 
-_ROWS, _REFUSE = logs._rows, logs.refuse_nothing
+_ROWS, _CHECK = logs._rows, logs.check_not_empty
 
 
 def _counting(rows, counted):
@@ -112,7 +112,7 @@ def _counting(rows, counted):
     return read
 
 
-def test_an_id_that_is_there_twice_is_counted(tmp_path):
+def test_a_repeated_conversation_id_is_counted(tmp_path):
     writer = InteractionWriter(Lengths(logs.KINDS, measure_of(None)))
     file = io.BytesIO()
     for conversation in read_rows(tmp_path, [openai(id="c"), openai(id="c"), openai(id="d")], exports.OPENAI)[0]:
@@ -123,7 +123,7 @@ def test_an_id_that_is_there_twice_is_counted(tmp_path):
     assert ids == ["c_1", "c_3", "d_1", "d_3"]
 
 
-def test_the_first_row_left_out_for_a_reason_is_named(tmp_path):
+def test_the_report_names_the_first_row_dropped_for_each_reason(tmp_path):
     path = tmp_path / "chats.jsonl"
     lines = [json.dumps(openai(id="c")), '{"messages": [', "[1]", '{"messages": [', '{"some": "thing"}']
     path.write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""The pure functions: what a row becomes, and why it becomes nothing."""
+"""The pure functions that turn a row into records, or give the reason why it is dropped."""
 
 import pytest
 from hypothesis import given
@@ -12,11 +12,11 @@ from tests.raw_data import slow_interactions
 
 
 def made(*messages):
-    """Return the interactions of a conversation, and the reasons of what became none."""
-    found = interactions(Conversation("c", [SourceMessage(role, text) for role, text in messages]))
-    kept = [one for one in found if isinstance(one, Interaction)]
-    list(interaction_lines(kept))  # every one of them can be written
-    return kept, [one.reason for one in found if isinstance(one, Dropped)]
+    """Return the interactions of a conversation, and the reasons of the dropped answers."""
+    results = interactions(Conversation("c", [SourceMessage(role, text) for role, text in messages]))
+    kept = [one for one in results if isinstance(one, Interaction)]
+    list(interaction_lines(kept))  # all of them can be written
+    return kept, [one.reason for one in results if isinstance(one, Dropped)]
 
 
 U, A, S, T = "user", "assistant", "system", "tool"
@@ -34,22 +34,22 @@ def test_two_messages_of_one_role_are_joined():
     assert (one.completion, one.user_response) == ("yes\n\nand more", "no\n\nwait")
 
 
-def test_the_history_is_five_messages_from_the_user_to_the_user():
-    messages = [((U, A)[place % 2], str(place)) for place in range(11)]
+def test_the_history_is_five_messages_that_start_and_end_with_the_user():
+    messages = [((U, A)[index % 2], str(index)) for index in range(11)]
     last = made(*messages)[0][-1]
     assert [message["content"] for message in last.prompt] == ["4", "5", "6", "7", "8"]
-    # Where the assistant began, the window would begin with it.
+    # If the assistant starts the conversation, its message at the start of the window is dropped.
     last = made((A, "hello"), *messages[:7])[0][-1]
     assert [message["role"] for message in last.prompt] == [U, A, U, A, U]
 
 
-def test_an_answer_that_nothing_was_asked_for_is_none():
+def test_an_answer_without_a_user_message_before_it_is_dropped():
     kept, reasons = made((A, "hello"), (U, "hi"), (A, "how are you"), (U, "fine"))
     assert [one.turn_id for one in kept] == [2]
     assert reasons == ["nothing was asked before the answer"]
 
 
-def test_system_messages_stay_in_the_prompt_from_where_they_were_said():
+def test_a_system_message_is_in_the_prompt_of_every_later_answer():
     messages = [(S, "be kind"), (U, "1"), (A, "2"), (U, "3"), (S, "be short"), (A, "4"), (U, "5")]
     first, second = made(*messages)[0]
     assert first.prompt[0] == {"role": "system", "content": "be kind"}
@@ -57,17 +57,17 @@ def test_system_messages_stay_in_the_prompt_from_where_they_were_said():
     assert [message["role"] for message in second.prompt] == [S, U, A, U]
 
 
-def test_a_tool_ends_the_interactions_that_would_show_it():
+def test_answers_with_a_tool_call_in_turn_or_history_are_dropped():
     kept, reasons = made((U, "1"), (A, "let me look"), (T, ""), (A, "found"), (U, "2"), (A, "3"), (U, "4"))
     assert (kept, reasons) == ([], ["a tool was used"] * 2)
-    later = [((U, A)[place % 2], f"later {place}") for place in range(9)]
+    later = [((U, A)[index % 2], f"later {index}") for index in range(9)]
     kept, reasons = made((U, "1"), (T, ""), (A, "found"), *later)
     assert len(reasons) == 3 and kept[0].prompt[0]["content"] == "later 0"
 
 
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([U, A]), st.sampled_from(["a", "b", "c c", "😀"])), max_size=14))
-def test_interactions_are_those_of_a_slow_reading(messages):
+def test_interactions_match_the_reference_implementation(messages):
     kept, _ = made(*messages)
     expected = slow_interactions("c", messages)
     assert [(one.id, one.prompt, one.completion, one.user_response) for one in kept] == [
@@ -75,7 +75,7 @@ def test_interactions_are_those_of_a_slow_reading(messages):
     ]
 
 
-def test_formats_of_messages_can_be_mixed_and_markup_stays_text():
+def test_message_formats_can_be_mixed_and_control_tokens_stay_text():
     messages = read_messages(
         [
             {"from": "human", "value": " hi <|im_end|>"},
@@ -102,9 +102,9 @@ def test_formats_of_messages_can_be_mixed_and_markup_stays_text():
         ([{"role": "user", "content": "\ud800"}], "half a character"),
     ],
 )
-def test_messages_that_are_none_give_the_reason(messages, reason):
-    found = read_messages(messages)
-    assert isinstance(found, Dropped) and reason in found.reason
+def test_malformed_messages_give_the_reason(messages, reason):
+    result = read_messages(messages)
+    assert isinstance(result, Dropped) and reason in result.reason
 
 
 def _row(*messages, **fields):
@@ -129,25 +129,25 @@ def test_limits_of_a_conversation(messages, reason):
     assert reason in rows.wildchat(_row(*messages), 0).reason
 
 
-def test_what_is_just_within_the_limits_is_kept():
+def test_conversations_exactly_at_the_limits_are_kept():
     messages = [(U, "x" * 4000), (A, "x" * 4000)] * 12 + [(U, "x" * 4000)]
     assert isinstance(rows.wildchat(_row(*messages), 0), Conversation)
     assert isinstance(rows.wildfeedback(_row((U, "x" * 9000), (A, "b" * 4096), (U, "c")), 0), Conversation)
 
 
 @pytest.mark.parametrize("language", [None, "French", "", 3])
-def test_only_english_is_taken_from_wildchat(language):
+def test_wildchat_rows_in_other_languages_are_dropped(language):
     assert rows.wildchat(_row((U, "a"), (A, "b"), (U, "c")) | {"language": language}, 0) == Dropped("not English")
 
 
-def test_marked_rows_are_left_out_only_when_asked():
+def test_flagged_rows_are_dropped_only_if_the_settings_ask_for_it():
     row = {"toxic": True, "redacted": None}
-    assert rows.marked(row, toxic=False, redacted=True) is None
-    assert rows.marked(row, toxic=True, redacted=False) == Dropped("toxic")
-    assert rows.marked({"redacted": True}, toxic=True, redacted=True) == Dropped("redacted")
+    assert rows.flagged(row, drop_toxic=False, drop_redacted=True) is None
+    assert rows.flagged(row, drop_toxic=True, drop_redacted=False) == Dropped("toxic")
+    assert rows.flagged({"redacted": True}, drop_toxic=True, drop_redacted=True) == Dropped("redacted")
 
 
-def test_a_conversation_keeps_its_id_or_gets_its_place():
+def test_a_conversation_without_an_id_gets_one_from_its_row_number():
     messages = [(U, "a"), (A, "b"), (U, "c")]
     assert rows.wildfeedback(_row(*messages, id=" n "), 7).id == "n"
     assert rows.wildfeedback(_row(*messages, conversation_id="", id=5), 7).id == "5"
@@ -207,16 +207,16 @@ JSON = st.recursive(
 @hypothesis_settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["info", "prompt", "response", "conversation", "conversations", "id"]), JSON))
 def test_any_row_becomes_records_or_a_reason(row):
-    for found in (rows.tldr(row), rows.helpsteer(row)):
-        assert isinstance(found, str | Dropped)
-    for found in (rows.wildfeedback(row, 0), rows.wildchat({**row, "language": "English"}, 0)):
-        if isinstance(found, Conversation):
-            list(interaction_lines(one for one in interactions(found) if isinstance(one, Interaction)))
+    for result in (rows.tldr(row), rows.helpsteer(row)):
+        assert isinstance(result, str | Dropped)
+    for result in (rows.wildfeedback(row, 0), rows.wildchat({**row, "language": "English"}, 0)):
+        if isinstance(result, Conversation):
+            list(interaction_lines(one for one in interactions(result) if isinstance(one, Interaction)))
         else:
-            assert isinstance(found, Dropped)
+            assert isinstance(result, Dropped)
 
 
-def test_times_and_contents_in_their_formats():
+def test_times_and_message_contents_in_all_formats():
     assert time_of(0) == time_of(0.0) == "1970-01-01T00:00:00+00:00"
     assert time_of(1_700_000_000_000) == time_of(1_700_000_000)
     assert time_of("2024-01-01 ") == "2024-01-01"

@@ -1,4 +1,4 @@
-"""Answers that are kept: by weights, prompt and decoding; and adapters that are swapped on one base."""
+"""Stored answers (by weights, prompt and decoding settings), and adapters that are swapped on one base model."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.evaluations import add_checkpoint, evaluate, make_run
 
 
 def make_adapter(folder, seed):
-    """Write a LoRA adapter whose weights are far from nothing."""
+    """Write a LoRA adapter whose weights are far from zero."""
     torch.manual_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
     adapted = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
@@ -34,21 +34,21 @@ def make_adapter(folder, seed):
 
 @pytest.fixture
 def loads(monkeypatch):
-    """The models that were loaded whole."""
-    seen, real = [], pretrained.AutoModelForCausalLM.from_pretrained
+    """The sources of the full models loaded so far."""
+    sources, real = [], pretrained.AutoModelForCausalLM.from_pretrained
 
-    def loading(source, **named):
-        seen.append(str(source))
+    def recording(source, **named):
+        sources.append(str(source))
         return real(source, **named)
 
-    monkeypatch.setattr(pretrained.AutoModelForCausalLM, "from_pretrained", loading)
-    return seen
+    monkeypatch.setattr(pretrained.AutoModelForCausalLM, "from_pretrained", recording)
+    return sources
 
 
 IDS = torch.tensor([[5, 80, 200, 31, 7]])
 
 
-def test_adapters_go_on_a_base_that_is_loaded_once_and_come_off_again(tmp_path, loads):
+def test_adapters_share_a_base_that_is_loaded_once_and_are_removed_again(tmp_path, loads):
     adapters = [checkpoint_model(n, make_adapter(tmp_path / f"checkpoint-{n}", n), str(MODEL_DIR)) for n in (1, 2)]
     assert [adapter.base for adapter in adapters] == [str(MODEL_DIR)] * 2
     base = EvaluatedModel("baseline", str(MODEL_DIR))
@@ -64,22 +64,22 @@ def test_adapters_go_on_a_base_that_is_loaded_once_and_come_off_again(tmp_path, 
             assert torch.equal(model_cache.load(adapter)(IDS).logits, logits) and not torch.equal(before, logits)
         assert torch.equal(model_cache.load(adapters[1])(IDS).logits, expected[1])
         assert loads == [str(MODEL_DIR)] and model_cache.loads == 1
-        assert torch.equal(model_cache.load(base)(IDS).logits, before)  # a fresh base, without any of them
+        assert torch.equal(model_cache.load(base)(IDS).logits, before)  # loaded again, without an adapter
     assert model_cache.loads == 2
 
 
-def test_a_run_of_adapters_is_evaluated_on_one_load(tmp_path, loads):
+def test_a_run_with_adapters_is_evaluated_with_one_model_load(tmp_path, loads):
     run = make_run(tmp_path / "run")
     for step in (3, 6):
         make_adapter(run / f"checkpoint-{step}", step)
         (run / f"checkpoint-{step}" / "complete.json").write_text("{}")
     loads.clear()
-    found = evaluate(run, eval_n=4)
-    assert loads == [str(MODEL_DIR)] and len(set(found["weights"].values())) == 3
-    assert all(row["same"] < 4 for row in found["rows"])
+    report = evaluate(run, eval_n=4)
+    assert loads == [str(MODEL_DIR)] and len(set(report["weights"].values())) == 3
+    assert all(row["same"] < 4 for row in report["rows"])
 
 
-def test_weights_are_told_apart_by_content_alone(tmp_path):
+def test_the_fingerprint_depends_on_the_contents_of_the_files_alone(tmp_path):
     run, known = make_run(tmp_path / "run"), Store(tmp_path, "weights")
     copy, moved = add_checkpoint(run, 1), add_checkpoint(run, 2, noise=0.01)
     base = fingerprint(EvaluatedModel("baseline", str(MODEL_DIR)), known)
@@ -89,7 +89,7 @@ def test_weights_are_told_apart_by_content_alone(tmp_path):
     adapter = make_adapter(run / "checkpoint-3", 3)
     on_base, on_other = (fingerprint(checkpoint_model(3, adapter, str(on)), known) for on in (MODEL_DIR, moved))
     assert len({base, changed, on_base, on_other}) == 4
-    shutil.copy(moved / "model.safetensors", copy / "model.safetensors")  # changed in its place
+    shutil.copy(moved / "model.safetensors", copy / "model.safetensors")  # changed in place
     assert fingerprint(EvaluatedModel("a copy", str(copy)), known) == changed
 
 
@@ -98,8 +98,8 @@ def prompts(number):
     return [[{"role": "system", "content": SUMMARY_SYSTEM}, {"role": "user", "content": post}] for post in posts]
 
 
-def test_what_is_there_already_changes_no_other_answer(tmp_path):
-    """Half of the answers lost, as after a kill: the others come out the same, also where they are sampled."""
+def test_answers_do_not_depend_on_which_others_are_stored(tmp_path):
+    """With part of the answers lost, as after a kill, the missing ones are generated identically, even if sampled."""
     base = EvaluatedModel("baseline", str(MODEL_DIR))
     model_cache, decoding = ModelCache("fp32"), Decoding(12, 1.0, 7)
 
@@ -107,15 +107,15 @@ def test_what_is_there_already_changes_no_other_answer(tmp_path):
         source = LocalAnswers(Store(tmp_path, name), model_cache, PartialState(), decoding, 4)
         return source.of(base, "weights", prompts(18)), source.generated["baseline"]
 
-    whole, number = answers("whole")
-    assert number == 18 and len({answer.text for answer in whole}) > 9
-    lines = (tmp_path / "whole-0.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "half-0.jsonl").write_text("".join(lines[:7]) + lines[7][:20])
-    half, number = answers("half")
-    assert half == whole and number == 11
-    assert answers("half") == (whole, 0)
-    other = LocalAnswers(Store(tmp_path, "whole"), model_cache, PartialState(), Decoding(12, 1.0, 8), 4)
-    assert other.of(base, "weights", prompts(18)) != whole and other.generated["baseline"] == 18
+    complete, number = answers("complete")
+    assert number == 18 and len({answer.text for answer in complete}) > 9
+    lines = (tmp_path / "complete-0.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "partial-0.jsonl").write_text("".join(lines[:7]) + lines[7][:20])
+    resumed, number = answers("partial")
+    assert resumed == complete and number == 11
+    assert answers("partial") == (complete, 0)
+    other_seed = LocalAnswers(Store(tmp_path, "complete"), model_cache, PartialState(), Decoding(12, 1.0, 8), 4)
+    assert other_seed.of(base, "weights", prompts(18)) != complete and other_seed.generated["baseline"] == 18
 
 
 values = st.dictionaries(st.text(max_size=5), st.lists(st.text(max_size=5), max_size=3), max_size=4)
@@ -123,21 +123,21 @@ values = st.dictionaries(st.text(max_size=5), st.lists(st.text(max_size=5), max_
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(st.lists(values, max_size=4), st.integers(0, 400))
-def test_what_was_kept_is_there_after_any_cut(tmp_path, batches, cut):
-    for path in tmp_path.glob("kept-*"):
+def test_stored_values_survive_a_truncated_file(tmp_path, batches, cut):
+    for path in tmp_path.glob("results-*"):
         path.unlink()
-    store, expected = Store(tmp_path, "kept"), {}
+    store, expected = Store(tmp_path, "results"), {}
     for batch in batches:
         store.add(batch)
-        expected = batch | expected  # the first value of a key stays
-    path = tmp_path / "kept-0.jsonl"
-    assert all(Store(tmp_path, "kept", 1)[key] == value for key, value in expected.items())
+        expected = batch | expected  # a key keeps its first value
+    path = tmp_path / "results-0.jsonl"
+    assert all(Store(tmp_path, "results", 1)[key] == value for key, value in expected.items())
     content = path.read_bytes() if path.exists() else b""
     path.write_bytes(content[: max(0, len(content) - cut)])
-    again = Store(tmp_path, "kept")
-    again.add({"new": ["value"]})
-    last = Store(tmp_path, "kept")
-    assert all(last[key] == value for key, value in expected.items() if key in again and key != "new")
+    reopened = Store(tmp_path, "results")
+    reopened.add({"new": ["value"]})
+    last = Store(tmp_path, "results")
+    assert all(last[key] == value for key, value in expected.items() if key in reopened and key != "new")
     assert "new" in last and all(json.loads(line) for line in path.read_bytes().splitlines())
 
 

@@ -1,4 +1,4 @@
-"""The evaluation job on checkpoints that nobody trained: what is compared, counted, kept and refused."""
+"""The evaluation job on untrained checkpoints: what is compared, counted, stored and rejected."""
 
 import csv
 import json
@@ -29,21 +29,21 @@ def run(tmp_path):
 
 @pytest.fixture
 def generations(monkeypatch):
-    """The number of prompts of each batch that a model was given."""
+    """The number of prompts in each batch that was generated."""
     from sdpo.evaluate import answers
 
-    seen, real = [], answers.generate
+    sizes, real = [], answers.generate
 
     def counting(model, tokenizer, prompts, *rest, **named):
-        seen.append(len(prompts))
+        sizes.append(len(prompts))
         return real(model, tokenizer, prompts, *rest, **named)
 
     monkeypatch.setattr(answers, "generate", counting)
-    return seen
+    return sizes
 
 
 def verdict_by(better):
-    """A judge behind HTTP that goes by a rule on the two answers."""
+    """A judge behind HTTP that prefers the answer for which `better` is larger."""
 
     def script(body, number):
         _, first, second = TURN.match(prompt_of(body)).groups()
@@ -54,86 +54,86 @@ def verdict_by(better):
 
 
 def served(answers):
-    """Models behind HTTP: name -> what it says to a prompt."""
+    """Models behind HTTP: name -> function from prompt to answer."""
     return lambda body, number: Answer(answers[body["model"]](prompt_of(body)))
 
 
-def test_a_copy_of_the_start_ties_everywhere_and_no_judge_is_asked(run, capsys, generations):
+def test_a_copy_of_the_baseline_ties_everywhere_and_no_judge_is_asked(run, capsys, generations):
     add_checkpoint(run, 3)
     with FakeServer() as judge:
-        found = evaluate(run, judge_model="oracle somebody", judge_url=judge.url)
+        report = evaluate(run, judge_model="oracle somebody", judge_url=judge.url)
     assert judge.bodies == [] and sum(generations) == 16
-    for row in found["rows"]:
+    for row in report["rows"]:
         assert (row["wins"], row["losses"], row["ties"], row["same"]) == (0, 0, 16, 16)
         assert row["win_rate"] is row["wilson_low"] is row["controlled_rate"] is None and row["coverage"] == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if re.match(r"\s*3  ", line))
     assert line.split()[1] == "–"
 
 
-def test_five_checkpoints_cost_six_passes_and_a_second_judge_none(run, generations):
+def test_five_checkpoints_cost_six_passes_and_a_second_judge_no_generation(run, generations):
     for step in (3, 6, 9, 12, 15):
         add_checkpoint(run, step, noise=0.002 * step)
-    found = evaluate(run, ckpts="3 6 9 12 15", eval_n=8, eval_batch_size=4)
-    assert sum(generations) == 6 * 8 and sum(map(bool, found["generated"].values())) == 6
+    report = evaluate(run, ckpts="3 6 9 12 15", eval_n=8, eval_batch_size=4)
+    assert sum(generations) == 6 * 8 and sum(map(bool, report["generated"].values())) == 6
     generations.clear()
     with FakeServer(verdict_by(len)) as judge:
-        found = evaluate(run, eval_n=8, eval_batch_size=4, judge_model="oracle somebody", judge_url=judge.url)
-        asked = len(judge.bodies)
-        assert generations == [] and not any(found["generated"].values())
-        differing = {(row["checkpoint"], row["prompts"] - row["same"]) for row in found["rows"]}
-        assert 0 < asked <= 2 * sum(number for _, number in differing)
+        report = evaluate(run, eval_n=8, eval_batch_size=4, judge_model="oracle somebody", judge_url=judge.url)
+        requests = len(judge.bodies)
+        assert generations == [] and not any(report["generated"].values())
+        differing = {(row["checkpoint"], row["prompts"] - row["same"]) for row in report["rows"]}
+        assert 0 < requests <= 2 * sum(number for _, number in differing)
         evaluate(run, eval_n=8, eval_batch_size=4, judge_model="oracle somebody", judge_url=judge.url)
-        assert len(judge.bodies) == asked
-    # Fewer prompts are among those that were answered, more are only answered where they are new.
+        assert len(judge.bodies) == requests
+    # A smaller EVAL_N uses a subset of the stored answers; a larger one generates only the new ones.
     evaluate(run, eval_n=4, eval_batch_size=4, ckpts="3")
     assert generations == []
     evaluate(run, eval_n=12, eval_batch_size=1, ckpts="3")
     assert sum(generations) == 2 * 4
 
 
-def test_the_prompts_are_the_runs_own_and_so_is_everything_else(run):
+def test_prompts_and_settings_are_those_of_the_run(run):
     add_checkpoint(run, 3)
-    seen = []
+    bodies = []
 
     def answer(body, number):
-        seen.append(body)
+        bodies.append(body)
         return Answer("fine")
 
     with FakeServer(answer) as server:
-        found = evaluate(run, answer_url=server.url, eval_n=4)
-    assert {tuple(message["role"] for message in body["messages"]) for body in seen} == {("system", "user")}
-    assert {body["messages"][0]["content"] for body in seen} == {SUMMARY_SYSTEM}
-    assert not any("TL;DR:" in prompt_of(body) for body in seen)
-    assert {(body["max_tokens"], body["temperature"]) for body in seen} == {(24, 1.0)}
-    # The checkpoint has the very weights of the baseline, whatever the server calls it: asked once.
-    assert len(seen) == 4 and {body["model"] for body in seen} == {str(MODEL_DIR)}
-    assert found["persona"] == PERSONAS["no_emojis"] and found["settings"]["style"] == "no_emojis"
+        report = evaluate(run, answer_url=server.url, eval_n=4)
+    assert {tuple(message["role"] for message in body["messages"]) for body in bodies} == {("system", "user")}
+    assert {body["messages"][0]["content"] for body in bodies} == {SUMMARY_SYSTEM}
+    assert not any("TL;DR:" in prompt_of(body) for body in bodies)
+    assert {(body["max_tokens"], body["temperature"]) for body in bodies} == {(24, 1.0)}
+    # The checkpoint has the same weights as the baseline, so its replies come from the cache.
+    assert len(bodies) == 4 and {body["model"] for body in bodies} == {str(MODEL_DIR)}
+    assert report["persona"] == PERSONAS["no_emojis"] and report["settings"]["style"] == "no_emojis"
 
 
-def test_a_missing_checkpoint_is_a_row_and_an_exit_code(run, capsys):
+def test_a_missing_checkpoint_gets_a_row_and_exit_code_1(run, capsys):
     add_checkpoint(run, 3, noise=0.01)
     (add_checkpoint(run, 6) / "complete.json").unlink()
-    found = evaluate(run, expect=1, ckpts="3 6 9", eval_n=4)
-    problems = {row["checkpoint"]: row["problem"] for row in found["rows"]}
+    report = evaluate(run, expect=1, ckpts="3 6 9", eval_n=4)
+    problems = {row["checkpoint"]: row["problem"] for row in report["rows"]}
     assert problems[3] == "" and "missing" in problems[6] and "missing" in problems[9]
     assert re.search(r"^ *9  missing", capsys.readouterr().out, re.M)
     with (run / "eval" / "eval.csv").open() as file:
         assert [row["checkpoint"] for row in csv.DictReader(file)] == ["3", "6", "9"]
 
 
-def test_results_of_other_settings_are_set_aside_and_never_mixed(run, tmp_path):
+def test_results_of_other_settings_are_archived_and_never_mixed(run, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     first = evaluate(run, eval_n=4)
-    (run / "eval" / "eval.json").rename(tmp_path / "kept.json")
-    half = evaluate(run, eval_n=4)  # as after a kill between the files of a report
-    shutil.move(tmp_path / "kept.json", run / "eval" / "eval.json")
-    assert first["rows"] == half["rows"]
+    (run / "eval" / "eval.json").rename(tmp_path / "eval.json")
+    repeated = evaluate(run, eval_n=4)  # as after a kill before the last file of a report
+    shutil.move(tmp_path / "eval.json", run / "eval" / "eval.json")
+    assert first["rows"] == repeated["rows"]
     other = evaluate(run, eval_n=8)
     assert {row["prompts"] for row in other["rows"]} == {8}
     (earlier,) = (run / "eval" / "earlier").iterdir()
     assert json.loads((earlier / "eval.json").read_text())["rows"] == first["rows"]
     assert {path.name for path in earlier.iterdir()} == {"eval.json", "eval.csv", "winrate.png", "pairs.html"}
-    # Changed weights under the same name are other answers.
+    # Changed weights under the same name are answered again.
     before = rows_of(run / "eval" / "answers-0.jsonl")
     shutil.rmtree(run / "checkpoint-3")
     add_checkpoint(run, 3, noise=0.02)
@@ -142,7 +142,7 @@ def test_results_of_other_settings_are_set_aside_and_never_mixed(run, tmp_path):
 
 
 def test_a_verbose_model_that_is_no_better_is_flagged(run, capsys):
-    """A judge who prefers the longer answer, whoever wrote it; the checkpoint is often longer and never better."""
+    """The judge prefers the longer answer; the checkpoint's answers are often longer but never better."""
     add_checkpoint(run, 3, noise=0.01)
 
     def length(prompt, most):
@@ -153,12 +153,12 @@ def test_a_verbose_model_that_is_no_better_is_flagged(run, capsys):
         "checkpoint-3": lambda prompt: length(prompt, 7) + "y" * 12,
     }
     with FakeServer(served(models)) as server, FakeServer(verdict_by(len)) as judge:
-        found = evaluate(
+        report = evaluate(
             run, eval_n=128, answer_url=server.url, judge_model="somebody", judge_url=judge.url, concurrency=8
         )
-    (row,) = found["rows"]
+    (row,) = report["rows"]
     assert row["wilson_low"] > 0.5 and row["length_explains"] and row["length"] > row["baseline_length"]
-    assert any("length" in words for words in found["warnings"]) and "length" in capsys.readouterr().out
+    assert any("length" in warning for warning in report["warnings"]) and "length" in capsys.readouterr().out
 
 
 def test_a_better_model_is_not_flagged_and_judges_are_compared(run):
@@ -173,16 +173,16 @@ def test_a_better_model_is_not_flagged_and_judges_are_compared(run):
         return verdict_by(better)(body, number)
 
     with FakeServer(served(models)) as server, FakeServer(by_name) as judge:
-        found = evaluate(run, eval_n=64, answer_url=server.url, judge_model="one two", judge_url=judge.url)
-    one, two = found["rows"]
+        report = evaluate(run, eval_n=64, answer_url=server.url, judge_model="one two", judge_url=judge.url)
+    one, two = report["rows"]
     assert (one["wins"], one["losses"], one["win_rate"]) == (64, 0, 1.0) and not one["length_explains"]
     assert one["controlled_rate"] > 0.95 and one["wilson_low"] > 0.9 and two["losses"] > 10
-    (pair,) = found["agreement"]
+    (pair,) = report["agreement"]
     assert pair["judges"] == ["one", "two"] and pair["pairs"] == 64
     assert pair["agreement"] == pytest.approx(two["wins"] / 64, abs=1e-6) and pair["kappa"] == 0
 
 
-def test_what_a_judge_says_by_place_or_unreadably_is_counted(run):
+def test_verdicts_by_position_and_unreadable_ones_are_counted(run):
     add_checkpoint(run, 3, noise=0.01)
     models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "other " + prompt[-8:]}
 
@@ -190,35 +190,36 @@ def test_what_a_judge_says_by_place_or_unreadably_is_counted(run):
         return Answer("Verdict: A" if sum(map(ord, prompt_of(body).split("Answer A:")[0])) % 2 else "Both are fine")
 
     with FakeServer(served(models)) as server, FakeServer(script) as judge:
-        found = evaluate(run, eval_n=32, answer_url=server.url, judge_model="somebody", judge_url=judge.url)
-    (row,) = found["rows"]
+        report = evaluate(run, eval_n=32, answer_url=server.url, judge_model="somebody", judge_url=judge.url)
+    (row,) = report["rows"]
     assert row["ties"] == 32 and 0 < row["unreadable"] < 32
     assert row["contradictory"] == pytest.approx((32 - row["unreadable"]) / 32, abs=1e-6)
-    assert any("by place" in words for words in found["warnings"])
+    assert any("by position" in warning for warning in report["warnings"])
 
 
-def test_the_bill_is_kept_within_its_limit_and_nothing_is_paid_twice(run, capsys, tmp_path):
+def test_max_cost_is_respected_and_no_reply_is_paid_for_twice(run, capsys, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     prices = tmp_path / "prices.json"
-    prices.write_text('{"dear": {"in": 1000, "out": 1000}}')
+    prices.write_text('{"expensive": {"in": 1000, "out": 1000}}')
     models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "the other"}
-    arrangement = {"judge_model": "dear", "eval_n": 16, "price_file": prices, "concurrency": 2}
+    options = {"judge_model": "expensive", "eval_n": 16, "price_file": prices, "concurrency": 2}
 
     def script(body, number):
         return Answer("Verdict: A", tokens=(700, 10))
 
     with FakeServer(served(models)) as server, FakeServer(script) as judge:
-        arrangement |= {"answer_url": server.url, "judge_url": judge.url}
-        evaluate(run, expect=5, max_cost=10, **arrangement)
-        words = capsys.readouterr()
+        options |= {"answer_url": server.url, "judge_url": judge.url}
+        evaluate(run, expect=5, max_cost=10, **options)
+        printed = capsys.readouterr()
         paid = len(judge.bodies)
-        assert 0 < paid < 16 and "MAX_COST=..." in words.err and read(run) == {}
-        assert json.loads((run / "eval" / "meter.json").read_text())["dear"]["cost"] == pytest.approx(0.71 * paid)
-        found = evaluate(run, **arrangement)
-    assert len(judge.bodies) == 32 and found["rows"][0]["ties"] == 16
+        assert 0 < paid < 16 and "MAX_COST=..." in printed.err and read(run) == {}
+        meter = json.loads((run / "eval" / "meter.json").read_text())
+        assert meter["expensive"]["cost"] == pytest.approx(0.71 * paid)
+        report = evaluate(run, **options)
+    assert len(judge.bodies) == 32 and report["rows"][0]["ties"] == 16
 
 
-def test_two_processes_share_the_work_and_come_to_the_same(run, tmp_path):
+def test_two_processes_share_the_work_and_give_the_same_results(run, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     other = shutil.copytree(run, tmp_path / "other")
     small = {"judge_model": "oracle tiny", "eval_n": 8, "eval_batch_size": 2, "judge_batch_size": 2}
@@ -228,17 +229,17 @@ def test_two_processes_share_the_work_and_come_to_the_same(run, tmp_path):
     assert all(rows_of(other / "eval" / f"{name}-{rank}.jsonl") for name in ("answers", "verdicts") for rank in (0, 1))
 
 
-# What is said or refused before anything starts
+# Notes and errors before anything starts
 
 
-def refused(capsys, *flags, job=eval_tldr.JOB) -> str:
+def rejected(capsys, *flags, job=eval_tldr.JOB) -> str:
     assert launch.main(job, [*flags, "--dry-run"]) in (1, 2, 3)
     error = capsys.readouterr().err.strip()
     assert error.startswith("error:") and "\n" not in error
     return error
 
 
-def test_a_difference_from_the_run_is_said_before_anything_starts(run, capsys):
+def test_differences_from_the_run_are_printed_before_anything_starts(run, capsys):
     add_checkpoint(run, 3)
     assert launch.main(eval_tldr.JOB, [*arguments(run), "--dry-run"]) == 0
     assert "note:" not in capsys.readouterr().out
@@ -250,37 +251,37 @@ def test_a_difference_from_the_run_is_said_before_anything_starts(run, capsys):
     assert not (run / "eval").exists()
 
 
-def test_what_cannot_be_used_is_one_line(run, capsys, tmp_path):
-    assert "checkpoint" in refused(capsys, *arguments(run))
+def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
+    assert "checkpoint" in rejected(capsys, *arguments(run))
     add_checkpoint(run, 6)
-    assert "CKPTS" in refused(capsys, *arguments(run, ckpts="three"))
-    assert re.search(r"(?<![\w/-])6(?![\w/-])", refused(capsys, *arguments(run, ckpts="3")))
-    assert "BASELINE" in refused(capsys, *arguments(run, baseline=tmp_path))
-    assert "JUDGE_MODEL" in refused(capsys, *arguments(run, judge_model=tmp_path))
-    assert "ANTHROPIC_API_KEY" in refused(capsys, *arguments(run, judge_model="claude-haiku"))
-    assert "JUDGE_URL" in refused(capsys, *arguments(run, judge_model="m", judge_url="http://127.0.0.1:9/v1"))
-    assert "ANSWER_URL" in refused(capsys, *arguments(run, answer_url="http://127.0.0.1:9/v1"))
-    assert "PRICE_FILE" in refused(
+    assert "CKPTS" in rejected(capsys, *arguments(run, ckpts="three"))
+    assert re.search(r"(?<![\w/-])6(?![\w/-])", rejected(capsys, *arguments(run, ckpts="3")))
+    assert "BASELINE" in rejected(capsys, *arguments(run, baseline=tmp_path))
+    assert "JUDGE_MODEL" in rejected(capsys, *arguments(run, judge_model=tmp_path))
+    assert "ANTHROPIC_API_KEY" in rejected(capsys, *arguments(run, judge_model="claude-haiku"))
+    assert "JUDGE_URL" in rejected(capsys, *arguments(run, judge_model="m", judge_url="http://127.0.0.1:9/v1"))
+    assert "ANSWER_URL" in rejected(capsys, *arguments(run, answer_url="http://127.0.0.1:9/v1"))
+    assert "PRICE_FILE" in rejected(
         capsys, *arguments(run, judge_model="m", judge_url="http://198.51.100.1/v1", max_cost=1)
     )
-    assert "prompts.jsonl" in refused(capsys, *arguments(run, val_jsonl=tmp_path / "prompts.jsonl"))
-    assert "STYLE" in refused(capsys, *arguments(run, style="poetry"))
-    assert "run.json" in refused(capsys, *arguments(tmp_path))
-    assert "RUN_DIR" in refused(capsys, "--run-dir", str(tmp_path / "none"))
+    assert "prompts.jsonl" in rejected(capsys, *arguments(run, val_jsonl=tmp_path / "prompts.jsonl"))
+    assert "STYLE" in rejected(capsys, *arguments(run, style="poetry"))
+    assert "run.json" in rejected(capsys, *arguments(tmp_path))
+    assert "RUN_DIR" in rejected(capsys, "--run-dir", str(tmp_path / "none"))
 
 
-def test_a_run_without_a_taste_needs_one_and_its_prompts_are_the_jobs(tmp_path, capsys):
+def test_a_run_without_a_style_needs_one_and_uses_the_prompts_of_the_job(tmp_path, capsys):
     run = make_run(tmp_path / "run", style=None, val_jsonl=None)
     started = json.loads((run / "run.json").read_text())
     for name in ("persona", "system_prompt", "prompt_suffix"):
         del started[name]
     (run / "run.json").write_text(json.dumps(started | {"job": "train-offline-wildchat"}))
     add_checkpoint(run, 200)
-    assert "STYLE" in refused(capsys, *arguments(run, judge_model="tiny"), job=eval_helpsteer.JOB)
+    assert "STYLE" in rejected(capsys, *arguments(run, judge_model="tiny"), job=eval_helpsteer.JOB)
     assert launch.main(eval_helpsteer.JOB, [*arguments(run, style="no_emojis"), "--dry-run"]) == 0
 
 
-def test_eval_is_the_job_that_fits_the_run(tmp_path, capsys, monkeypatch):
+def test_eval_becomes_the_evaluation_job_of_the_run(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = make_run(tmp_path / "runs" / "sdpo-tldr-runs" / "first")
     add_checkpoint(run, 3)
@@ -294,17 +295,17 @@ def test_eval_is_the_job_that_fits_the_run(tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-3", "run.json"]
 
 
-def test_the_published_settings():
+def test_the_defaults_are_the_published_settings():
     expected = {"ckpts": "3 6 9 12 15", "eval_n": 256, "world_size": 4, "eval_temperature": 0.0, "baseline": None}
     for job, judge in ((eval_tldr.JOB, "Qwen/Qwen3-8B"), (eval_helpsteer.JOB, "claude-haiku-4-5-20251001")):
-        found = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={})
-        assert {name: getattr(found, name) for name in expected} == expected
-        assert found.judges == [judge] and found.steps == [3, 6, 9, 12, 15]
+        report = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={})
+        assert {name: getattr(report, name) for name in expected} == expected
+        assert report.judges == [judge] and report.steps == [3, 6, 9, 12, 15]
     assert settings.EvalSettings(judge_model="a 'b c' a", ckpts="9,3 3").judges == ["a", "b c"]
     assert settings.EvalSettings(ckpts="9,3 3").steps == [3, 9] and settings.EvalSettings(ckpts="all").steps is None
 
 
-def test_the_newest_run_is_one_that_was_trained(tmp_path):
+def test_the_newest_run_is_one_with_checkpoints(tmp_path):
     for number, (job, checkpoint) in enumerate([("tldr/old", 1), ("tldr/new", 1), ("signal-analysis/later", 0)]):
         folder = tmp_path / job
         folder.mkdir(parents=True)

@@ -1,15 +1,15 @@
-"""The page of pairs in a browser: from its file, at a desk's width and a phone's."""
+"""pairs.html in a browser: opened from its file, at the width of a desktop and of a phone."""
 
 import pytest
 
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.comparison import Comparison, EvaluationPrompt
 from sdpo.evaluate.pairs_page import write_pairs
-from tests.browser import asked, needs_browser, opened
+from tests.browser import needs_browser, rendered_html, run_in_page
 
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\"> </script>"
-WAYS = [("A", "B"), ("B", "A"), ("C", "C"), None, (None, "A"), ("A", "B")]
-OTHER = [("A", "B"), ("A", "B"), ("C", "C"), None, ("A", "A"), ("B", "A")]
+VERDICTS = [("A", "B"), ("B", "A"), ("C", "C"), None, (None, "A"), ("A", "B")]
+OTHER_VERDICTS = [("A", "B"), ("A", "B"), ("C", "C"), None, ("A", "A"), ("B", "A")]
 
 pytestmark = needs_browser
 
@@ -17,7 +17,7 @@ pytestmark = needs_browser
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     texts = [HOSTILE, "short", "a" * 400, "two\nlines", "", "an emoji 🐱 here"]
-    found = Comparison(
+    comparison = Comparison(
         prompts=[EvaluationPrompt(f"id-{n}", f"prompt {n} {text}", []) for n, text in enumerate(texts)],
         too_long=0,
         persona="I like <b>cats</b>.",
@@ -29,26 +29,26 @@ def page(tmp_path_factory):
             "checkpoint-3": [Answer(f"early {text}") for text in texts],
         },
         verdict_pairs={
-            "one": {"checkpoint-3": OTHER, "checkpoint-10": WAYS},
-            "two": {"checkpoint-3": OTHER, "checkpoint-10": OTHER},
+            "one": {"checkpoint-3": OTHER_VERDICTS, "checkpoint-10": VERDICTS},
+            "two": {"checkpoint-3": OTHER_VERDICTS, "checkpoint-10": OTHER_VERDICTS},
         },
         rows=[],
         agreement=[],
         warnings=[],
     )
-    return write_pairs(tmp_path_factory.mktemp("page") / "pairs.html", "a run <i>of</i> ours", found)
+    return write_pairs(tmp_path_factory.mktemp("page") / "pairs.html", "a run <i>of</i> mine", comparison)
 
 
-def test_from_its_file_it_shows_every_pair_as_text(page):
-    shown = opened(page)
-    assert "<title>a run &lt;i&gt;of&lt;/i&gt; ours</title>" in shown
+def test_opened_from_its_file_it_shows_every_pair_as_text(page):
+    shown = rendered_html(page)
+    assert "<title>a run &lt;i&gt;of&lt;/i&gt; mine</title>" in shown
     assert shown.count("<article") == 6 and "base &lt;script&gt;" in shown
     assert shown.count("<img") == 0 and shown.count("<script") == 2 and "&lt;b&gt;cats" in shown
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_filters_work_and_nothing_is_cut_off(page, width):
-    found = asked(
+def test_filters_work_and_nothing_is_clipped(page, width):
+    found = run_in_page(
         page,
         width,
         """
@@ -85,7 +85,7 @@ def test_filters_work_and_nothing_is_cut_off(page, width):
     assert found["all"] == everything and found["fits"] and found["inside"]
     assert (found["beside"], found["below"]) == ((True, False) if width == 1280 else (False, True))
     assert found["font"] >= 14
-    assert found["text"] == HOSTILE and found["title"] == "a run <i>of</i> ours"
+    assert found["text"] == HOSTILE and found["title"] == "a run <i>of</i> mine"
     assert found["chosen"][:3] == [["", "chosen"], ["chosen", ""], ["", ""]]
     assert found["win"] == ["id-0", "id-5"] and found["loss"] == ["id-1"] and found["tie"] == ["id-2"]
     assert found["same"] == ["id-3"] and found["unreadable"] == ["id-4"]

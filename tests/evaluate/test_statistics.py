@@ -1,4 +1,4 @@
-"""Rates, intervals, agreement and length control: against hand-worked numbers, slow references and simulation."""
+"""Rates, intervals, agreement and length control against manual calculations, slow references and simulations."""
 
 from math import comb, exp, log, tanh
 
@@ -21,7 +21,7 @@ from sdpo.evaluate.statistics import (
 DRAWS, NUMBER = 2000, 256
 
 
-def test_hand_worked_rates_and_intervals():
+def test_rates_and_intervals_calculated_by_hand():
     rate, error = win_rate(8, 2)
     assert rate == 0.8 and error == pytest.approx((0.8 * 0.2 / 10) ** 0.5)
     assert wilson(8, 2) == pytest.approx((0.4902, 0.9433), abs=1e-4)
@@ -32,7 +32,7 @@ def test_hand_worked_rates_and_intervals():
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
-def test_wilson_holds_the_rate_stays_inside_and_mirrors(wins, losses):
+def test_wilson_contains_the_rate_stays_within_0_and_1_and_is_symmetric(wins, losses):
     if wins + losses == 0:
         return
     low, high = wilson(wins, losses)
@@ -41,11 +41,11 @@ def test_wilson_holds_the_rate_stays_inside_and_mirrors(wins, losses):
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_wilson_covers_as_often_as_it_says(rate):
-    """Over all results there can be, not over some that were drawn: this coverage has no noise."""
+def test_wilson_has_its_nominal_coverage(rate):
+    """The exact coverage, over all possible results instead of a sample of them."""
     chances = [comb(NUMBER, k) * rate**k * (1 - rate) ** (NUMBER - k) for k in range(NUMBER + 1)]
     inside = [wilson(k, NUMBER - k)[0] <= rate <= wilson(k, NUMBER - k)[1] for k in range(NUMBER + 1)]
-    assert 0.93 <= sum(p for p, held in zip(chances, inside, strict=True) if held) <= 0.97
+    assert 0.93 <= sum(p for p, covered in zip(chances, inside, strict=True) if covered) <= 0.97
 
 
 @pytest.mark.parametrize("ties", [0.0, 0.4])
@@ -62,7 +62,7 @@ def test_both_intervals_cover_the_rate_in_a_simulation(rate, ties):
     assert all(0.93 <= count / DRAWS <= 0.97 for count in covered.values()), covered
 
 
-def test_the_bootstrap_resamples_prompts_as_a_slow_one_does():
+def test_the_bootstrap_agrees_with_a_slow_one():
     generator = np.random.default_rng(3)
     outcomes = generator.choice([1, 1, -1, 0], size=60)
     rates = []
@@ -84,14 +84,14 @@ def test_few_or_no_decided_prompts():
     assert mean_interval([]) is None and mean_interval([4.0]) == (4.0, (4.0, 4.0))
 
 
-def test_a_resample_has_every_prompts_place_and_the_same_number():
+def test_every_resample_has_a_count_per_prompt_and_the_same_total():
     counts = resampled(7, 50, seed=2)
     assert counts.shape == (50, 7) and (counts.sum(axis=1) == 7).all()
     assert (counts == resampled(7, 50, seed=2)).all() and (counts != resampled(7, 50, seed=3)).any()
 
 
 def test_kappa_by_hand():
-    # Both yes 20, only the first 5, only the second 10, neither 15: agreement 0.7, by chance 0.5.
+    # Yes by both 20, by the first alone 5, by the second alone 10, by neither 15: agreement 0.7, 0.5 by chance.
     first = ["yes"] * 25 + ["no"] * 25
     second = ["yes"] * 20 + ["no"] * 5 + ["yes"] * 10 + ["no"] * 15
     assert kappa(first, second) == pytest.approx(0.4)
@@ -108,24 +108,24 @@ def slow_posterior(intercept, slope, outcomes, features):
     return total
 
 
-def test_the_length_control_is_at_the_top_of_the_posterior():
+def test_the_length_control_maximizes_the_posterior():
     generator = np.random.default_rng(5)
     differences = generator.normal(20, 40, 80)
     spread = differences.std()
     features = [tanh(difference / spread) for difference in differences]
     chances = 1 / (1 + np.exp(-(0.5 + 1.2 * np.array(features))))
     outcomes = np.where(generator.random(80) < chances, 1, -1)
-    found = length_controlled(outcomes, differences, resampled(80, 10))
-    intercept = log(found.rate / (1 - found.rate))
-    top = slow_posterior(intercept, found.length_effect, outcomes, features)
+    control = length_controlled(outcomes, differences, resampled(80, 10))
+    intercept = log(control.rate / (1 - control.rate))
+    top = slow_posterior(intercept, control.length_effect, outcomes, features)
     for first, second in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01), (0.01, 0.01), (-0.01, 0.01)]:
-        assert slow_posterior(intercept + first, found.length_effect + second, outcomes, features) < top
+        assert slow_posterior(intercept + first, control.length_effect + second, outcomes, features) < top
     ties = length_controlled([*outcomes, 0, 0], [*differences, *differences[:2]], resampled(82, 10))
-    assert ties.rate == pytest.approx(found.rate, abs=0.03)  # they only move the spread
+    assert ties.rate == pytest.approx(control.rate, abs=0.03)  # ties only change the spread
 
 
 def simulated(generator, better: float, by_length: float, longer: float, number: int = NUMBER):
-    """Outcomes by a logistic law of a model's own worth and of its length; `longer` in standard deviations."""
+    """Outcomes from a logistic model of quality and length; `longer` is the mean difference in standard deviations."""
     differences = generator.normal(longer, 1, number) * 30
     chances = 1 / (1 + np.exp(-(better + by_length * np.tanh(differences / differences.std()))))
     return np.where(generator.random(number) < chances, 1, -1), differences
@@ -137,7 +137,7 @@ def judged(outcomes, differences, resamples=150):
 
 
 @pytest.mark.parametrize(("better", "by_length", "longer"), [(0.0, 2.0, 0.8), (1.0, 1.0, 0.5), (-0.5, 2.0, 1.0)])
-def test_the_rate_at_equal_length_is_found_under_a_judge_who_likes_length(better, by_length, longer):
+def test_the_rate_at_equal_length_is_recovered_when_the_judge_prefers_long_answers(better, by_length, longer):
     generator = np.random.default_rng(8)
     rates, covered = [], 0
     truth = 1 / (1 + exp(-better))
@@ -149,7 +149,7 @@ def test_the_rate_at_equal_length_is_found_under_a_judge_who_likes_length(better
     assert covered >= 88
 
 
-def test_verbose_but_no_better_is_flagged_and_better_is_not():
+def test_a_verbose_model_is_flagged_and_a_better_one_is_not():
     generator = np.random.default_rng(9)
     verbose = [judged(*simulated(generator, 0.0, 2.5, 0.8))[1] for _ in range(30)]
     better = [judged(*simulated(generator, 1.5, 0.0, 0.0))[1] for _ in range(30)]
@@ -157,13 +157,13 @@ def test_verbose_but_no_better_is_flagged_and_better_is_not():
     assert sum(verbose) >= 27 and sum(better) == 0 and sum(both) <= 1
 
 
-def test_where_every_answer_is_longer_and_wins_nothing_but_length_is_shown():
+def test_a_model_that_is_always_longer_and_always_wins_is_flagged():
     generator = np.random.default_rng(10)
     always = np.ones(NUMBER)
     for differences in (np.full(NUMBER, 40.0), generator.normal(200, 10, NUMBER)):
         control, flagged = judged(always, differences)
         assert flagged and control.p_value > 0.05
-    control, flagged = judged(always, generator.normal(0, 10, NUMBER))  # all won, at any length
+    control, flagged = judged(always, generator.normal(0, 10, NUMBER))  # wins at any length
     assert not flagged and control.rate > 0.99
     control, flagged = judged(always, np.zeros(NUMBER))
     assert not flagged and control.rate > 0.99 and control.length_effect == 0

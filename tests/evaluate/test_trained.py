@@ -1,4 +1,4 @@
-"""Training and evaluation end to end: what SDPO taught is seen by the oracle and by the tiny judge."""
+"""Training and evaluation end to end: oracle and tiny judge both see what SDPO has taught."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.worlds import environment, run_job, user_by_rule
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):
-    """A run of the online job, evaluated by its own command line."""
+    """A run of the online job and the evaluation job's process, started from its command line."""
     out = tmp_path_factory.mktemp("trained") / "run"
     with FakeServer(user_by_rule()) as server:
         run_job(server.url, out, train_n=480, save_steps=15, eval_n=0)
@@ -24,30 +24,30 @@ def trained_run(tmp_path_factory):
 
 
 def test_trained_checkpoints_win_by_the_oracle_and_by_the_tiny_judge(trained_run):
-    found = read(trained_run[0])
-    last = {row["judge"]: row for row in found["rows"] if row["checkpoint"] == 30}
+    report = read(trained_run[0])
+    last = {row["judge"]: row for row in report["rows"] if row["checkpoint"] == 30}
     assert last["oracle"]["win_rate"] >= 0.9 and last["tiny"]["win_rate"] >= 0.8
     assert last["oracle"]["wilson_low"] > 0.8 and not last["oracle"]["length_explains"]
-    assert last["oracle"]["wins"] > 24  # about half of the start's answers have an emoji
-    (pair,) = found["agreement"]
+    assert last["oracle"]["wins"] > 24  # about half of the baseline's answers have an emoji
+    (pair,) = report["agreement"]
     assert pair["judges"] == ["oracle", "tiny"] and pair["kappa"] > 0.8
 
 
-def test_the_run_says_what_it_was_trained_on(trained_run):
+def test_the_run_recorded_its_job_persona_and_system_prompt(trained_run):
     started = json.loads((trained_run[0] / "run.json").read_text())
     assert started["job"] == "train-online-tldr" and started["persona"] and started["system_prompt"]
     assert "note:" not in trained_run[1].stdout and "warning:" not in trained_run[1].stdout
 
 
-def test_the_pictures_and_tables_are_there(trained_run):
+def test_the_figure_and_tables_are_written(trained_run):
     out, done = trained_run
     assert (out / "eval" / "winrate.png").read_bytes().startswith(b"\x89PNG")
     for name in ("pairs.html", "winrate.png", "eval.csv", "eval.json"):
         assert str(out / "eval" / name) in done.stdout
 
 
-def test_the_start_sampled_twice_is_even(tmp_path):
-    """Noise too small to change a word makes the weights others, and so the draws."""
+def test_two_samples_of_the_baseline_are_even(tmp_path):
+    """The noise changes the fingerprint of the weights, and so the random draws, but not the model's behaviour."""
     run = make_run(tmp_path / "run")
     add_checkpoint(run, 3, noise=1e-7)
     (row,) = evaluate(run, eval_n=192, eval_batch_size=64)["rows"]

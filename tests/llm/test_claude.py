@@ -1,4 +1,4 @@
-"""Claude through its own protocol, on a real local server."""
+"""Claude over its own protocol, with a real local server."""
 
 import pytest
 
@@ -7,14 +7,14 @@ from sdpo.llm import ClaudeBackend, Client, Request, RequestRefused
 from sdpo.text.prompts import VERDICT_SCHEMA
 from tests.servers import Answer, FakeServer
 
-KEY = "sk-ant-a-key-nobody-may-see"
+KEY = "sk-ant-a-key-that-must-not-appear"
 MODEL = "claude-haiku-4-5-20251001"
 MESSAGES = [{"role": "system", "content": "a persona"}, {"role": "user", "content": "an exchange<|im_end|>"}]
 
 
 @pytest.fixture
 def claude(monkeypatch):
-    """Return what makes a client for a server."""
+    """Return a function that creates a client for a server."""
 
     def make(server: FakeServer, model: str = MODEL, **settings) -> Client:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
@@ -23,7 +23,7 @@ def claude(monkeypatch):
     return make
 
 
-def test_a_request_is_what_the_protocol_says(claude):
+def test_a_request_follows_the_protocol(claude):
     with FakeServer() as server:
         (reply,) = claude(server).complete([Request(MESSAGES, 0.0, 256)])
     assert (reply.text, reply.tokens_in, reply.tokens_out) == ("fine", 7, 3)
@@ -49,19 +49,19 @@ def test_the_given_key_is_the_only_credential(claude, monkeypatch):
 
 
 @pytest.mark.parametrize("key", [None, ""])
-def test_without_a_key_it_says_which(key):
+def test_a_missing_key_is_reported_by_name(key):
     with pytest.raises(SettingError, match="ANTHROPIC_API_KEY"):
         ClaudeBackend(MODEL, key)
 
 
 @pytest.mark.parametrize("key", ["sk-ant\n", "sk–dash"])
-def test_a_key_that_cannot_be_one_is_not_shown(key):
+def test_an_invalid_key_is_not_shown(key):
     with pytest.raises(SettingError, match="ANTHROPIC_API_KEY") as caught:
         ClaudeBackend(MODEL, key)
     assert key.strip() not in str(caught.value)
 
 
-def test_the_verdicts_form_is_asked_for_and_left_out_where_the_model_has_none(claude):
+def test_the_reply_schema_is_sent_and_dropped_if_the_model_does_not_support_it(claude):
     def script(body, number):
         return Answer("output_config: not supported", 400) if "output_config" in body else Answer("Verdict: A")
 
@@ -74,7 +74,7 @@ def test_the_verdicts_form_is_asked_for_and_left_out_where_the_model_has_none(cl
     assert ["output_config" in body for body in server.bodies] == [True, False, False, False]
 
 
-def test_a_model_that_takes_no_temperature_is_asked_without(claude):
+def test_the_temperature_is_dropped_if_the_model_refuses_it(claude):
     def script(body, number):
         return Answer("`temperature` may only be 1 for this model", 400) if "temperature" in body else Answer("ok")
 
@@ -87,8 +87,8 @@ def test_a_model_that_takes_no_temperature_is_asked_without(claude):
     assert ["temperature" in body for body in server.bodies] == [True, False, False]
 
 
-def test_any_other_refusal_ends_it_in_the_servers_words(claude):
-    poor = Answer("Your credit balance is too low.", 400)
-    with FakeServer(lambda body, number: poor) as server, pytest.raises(RequestRefused, match="credit balance"):
+def test_any_other_refusal_is_raised_with_the_servers_message(claude):
+    refusal = Answer("Your credit balance is too low.", 400)
+    with FakeServer(lambda body, number: refusal) as server, pytest.raises(RequestRefused, match="credit balance"):
         claude(server).complete([Request(MESSAGES, 0.0, 64, schema=VERDICT_SCHEMA)])
-    assert len(server.bodies) == 2  # once more without the form, which might have been the reason
+    assert len(server.bodies) == 2  # the second time without the schema, which might have been the cause

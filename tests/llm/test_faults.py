@@ -1,4 +1,4 @@
-"""What a server can do wrong, row by row: what becomes of the request, how often it is asked, and how long it takes."""
+"""Faults of a server, row by row: the outcome of the request, the number of attempts, and the time they take."""
 
 import random
 import threading
@@ -12,14 +12,14 @@ from sdpo.errors import ServerError
 from sdpo.llm import ClaudeBackend, Client, OpenAIBackend, Reply, Request, RequestRefused
 from tests.servers import Answer, FakeServer, prompt_of
 
-KEY = "sk-a-key-nobody-may-see"
+KEY = "sk-a-key-that-must-not-appear"
 LONG = "word " * 200_000
 RETRIES = 3
 
 
 @pytest.fixture(params=["openai", "claude"])
 def backend_of(request, monkeypatch):
-    """Return what makes a backend for a server, in each protocol."""
+    """Return a function that creates a backend for a server, for each protocol."""
 
     def make(server: FakeServer, retries: int = RETRIES):
         if request.param == "openai":
@@ -30,17 +30,17 @@ def backend_of(request, monkeypatch):
     return make
 
 
-def asked(text: str, temperature: float = 0.0) -> Request:
+def make_request(text: str, temperature: float = 0.0) -> Request:
     return Request([{"role": "system", "content": "persona"}, {"role": "user", "content": text}], temperature, 16)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`bad` comes for the first `times` attempts, then all is well; `seconds` is the longest it may take."""
+    """`bad` is the answer to the first `times` attempts, later ones succeed. It may take at most `seconds`."""
 
     name: str
     bad: Answer
-    outcome: str | type[ServerError]  # the reply's text, or the error in its place
+    outcome: str | type[ServerError]  # the reply's text, or the type of the error
     attempts: int
     seconds: float
     times: int = 1
@@ -57,7 +57,7 @@ FAULTS = [
     Fault("429 with retry-after", Answer("slow", 429, headers={"Retry-After": "1"}), "fine", 2, 3),
     Fault("429 without", Answer("slow", 429), "fine", 2, 3),
     Fault(
-        "429 for longer than we wait",
+        "429 for longer than the timeout",
         Answer("slow", 429, headers={"Retry-After": "60"}),
         ServerError,
         1,
@@ -67,7 +67,7 @@ FAULTS = [
     ),
     Fault("500", Answer("oops", 500), "fine", 2, 3),
     Fault("529", Answer("busy", 529), "fine", 2, 3),
-    Fault("503 for good", Answer("oops", 503), ServerError, 1 + RETRIES, 8, ALWAYS),
+    Fault("503 forever", Answer("oops", 503), ServerError, 1 + RETRIES, 8, ALWAYS),
     Fault("hang", Answer(hang=True), ServerError, 1, 3, ALWAYS, timeout=2),
     Fault("connection reset", Answer(reset=True), "fine", 2, 3),
     Fault("reset mid-body", Answer(cut=True), "fine", 2, 3),
@@ -80,7 +80,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=[fault.name for fault in FAULTS])
-def test_a_fault_takes_its_own_place_its_own_time_and_no_more_attempts(fault, backend_of):
+def test_a_fault_affects_one_request_only_with_limited_time_and_attempts(fault, backend_of):
     attempts: Counter[str] = Counter()
 
     def script(body, number):
@@ -89,10 +89,10 @@ def test_a_fault_takes_its_own_place_its_own_time_and_no_more_attempts(fault, ba
 
     with FakeServer(script) as server:
         client = Client(backend_of(server), timeout=fault.timeout)
-        client.complete([asked("warm up")])
+        client.complete([make_request("warm up")])
         started = time.monotonic()
         try:
-            outcomes = client.complete([asked(str(number)) for number in range(6)])
+            outcomes = client.complete([make_request(str(number)) for number in range(6)])
         except RequestRefused as refusal:
             outcomes = [refusal]
         seconds = time.monotonic() - started
@@ -102,11 +102,11 @@ def test_a_fault_takes_its_own_place_its_own_time_and_no_more_attempts(fault, ba
     if fault.outcome is RequestRefused:
         assert fault.named in str(outcomes[0]) and "\n" not in str(outcomes[0])
         return
-    found = [outcome.text if isinstance(outcome, Reply) else type(outcome) for outcome in outcomes]
-    assert found == ["fine"] * 3 + [fault.outcome] + ["fine"] * 2
+    results = [outcome.text if isinstance(outcome, Reply) else type(outcome) for outcome in outcomes]
+    assert results == ["fine"] * 3 + [fault.outcome] + ["fine"] * 2
 
 
-def test_an_argument_that_the_sdk_does_not_take_ends_it_in_one_line(backend_of, monkeypatch):
+def test_an_argument_that_the_sdk_does_not_accept_gives_a_one_line_error(backend_of, monkeypatch):
     def create(*_):
         raise TypeError(f"create() got an unexpected keyword argument {KEY}")
 
@@ -114,34 +114,34 @@ def test_an_argument_that_the_sdk_does_not_take_ends_it_in_one_line(backend_of, 
         backend = backend_of(server)
         monkeypatch.setattr(backend, "_create", create)
         with pytest.raises(RequestRefused, match="make setup") as caught:
-            Client(backend).complete([asked("0")])
+            Client(backend).complete([make_request("0")])
     assert server.bodies == [] and KEY not in str(caught.value)
 
 
-def test_half_a_character_is_no_reason_to_stop(backend_of):
+def test_a_lone_surrogate_is_replaced(backend_of):
     with FakeServer() as server:
-        assert [reply.text for reply in Client(backend_of(server)).complete([asked("a\ud800b")])] == ["fine"]
+        assert [reply.text for reply in Client(backend_of(server)).complete([make_request("a\ud800b")])] == ["fine"]
     assert prompt_of(server.bodies[0]) == "a?b"
 
 
-def test_a_server_that_restarts_is_found_again(backend_of):
+def test_a_restarted_server_is_reconnected(backend_of):
     first = FakeServer(lambda body, number: Answer("before"))
     with first:
         client = Client(backend_of(first), timeout=30)
-        assert [reply.text for reply in client.complete([asked("one")])] == ["before"]
+        assert [reply.text for reply in client.complete([make_request("one")])] == ["before"]
         port = first._server.server_address[1]
     second = FakeServer(lambda body, number: Answer("after"))
     timer = threading.Timer(0.7, lambda: second.open(port))
     timer.start()
     try:
-        assert [reply.text for reply in client.complete([asked(str(n)) for n in range(4)])] == ["after"] * 4
+        assert [reply.text for reply in client.complete([make_request(str(n)) for n in range(4)])] == ["after"] * 4
     finally:
         timer.join()
         second.__exit__()
     assert len(second.bodies) == 4
 
 
-def test_one_failure_in_ten_of_a_thousand_loses_nothing_and_asks_nothing_twice(backend_of):
+def test_ten_percent_failures_lose_nothing_and_repeat_no_answered_request(backend_of):
     draw, attempts, answered, lock = random.Random(3), Counter(), Counter(), threading.Lock()
     bad = [Answer("oops", 500), Answer("busy", 529), Answer(reset=True), Answer("slow", 429), Answer(cut=True)]
 
@@ -157,7 +157,7 @@ def test_one_failure_in_ten_of_a_thousand_loses_nothing_and_asks_nothing_twice(b
     numbers = [str(number) for number in range(1000)]
     with FakeServer(script) as server:
         client = Client(backend_of(server), timeout=60)
-        replies = client.complete([asked(number) for number in numbers])
+        replies = client.complete([make_request(number) for number in numbers])
     assert [reply.text for reply in replies] == numbers
     assert set(answered.values()) == {1} and server.most <= 32
     assert client.usage.retries == len(server.bodies) - 1000 > 50
@@ -165,19 +165,19 @@ def test_one_failure_in_ten_of_a_thousand_loses_nothing_and_asks_nothing_twice(b
 
 
 @pytest.mark.parametrize("concurrency", [1, 8, 32])
-def test_the_server_sees_the_setting_at_once_and_the_time_is_that_of_the_waves(concurrency, backend_of):
+def test_the_concurrency_is_reached_and_usage_seconds_are_wall_time(concurrency, backend_of):
     with FakeServer(lambda body, number: Answer(crowd=concurrency, delay=0.2)) as server:
         client = Client(backend_of(server), concurrency)
-        client.complete([asked(str(number)) for number in range(2 * concurrency)])
+        client.complete([make_request(str(number)) for number in range(2 * concurrency)])
     assert server.most == concurrency
     assert client.usage.seconds >= 0.4
 
 
-def test_a_batch_has_a_deadline_of_its_own(backend_of):
+def test_a_batch_has_its_own_deadline(backend_of):
     with FakeServer(lambda body, number: Answer(hang=True)) as server:
         client = Client(backend_of(server), 2, timeout=1.0, batch_timeout=1.5)
         started = time.monotonic()
-        outcomes = client.complete([asked(str(number)) for number in range(20)])
+        outcomes = client.complete([make_request(str(number)) for number in range(20)])
         assert time.monotonic() - started < 4
     assert all(isinstance(outcome, ServerError) for outcome in outcomes)
     assert len(server.bodies) <= 4 and client.usage.failures == 20

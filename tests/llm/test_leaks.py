@@ -12,8 +12,8 @@ from sdpo.tiny.data import posts
 from tests.servers import Answer, FakeServer
 from tests.worlds import PROJECT, environment
 
-KEY = "sk-a-key-nobody-may-see"
-PROMPT = "a long and private prompt that must stay where it is"
+KEY = "sk-a-key-that-must-not-appear"
+PROMPT = "a long and private prompt that must not appear"
 PERSONA = "a persona of somebody in particular"
 
 REFUSALS = [
@@ -66,7 +66,7 @@ for backend in (OpenAIBackend(sys.argv[1] + "/v1", "m", sys.argv[3], 1), ClaudeB
 """
 
 
-def test_not_even_with_every_log_switched_on_from_outside():
+def test_nothing_private_is_logged_with_all_debug_logs_enabled():
     with FakeServer(lambda body, number: Answer("oops", 500) if number % 2 else Answer("fine")) as server:
         variables = {"OPENAI_LOG": "debug", "ANTHROPIC_LOG": "debug", "ANTHROPIC_BASE_URL": server.root}
         done = subprocess.run(

@@ -1,3 +1,5 @@
+"""The health check, and starting and stopping the simulated user's server."""
+
 import json
 import os
 import signal
@@ -15,18 +17,18 @@ from sdpo.llm.server import check_health, serve
 from tests.servers import Answer, FakeServer, until
 
 MODELS = Answer(raw=json.dumps({"data": [{"id": "here"}]}).encode())
-# Stands in for a server that never gets ready, in no time.
-ASLEEP = "import time; time.sleep(600)"
+# A process that never becomes ready.
+SLEEP = "import time; time.sleep(600)"
 
 
-def test_health_is_asked_at_the_root_and_nothing_else():
+def test_only_the_health_address_is_requested():
     with FakeServer() as server:
         check_health(server.url, "m")
         check_health(server.url + "/")
     assert server.paths == ["/health", "/health"]
 
 
-def test_a_server_without_health_is_asked_for_its_models():
+def test_a_server_without_health_is_checked_by_its_models():
     with FakeServer(gets={"/v1/models": MODELS}) as server:
         check_health(server.url)
         check_health(server.url, "here")
@@ -39,7 +41,7 @@ def test_a_server_without_health_is_asked_for_its_models():
     "gets",
     [{}, {"/health": Answer(status=503)}, {"/health": Answer(reset=True)}, {"/v1/models": Answer(raw=b"<html>")}],
 )
-def test_a_server_that_is_not_well_is_said_in_one_line(gets):
+def test_an_unhealthy_server_is_reported_in_one_line(gets):
     with FakeServer(gets=gets) as server:
         with pytest.raises(ServerError) as caught:
             check_health(server.url, "m", timeout=5)
@@ -47,7 +49,7 @@ def test_a_server_that_is_not_well_is_said_in_one_line(gets):
     assert "make simulator" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_server_that_hangs_or_is_dead_is_said():
+def test_a_hanging_or_dead_server_is_reported():
     with FakeServer(gets={"/health": Answer(hang=True)}) as server:
         url = server.url
         with pytest.raises(ServerError):
@@ -57,7 +59,7 @@ def test_a_server_that_hangs_or_is_dead_is_said():
 
 
 @pytest.mark.parametrize("url", ["", "host:8000", "http://", "file:///etc/passwd", "http://h:99999/v1"])
-def test_an_address_that_is_none_is_a_setting_error(url):
+def test_an_invalid_url_is_a_setting_error(url):
     with pytest.raises(SettingError):
         check_health(url)
 
@@ -98,7 +100,7 @@ needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="re
 
 
 @needs_proc
-def test_a_real_server_answers_samples_knows_no_secrets_and_ends(tiny_model, tmp_path, monkeypatch):
+def test_a_real_server_samples_gets_no_secrets_and_ends(tiny_model, tmp_path, monkeypatch):
     for name in ("ANTHROPIC_API_KEY", "WANDB_API_KEY", "SOME_PASSWORD", "WORLD_SIZE", "LOCAL_RANK", "ACCELERATE_X"):
         monkeypatch.setenv(name, "7")
     monkeypatch.setenv("HF_TOKEN", "needed")
@@ -124,33 +126,33 @@ def test_a_real_server_answers_samples_knows_no_secrets_and_ends(tiny_model, tmp
         check_health(url)
 
 
-def test_a_server_that_dies_is_said_with_the_end_of_its_log(tmp_path, monkeypatch):
+def test_a_server_that_ends_early_is_reported_with_its_last_error(tmp_path, monkeypatch):
     broken = [sys.executable, "-c", "print('loading')\nraise OSError('no such weights')"]
     monkeypatch.setattr("sdpo.llm.server._command", lambda *_: broken)
     log = tmp_path / "log"
     log.write_text("ValueError: of an earlier run\n")
     with pytest.raises(ServerError) as caught, serve("m", log_path=log, timeout=60):
         pass
-    for words in ("no such weights", str(log)):
-        assert words in str(caught.value)
+    for text in ("no such weights", str(log)):
+        assert text in str(caught.value)
     assert "earlier" not in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_server_that_takes_too_long_is_said_and_stopped(tmp_path, monkeypatch):
+def test_a_server_that_takes_too_long_is_reported_and_stopped(tmp_path, monkeypatch):
     pid_file = tmp_path / "pid"
-    slow = [sys.executable, "-c", f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {ASLEEP}"]
+    slow = [sys.executable, "-c", f"import os; open({str(pid_file)!r}, 'w').write(str(os.getpid())); {SLEEP}"]
     monkeypatch.setattr("sdpo.llm.server._command", lambda *_: slow)
     with pytest.raises(ServerError), serve("m", log_path=tmp_path / "log", timeout=2):
         pass
     assert not alive(int(pid_file.read_text()))
 
 
-def test_a_server_that_ignores_the_request_to_end_is_killed(tmp_path, monkeypatch):
-    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + ASLEEP
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path, monkeypatch):
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('started', flush=True); " + SLEEP
     monkeypatch.setattr("sdpo.llm.server._command", lambda *_: [sys.executable, "-c", stubborn])
     monkeypatch.setattr("sdpo.llm.server.STOP_SECONDS", 0.5)
     log = tmp_path / "log"
-    monkeypatch.setattr("sdpo.llm.server._wait", lambda *_: until(lambda: b"deaf" in log.read_bytes()))
+    monkeypatch.setattr("sdpo.llm.server._wait", lambda *_: until(lambda: b"started" in log.read_bytes()))
     started = recorded(monkeypatch)
     with pytest.raises(KeyError), serve("m", log_path=log):
         raise KeyError("the job fails")
@@ -158,7 +160,7 @@ def test_a_server_that_ignores_the_request_to_end_is_killed(tmp_path, monkeypatc
 
 
 def recorded(monkeypatch) -> list[subprocess.Popen]:
-    """Return a list that will hold the processes started from now on."""
+    """Return a list to which processes that are started from now on are added."""
     started = []
 
     class Recorded(subprocess.Popen):
@@ -170,8 +172,8 @@ def recorded(monkeypatch) -> list[subprocess.Popen]:
     return started
 
 
-def test_a_server_that_ended_during_the_job_is_said(tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr("sdpo.llm.server._command", lambda *_: [sys.executable, "-c", ASLEEP])
+def test_a_server_that_ends_during_the_job_is_reported(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr("sdpo.llm.server._command", lambda *_: [sys.executable, "-c", SLEEP])
     monkeypatch.setattr("sdpo.llm.server._wait", lambda *_: None)
     started = recorded(monkeypatch)
     with serve("m", log_path=tmp_path / "log"):
@@ -181,10 +183,10 @@ def test_a_server_that_ended_during_the_job_is_said(tmp_path, monkeypatch, capfd
 
 
 @needs_proc
-def test_the_server_dies_when_its_parent_is_killed(tmp_path):
+def test_the_server_ends_when_its_parent_is_killed(tmp_path):
     script = (
         "import sys, time, sdpo.llm.server as server; from pathlib import Path\n"
-        f"server._command = lambda *_: [sys.executable, '-c', 'import os; print(os.getpid(), flush=True); {ASLEEP}']\n"
+        f"server._command = lambda *_: [sys.executable, '-c', 'import os; print(os.getpid(), flush=True); {SLEEP}']\n"
         "server._wait = lambda *_: None\n"
         f"with server.serve('m', log_path=Path({str(tmp_path / 'log')!r})):\n"
         "    time.sleep(600)"
@@ -202,11 +204,11 @@ def test_the_server_dies_when_its_parent_is_killed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("host", "asked", "elsewhere"), [("127.0.0.1", "127.0.0.1", False), ("0.0.0.0", "127.0.0.1", True)]
+    ("host", "reachable", "elsewhere"), [("127.0.0.1", "127.0.0.1", False), ("0.0.0.0", "127.0.0.1", True)]
 )
-def test_it_listens_where_it_is_told_and_only_there(tmp_path, monkeypatch, host, asked, elsewhere):
-    """A server of files, on the address that the real one would be given, stands in for it."""
-    (tmp_path / "health").write_text("well")
+def test_the_server_listens_on_the_given_address_only(tmp_path, monkeypatch, host, reachable, elsewhere):
+    """A file server replaces the real one, with the address that the real one would get."""
+    (tmp_path / "health").write_text("healthy")
     real = server_module._command
 
     def command(*arguments):
@@ -216,9 +218,9 @@ def test_it_listens_where_it_is_told_and_only_there(tmp_path, monkeypatch, host,
 
     monkeypatch.setattr("sdpo.llm.server._command", command)
     with serve("m", host=host, log_path=tmp_path / "log", timeout=60) as url:
-        assert urlsplit(url).hostname == asked
+        assert urlsplit(url).hostname == reachable
         check_health(url)
-        other = url.replace(asked, "127.0.0.2")
+        other = url.replace(reachable, "127.0.0.2")
         if elsewhere:
             check_health(other)
         else:
@@ -226,7 +228,7 @@ def test_it_listens_where_it_is_told_and_only_there(tmp_path, monkeypatch, host,
                 check_health(other)
 
 
-def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
+def test_a_port_in_use_is_reported_before_the_server_starts(tmp_path):
     log = tmp_path / "log"
     with FakeServer() as server:
         port = int(server.root.rpartition(":")[2])
@@ -235,7 +237,7 @@ def test_a_port_in_use_is_said_before_anything_starts(tmp_path):
     assert not log.exists()
 
 
-def test_a_path_that_transformers_would_misread_is_a_setting_error(tmp_path):
+def test_a_path_with_an_at_sign_is_a_setting_error(tmp_path):
     folder = tmp_path / "me@home"
     folder.mkdir()
     with pytest.raises(SettingError, match="me@home"), serve(str(folder), log_path=tmp_path / "log"):

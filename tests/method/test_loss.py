@@ -1,4 +1,4 @@
-"""Every objective's loss and gradient against a slow reference: one row at a time, every logit, float64."""
+"""Every objective's loss and gradient against a slow reference: one row at a time, all logits, in float64."""
 
 import copy
 
@@ -26,7 +26,7 @@ def log_softmax(model, context, completion) -> torch.Tensor:
 
 
 def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
-    """The loss straight from its definition; both models in float64."""
+    """The loss computed directly from its definition, with both models in float64."""
     total, marks = 0.0, []
     for (contexts, completion), weight in zip(ROWS, WEIGHTS, strict=True):
         ids = torch.tensor(completion)[:, None]
@@ -62,9 +62,9 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
 
 
 def slow_shift(teacher, contexts: Contexts, completion: list[int]) -> torch.Tensor:
-    """How far the follow-up moves the teacher at each token that was said, in nats."""
+    """How much the follow-up changes the teacher's log-probability of each token of the completion, in nats."""
     with torch.no_grad():
-        shown_TV, bare_TV = (log_softmax(teacher, side, completion) for side in (contexts.hindsight, contexts.prompt))
+        shown_TV, bare_TV = (log_softmax(teacher, ids, completion) for ids in (contexts.hindsight, contexts.prompt))
     return (shown_TV - bare_TV).gather(-1, torch.tensor(completion)[:, None]).squeeze(-1).abs()
 
 
@@ -72,7 +72,7 @@ def slow_divergence(policy_V, target_V, objective: Objective) -> torch.Tensor:
     p, q = policy_V.exp(), target_V.exp()
     if objective.kind == "top_k":
         top = q.topk(objective.top_k).indices
-        p, q = (torch.cat((side[top], 1 - side[top].sum()[None])) for side in (p, q))
+        p, q = (torch.cat((probs[top], 1 - probs[top].sum()[None])) for probs in (p, q))
     if objective.direction == "reverse":
         return sum(a * torch.log(a / b) for a, b in zip(p, q, strict=True))
     if objective.direction == "forward":
@@ -99,26 +99,26 @@ OBJECTIVES = [
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_gradient_is_the_slow_references(objective, monkeypatch):
+def test_loss_and_gradient_match_the_slow_reference(objective, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 3)
     monkeypatch.setattr(scoring, "COMPARE_CHUNK", 3)
     policy, other = small_model(0), small_model(1)
     for weight, start in zip(other.parameters(), policy.parameters(), strict=True):
-        weight.data = 0.7 * start.data + 0.3 * weight.data  # a teacher not far from the policy, as in life
+        weight.data = 0.7 * start.data + 0.3 * weight.data  # a teacher close to the policy, as in training
     slow_policy = copy.deepcopy(policy).double()
     loss = HindsightLoss(Teacher("frozen", other), objective, batch_size=2)
     result = loss.loss(policy, CONTEXTS, COMPLETIONS, loss.teacher_targets(CONTEXTS, COMPLETIONS), WEIGHTS)
     result.loss.backward()
     reference = slow_loss(slow_policy, copy.deepcopy(other).double(), objective)
     reference.backward()
-    if objective.kind != "token":  # the token objective's value is 0 for a ratio of 1; its gradient is what counts
+    if objective.kind != "token":  # with a ratio of 1 the value of the token objective is 0, only its gradient matters
         assert result.loss.item() == pytest.approx(reference.item(), rel=1e-4)
     for weight, slow in zip(policy.parameters(), slow_policy.parameters(), strict=True):
         scale = slow.grad.abs().max()
         assert scale > 0 and (weight.grad - slow.grad).abs().max() < 1e-3 * scale + 1e-7
 
 
-def test_the_reported_signal_is_the_sampled_tokens_whatever_the_objective():
+def test_the_reported_signal_is_that_of_the_sampled_tokens_for_every_objective():
     policy, teacher = small_model(0), Teacher("frozen", small_model(1))
     signals = []
     for kind in ("token", "full", "top_k"):
@@ -130,34 +130,34 @@ def test_the_reported_signal_is_the_sampled_tokens_whatever_the_objective():
 
 
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
-def test_no_tensor_of_all_positions_times_the_vocabulary_is_kept(kind, monkeypatch):
+def test_no_tensor_with_a_vocabulary_axis_is_saved_for_the_backward_pass(kind, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 2)
     monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
-    kept = []
+    saved = []
     policy = small_model(0)
     loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind, top_k=4), batch_size=3)
     targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape) or tensor, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.shape) or tensor, lambda x: x):
         loss.loss(policy, CONTEXTS, COMPLETIONS, targets, WEIGHTS)
     weight = policy.lm_head.weight.shape
-    assert kept and not [shape for shape in kept if VOCABULARY in shape and shape != weight]
+    assert saved and not [shape for shape in saved if VOCABULARY in shape and shape != weight]
 
 
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
-def test_forwards_are_counted(kind):
+def test_forwards_returns_the_number_of_teacher_forward_passes(kind):
     policy = small_model(0)
     counted = []
     policy.model.register_forward_pre_hook(lambda *_: counted.append(1))
-    for contrast, least, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4), (True, 0.1, 6)):
+    for contrast, focus, expected in ((False, 0.0, 2), (True, 0.0, 6), (False, 0.1, 4), (True, 0.1, 6)):
         counted.clear()
-        objective = Objective(kind=kind, null_contrast=contrast, focus=least)
+        objective = Objective(kind=kind, null_contrast=contrast, focus=focus)
         loss = HindsightLoss(Teacher("live", policy), objective, batch_size=2)
         loss.teacher_targets(CONTEXTS, COMPLETIONS)
         assert len(counted) == loss.forwards(len(ROWS)) == expected
 
 
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
-def test_a_follow_up_is_about_the_tokens_where_it_moves_the_teacher(kind, monkeypatch):
+def test_focus_marks_the_tokens_where_the_follow_up_moves_the_teacher(kind, monkeypatch):
     monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
     model = small_model(1)
     moved = [slow_shift(model, *row) for row in ROWS]
@@ -170,7 +170,7 @@ def test_a_follow_up_is_about_the_tokens_where_it_moves_the_teacher(kind, monkey
     assert not any(target.moved for target in loss.teacher_targets(CONTEXTS, COMPLETIONS))
 
 
-def test_the_first_tokens_are_ignored_by_their_place_in_the_row_and_not_by_batch_mates():
+def test_ignoring_the_first_tokens_does_not_depend_on_the_other_rows():
     policy, loss = small_model(0), None
     gradients = []
     for rows in ([0], [0, 1]):
@@ -184,7 +184,7 @@ def test_the_first_tokens_are_ignored_by_their_place_in_the_row_and_not_by_batch
     assert loss.has_trainable_tokens([1, 2, 3]) and not loss.has_trainable_tokens([1, 2])
 
 
-def test_a_policy_that_is_its_own_hindsight_has_nothing_to_learn():
+def test_a_hindsight_context_equal_to_the_prompt_gives_no_gradient():
     policy = small_model(0)
     same = [Contexts(row.prompt, row.prompt, row.prompt) for row in CONTEXTS]
     for kind in ("token", "full"):
@@ -192,3 +192,22 @@ def test_a_policy_that_is_its_own_hindsight_has_nothing_to_learn():
         loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind), batch_size=3)
         loss.loss(policy, same, COMPLETIONS, loss.teacher_targets(same, COMPLETIONS), WEIGHTS).loss.backward()
         assert max(weight.grad.abs().max() for weight in policy.parameters()) < 1e-5
+
+
+def test_targets_of_another_objective_are_refused():
+    policy = small_model(0)
+    teacher = Teacher("live", policy)
+    of_token = HindsightLoss(teacher, Objective(), 3).teacher_targets(CONTEXTS, COMPLETIONS)
+    for objective, error in (
+        (Objective(kind="full"), TypeError),
+        (Objective(kind="top_k"), TypeError),
+        (Objective(focus=0.1), ValueError),
+    ):
+        with pytest.raises(error):
+            HindsightLoss(teacher, objective, 3).loss(policy, CONTEXTS, COMPLETIONS, of_token, WEIGHTS)
+
+
+def test_null_contrast_needs_an_unrelated_context_for_every_row():
+    loss = HindsightLoss(Teacher("live", small_model(0)), Objective(null_contrast=True), 3)
+    with pytest.raises(ValueError, match="unrelated"):
+        loss.teacher_targets([*CONTEXTS[:2], Contexts([1], [1, 2])], COMPLETIONS)

@@ -1,4 +1,4 @@
-"""The equations against numbers worked by hand and against autograd's gradient of a slow reference."""
+"""The equations against values computed by hand and against the autograd gradient of a slow reference."""
 
 import math
 
@@ -21,16 +21,16 @@ from sdpo.method.objective import (
 MASK = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
 
 
-def test_signal_is_the_difference_and_zero_on_padding():
+def test_signal_is_the_difference_of_log_probabilities_and_zero_on_padding():
     teacher = torch.tensor([[-1.0, -2.0, -4.0], [-0.5, 9.0, 9.0]])
     policy = torch.tensor([[-2.0, -2.0, -1.0], [-1.5, -7.0, 3.0]])
     assert signal(teacher, policy, MASK).tolist() == [[1.0, 0.0, -3.0], [1.0, 0.0, 0.0]]
 
 
-def test_centred_signal_has_each_rows_own_mean_taken_off():
+def test_centring_subtracts_the_mean_of_each_row():
     teacher = torch.tensor([[-1.0, -2.0, -4.0], [-0.5, 9.0, 9.0]])
     policy = torch.tensor([[-2.0, -2.0, -1.0], [-1.5, -7.0, 3.0]])
-    # Row one: (1 + 0 - 3) / 3 = -2/3; row two: its only token is its mean.
+    # Row one: the mean is (1 + 0 - 3) / 3 = -2/3. Row two: the mean is its only token.
     expected = torch.tensor([[1 + 2 / 3, 2 / 3, -3 + 2 / 3], [0.0, 0.0, 0.0]])
     torch.testing.assert_close(signal(teacher, policy, MASK, centre=True), expected)
 
@@ -44,10 +44,10 @@ def test_loss_and_gradient_on_policy_by_hand():
     logps = torch.tensor([[-1.0, -2.0, -3.0], [-4.0, 0.0, 0.0]], requires_grad=True)
     advantages = torch.tensor([[0.3, -0.6, 0.9], [2.0, 5.0, 5.0]])
     loss = token_loss(logps, logps.detach(), advantages, MASK, torch.tensor([1.0, 1.0]), clip=0.2)
-    # Every ratio is 1: rows -(0.3 - 0.6 + 0.9) / 3 = -0.2 and -2.0, their mean -1.1.
+    # Every ratio is 1: the rows are -(0.3 - 0.6 + 0.9) / 3 = -0.2 and -2.0, and their mean is -1.1.
     assert loss.item() == pytest.approx(-1.1)
     loss.backward()
-    # -A / tokens of the row / rows.
+    # -A / (tokens in the row) / (rows).
     expected = torch.tensor([[-0.3 / 6, 0.6 / 6, -0.9 / 6], [-2.0 / 2, 0.0, 0.0]])
     torch.testing.assert_close(logps.grad, expected)
 
@@ -55,14 +55,14 @@ def test_loss_and_gradient_on_policy_by_hand():
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "slope"),
     [
-        (1.5, 1.0, -1.2, 0.0),  # raised far enough already: clipped, no push
+        (1.5, 1.0, -1.2, 0.0),  # already raised enough: clipped, no gradient
         (0.5, 1.0, -0.5, -0.5),  # still to be raised: not clipped
-        (0.5, -1.0, 0.8, 0.0),  # lowered far enough already
+        (0.5, -1.0, 0.8, 0.0),  # already lowered enough: clipped, no gradient
         (1.5, -1.0, 1.5, 1.5),  # still to be lowered
-        (1.1, 1.0, -1.1, -1.1),  # inside
+        (1.1, 1.0, -1.1, -1.1),  # inside the range
     ],
 )
-def test_clip_acts_only_where_the_ratio_has_moved(ratio, advantage, loss, slope):
+def test_clipping_acts_only_on_ratios_outside_the_range(ratio, advantage, loss, slope):
     logps = torch.tensor([[math.log(ratio)]], requires_grad=True)
     one = torch.ones(1, 1)
     value = token_loss(logps, torch.zeros(1, 1), advantage * one, one, torch.ones(1), clip=0.2)
@@ -71,28 +71,28 @@ def test_clip_acts_only_where_the_ratio_has_moved(ratio, advantage, loss, slope)
     assert logps.grad.item() == pytest.approx(slope)
 
 
-def test_rows_without_follow_up_neither_count_nor_shrink_the_step():
+def test_unusable_rows_do_not_change_the_loss():
     logps, advantages = torch.randn(4, 3), torch.randn(4, 3)
     mask = torch.ones(4, 3)
     usable = torch.tensor([True, False, True, False])
-    whole = token_loss(logps, logps, advantages, mask, row_weights(usable, 2, 4), clip=0.2)
+    complete = token_loss(logps, logps, advantages, mask, row_weights(usable, 2, 4), clip=0.2)
     alone = token_loss(logps[usable], logps[usable], advantages[usable], mask[usable], torch.ones(2), clip=0.2)
-    torch.testing.assert_close(whole, alone)
+    torch.testing.assert_close(complete, alone)
 
 
-def test_a_step_is_the_same_however_it_is_divided():
+def test_a_step_does_not_depend_on_its_division_into_micro_batches():
     logps, advantages, mask = torch.randn(8, 5), torch.randn(8, 5), (torch.rand(8, 5) < 0.8).float()
     usable = torch.tensor([True, True, False, True, True, True, False, True])
     weights = row_weights(usable, 6, 8)
-    whole = token_loss(logps, logps, advantages, mask, weights, clip=0.2)
+    complete = token_loss(logps, logps, advantages, mask, weights, clip=0.2)
     parts = [
         token_loss(logps[i : i + 2], logps[i : i + 2], advantages[i : i + 2], mask[i : i + 2], weights[i : i + 2], 0.2)
         for i in range(0, 8, 2)
     ]
-    torch.testing.assert_close(whole, sum(parts) / 4)
+    torch.testing.assert_close(complete, sum(parts) / 4)
 
 
-def test_nothing_usable_is_a_step_of_zero():
+def test_the_loss_is_zero_without_usable_rows():
     weights = row_weights(torch.tensor([False, False]), 0, 2)
     loss = token_loss(torch.randn(2, 3), torch.randn(2, 3), torch.randn(2, 3), MASK, weights, clip=0.2)
     assert loss.item() == 0.0
@@ -112,7 +112,7 @@ P, Q = torch.tensor([[0.5, 0.25, 0.25]]), torch.tensor([[0.25, 0.5, 0.25]])
     [
         ("reverse", 0.5 * math.log(2) + 0.25 * math.log(1 / 2)),
         ("forward", 0.25 * math.log(1 / 2) + 0.5 * math.log(2)),
-        # The mixture is 3/8, 3/8, 1/4; both sides are as far from it.
+        # The mixture is 3/8, 3/8, 1/4; both distributions have the same divergence from it.
         ("jsd", 0.5 * math.log(4 / 3) + 0.25 * math.log(2 / 3)),
     ],
 )
@@ -158,7 +158,7 @@ def test_reverse_kl_over_the_vocabulary_has_the_token_objectives_gradient_in_exp
     divergence(logits.log_softmax(-1)[None], target[None], "reverse").sum().backward()
     full, logits.grad = logits.grad.clone(), None
     logps = logits.log_softmax(-1)
-    # Every token in turn as the sampled one, weighted by how often it is.
+    # Each token as the sampled one, weighted by its probability.
     expected = sum(
         logps[token].exp().detach() * -(target[token] - logps[token]).detach() * logps[token] for token in range(7)
     )
@@ -172,7 +172,7 @@ def test_divergence_loss_is_a_mean_of_rows_and_not_of_tokens():
     assert divergence_loss(values, MASK, torch.tensor([1.0, 0.5])).item() == pytest.approx(3.5)
 
 
-def test_the_first_tokens_are_counted_within_the_row():
+def test_after_first_masks_the_first_tokens_of_each_row():
     assert after_first(MASK, 1).tolist() == [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     assert torch.equal(after_first(MASK, 0), MASK)
 
@@ -185,11 +185,11 @@ def test_a_signal_is_clipped_before_it_is_centred():
     torch.testing.assert_close(centred[0], clipped[0] + 1 / 3)
 
 
-def test_contrast_takes_off_what_any_follow_up_does():
-    # The same shift under a related and an unrelated follow-up is the template's: nothing is left but the anchor.
+def test_contrast_subtracts_the_effect_of_an_unrelated_follow_up():
+    # The same change with a related and an unrelated follow-up comes from the template: the bare output remains.
     assert contrast(torch.tensor(-3.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -1.0
     assert contrast(torch.tensor(-5.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -3.0
 
 
-def test_what_no_follow_up_is_about_weighs_little_and_not_nothing():
+def test_tokens_outside_the_focus_have_a_small_weight():
     assert focus_weights(torch.tensor([1.0, 0.0, 1.0])).tolist() == pytest.approx([1.0, 0.1, 1.0])

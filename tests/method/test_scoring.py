@@ -1,4 +1,4 @@
-"""The scorer against one row at a time in float64."""
+"""Scoring in batches against one row at a time in float64."""
 
 import copy
 from random import Random
@@ -21,17 +21,16 @@ def rows(seed: int, count: int, vocabulary: int, longest: int = 60) -> tuple[lis
 
 
 def reference(model, context: list[int], completion: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and entropies of one row: every logit, one token at a time, float64."""
+    """The log-probabilities and entropies of one row, from all its logits in float64."""
     logps = copy.deepcopy(model).double()(torch.tensor([context + completion])).logits[0].log_softmax(-1)
-    places = range(len(context) - 1, len(context) + len(completion) - 1)
-    entropies = [-(logps[place].exp() * logps[place]).sum() for place in places]
-    return torch.stack([logps[place, token] for place, token in zip(places, completion, strict=True)]), torch.stack(
-        entropies
-    )
+    positions = range(len(context) - 1, len(context) + len(completion) - 1)
+    entropies = [-(logps[position].exp() * logps[position]).sum() for position in positions]
+    token_logps = [logps[position, token] for position, token in zip(positions, completion, strict=True)]
+    return torch.stack(token_logps), torch.stack(entropies)
 
 
 @pytest.mark.parametrize(("batch_size", "packed"), [(None, False), (1, False), (3, False), (None, True), (3, True)])
-def test_agrees_with_one_row_at_a_time(model, batch_size, packed):
+def test_scores_agree_with_one_row_at_a_time(model, batch_size, packed):
     contexts, completions = rows(0, 7, len(model.lm_head.weight))
     assert not packed or pack_rows(model)
     with torch.no_grad():
@@ -39,14 +38,14 @@ def test_agrees_with_one_row_at_a_time(model, batch_size, packed):
         for row, pair in enumerate(zip(contexts, completions, strict=True)):
             logps, entropies = reference(model, *pair)
             length = len(pair[1])
-            # Of the value: random ids are improbable, and float32 holds -22 to 2e-6 at best.
+            # Relative to the value: random ids are improbable, and float32 represents -22 to within 2e-6 at best.
             assert ((scores.logps_BT[row, :length] - logps).abs() / logps.abs().clamp(min=1)).max() < 1e-5
             assert (scores.entropy_BT[row, :length] - entropies).abs().max() < 1e-4
             assert scores.mask_BT[row].tolist() == [1.0] * length + [0.0] * (scores.mask_BT.shape[1] - length)
             assert scores.logps_BT[row, length:].abs().sum() == 0
 
 
-def test_does_not_depend_on_order_or_batch_mates(model):
+def test_scores_do_not_depend_on_the_order_or_the_other_rows(model):
     contexts, completions = rows(1, 6, len(model.lm_head.weight))
     order = [4, 2, 0, 5, 1, 3]
     with torch.no_grad():
@@ -55,7 +54,7 @@ def test_does_not_depend_on_order_or_batch_mates(model):
     torch.testing.assert_close(shuffled.logps_BT, scores.logps_BT[order], atol=1e-5, rtol=0)
 
 
-def test_gradient_is_that_of_the_reference(model):
+def test_gradient_matches_the_reference(model):
     contexts, completions = rows(2, 3, len(model.lm_head.weight), longest=20)
     weights = torch.randn(3, max(map(len, completions)))
     (score(model, contexts, completions).logps_BT * weights).sum().backward()
@@ -64,15 +63,15 @@ def test_gradient_is_that_of_the_reference(model):
     loss = 0.0
     for row, (context, completion) in enumerate(zip(contexts, completions, strict=True)):
         logps = slow(torch.tensor([context + completion])).logits[0].log_softmax(-1)
-        for place, token in enumerate(completion):
-            loss = loss + weights[row, place] * logps[len(context) - 1 + place, token]
+        for index, token in enumerate(completion):
+            loss = loss + weights[row, index] * logps[len(context) - 1 + index, token]
     loss.backward()
     for fast_weight, slow_weight in zip(model.parameters(), slow.parameters(), strict=True):
         scale = slow_weight.grad.abs().max()
         assert (fast_weight.grad - slow_weight.grad).abs().max() < 1e-4 * scale + 1e-6
 
 
-def test_only_the_completions_positions_reach_the_head(model, monkeypatch):
+def test_only_the_positions_of_completions_reach_the_head(model, monkeypatch):
     contexts, completions = rows(3, 9, len(model.lm_head.weight), longest=80)
     seen = []
     linear = torch.nn.functional.linear
@@ -89,14 +88,14 @@ def test_only_the_completions_positions_reach_the_head(model, monkeypatch):
     assert max(seen) <= CHUNK
 
 
-def test_the_model_is_left_as_it_was(model):
+def test_scoring_does_not_change_the_model(model):
     ids = torch.tensor([[5, 6, 7]])
     before = model(ids).logits
     score(model, [[5]], [[6, 7]])
     torch.testing.assert_close(model(ids).logits, before)
 
 
-def test_an_error_inside_leaves_the_model_as_it_was(model):
+def test_an_error_in_the_forward_pass_does_not_change_the_model(model):
     with pytest.raises(IndexError):
         score(model, [[10**9]], [[6]])
     assert model(torch.tensor([[5, 6]])).logits.shape[-1] == len(model.lm_head.weight)
@@ -122,11 +121,11 @@ def test_bf16_weights_are_projected_and_normalised_in_float32(model):
         scores = score(model, contexts, completions)
     assert scores.logps_BT.dtype == torch.float32
     values = scores.logps_BT[scores.mask_BT.bool()]
-    # bf16 log-probabilities would fall on few values: 8 bits of mantissa.
+    # With 8 bits of mantissa, bf16 log-probabilities would have few distinct values.
     assert len(values.unique()) > 0.9 * len(values)
 
 
-def test_a_frozen_teacher_stays_and_a_live_one_moves(model):
+def test_a_live_teacher_changes_with_the_policy_and_a_frozen_one_does_not(model):
     contexts, completions = rows(5, 2, len(model.lm_head.weight))
     teachers = {kind: Teacher(kind, model) for kind in ("live", "frozen")}
     before = {kind: teacher.logps(contexts, completions, 2) for kind, teacher in teachers.items()}
@@ -138,29 +137,29 @@ def test_a_frozen_teacher_stays_and_a_live_one_moves(model):
     assert (teachers["live"].logps(contexts, completions, 2) - before["live"]).abs().max() > 1e-3
 
 
-def test_rows_end_to_end_are_trained_as_rows_alone(model):
+def test_packed_rows_have_the_gradient_of_padded_rows(model):
     contexts, completions = rows(6, 4, len(model.lm_head.weight))
     weights = torch.randn(4, max(map(len, completions)))
-    alone, packed = copy.deepcopy(model), copy.deepcopy(model)
+    padded, packed = copy.deepcopy(model), copy.deepcopy(model)
     assert pack_rows(packed)
     lines = []
     packed.model.register_forward_pre_hook(
-        lambda module, _, given: lines.append(given["input_ids"].shape), with_kwargs=True
+        lambda module, _, inputs: lines.append(inputs["input_ids"].shape), with_kwargs=True
     )
-    for copied in (alone, packed):
+    for copied in (padded, packed):
         (score(copied, contexts, completions).logps_BT * weights).sum().backward()
     assert lines == [(1, sum(map(len, [*contexts, *completions])))]
-    for first, second in zip(alone.parameters(), packed.parameters(), strict=True):
+    for first, second in zip(padded.parameters(), packed.parameters(), strict=True):
         torch.testing.assert_close(first.grad, second.grad, atol=2e-4, rtol=1e-3)
 
 
-def test_an_attention_that_sees_other_rows_is_found_out(model):
-    deaf = copy.deepcopy(model)
-    whole = deaf.model.forward
-    deaf.model.forward = lambda *given, position_ids=None, **more: whole(*given, **more)
-    assert not pack_rows(deaf)
+def test_rows_are_not_packed_if_the_attention_ignores_restarting_positions(model):
+    without_positions = copy.deepcopy(model)
+    forward = without_positions.model.forward
+    without_positions.model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
+    assert not pack_rows(without_positions)
     contexts, completions = rows(7, 3, len(model.lm_head.weight))
     with torch.no_grad():
         torch.testing.assert_close(
-            score(deaf, contexts, completions).logps_BT, score(model, contexts, completions).logps_BT
+            score(without_positions, contexts, completions).logps_BT, score(model, contexts, completions).logps_BT
         )

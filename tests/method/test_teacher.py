@@ -1,4 +1,4 @@
-"""Teachers: who stays, who follows and how far, with adapters and without; and what a checkpoint keeps of them."""
+"""Teachers: how they follow the policy, with and without adapters, and what a checkpoint stores of them."""
 
 import copy
 
@@ -24,7 +24,7 @@ def with_lora(model):
 
 
 def move(model, seed: int = 0) -> None:
-    """Change the weights that are trained, as steps would."""
+    """Change the trained weights, as optimizer steps would."""
     torch.manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
@@ -41,17 +41,17 @@ def prepared(kind: str, adapter: bool, rate: float = 0.25) -> tuple[Teacher, tor
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_live_moves_at_once_and_frozen_and_gated_stay(adapter):
-    for kind, stays in (("live", False), ("frozen", True), ("gated", True)):
+def test_live_follows_at_once_and_frozen_and_gated_do_not(adapter):
+    for kind, is_fixed in (("live", False), ("frozen", True), ("gated", True)):
         teacher, policy = prepared(kind, adapter)
         before = logps(teacher)
         move(policy)
         teacher.after_step()
-        assert torch.allclose(logps(teacher), before, atol=1e-6) == stays
+        assert torch.allclose(logps(teacher), before, atol=1e-6) == is_fixed
 
 
 @pytest.mark.parametrize("adapter", [False, True])
-def test_gated_becomes_the_policy_when_it_is_refreshed(adapter):
+def test_refresh_sets_a_gated_teacher_to_the_policy(adapter):
     teacher, policy = prepared("gated", adapter)
     move(policy)
     teacher.refresh()
@@ -60,7 +60,7 @@ def test_gated_becomes_the_policy_when_it_is_refreshed(adapter):
     )
 
 
-def test_frozen_under_an_adapter_is_no_second_copy_and_leaves_the_adapter_on():
+def test_frozen_with_an_adapter_is_not_a_copy_and_leaves_the_adapter_enabled():
     teacher, policy = prepared("frozen", True)
     start = logps(Teacher("live", small_model()))
     move(policy)
@@ -73,7 +73,7 @@ def test_frozen_under_an_adapter_is_no_second_copy_and_leaves_the_adapter_on():
     assert all(weight.requires_grad == ("lora" in name) for name, weight in policy.named_parameters())
 
 
-def test_ema_follows_by_its_rate():
+def test_ema_follows_at_its_rate():
     teacher, policy = prepared("ema", False, rate=0.25)
     start = copy.deepcopy(policy)
     move(policy)
@@ -82,7 +82,7 @@ def test_ema_follows_by_its_rate():
         torch.testing.assert_close(own, 0.75 * old + 0.25 * new)
 
 
-def test_ema_of_an_adapter_averages_the_product_and_not_its_factors():
+def test_ema_of_an_adapter_averages_the_product_of_its_matrices():
     teacher, policy = prepared("ema", True, rate=0.5)
     layer = policy.get_submodule("base_model.model.model.layers.0.self_attn.q_proj")
     expected = layer.base_layer.weight.clone()
@@ -97,23 +97,23 @@ def test_ema_of_an_adapter_averages_the_product_and_not_its_factors():
 
 
 @pytest.mark.parametrize("kind", ["ema", "gated"])
-def test_a_checkpoint_keeps_a_teacher_that_neither_start_nor_policy_gives(kind, tmp_path):
+def test_a_checkpoint_stores_only_teachers_that_cannot_be_reconstructed(kind, tmp_path):
     teacher, policy = prepared(kind, False)
     move(policy)
     teacher.after_step()
     teacher.refresh() if kind == "gated" else None
     save_teacher(teacher, tmp_path, main=True)
-    again, _ = prepared(kind, False)
-    assert not torch.allclose(logps(again), logps(teacher), atol=1e-4)
-    load_teacher(again, tmp_path)
-    assert torch.equal(logps(again), logps(teacher))
+    loaded, _ = prepared(kind, False)
+    assert not torch.allclose(logps(loaded), logps(teacher), atol=1e-4)
+    load_teacher(loaded, tmp_path)
+    assert torch.equal(logps(loaded), logps(teacher))
     for other in ("live", "frozen"):
         (tmp_path / other).mkdir()
         save_teacher(prepared(other, False)[0], tmp_path / other, main=True)
         assert not list((tmp_path / other).iterdir())
 
 
-def test_adapter_weights_are_float32_over_a_bf16_base():
+def test_adapter_weights_are_float32_on_a_bf16_base():
     policy = with_lora(small_model().to(torch.bfloat16))
     hold_trained_weights_in_float32(policy)
     kinds = {weight.dtype for weight in policy.parameters() if weight.requires_grad}

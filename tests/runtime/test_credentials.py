@@ -1,4 +1,4 @@
-"""Keys from the environment or `.env` get where they belong, and nowhere else."""
+"""Credentials from the environment or `.env` reach their servers, and nothing else."""
 
 import base64
 import subprocess
@@ -22,11 +22,11 @@ wandb.init()
 
 
 @pytest.mark.parametrize("key", ["k" * 40, ""])
-def test_a_wandb_key_switches_tracking_on(tmp_path, key):
+def test_a_wandb_key_enables_online_tracking(tmp_path, key):
     with FakeServer(lambda body, number: Answer(raw=b'{"data":{}}')) as server:
         variables = {"WANDB_API_KEY": key, "WANDB_BASE_URL": server.root, "WANDB_INIT_TIMEOUT": "20"}
-        ours = {name: value for name, value in environment(**variables).items() if name != "WANDB_MODE"}
-        subprocess.run([sys.executable, "-c", TRACK, tmp_path], env=ours, capture_output=True, timeout=120)
+        variables = {name: value for name, value in environment(**variables).items() if name != "WANDB_MODE"}
+        subprocess.run([sys.executable, "-c", TRACK, tmp_path], env=variables, capture_output=True, timeout=120)
     shown = {headers.get("Authorization") for headers in server.headers}
     basic = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
     assert shown == ({basic} if key else set())
@@ -46,7 +46,7 @@ def test_a_hub_token_from_dotenv_reaches_the_hub(tmp_path, monkeypatch):
     assert not any("hf_secret_token" in text for text in [*written, done.stdout, done.stderr])
 
 
-def test_a_model_that_the_hub_does_not_give_is_one_line(tmp_path, monkeypatch):
+def test_a_model_that_the_hub_refuses_prints_one_line(tmp_path, monkeypatch):
     with FakeServer(user_by_rule()) as user, Hub("org/private", MODEL_DIR, "right") as hub:
         variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "wrong"}
         for name, value in variables.items():

@@ -1,4 +1,4 @@
-"""How a job is launched and ended: its processes, exit codes and signals, its GPUs, and the simulated user's server."""
+"""Starting and ending a job: processes, exit codes, signals, GPUs, and the simulated user's server."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from sdpo import settings
 from sdpo.runtime import launch, processes
 from tests.commands import clean_environment
 
-# A job of our own, light enough to be started for real.
+# A job that is light enough to be started as a real process.
 
 FAKE_JOB = """
 import atexit, os, sys, time
@@ -43,13 +43,13 @@ def run(settings, job):
         left = settings.output_dir / f"left-{rank}"
         atexit.register(lambda: left.write_text("no" if distributed.is_initialized() else "yes"))
     if settings.behaviour == "fail" and rank in ("none", "1"):
-        raise ServerError("the user went away")
+        raise ServerError("the user does not respond")
     if settings.behaviour == "killed" and rank == "1":
         os.kill(os.getpid(), 9)
     if settings.behaviour == "full":
         raise OSError(28, "No space left on device", "somewhere")
     if settings.behaviour == "fault":
-        raise RuntimeError("a fault of ours")
+        raise RuntimeError("a bug")
     if settings.behaviour == "wait":
         (settings.output_dir / "waiting").write_text(str(os.getpid()))
         try:
@@ -65,7 +65,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def fake(tmp_path):
-    """Return a function that starts the fake job in a folder of its own."""
+    """Return a function that runs the fake job in a temporary folder."""
     (tmp_path / "fake_job.py").write_text(textwrap.dedent(FAKE_JOB))
 
     def command(*arguments):
@@ -80,30 +80,30 @@ def fake(tmp_path):
     return run
 
 
-def test_one_process_runs_in_place_without_a_world_size(fake):
+def test_a_single_process_runs_without_a_launcher_and_without_world_size(fake):
     result = fake(WORLD_SIZE="1")
     assert result.returncode == 0, result.stderr
     assert (fake.folder / "rank-none").read_text() == "none r 1 None"
 
 
 @pytest.mark.parametrize(("behaviour", "code"), [("fail", 3), ("full", 1), ("seven", 7)])
-def test_what_ends_a_job_is_its_exit_code_and_at_most_one_line(fake, behaviour, code):
+def test_an_error_sets_the_exit_code_and_prints_at_most_one_line(fake, behaviour, code):
     result = fake("--behaviour", behaviour)
     assert result.returncode == code
     assert len(result.stderr.splitlines()) == (0 if behaviour == "seven" else 1)
 
 
-def test_a_fault_of_ours_keeps_its_traceback(fake):
+def test_a_bug_keeps_its_traceback(fake):
     result = fake("--behaviour", "fault")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_the_job_after_it_has_cleaned_up(fake, tmp_path, number, code):
+def test_a_signal_ends_the_job_after_cleanup(fake, tmp_path, number, code):
     process = subprocess.Popen(
         fake.command("--behaviour", "wait"), cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # what a shell runs behind its back ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background process of a shell ignores SIGINT
     )  # fmt: skip
     deadline = time.monotonic() + 30
     while not (fake.folder / "waiting").exists() and time.monotonic() < deadline:
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_job_after_it_has_cleaned_up(fake, tmp_path, number, c
     assert "Traceback" not in errors
 
 
-def test_two_runs_of_one_second_get_two_folders(tmp_path):
+def test_runs_started_in_the_same_second_get_different_directories(tmp_path):
     job = launch.Job(name="fake", summary="", settings=settings.JobSettings, folder="fake", run="x:y")
     folders = set()
     for _ in range(3):
@@ -130,7 +130,7 @@ def _plan(output):
     return output[output.index("sdpo.runtime.launcher") :].split()
 
 
-def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
+def test_the_launch_command_has_the_shipped_config_or_the_users_own(fake, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text("distributed_type: FSDP\nnum_processes: 6\n")
     shipped = _plan(fake("--dry-run", GPUS="2", CUDA_VISIBLE_DEVICES="").stdout)
@@ -146,8 +146,8 @@ def test_the_launch_line_has_the_shipped_file_or_the_users_own(fake, tmp_path):
     assert not fake.folder.exists()
 
 
-def test_two_processes_start_find_each_other_and_hand_on_their_exit_code(fake, tmp_path):
-    """The one slow test here: the real launcher, over gloo on the CPU; what fails costs no traceback of its own."""
+def test_two_processes_start_connect_and_pass_on_their_exit_code(fake, tmp_path):
+    """The only slow test here: the real launcher, with gloo on the CPU. Failures print no launcher traceback."""
     result = fake("--gpus", "2", "--behaviour", "gloo", CUDA_VISIBLE_DEVICES="", WORLD_SIZE="5")
     assert result.returncode == 0, result.stderr
     assert {file.read_text() for file in fake.folder.glob("rank-*")} == {"0 of 2", "1 of 2"}
@@ -164,7 +164,7 @@ def test_two_processes_start_find_each_other_and_hand_on_their_exit_code(fake, t
 
 
 class FakeServer:
-    """Stands in for the server module and keeps what it was asked."""
+    """A fake of the server module that records its calls."""
 
     def __init__(self):
         self.checked, self.served, self.stopped = [], [], 0
@@ -188,7 +188,7 @@ class FakeServer:
 
 @pytest.fixture
 def online(monkeypatch, tmp_path):
-    """Return a function that runs an online job whose work and whose server are stand-ins."""
+    """Return a function that runs an online job with a fake `run` function and a fake server."""
     monkeypatch.chdir(tmp_path)
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
@@ -218,23 +218,23 @@ def test_a_server_is_started_for_the_job_and_always_stopped(online):
     assert online() == 0
     assert online.seen[0].simulator_url == "http://127.0.0.1:1/v1"
 
-    def fault(settings, job):
+    def fail(settings, job):
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        online(run=fault)
+        online(run=fail)
     assert len(online.server.served) == online.server.stopped == 2
-    # The run's folder holds nothing of ours: it is the run's own.
+    # The launcher writes nothing to the run directory.
     assert list(online.seen[0].output_dir.iterdir()) == []
 
 
-def test_a_server_that_is_there_is_asked_first_and_none_is_started(online, capsys):
+def test_a_given_server_is_checked_and_none_is_started(online, capsys):
     url = "http://127.0.0.1:2/v1"
     assert online("--simulator-url", url) == 0
     assert online("--simulator-url", url, "--dry-run") == 0
     assert online.server.checked == [url, url]
     assert online.server.served == []
-    assert [found.simulator_url for found in online.seen] == [url]
+    assert [given.simulator_url for given in online.seen] == [url]
 
 
 @pytest.mark.parametrize(
@@ -247,25 +247,25 @@ def test_a_server_that_is_there_is_asked_first_and_none_is_started(online, capsy
         (["0", "1"], ["--simulator-gpu", "0"], "0", True),
     ],
 )
-def test_the_server_gets_the_first_free_gpu_or_a_share_of_the_last(online, monkeypatch, gpus, arguments, gpu, shared):
+def test_the_server_gets_the_first_free_gpu_or_shares_the_last(online, monkeypatch, gpus, arguments, gpu, shared):
     monkeypatch.setattr(processes, "visible_gpus", lambda: gpus)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(gpus))
     assert online(*arguments) == 0
     options = online.server.served[0][1]
     assert options["gpu"] == gpu
     assert (options["memory_share"] is not None) == shared
-    # transformers would spread one process over all it sees.
+    # transformers would spread one process over all visible GPUs.
     assert os.environ["CUDA_VISIBLE_DEVICES"] == (gpus[0] if gpus else "")
 
 
-def test_more_processes_than_gpus_are_refused_before_anything_starts(online, monkeypatch, capsys):
+def test_more_processes_than_gpus_are_rejected_before_anything_starts(online, monkeypatch, capsys):
     monkeypatch.setattr(processes, "visible_gpus", lambda: ["0", "1"])
     assert online("--gpus", "3") == 2
     assert online.server.served == []
     assert "GPUS=2" in capsys.readouterr().err
 
 
-def test_names_of_gpus_that_are_not_there_do_not_mean_the_cpu(online, monkeypatch, capsys):
+def test_names_of_missing_gpus_do_not_mean_the_cpu(online, monkeypatch, capsys):
     monkeypatch.setattr(processes, "installed_gpus", lambda: ["0"])
     for shown, code in (("1,2", 2), ("0", 0), ("", 0), ("-1", 0)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
@@ -277,7 +277,7 @@ def test_names_of_gpus_that_are_not_there_do_not_mean_the_cpu(online, monkeypatc
     ("shown", "expected"),
     [(None, "0 1 2"), ("", ""), ("-1", ""), ("2,0", "2 0"), ("1,7,0", "1"), ("GPU-abc", "GPU-abc")],
 )
-def test_gpus_are_counted_as_cuda_shows_them(monkeypatch, tmp_path, shown, expected):
+def test_visible_gpus_follow_the_rules_of_cuda(monkeypatch, tmp_path, shown, expected):
     tool = tmp_path / "nvidia-smi"
     lines = "".join(f"GPU {index}: NVIDIA (UUID: GPU-{index})\n  MIG 1g (UUID: MIG-{index})\n" for index in range(3))
     tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}END\n")
@@ -289,7 +289,7 @@ def test_gpus_are_counted_as_cuda_shows_them(monkeypatch, tmp_path, shown, expec
     assert processes.visible_gpus() == expected.split()
 
 
-def test_processes_of_another_launcher_must_be_told_what_they_share(online, monkeypatch, capsys):
+def test_processes_of_another_launcher_need_the_shared_settings(online, monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert online() == 2
@@ -299,7 +299,7 @@ def test_processes_of_another_launcher_must_be_told_what_they_share(online, monk
     assert os.environ["WORLD_SIZE"] == "1"
 
 
-def test_world_size_is_forgotten_except_under_a_launcher():
+def test_world_size_is_removed_except_under_a_launcher():
     alone, launched = {"WORLD_SIZE": "4"}, {"WORLD_SIZE": "4", "LOCAL_RANK": "0"}
     processes.drop_world_size(alone)
     processes.drop_world_size(launched)

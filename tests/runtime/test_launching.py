@@ -1,4 +1,4 @@
-"""Many processes: the shipped accelerate files, several nodes, and what a launch is told."""
+"""Several processes: the shipped accelerate files, several nodes, and the launch command."""
 
 import signal
 import subprocess
@@ -38,20 +38,20 @@ def test_accelerate_accepts_every_shipped_file(path):
         assert checked.multi_gpu
 
 
-def test_there_is_a_file_for_each_way():
+def test_there_is_a_config_file_for_each_distributed_type():
     assert {path.stem for path in SHIPPED} == {"ddp", "ddp_cpu", "fsdp2"}
 
 
-def test_shipped_accelerate_files_are_there():
+def test_the_default_accelerate_files_exist():
     assert processes.DDP.is_file() and processes.DDP_CPU.is_file()
 
 
-def test_several_nodes_are_told_where_they_meet(tmp_path):
+def test_the_launch_command_of_several_nodes_has_their_address(tmp_path):
     given = settings(world_size=8, nnodes=2, node_rank=1, master_addr="10.0.0.1", run_id="r", output_dir=tmp_path)
     command, extra = processes.launch_line(given, "jobs.a_job", [])
-    told = dict(pairwise(command))
-    assert (told["--num_processes"], told["--num_machines"], told["--machine_rank"]) == ("8", "2", "1")
-    assert (told["--main_process_ip"], told["--main_process_port"]) == ("10.0.0.1", "29500")
+    options = dict(pairwise(command))
+    assert (options["--num_processes"], options["--num_machines"], options["--machine_rank"]) == ("8", "2", "1")
+    assert (options["--main_process_ip"], options["--main_process_port"]) == ("10.0.0.1", "29500")
     assert given.processes_here == 4 and extra["RUN_ID"] == "r"
 
 
@@ -63,14 +63,14 @@ def test_several_nodes_are_told_where_they_meet(tmp_path):
         ({"world_size": 2, "nnodes": 2, "run_id": "r"}, "MASTER_ADDR"),
     ],
 )
-def test_nodes_that_would_not_find_together_are_refused(values, named):
+def test_nodes_that_could_not_connect_are_rejected(values, named):
     with pytest.raises(SettingError, match=named):
         check_nodes(settings(**values))
 
 
-def test_without_a_gpu_the_processes_are_told_so():
+def test_without_a_gpu_the_processes_get_accelerate_use_cpu():
     if torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("there is a GPU")
     _, extra = processes.launch_line(settings(world_size=2, run_id="r", output_dir="r"), "jobs.a_job", [])
     assert extra["ACCELERATE_USE_CPU"] == "true"
 
@@ -78,10 +78,10 @@ def test_without_a_gpu_the_processes_are_told_so():
 LAUNCHER = """
 import pathlib, signal, subprocess, sys
 folder = pathlib.Path(sys.argv[1])
-signal.signal(signal.SIGTERM, lambda *_: (folder / "told").touch())
+signal.signal(signal.SIGTERM, lambda *_: (folder / "signalled").touch())
 sys.exit(subprocess.Popen([sys.executable, "-c", sys.argv[2], sys.argv[1]]).wait())
 """
-WORKER_VARIABLE = """
+WORKER = """
 import pathlib, signal, sys, time
 folder = pathlib.Path(sys.argv[1])
 signal.signal(signal.SIGTERM, lambda *_: ((folder / "saved").touch(), sys.exit(43)))
@@ -90,10 +90,10 @@ time.sleep(60)
 """
 
 
-def test_the_workers_are_asked_to_end_and_not_the_launcher_that_would_hurry_them(tmp_path):
-    command = [sys.executable, "-c", LAUNCHER, str(tmp_path), WORKER_VARIABLE]
+def test_sigterm_goes_to_the_workers_and_not_to_the_launcher(tmp_path):
+    command = [sys.executable, "-c", LAUNCHER, str(tmp_path), WORKER]
     process = subprocess.Popen(command, start_new_session=True)
     assert until((tmp_path / "ready").exists, 30)
     processes._end(process, signal.SIGTERM)
     assert process.returncode == 43
-    assert (tmp_path / "saved").exists() and not (tmp_path / "told").exists()
+    assert (tmp_path / "saved").exists() and not (tmp_path / "signalled").exists()

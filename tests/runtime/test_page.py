@@ -1,4 +1,4 @@
-"""Pages: one file, nothing loaded, and text that stays text."""
+"""HTML pages: a single file, nothing is loaded, and text stays text."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from sdpo.runtime.page import data_block, write_page
 
 
 class PageReader(HTMLParser):
-    """Collects the elements, and the text of each kind of element."""
+    """Collects the elements, and the text by element name."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -42,11 +42,11 @@ HOSTILE = st.text() | st.sampled_from(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(HOSTILE)
-def test_any_text_stays_text(tmp_path, text):
+def test_any_text_is_escaped(tmp_path, text):
     body = Markup("<p>{}</p>").format(text) + data_block("rows", {"text": text, text: [text]})
     page = write_page(tmp_path / "page.html", text, body, script="go()").read_bytes().decode("utf-8")
-    read = PageReader(page)
-    counts = {tag: sum(found == tag for found, _ in read.elements) for tag, _ in read.elements}
+    elements = PageReader(page).elements
+    counts = {tag: sum(other == tag for other, _ in elements) for tag, _ in elements}
     assert counts == {"html": 1, "head": 1, "meta": 3, "title": 1, "style": 1, "body": 1, "p": 1, "script": 2}
     block = re.search(r'<script type="application/json" id="rows">(.*?)</script>', page, re.S)[1]
     shown = text.encode("utf-8", "replace").decode()
@@ -63,7 +63,7 @@ def test_a_page_may_load_nothing_and_run_only_its_script(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
-def test_what_nobody_escaped_is_refused(tmp_path):
+def test_unescaped_content_is_rejected(tmp_path):
     with pytest.raises(TypeError):
         write_page(tmp_path / "page.html", "t", "<p>plain</p>")
     for arguments in ({"script": "'</ScRipt>'"}, {"script": "'<!--'"}, {"style": "</style>"}):

@@ -1,4 +1,4 @@
-"""The run directory: continued or refused, never overwritten, never half."""
+"""The run directory: resumed or rejected, never overwritten, written atomically."""
 
 import json
 import subprocess
@@ -25,29 +25,29 @@ def reopened(run: RunDirectory) -> RunDirectory:
     return RunDirectory(run.path)
 
 
-def test_what_was_done_is_written(run):
+def test_run_json_records_settings_and_provenance(run):
     written = run.read_json("run.json")
     assert written["settings"] == SETTINGS
     assert written["versions"]["torch"].startswith("2.")
     assert {"started", "command", "commit", "python"} <= written.keys()
 
 
-def test_the_same_settings_continue(run):
+def test_the_same_settings_resume_the_run(run):
     assert reopened(run).open(SETTINGS | {"concurrency": 4}) == "continued"
 
 
 @pytest.mark.parametrize(("name", "value"), [("lr", 1e-5), ("seed", 1)])
-def test_other_settings_are_refused_and_named(run, name, value):
+def test_a_changed_setting_is_rejected_by_name(run, name, value):
     with pytest.raises(RunError, match=name.upper()):
         reopened(run).open(SETTINGS | {name: value})
 
 
-def test_strange_finished_and_unwanted_directories_are_refused(run, tmp_path):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("x")
+def test_foreign_finished_and_unwanted_directories_are_rejected(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
     with pytest.raises(RunError):
-        RunDirectory(tmp_path / "mine").open(SETTINGS)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+        RunDirectory(tmp_path / "other").open(SETTINGS)
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.tex"]
     with pytest.raises(RunError):
         reopened(run).check(SETTINGS, resume=False)
     run.write_json("summary.json", {"finished": True})
@@ -70,7 +70,7 @@ def test_checking_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_only_whole_checkpoints_are_resumed_from(run):
+def test_only_complete_checkpoints_are_resumed_from(run):
     for step in (3, 12, 6):
         (run.path / f"checkpoint-{step}").mkdir()
         (run.path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
@@ -82,7 +82,7 @@ def test_only_whole_checkpoints_are_resumed_from(run):
     assert sorted(path.name for path in run.path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
 
 
-def test_rows_after_the_checkpoint_are_forgotten_and_a_cut_line_too(run):
+def test_rows_after_the_checkpoint_and_a_truncated_line_are_dropped(run):
     run.append("metrics.jsonl", [{"step": step, "text": "é\u2028"} for step in range(1, 6)])
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "te')
@@ -91,7 +91,7 @@ def test_rows_after_the_checkpoint_are_forgotten_and_a_cut_line_too(run):
     assert [row["step"] for row in run.read_rows("metrics.jsonl")] == [1, 2, 3]
 
 
-def test_a_broken_line_in_the_middle_is_said(run):
+def test_an_invalid_line_in_the_middle_is_reported(run):
     (run.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 2}\n')
     with pytest.raises(RunError, match="line 2"):
         run.read_rows("metrics.jsonl")
@@ -110,7 +110,7 @@ def test_a_failed_write_leaves_the_old_file(run):
     assert not [path for path in run.path.iterdir() if path.name.startswith(".summary")]
 
 
-def test_a_run_goes_on_with_other_processes_where_a_step_stays_as_large(tmp_path):
+def test_a_run_resumes_with_other_processes_if_the_step_size_stays(tmp_path):
     before = {"lr": 1.0, "bs": 4, "ga": 2, "world_size": 1}
     RunDirectory(tmp_path).open(before)
     for bs, ga, world_size in ((4, 1, 2), (8, 1, 1), (1, 2, 4)):
@@ -120,7 +120,7 @@ def test_a_run_goes_on_with_other_processes_where_a_step_stays_as_large(tmp_path
         RunDirectory(tmp_path).check({"lr": 1.0, "bs": 4, "ga": 2, "world_size": 2})
 
 
-def test_a_full_disk_is_told_from_other_failures_of_those_who_write_checkpoints(tmp_path, monkeypatch):
+def test_a_full_disk_is_distinguished_from_other_checkpoint_errors(tmp_path, monkeypatch):
     space = {"free": 0}
     monkeypatch.setattr("sdpo.runtime.run_directory.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
     writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")

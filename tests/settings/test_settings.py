@@ -1,4 +1,4 @@
-"""Where a setting's value comes from, what is refused, and that secrets stay secret."""
+"""The precedence of sources of settings, the errors, and that secrets stay secret."""
 
 import json
 import math
@@ -16,11 +16,11 @@ from sdpo.settings import OnlineSettings, SimulatorSettings
 from sdpo.settings import resolve as resolve_module
 
 ROOT = Path(__file__).parents[2]
-SECRET = "s3cr3t-value-nobody-may-see"
+SECRET = "s3cr3t-value-that-must-not-appear"
 
 
 @pytest.fixture(autouse=True)
-def _own_folder(tmp_path, monkeypatch):
+def _empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,7 +38,7 @@ def refusal(*arguments, **options):
     return message
 
 
-# Each source by itself, highest first: what it takes to set LR to 0.5 through it, and what it is called.
+# The sources, highest precedence first: the arguments that set LR through the source, and its name.
 SOURCES = [
     ({"arguments": ["--lr", "{}"]}, "flag"),
     ({"environment": {"LR": "{}"}}, "environment"),
@@ -53,24 +53,24 @@ def _filled(source, value):
 
 
 @pytest.mark.parametrize("higher", range(len(SOURCES)))
-def test_a_source_goes_before_every_lower_one(higher):
+def test_a_source_takes_precedence_over_all_lower_ones(higher):
     for lower in range(higher + 1, len(SOURCES)):
         options = _filled(SOURCES[lower][0], "0.25") | _filled(SOURCES[higher][0], "0.5")
         options.setdefault("environment", {})["TINY"] = "1"
         arguments = options.pop("arguments", [])
-        found = resolve(*arguments, **options)
-        assert found.lr == 0.5
-        assert settings.source(found, "lr") == SOURCES[higher][1]
+        resolved = resolve(*arguments, **options)
+        assert resolved.lr == 0.5
+        assert settings.source(resolved, "lr") == SOURCES[higher][1]
         Path(".env").unlink(missing_ok=True)
 
 
-def test_without_any_source_the_declared_default_holds():
-    found = resolve()
-    assert found.lr == 5e-6
-    assert settings.source(found, "lr") == "default"
+def test_without_a_source_the_declared_default_applies():
+    resolved = resolve()
+    assert resolved.lr == 5e-6
+    assert settings.source(resolved, "lr") == "default"
 
 
-def test_tiny_values_hold_only_with_tiny_on():
+def test_tiny_values_apply_only_with_tiny_on():
     tiny = {"lr": 0.5}
     assert resolve(tiny=tiny).lr == 5e-6
     assert resolve("--tiny", tiny=tiny).lr == 0.5
@@ -78,11 +78,11 @@ def test_tiny_values_hold_only_with_tiny_on():
     assert resolve(tiny=tiny, dotenv="TINY=yes").lr == 0.5
 
 
-def test_a_make_variable_goes_before_an_inherited_one():
+def test_a_make_variable_takes_precedence_over_the_environment():
     inherited = {"WORLD_SIZE": "8", "GPUS": "2", resolve_module.MAKE_VARIABLES: "GPUS"}
-    found = resolve(environment=inherited)
-    assert found.world_size == 2
-    assert settings.source(found, "world_size") == "make"
+    resolved = resolve(environment=inherited)
+    assert resolved.world_size == 2
+    assert settings.source(resolved, "world_size") == "make"
 
 
 @pytest.mark.parametrize("empty", ["", "  "])
@@ -90,7 +90,7 @@ def test_an_empty_value_counts_as_not_given(empty):
     assert resolve("--lr", empty, environment={"BS": empty}, dotenv=f"GA={empty}\nSTYLE=", defaults={"bs": 7}).bs == 7
 
 
-def test_both_names_of_a_setting_are_the_same():
+def test_a_setting_and_its_alias_are_the_same():
     assert resolve("--gpus", "3").world_size == resolve("--world-size", "3").world_size == 3
     assert resolve("--gpus", "3", "--world-size", "3").world_size == 3
     assert resolve("--gpus", "3", environment={"WORLD_SIZE": "4"}).world_size == 3
@@ -98,10 +98,10 @@ def test_both_names_of_a_setting_are_the_same():
     assert "GPUS" in message and "WORLD_SIZE" in message
 
 
-def test_a_data_folder_stands_for_both_files_unless_they_are_named():
+def test_a_data_folder_sets_both_files_unless_they_are_given():
     Path("rows").mkdir()
-    found = resolve("--data-path", "rows", "--val-jsonl", "mine.jsonl", defaults={"train_jsonl": "elsewhere"})
-    assert (found.train_jsonl, found.val_jsonl) == (Path("rows/train.jsonl"), Path("mine.jsonl"))
+    resolved = resolve("--data-path", "rows", "--val-jsonl", "mine.jsonl", defaults={"train_jsonl": "elsewhere"})
+    assert (resolved.train_jsonl, resolved.val_jsonl) == (Path("rows/train.jsonl"), Path("mine.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -117,19 +117,19 @@ def test_a_data_folder_stands_for_both_files_unless_they_are_named():
         ([], {}, "ANTHROPIC_API_KEYS=1", "ANTHROPIC_API_KEY"),
     ],
 )
-def test_an_unknown_name_is_refused_with_the_nearest_known_one(arguments, environment, dotenv, named):
+def test_an_unknown_name_is_rejected_with_the_nearest_known_one(arguments, environment, dotenv, named):
     message = refusal(*arguments, environment=environment, dotenv=dotenv)
     assert f"{named}?" in message
 
 
-def test_a_setting_of_another_job_is_refused_where_it_was_meant_for_this_one():
+def test_a_setting_of_another_job_is_rejected_if_given_to_this_one_directly():
     assert "--style" in refusal("--style", "poetic", kind=SimulatorSettings)
     made = {resolve_module.MAKE_VARIABLES: "STYLE", "STYLE": "poetic"}
     assert "STYLE" in refusal(kind=SimulatorSettings, environment=made)
     assert resolve(kind=SimulatorSettings, environment={"STYLE": "poetic"}, dotenv="LR=1\nGPUS=2").port == 8000
 
 
-def test_other_programs_names_in_dotenv_are_passed_on():
+def test_other_programs_variables_in_dotenv_are_exported():
     text = f"HF_HOME=/models\nhttp_proxy=http://p\nWANDB_API_KEY={SECRET}\nHF_TOKEN=\nCOMPOSE_FILE=x\nLR=1\n"
     resolve(dotenv=text)
     environment = {"COMPOSE_FILE": "mine", "ANTHROPIC_API_KEY": ""}
@@ -145,9 +145,9 @@ def test_other_programs_names_in_dotenv_are_passed_on():
     assert SECRET not in environment.values() and environment["HF_HOME"] == "/models"
 
 
-def test_dotenv_is_taken_literally_and_faults_are_placed():
-    found = resolve(dotenv="\ufeffRUN_ID='a-b' # note\nexport MODEL_NAME_OR_PATH=a/${HOME}\n")
-    assert (found.run_id, found.model_name_or_path) == ("a-b", "a/${HOME}")
+def test_dotenv_is_read_literally_and_errors_name_the_line():
+    resolved = resolve(dotenv="\ufeffRUN_ID='a-b' # note\nexport MODEL_NAME_OR_PATH=a/${HOME}\n")
+    assert (resolved.run_id, resolved.model_name_or_path) == ("a-b", "a/${HOME}")
     assert "line 3" in refusal(dotenv="# a note\n\nLR=much\n")
     assert "line 2" in refusal(dotenv="LR=1\nthis is no setting\n")
 
@@ -166,7 +166,7 @@ def test_dotenv_is_taken_literally_and_faults_are_placed():
         ("user_temperature", "-0.1"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_refused_by_name_value_and_place(name, value):
+def test_an_invalid_value_is_rejected_with_name_value_and_source(name, value):
     for message in (
         refusal(f"{settings.flag(name)}={value}"),
         refusal(environment={name.upper(): value}),
@@ -176,14 +176,14 @@ def test_a_value_that_is_not_allowed_is_refused_by_name_value_and_place(name, va
     assert "line 1" in refusal(dotenv=f"{name.upper()}={value}")
 
 
-def test_a_hindsight_template_must_have_its_place_for_the_follow_up():
+def test_a_hindsight_template_must_contain_the_follow_up_placeholder():
     Path("template").write_text("nothing to fill in")
     assert "{follow_up}" in refusal("--hindsight-file", "template")
     Path("template").write_text("seen: {follow_up}")
     assert resolve("--hindsight-file", "template").hindsight_file == Path("template")
 
 
-def test_a_job_that_sets_what_it_does_not_have_is_our_fault():
+def test_job_defaults_for_unknown_settings_are_a_bug():
     with pytest.raises(TypeError):
         resolve(kind=SimulatorSettings, defaults={"lr": 1})
 
@@ -191,9 +191,14 @@ def test_a_job_that_sets_what_it_does_not_have_is_our_fault():
 def test_secrets_have_no_flag_and_are_never_shown(capsys):
     secrets = ("WANDB_API_KEY", "HF_TOKEN", "ANTHROPIC_API_KEY")
     environment = dict.fromkeys(secrets[:2], SECRET)
-    found = resolve(environment=environment, dotenv=f"ANTHROPIC_API_KEY={SECRET}")
-    assert found.wandb_api_key == found.hf_token == found.anthropic_api_key == SECRET
-    shown = [repr(found), settings.table(found), json.dumps(settings.redacted(found)), str(settings.given(found))]
+    resolved = resolve(environment=environment, dotenv=f"ANTHROPIC_API_KEY={SECRET}")
+    assert resolved.wandb_api_key == resolved.hf_token == resolved.anthropic_api_key == SECRET
+    shown = [
+        repr(resolved),
+        settings.table(resolved),
+        json.dumps(settings.redacted(resolved)),
+        str(settings.given(resolved)),
+    ]
     for name in secrets:
         flag = settings.flag(name.lower())
         shown += [refusal(f"{flag}={SECRET}"), refusal(flag, SECRET)]
@@ -202,16 +207,16 @@ def test_secrets_have_no_flag_and_are_never_shown(capsys):
     assert ended.value.code == 0
     shown.append(capsys.readouterr().out)
     assert not any(SECRET in text for text in shown)
-    # A credential that comes or goes must not look like a changed run.
-    assert settings.redacted(found) == settings.redacted(resolve(dotenv=""))
+    # An added or removed credential must not count as a changed setting of a run.
+    assert settings.redacted(resolved) == settings.redacted(resolve(dotenv=""))
 
 
-def test_what_the_user_gave_is_told_apart_from_defaults():
-    found = resolve("--tiny", "--lr", "1", dotenv="BS=2", tiny={"ga": 3}, defaults={"style": "poetic"})
-    assert settings.given(found) == {"tiny": True, "lr": 1.0, "bs": 2}
+def test_given_values_are_distinguished_from_defaults():
+    resolved = resolve("--tiny", "--lr", "1", dotenv="BS=2", tiny={"ga": 3}, defaults={"style": "poetic"})
+    assert settings.given(resolved) == {"tiny": True, "lr": 1.0, "bs": 2}
 
 
-def test_plain_settings_survive_json():
+def test_redacted_settings_survive_json():
     plain = settings.redacted(resolve("--style-file", __file__, "--train-jsonl", "a.jsonl"))
     assert json.loads(json.dumps(plain)) == plain
     assert set(plain) == set(settings.settings_of(OnlineSettings))
@@ -224,7 +229,7 @@ def test_the_example_file_names_every_setting_and_is_valid():
     assert set(declared) <= named
     active = {line.partition("=")[0]: line.partition("=")[2] for line in lines if line and not line.startswith("#")}
     assert active == {name: "" for name, item in declared.items() if item.secret}
-    # With every line taken in, it still says nothing but the defaults.
+    # With every line uncommented, the settings still equal the defaults.
     everything = "\n".join(
         line.removeprefix("# ") for line in lines if line.removeprefix("# ").partition("=")[0] in declared
     )
@@ -243,23 +248,23 @@ DECLARED = settings.settings_of(OnlineSettings)
 
 
 @given(st.integers(min_value=1, max_value=10**17))
-def test_whole_numbers_come_back_as_written(number):
+def test_integers_are_parsed_exactly(number):
     assert DECLARED["train_n"].parse(str(number)) == number
 
 
 @given(st.floats(min_value=0, exclude_min=True, allow_nan=False, allow_infinity=False))
-def test_numbers_come_back_as_written(number):
+def test_floats_are_parsed_exactly(number):
     assert DECLARED["lr"].parse(repr(number)) == number
 
 
 @given(st.sampled_from(["1", "true", "yes", "0", "false", "no"]), st.data())
-def test_switches_are_read_in_any_case(word, data):
+def test_booleans_are_parsed_in_any_case(word, data):
     mixed = "".join(data.draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in word)
     assert DECLARED["tiny"].parse(mixed) is (word in ("1", "true", "yes"))
 
 
 @given(st.text(max_size=12))
-def test_any_text_is_a_finite_number_in_range_or_refused(text):
+def test_any_text_is_rejected_or_a_finite_number_in_range(text):
     for name in ("lr", "bs", "tiny"):
         try:
             value = DECLARED[name].parse(text)

@@ -1,4 +1,4 @@
-"""The audit's figures and its verdict, by hand-worked numbers, and what it refuses."""
+"""The audit: its metrics and verdict on hand-worked numbers, invalid input, and a useless template."""
 
 import json
 import os
@@ -14,15 +14,15 @@ from sdpo.evaluate.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.audit_measures import draw, informative_rows, position_kind
-from sdpo.signal.measure import LoadedModel
+from sdpo.signal.audit_measures import draw_sample, informative_rows, position_kind
+from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
 from sdpo.text.records import interaction_lines
 from sdpo.tiny import MODEL_DIR, language, logged, oracle
 from tests.worlds import run_audit
 
 
-def settings_of(*flags, tiny=True):
+def resolved_settings(*flags, tiny=True):
     arguments = [*(["--tiny"] if tiny else []), *flags]
     return resolve(JOB.settings, arguments, job=JOB.name, defaults=JOB.defaults, tiny=JOB.tiny, environment={})
 
@@ -30,33 +30,33 @@ def settings_of(*flags, tiny=True):
 # Statistics
 
 
-def test_a_ratio_of_means_and_its_interval():
+def test_ratio_of_means_and_its_interval():
     value, (low, high) = ratio_interval([2, 4, 6], [1, 2, 3], "abc")
-    assert value == low == high == 2.0  # every resample has it
+    assert value == low == high == 2.0  # every resample has this ratio
     value, (low, high) = ratio_interval([1, 0] * 50, [1] * 100, range(100))
     assert value == 0.5
     assert (low, high) == pytest.approx((0.5 - 1.96 * 0.05, 0.5 + 1.96 * 0.05), abs=0.02)
 
 
-def test_alike_rows_of_a_conversation_count_once():
+def test_identical_rows_of_one_conversation_count_once():
     rows = [1, 0] * 8
     one_each = ratio_interval(rows * 4, [1] * 64, range(64))[1]
-    together = ratio_interval(rows * 4, [1] * 64, [place % 16 for place in range(64)])[1]
+    together = ratio_interval(rows * 4, [1] * 64, [index % 16 for index in range(64)])[1]
     assert together[1] - together[0] > 1.5 * (one_each[1] - one_each[0])
 
 
-def test_the_interval_covers_what_it_should():
-    rng, inside = Random(0), 0
+def test_the_interval_covers_the_true_ratio_about_95_times_in_100():
+    rng, covered = Random(0), 0
     for draw_number in range(300):
         above = [rng.expovariate(1 / 3) for _ in range(60)]
         below = [rng.expovariate(1) for _ in range(60)]
         low, high = ratio_interval(above, below, range(60), seed=draw_number)[1]
-        inside += low <= 3 <= high
-    assert 0.88 <= inside / 300 <= 0.99
+        covered += low <= 3 <= high
+    assert 0.88 <= covered / 300 <= 0.99
 
 
 @pytest.mark.parametrize("rows", [([], [], []), ([1.0], [0.0], ["a"]), ([1.0], [1.0, 2.0], ["a"])])
-def test_a_ratio_that_is_none_is_refused(rows):
+def test_an_undefined_ratio_raises_value_error(rows):
     with pytest.raises(ValueError):
         ratio_interval(*rows)
 
@@ -64,7 +64,7 @@ def test_a_ratio_that_is_none_is_refused(rows):
 # The verdict
 
 
-def figures(relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, **places):
+def metrics_of(relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, **places):
     def ratio(value, low=None, high=None):
         return {"value": value, "interval": (value if low is None else low, value if high is None else high)}
 
@@ -87,9 +87,9 @@ def figures(relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=
     }  # fmt: skip
 
 
-def test_a_model_that_follows_is_a_go():
-    found = judge(figures())
-    assert (found.verdict, found.cause, found.changes) == (GO, None, [])
+def test_a_model_that_follows_hindsight_is_a_go():
+    result = judge(metrics_of())
+    assert (result.verdict, result.cause, result.changes) == (GO, None, [])
 
 
 @pytest.mark.parametrize(
@@ -101,20 +101,20 @@ def test_a_model_that_follows_is_a_go():
         ({"wins": 10, "losses": 30}, "model"),
         ({"wins": 5, "losses": 0}, "model"),
         ({"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}, "template"),
-        # A model that says nothing at all is not excused by a template that says as little.
+        # Without any signal the model is the cause, although the template alone makes as small a signal.
         ({"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 0.001}, "model"),
     ],
 )
-def test_what_fails_a_threshold_is_a_stop_with_its_cause(changed, cause):
-    found = judge(figures(**changed))
-    assert (found.verdict, found.cause) == (STOP, cause)
-    assert len(found.reasons) == 4
+def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
+    result = judge(metrics_of(**changed))
+    assert (result.verdict, result.cause) == (STOP, cause)
+    assert len(result.reasons) == 4
 
 
-def test_data_without_a_word_about_the_answer_are_the_cause():
-    found = figures(relevance=(1.1, 0.9, 1.3), size=0.05)
-    found["telling"]["of"], found["kinds"]["complaint"]["rows"] = "complaint or thanks or new topic", 2
-    assert judge(found).cause == "data"
+def test_data_without_complaints_is_the_cause():
+    metrics = metrics_of(relevance=(1.1, 0.9, 1.3), size=0.05)
+    metrics["telling"]["of"], metrics["kinds"]["complaint"]["rows"] = "complaint or thanks or new topic", 2
+    assert judge(metrics).cause == "data"
 
 
 @pytest.mark.parametrize(
@@ -126,26 +126,26 @@ def test_data_without_a_word_about_the_answer_are_the_cause():
         ({"end": 0.6}, "GUARD=stop"),
     ],
 )
-def test_a_change_names_the_trainers_setting(changed, setting):
-    found = judge(figures(**changed))
-    assert found.verdict == CHANGES
-    assert [change["setting"] for change in found.changes] == [setting]
+def test_a_change_names_the_trainer_setting(changed, setting):
+    result = judge(metrics_of(**changed))
+    assert result.verdict == CHANGES
+    assert [change["setting"] for change in result.changes] == [setting]
 
 
-def test_a_template_is_held_against_others_of_the_same_model():
+def test_a_template_is_compared_with_others_on_the_same_model():
     verdicts = [
-        ("a", "shipped", judge(figures())),
-        ("a", "mine.txt", judge(figures(wins=20, losses=20))),
-        ("b", "shipped", judge(figures(wins=20, losses=20))),
+        ("a", "shipped", judge(metrics_of())),
+        ("a", "custom.txt", judge(metrics_of(wins=20, losses=20))),
+        ("b", "shipped", judge(metrics_of(wins=20, losses=20))),
     ]
     compare(verdicts)
-    assert [found.cause for _, _, found in verdicts] == [None, "template", "model"]
+    assert [result.cause for _, _, result in verdicts] == [None, "template", "model"]
 
 
-# Figures
+# Metrics
 
 
-def test_where_a_token_lies():
+def test_position_kind_of_tokens():
     assert position_kind(0, "<|im_end|>", True) == "end"
     assert position_kind(1, "\n", False) == "first"
     assert [position_kind(5, piece, False) for piece in ("**", "\n\n", " -", " word", "😀", "", "3.")] == [
@@ -153,51 +153,51 @@ def test_where_a_token_lies():
     ]  # fmt: skip
 
 
-def test_rows_that_should_change_the_answer():
+def test_informative_rows_are_complaints_then_thanks_then_all():
     few = THRESHOLDS.rows - 1
     assert informative_rows(["complaint"] * 9 + ["thanks"] * 9) == list(range(9))
     assert informative_rows(["complaint"] * few + ["thanks"] * 9) == list(range(few + 9))
     assert informative_rows(["new topic"] * 3) == [0, 1, 2]
 
 
-def test_follow_ups_are_exchanged_between_conversations():
+def test_shuffled_follow_ups_come_from_other_conversations():
     rows = logged.interactions(40, seed=3)
-    sample = draw(rows, ["u"], seed=1, left_out={})
+    sample = draw_sample(rows, ["u"], seed=1, left_out={})
     assert all(
         shuffled != row.user_response and shuffled in {other.user_response for other in rows}
         for row, shuffled in zip(rows, sample.shuffled, strict=True)
     )
     assert sample.unrelated == ["u"] * 40
-    assert draw(rows, ["u"], 1, {}).shuffled == sample.shuffled != draw(rows, ["u"], 2, {}).shuffled
+    assert draw_sample(rows, ["u"], 1, {}).shuffled == sample.shuffled != draw_sample(rows, ["u"], 2, {}).shuffled
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**20))
-def test_a_complaint_is_about_the_place_where_the_answer_leaves_every_fitting_one(seed):
+def test_departure_index_is_where_the_answer_departs_from_all_answers_in_the_wanted_style(seed):
     rng = Random(seed)
     post, style = language.sample_post(rng), language.sample_style(rng)
     answer = language.write_answer(rng, post, style)
     for axis in language.AXES:
-        place = oracle.departure_index(answer, post.text, {axis: not getattr(style, axis)})
+        index = oracle.departure_index(answer, post.text, {axis: not getattr(style, axis)})
         if axis == "emoji":
-            emoji = next((answer.index(found) for found in language.EMOJIS if found in answer), len(answer) + 1)
-            assert place == emoji - 1  # the space before it
+            emoji = next((answer.index(symbol) for symbol in language.EMOJIS if symbol in answer), len(answer) + 1)
+            assert index == emoji - 1  # the space before it
         else:
-            assert len(language.PREFIX) <= place < len(answer)
-        # What fits leaves nowhere.
+            assert len(language.PREFIX) <= index < len(answer)
+        # An answer in the wanted style departs nowhere.
         assert oracle.departure_index(answer, post.text, {axis: getattr(style, axis)}) == len(answer)
 
 
-def test_a_model_says_what_kind_a_follow_up_is(model, tokenizer, tmp_path):
-    world = Annotator(settings_of("--model", str(MODEL_DIR), tiny=False), tmp_path)
+def test_the_kind_of_a_follow_up_by_model_and_by_oracle(model, tokenizer, tmp_path):
+    annotator = Annotator(resolved_settings("--model", str(MODEL_DIR), tiny=False), tmp_path)
     rows = logged.interactions(5, seed=4)
-    kinds = world.kinds(rows, LoadedModel("tiny", model, tokenizer))
+    kinds = annotator.kinds(rows, LoadedModel("tiny", model, tokenizer))
     assert len(kinds) == 5 and set(kinds) <= {"complaint", "thanks", "new topic"}
-    oracles = Annotator(settings_of(), tmp_path).kinds(logged.interactions(200, seed=4), None)
-    assert {kind: oracles.count(kind) > 20 for kind in logged.MIX} == dict.fromkeys(logged.MIX, True)
+    oracle_kinds = Annotator(resolved_settings(), tmp_path).kinds(logged.interactions(200, seed=4), None)
+    assert {kind: oracle_kinds.count(kind) > 20 for kind in logged.MIX} == dict.fromkeys(logged.MIX, True)
 
 
-# What is refused before a model is loaded
+# Input that is refused before a model is loaded
 
 
 @pytest.mark.parametrize(
@@ -214,32 +214,32 @@ def test_a_model_says_what_kind_a_follow_up_is(model, tokenizer, tmp_path):
         (["--data", "broken.jsonl"], "broken.jsonl, line 1"),
     ],
 )
-def test_what_cannot_be_audited_is_refused(flags, words, tmp_path, monkeypatch):
+def test_invalid_settings_and_data_are_refused_before_a_model_is_loaded(flags, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "two.txt").write_text("{follow_up} {follow_up}")
     (tmp_path / "broken.jsonl").write_text('{"id": "a"}\n')
-    found = settings_of("--output-dir", str(tmp_path / "run"), *flags)
+    invalid = resolved_settings("--output-dir", str(tmp_path / "run"), *flags)
     with pytest.raises((SettingError, RecordError)) as caught:
-        audit.check(found, JOB)
+        audit.check(invalid, JOB)
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_oracle_reads_the_tiny_world_only(tmp_path):
+def test_the_oracle_judges_in_the_tiny_world_only(tmp_path):
     with pytest.raises(SettingError):
-        audit.check(settings_of("--judge-model", "oracle", "--model", str(MODEL_DIR), tiny=False), JOB)
+        audit.check(resolved_settings("--judge-model", "oracle", "--model", str(MODEL_DIR), tiny=False), JOB)
 
 
 def test_too_few_conversations_are_refused(tmp_path):
     few = [row for row in logged.interactions(THRESHOLDS.rows - 1, seed=1)]
     (tmp_path / "few.jsonl").write_text("".join(interaction_lines(few)), "utf-8")
-    found = settings_of("--data", str(tmp_path / "few.jsonl"), "--output-dir", str(tmp_path / "run"))
+    too_few = resolved_settings("--data", str(tmp_path / "few.jsonl"), "--output-dir", str(tmp_path / "run"))
     with pytest.raises(RecordError):
-        audit.run(found, JOB)
+        audit.run(too_few, JOB)
     assert not os.path.exists(tmp_path / "run")
 
 
-def test_the_shipped_interactions_and_cases_are_what_their_maker_writes(tmp_path):
+def test_the_shipped_interactions_and_cases_match_their_generator(tmp_path):
     for path in logged.write_files(tmp_path):
         shipped = MODEL_DIR.parent / "data" / path.name
         assert path.read_text("utf-8") == shipped.read_text("utf-8")
@@ -249,18 +249,18 @@ def test_the_shipped_interactions_and_cases_are_what_their_maker_writes(tmp_path
 
 # Templates and the shipped model
 
-# Whatever follows it, a model that has never seen such text has little to say.
+# A model that has never seen such text makes no use of the follow-up in it.
 USELESS = "\n\n[Log] " + "7f3a 9c1d 22e8 b0b0 " * 12 + "{follow_up}" + " e41a 00c7" * 12
 
 
-def test_a_useless_template_is_named_as_the_cause(tmp_path):
+def test_a_useless_template_is_reported_as_the_cause(tmp_path):
     (tmp_path / "useless.txt").write_text(USELESS)
     flags = ["--model", str(MODEL_DIR), "--audit-n", "64", "--hindsight-file", str(tmp_path / "useless.txt")]
     (shipped, useless), code = run_audit(tmp_path / "run", *flags)
     assert shipped["verdict"] == "go" and code == 0
     assert (useless["verdict"], useless["cause"]) == ("stop", "template")
     assert [change["setting"] for change in useless["changes"]] == ["no HINDSIGHT_FILE"]
-    # The shipped model hears complaints, and on the very token that they are about.
+    # The shipped model's signal follows complaints and peaks on the token that they are about.
     sizes, peaks = shipped["figures"]["telling"], shipped["figures"]["peaks"]
     assert sizes["unrelated"] < 0.1 * sizes["size"]
     assert peaks["of"] >= 20 and peaks["right"] >= 0.95 * peaks["of"]

@@ -1,6 +1,6 @@
-"""The audit on models that were trained for it: three that ignore hindsight and three that follow it.
+"""The audit on models trained for this test: three that ignore hindsight and three that follow it.
 
-Their seeds are not the one that the thresholds were set with.
+Their training seeds differ from the one with which the thresholds were set.
 """
 
 import pytest
@@ -13,11 +13,11 @@ SEEDS = (11, 12, 13)
 
 
 @pytest.mark.parametrize(("follows_hindsight", "verdict", "code"), [(False, "stop", 6), (True, "go", 0)])
-def test_models_that_ignore_hindsight_are_told_from_those_that_follow_it(follows_hindsight, verdict, code, tmp_path):
+def test_the_verdict_separates_models_that_ignore_hindsight(follows_hindsight, verdict, code, tmp_path):
     models = [hindsight_variants.save(tmp_path, follows_hindsight, seed) for seed in SEEDS]
-    candidates, ended = run_audit(tmp_path / "run", "--model", " ".join(map(str, models)), "--audit-n", "64")
+    candidates, exit_code = run_audit(tmp_path / "run", "--model", " ".join(map(str, models)), "--audit-n", "64")
     assert [row["verdict"] for row in candidates] == [verdict] * len(SEEDS), [row["reasons"] for row in candidates]
-    assert ended == code
+    assert exit_code == code
     if not follows_hindsight:
         assert {row["cause"] for row in candidates} == {"model"}
         assert (tmp_path / "run" / audit.PAGE).stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""What the signal analysis draws: figures whose labels can be read, and the page."""
+"""The figures of the signal analysis (labels do not overlap and are not cut off) and its page."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpo.signal import heatmap, page
+from sdpo.signal import heatmap, signal_page
 from sdpo.signal.analysis import summarize
 from sdpo.signal.glyphs import figure_text
 from tests.browser import Page, needs_browser
@@ -17,7 +17,7 @@ from tests.runtime.test_page import PageReader
 
 @settings(deadline=None)
 @given(st.text(max_size=40))
-def test_a_figure_gets_only_what_its_font_has(text):
+def test_figure_text_has_only_characters_of_the_font(text):
     from matplotlib import font_manager, ft2font
 
     font = ft2font.FT2Font(font_manager.findfont("DejaVu Sans Mono"))
@@ -26,16 +26,16 @@ def test_a_figure_gets_only_what_its_font_has(text):
     assert "\n" not in shown and "\t" not in shown
 
 
-def test_what_a_font_lacks_is_spelled_out():
+def test_characters_missing_from_the_font_become_code_points():
     assert figure_text("a\n\tb 😀漢\u0301\u202e") == "a⏎⇥b U+1F600U+6F22U+0301U+202E"
     assert figure_text(" a b", spaces=True) == "·a·b"
 
 
-# Figures at their real size: no two labels meet, and none is cut off
+# Figures at their real size: no two labels overlap, and none is cut off
 
 
-def drawn(monkeypatch):
-    """Return the figures that are saved from now on."""
+def saved_figures(monkeypatch):
+    """Return a list to which every figure saved from now on is added."""
     figures = []
 
     def save(figure, path, dpi):
@@ -46,7 +46,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def boxes_of(figure):
+def label_boxes(figure):
     renderer = figure.canvas.get_renderer()
     figure.draw_without_rendering()
     texts = [*figure.texts]
@@ -55,7 +55,7 @@ def boxes_of(figure):
         texts += [tick.label1 for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()]
     shown = [text for text in texts if text.get_visible() and text.get_text()]
     ticks = [tick for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_major_ticks()]
-    # A tick outside the limits is not drawn.
+    # A tick outside the axis limits is not drawn.
     hidden = {id(tick.label1) for tick in ticks if not _inside(tick)}
     return [(text.get_text(), text.get_window_extent(renderer)) for text in shown if id(text) not in hidden]
 
@@ -68,20 +68,21 @@ def _inside(tick):
 
 def assert_readable(figure):
     width, height = figure.get_size_inches() * figure.dpi
-    boxes = sorted(boxes_of(figure), key=lambda item: item[1].y0)
+    boxes = sorted(label_boxes(figure), key=lambda item: item[1].y0)
     assert boxes
     for text, box in boxes:
         assert box.x0 >= -0.5 and box.y0 >= -0.5 and box.x1 <= width + 0.5 and box.y1 <= height + 0.5, text
-    for place, (text, box) in enumerate(boxes):
-        for other, that in boxes[place + 1 :]:
-            if that.y0 > box.y1:
+    for index, (text, box) in enumerate(boxes):
+        for other_text, other in boxes[index + 1 :]:
+            if other.y0 > box.y1:
                 break
-            apart = box.x1 <= that.x0 + 1.5 or that.x1 <= box.x0 + 1.5 or box.y1 <= that.y0 + 2 or that.y1 <= box.y0 + 2
-            assert apart, (text, other)
+            beside = box.x1 <= other.x0 + 1.5 or other.x1 <= box.x0 + 1.5
+            above_or_below = box.y1 <= other.y0 + 2 or other.y1 <= box.y0 + 2
+            assert beside or above_or_below, (text, other_text)
 
 
 def case_of(pieces, name="case", long_words=False):
-    signal = [math.sin(3 * place) * 14 for place in range(len(pieces))]
+    signal = [math.sin(3 * index) * 14 for index in range(len(pieces))]
     words = "so many words here " * 60 if long_words else "short"
     return {
         "id": name, "tag": "constrain", "system": "", "raw_prompt": words, "unrelated_followup": words,
@@ -113,16 +114,16 @@ HARD = [
 
 @pytest.mark.parametrize("length", [5, 256])
 @pytest.mark.parametrize("kind", ["words", "hard"])
-def test_labels_of_a_case_neither_meet_nor_are_cut(length, kind, tmp_path, monkeypatch):
-    figures = drawn(monkeypatch)
+def test_labels_of_a_case_do_not_overlap_and_are_not_cut_off(length, kind, tmp_path, monkeypatch):
+    figures = saved_figures(monkeypatch)
     pieces = (HARD if kind == "hard" else [" the", " hamster", ",", " I"]) * length
     heatmap.draw_case(tmp_path / "case.png", case_of(pieces[:length], "id" * 20, long_words=kind == "hard"), 7.5)
     assert_readable(figures[0])
 
 
 @pytest.mark.parametrize("length", [5, 256])
-def test_labels_of_the_heatmaps_neither_meet_nor_are_cut(length, tmp_path, monkeypatch):
-    figures = drawn(monkeypatch)
+def test_labels_of_the_heatmaps_do_not_overlap_and_are_not_cut_off(length, tmp_path, monkeypatch):
+    figures = saved_figures(monkeypatch)
     cases = [case_of(["x"] * length, f"a-case-with-a-long-name-{number}") for number in range(24)]
     heatmap.draw_heatmaps(tmp_path, cases, 7.5)
     assert len(figures) == 4
@@ -140,15 +141,15 @@ def result_of(cases, limit=7.5):
     }  # fmt: skip
 
 
-def test_the_page_holds_every_token_whole_and_as_text(tmp_path):
+def test_the_page_holds_every_token_complete_and_escaped(tmp_path):
     case = case_of([*HARD, "</span><script>alert(1)</script>"])
-    path = page.write_signal_page(tmp_path / "signal.html", result_of([case]))
+    path = signal_page.write_signal_page(tmp_path / "signal.html", result_of([case]))
     read = PageReader(path.read_text("utf-8"))
     cells = [attributes for tag, attributes in read.elements if tag == "span" and "data-at" in attributes]
     assert len(cells) == 2 * len(case["tokens"])
-    # One script of the page's own and one block of data.
+    # The page's own script and its data block.
     assert sum(tag == "script" for tag, _ in read.elements) == 2
-    assert sum(tag == "b" for tag, _ in read.elements) == 5  # the scale's labels, no token
+    assert sum(tag == "b" for tag, _ in read.elements) == 5  # the labels of the scale; the token <b> is not among them
     assert "😀" in read.texts["span"] and "漢字" in read.texts["span"]
 
 
@@ -156,7 +157,7 @@ def test_the_page_holds_every_token_whole_and_as_text(tmp_path):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_works_in_a_browser(width, tmp_path):
     case = case_of(HARD + [" word", ",", "</span><script>alert(1)</script>"] * 20, long_words=True)
-    path = page.write_signal_page(tmp_path / "signal.html", result_of([case, case_of(list("short"))]))
+    path = signal_page.write_signal_page(tmp_path / "signal.html", result_of([case, case_of(list("short"))]))
     with Page(path, width) as shown:
         assert shown.ask("document.documentElement.scrollWidth") <= width
         first, second = shown.ask(
@@ -167,7 +168,7 @@ def test_the_page_works_in_a_browser(width, tmp_path):
         shown.click("[data-at='1 followup 1']")
         words = shown.ask("document.getElementById('card').innerText")
         value = case_of(list("short"))["signal"]["followup"][1]
-        assert words.splitlines()[0] == "h" and page.number_text(value) in words
+        assert words.splitlines()[0] == "h" and signal_page.number_text(value) in words
         assert "50.0" in words and "<b>" in words
         left, right, bottom = shown.ask(
             "(b => [b.left, b.right, b.bottom])(document.getElementById('card').getBoundingClientRect())"
@@ -178,4 +179,4 @@ def test_the_page_works_in_a_browser(width, tmp_path):
         shown.click("#values")
         assert shown.ask("document.body.className") == "values"
         assert shown.ask("document.documentElement.scrollWidth") <= width
-        assert shown.complaints() == []
+        assert shown.errors() == []

@@ -14,7 +14,7 @@ from sdpo.errors import RecordError
 from sdpo.method.scoring import top_alternatives
 from sdpo.signal.cases import CASES_FILE, read_cases
 from sdpo.signal.colours import colour, ink, limit_of, mark
-from sdpo.signal.measure import LoadedModel
+from sdpo.signal.loaded_model import LoadedModel
 from sdpo.text.chat import encode_completion
 from sdpo.text.prompts import with_hindsight
 from tests.worlds import environment
@@ -36,7 +36,7 @@ def test_the_scale_is_centred_on_zero_and_symmetric(limit, value):
 
 @settings(deadline=None)
 @given(st.floats(0.1, 50), st.floats(-100, 100))
-def test_text_on_a_colour_can_be_read(limit, value):
+def test_text_on_every_colour_has_enough_contrast(limit, value):
     def luminance(colour):
         parts = [part / 255 for part in colour]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -49,14 +49,14 @@ def test_text_on_a_colour_can_be_read(limit, value):
 
 @settings(deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=400))
-def test_the_scale_holds_all_but_the_most_extreme(values):
+def test_the_scale_covers_all_but_the_most_extreme_values(values):
     limit = limit_of(values)
     assert limit >= 0.1
     assert sum(abs(value) > limit * (1 + 1e-6) for value in values) <= 0.005 * len(values)
     assert limit <= 0.1 or limit <= 2 * max(map(abs, values))
 
 
-def test_no_number_is_drawn_without_a_fault():
+def test_nan_and_infinity_have_a_limit_and_a_colour():
     assert limit_of([math.nan, math.inf, -math.inf]) == 0.1
     assert colour(math.nan, 1.0) == colour(0, 1.0) and colour(-math.inf, 1.0) == colour(-1, 1.0)
 
@@ -64,7 +64,7 @@ def test_no_number_is_drawn_without_a_fault():
 # Tokens
 
 
-def test_alternatives_are_those_of_the_full_logits(model):
+def test_alternatives_match_the_full_logits(model):
     context, completion = [3, 40, 99, 7], list(range(300, 300 + 290))
     logps_TK, ids_TK = top_alternatives(model, context, completion, 4)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_alternatives_are_those_of_the_full_logits(model):
 
 @settings(deadline=None)
 @given(text=st.text(max_size=30))
-def test_pieces_are_the_text(tokenizer, text):
+def test_pieces_joined_are_the_text(tokenizer, text):
     subject = LoadedModel("tiny", None, tokenizer)
     ids = encode_completion(tokenizer, text)
     pieces = subject.pieces(ids)
@@ -89,7 +89,7 @@ def test_pieces_are_the_text(tokenizer, text):
 # Cases
 
 
-def test_the_shipped_cases_are_pairs_of_several_tasks():
+def test_the_shipped_cases_are_pairs_with_one_prompt():
     cases = read_cases(CASES_FILE)
     assert len(cases) >= 24
     for first, second in zip(cases[::2], cases[1::2], strict=True):
@@ -113,7 +113,7 @@ GOOD = {"id": "a", "tag": "constrain", "raw_prompt": "x", "unrelated_followup": 
         ([], ("empty",)),
     ],
 )
-def test_a_fault_in_a_case_is_named_with_the_case(rows, words, tmp_path):
+def test_an_error_in_a_case_names_file_case_and_field(rows, words, tmp_path):
     path = tmp_path / "cases.json"
     path.write_text(json.dumps(rows))
     with pytest.raises(RecordError) as caught:
@@ -124,33 +124,40 @@ def test_a_fault_in_a_case_is_named_with_the_case(rows, words, tmp_path):
 # The job
 
 
-def test_the_job_draws_the_tiny_world(tmp_path, model, tokenizer):
+def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "jobs.signal_analysis", "--tiny", "--n-cases", "6", "--out-dir", str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    named = {"sdpo_signals.json", "unrelated.png", "followup.png", "stacked.png", "side_by_side.png", "signal.html"}
-    named |= {f"case{number}_tokens.png" for number in range(1, 7)}
-    assert named <= {path.name for path in out.iterdir()}
-    found = json.loads((out / "sdpo_signals.json").read_text("utf-8"))
-    assert len(found["cases"]) == 6
-    case = found["cases"][1]
+    expected_files = {
+        "sdpo_signals.json",
+        "unrelated.png",
+        "followup.png",
+        "stacked.png",
+        "side_by_side.png",
+        "signal.html",
+    }
+    expected_files |= {f"case{number}_tokens.png" for number in range(1, 7)}
+    assert expected_files <= {path.name for path in out.iterdir()}
+    result = json.loads((out / "sdpo_signals.json").read_text("utf-8"))
+    assert len(result["cases"]) == 6
+    case = result["cases"][1]
     messages = [{"role": "system", "content": case["system"]}, {"role": "user", "content": case["raw_prompt"]}]
     shown = with_hindsight(messages, case["feedback_followup"])
-    slow = [slow_logps(model, tokenizer, asked, case["token_ids"]) for asked in (shown, messages)]
-    expected = [later - before for later, before in zip(*slow, strict=True)]
+    slow = [slow_logps(model, tokenizer, prompt, case["token_ids"]) for prompt in (shown, messages)]
+    expected = [with_follow_up - without for with_follow_up, without in zip(*slow, strict=True)]
     assert case["signal"]["followup"] == pytest.approx(expected, abs=1e-4)
-    sizes = found["summary"]["mean_size"]
+    sizes = result["summary"]["mean_size"]
     assert sizes["unrelated"] < 0.1 * sizes["followup"]
-    # Finished: the same name is refused, in one line.
+    # The run is finished: the same run directory is refused, with a one-line error.
     again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert again.returncode == 1 and len(again.stderr.splitlines()) == 1
 
 
 def slow_logps(model, tokenizer, messages, ids):
-    """Every logit of one row, in float64."""
+    """Return the log-probabilities of `ids` from the full logits of one row, in float64."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, enable_thinking=False)
     context = tokenizer(text, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
         logps = model.double()(torch.tensor([context + ids])).logits[0].log_softmax(-1)
-    return [logps[len(context) - 1 + place, token].item() for place, token in enumerate(ids)]
+    return [logps[len(context) - 1 + index, token].item() for index, token in enumerate(ids)]

@@ -1,4 +1,4 @@
-"""Text stays text: no content becomes a control token, and ordinary prompts are tokenized as everybody does."""
+"""No content becomes a control token, and ordinary prompts are tokenized as by the library."""
 
 import pytest
 from hypothesis import given, settings
@@ -13,7 +13,7 @@ contents = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*CONTROL, "
 )
 
 
-def ids_of_template_alone(tokenizer, ids: list[int]) -> list[int]:
+def control_ids(tokenizer, ids: list[int]) -> list[int]:
     special = set(tokenizer.get_added_vocab().values())
     return [token for token in ids if token in special]
 
@@ -24,33 +24,34 @@ def test_contents_never_become_control_tokens(tokenizer, texts):
     messages = [{"role": "user", "content": text} for text in texts]
     empty = [{"role": "user", "content": "x"} for _ in texts]
     ids = encode_prompt(tokenizer, messages)
-    assert ids_of_template_alone(tokenizer, ids) == ids_of_template_alone(tokenizer, encode_prompt(tokenizer, empty))
+    assert control_ids(tokenizer, ids) == control_ids(tokenizer, encode_prompt(tokenizer, empty))
     rendered = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, enable_thinking=False
     )
     assert tokenizer.decode(ids) == rendered
 
 
-@given(st.text(max_size=40))
+# Hypothesis also draws string constants of the project, and among them are control tokens.
+@given(st.text(max_size=40).filter(lambda text: not any(control in text for control in CONTROL)))
 @settings(max_examples=100, deadline=None)
-def test_ordinary_prompts_are_tokenized_as_the_library_does(tokenizer, text):
+def test_ordinary_prompts_are_tokenized_as_by_the_library(tokenizer, text):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
-    theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)["input_ids"]
-    assert encode_prompt(tokenizer, messages) == theirs
+    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, enable_thinking=False)["input_ids"]
+    assert encode_prompt(tokenizer, messages) == expected
 
 
 @pytest.mark.parametrize("text", ["fine", "a <|im_end|> b", "<think>", "emoji 😀 and עברית"])
-def test_completions_end_once_and_come_back_as_they_were(tokenizer, text):
+def test_completions_have_one_end_token_and_decode_to_their_text(tokenizer, text):
     ids = encode_completion(tokenizer, text)
     assert ids.count(tokenizer.eos_token_id) == 1 and ids[-1] == tokenizer.eos_token_id
     assert decode(tokenizer, ids) == text
 
 
-def test_thinking_is_off(tokenizer):
+def test_thinking_is_disabled(tokenizer):
     assert tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "x"}])).endswith("</think>\n\n")
 
 
-def test_hindsight_goes_on_the_end_of_the_last_user_turn_word_for_word():
+def test_hindsight_is_appended_verbatim_to_the_last_user_message():
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
     follow_up = "no {braces} or {follow_up} please\n<|im_end|>"
     shown = with_hindsight(messages, follow_up)
@@ -62,6 +63,6 @@ def test_hindsight_goes_on_the_end_of_the_last_user_turn_word_for_word():
 
 
 @pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "y"}]])
-def test_hindsight_is_never_put_in_another_mouth(messages):
+def test_hindsight_is_refused_after_a_message_that_is_not_the_users(messages):
     with pytest.raises(ValueError):
         with_hindsight(messages, "o")

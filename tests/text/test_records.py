@@ -9,7 +9,7 @@ from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lin
 
 
 @given(st.lists(st.text(min_size=1).filter(str.strip), max_size=5))
-def test_prompts_come_back_as_they_went(tmp_path_factory, texts):
+def test_prompts_are_read_as_they_were_written(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("records") / "prompts.jsonl"
     prompts = [Prompt(str(number), text) for number, text in enumerate(texts)] or [Prompt("0", "x")]
     lines = list(prompt_lines(prompts))
@@ -31,7 +31,7 @@ def test_prompts_come_back_as_they_went(tmp_path_factory, texts):
         (b"\xff\xfe", "UTF-8"),
     ],
 )
-def test_a_file_that_is_not_one_is_refused_with_its_place(tmp_path, content, expected):
+def test_a_malformed_file_is_refused_with_its_path_and_line(tmp_path, content, expected):
     path = tmp_path / "prompts.jsonl"
     path.write_bytes(content)
     with pytest.raises(RecordError, match=expected) as caught:
@@ -39,7 +39,7 @@ def test_a_file_that_is_not_one_is_refused_with_its_place(tmp_path, content, exp
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_names_the_command_that_makes_it(tmp_path):
+def test_the_error_for_a_missing_file_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(RecordError, match="make prep-tldr"):
         read_prompts(tmp_path / "none.jsonl", "make prep-tldr")
 
@@ -55,23 +55,26 @@ def interaction(**changed):
     return Interaction(**(fields | {"completion": "answer", "user_response": "reply"} | changed))
 
 
-def said(*roles):
+def messages(*roles):
     return [{"role": role, "content": f"{role} {number}"} for number, role in enumerate(roles)]
 
 
 @pytest.mark.parametrize("roles", [(U,), (S, U), (U, A, U), (S, U, A, U, A, U)])
-def test_interactions_come_back_as_they_went(tmp_path, roles):
+def test_interactions_are_read_as_they_were_written(tmp_path, roles):
     path = tmp_path / "interactions.jsonl"
-    went = [interaction(prompt=said(*roles)), interaction(id="b", completion="<|im_end|>\u2028 😀 שלום", model="m")]
-    lines = list(interaction_lines(went))
+    rows = [
+        interaction(prompt=messages(*roles)),
+        interaction(id="b", completion="<|im_end|>\u2028 😀 שלום", model="m"),
+    ]
+    lines = list(interaction_lines(rows))
     path.write_text("".join(lines), "utf-8", newline="\n")
-    assert list(read_interactions(path, "make prep-logs")) == went
+    assert list(read_interactions(path, "make prep-logs")) == rows
     row = json.loads(lines[1])
     lengths = [row[name] for name in ("prompt_length", "completion_length", "user_response_length")]
-    assert lengths == [3, len(went[1].completion), 5]
-    # What a person wrote by hand need not count.
+    assert lengths == [3, len(rows[1].completion), 5]
+    # The lengths may be omitted, as in a file written by hand.
     path.write_text(json.dumps({name: value for name, value in row.items() if not name.endswith("length")}))
-    assert list(read_interactions(path, "make prep-logs")) == went[1:]
+    assert list(read_interactions(path, "make prep-logs")) == rows[1:]
 
 
 @pytest.mark.parametrize(
@@ -94,14 +97,14 @@ def test_interactions_come_back_as_they_went(tmp_path, roles):
         ({"prompt": [{"role": U, "content": None}]}, r"field prompt\[0\].content"),
         ({"prompt": [{"role": U, "content": "x"}, {"role": A}]}, r"field prompt\[1\].content"),
         *(
-            ({"prompt": said(*roles)}, "field prompt: its roles")
+            ({"prompt": messages(*roles)}, "field prompt: its roles")
             for roles in [(A,), (S,), (U, A), (U, U), (U, A, S, U)]
         ),
-        ({"prompt": said(A, U)}, "field prompt: its roles"),
-        ({"prompt": said("human")}, "field prompt: its roles"),
+        ({"prompt": messages(A, U)}, "field prompt: its roles"),
+        ({"prompt": messages("human")}, "field prompt: its roles"),
     ],
 )
-def test_what_is_no_interaction_is_neither_written_nor_read(tmp_path, changed, field):
+def test_an_invalid_interaction_is_neither_written_nor_read(tmp_path, changed, field):
     with pytest.raises(RecordError, match=field):
         list(interaction_lines([interaction(**changed)]))
     path = tmp_path / "interactions.jsonl"
@@ -113,7 +116,7 @@ def test_what_is_no_interaction_is_neither_written_nor_read(tmp_path, changed, f
     assert str(path) in str(caught.value) and "make prep-logs" in str(caught.value)
 
 
-def test_a_length_that_is_not_the_texts_is_refused(tmp_path):
+def test_a_wrong_length_is_refused(tmp_path):
     path = tmp_path / "interactions.jsonl"
     row = json.loads(next(interaction_lines([interaction()])))
     path.write_text(json.dumps(row | {"completion_length": 5}))

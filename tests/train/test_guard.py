@@ -1,4 +1,4 @@
-"""The guard's judgement on numbers, and on a run that is made to fall apart."""
+"""The collapse detector on made-up measures: what it ignores, warns about and stops for."""
 
 import pytest
 
@@ -7,13 +7,13 @@ from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, 
 HEALTHY = {"repetition": 0.02, "entropy": 0.2, "length": 18.0, "signal_size": 0.3, "satisfied": 0.5}
 
 
-def test_repetition_by_hand():
-    # Runs of three: 123, 231, 312, 123 - of four one was there before.
+def test_repeated_share_on_short_sequences():
+    # Trigrams: 123, 231, 312, 123; one of the four repeats an earlier one.
     assert repeated_share([1, 2, 3, 1, 2, 3]) == pytest.approx(1 / 4)
     assert repeated_share([1, 2]) == 0.0 and repeated_share([7] * 12) == pytest.approx(9 / 10)
 
 
-def test_a_run_that_stays_as_it_was_is_left_alone():
+def test_constant_measures_never_warn():
     detector = CollapseDetector()
     assert [detector.observe({**HEALTHY, "lost": 0.03, "kl": 0.4}) for _ in range(50)] == [OK] * 50
     assert detector.is_healthy and not detector.reasons
@@ -29,7 +29,7 @@ def test_a_run_that_stays_as_it_was_is_left_alone():
         ("length", [18, 18, 18, 60, 250, 400, 400, 400, 400, 400]),
     ],
 )
-def test_each_measure_warns_first_and_stops_after(name, values):
+def test_each_measure_warns_before_it_stops(name, values):
     detector = CollapseDetector()
     levels = [detector.observe({**HEALTHY, name: value}) for value in values]
     assert levels[0] == OK and levels[-1] == STOP
@@ -38,7 +38,7 @@ def test_each_measure_warns_first_and_stops_after(name, values):
 
 
 @pytest.mark.parametrize(("name", "value"), [("kl", 9.0), ("signal_size", 9.0), ("satisfied", 0.0)])
-def test_what_a_healthy_run_may_do_too_warns_and_never_stops(name, value):
+def test_measures_that_healthy_runs_may_reach_only_warn(name, value):
     detector = CollapseDetector()
     for _ in range(5):
         detector.observe({**HEALTHY, "kl": 0.1})
@@ -46,7 +46,7 @@ def test_what_a_healthy_run_may_do_too_warns_and_never_stops(name, value):
     assert levels[-1] == WARN and STOP not in levels
 
 
-def test_what_was_seen_stands_until_it_is_looked_at_again():
+def test_a_measure_counts_until_it_is_measured_again():
     detector = CollapseDetector()
     detector.observe({**HEALTHY, "lost": 0.02})
     levels = [detector.observe({**HEALTHY, "lost": 0.5}), *(detector.observe(HEALTHY) for _ in range(3))]
@@ -54,7 +54,7 @@ def test_what_was_seen_stands_until_it_is_looked_at_again():
     assert [detector.observe({**HEALTHY, "lost": 0.02}) for _ in range(2)][-1] == OK
 
 
-def test_one_bad_step_is_not_enough():
+def test_a_single_bad_step_does_not_warn():
     detector = CollapseDetector()
     for _ in range(5):
         detector.observe(HEALTHY)
@@ -62,8 +62,9 @@ def test_one_bad_step_is_not_enough():
     assert [detector.observe(HEALTHY) for _ in range(10)][-1] == OK
 
 
-def test_learning_a_taste_is_no_collapse():
-    # Half the answers lose their emoji: one of eighteen tokens; answers grow half as long, all users end up happy.
+def test_learning_a_style_is_not_a_collapse():
+    # Half of the answers lose their emoji, one token in eighteen; answers become half as long again, and all users
+    # end up satisfied.
     detector = CollapseDetector()
     levels = [
         detector.observe(
@@ -75,23 +76,23 @@ def test_learning_a_taste_is_no_collapse():
     assert set(levels) == {OK}
 
 
-def test_drift_counts_once_the_users_have_been_content_for_long():
+def test_drift_counts_once_users_have_been_satisfied_for_long():
     def levels(satisfied: float, anchored: bool = False) -> list[int]:
         detector = CollapseDetector(anchored)
         return [detector.observe({**HEALTHY, "satisfied": satisfied, "kl": 0.01 * step}) for step in range(60)]
 
-    # Who still complains is still learned from, and that moves the policy.
+    # While users still complain, the policy learns from them and therefore moves.
     assert set(levels(0.7)) == {OK}
-    found = levels(1.0)
-    assert set(found[: SETTLED + 3]) == {OK} and found[-1] == STOP
-    # A teacher that stands still is something to move towards.
+    drifting = levels(1.0)
+    assert set(drifting[: SETTLED + 3]) == {OK} and drifting[-1] == STOP
+    # With a fixed teacher the policy still moves towards it.
     assert set(levels(1.0, anchored=True)) == {OK}
-    settled = CollapseDetector()
-    still = [settled.observe({**HEALTHY, "satisfied": 1.0, "kl": 0.01 * min(step, 15)}) for step in range(60)]
-    assert set(still) == {OK}
+    detector = CollapseDetector()
+    settled = [detector.observe({**HEALTHY, "satisfied": 1.0, "kl": 0.01 * min(step, 15)}) for step in range(60)]
+    assert set(settled) == {OK}
 
 
-def test_what_is_calm_is_far_from_a_warning():
+def test_close_to_a_warning_is_no_longer_healthy():
     detector = CollapseDetector()
     detector.observe({"lost": 0.0})
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""How a run ends when something is wrong, and what it leaves to read: faulty losses, refused settings, the card."""
+"""What stops a run or keeps it from starting (losses that are not finite, refused settings), and its model card."""
 
 import json
 from types import SimpleNamespace
@@ -23,16 +23,16 @@ def settings(**values):
     return resolve(OnlineSettings, flags, job="a-job", environment={})
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_row(tmp_path):
+def test_a_loss_that_is_not_finite_stops_training_and_names_the_row(tmp_path):
     trainer = study.build_trainer(str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}))
     teacher_targets = trainer.hindsight.teacher_targets
 
-    def faulty(contexts, completions):
+    def with_nan(contexts, completions):
         targets = teacher_targets(contexts, completions)
         targets[3].logps_T[1] = torch.nan
         return targets
 
-    trainer.hindsight.teacher_targets = faulty
+    trainer.hindsight.teacher_targets = with_nan
     with pytest.raises(LossNotFinite) as caught:
         trainer.train()
     assert caught.value.step == 1 and len(caught.value.rows) == 1
@@ -42,9 +42,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_row(tmp_path):
     assert json.loads(json.dumps(row)) == row
 
 
-def test_the_faulty_rows_are_written_and_the_message_says_where(tmp_path):
-    alone = SimpleNamespace(accelerator=SimpleNamespace(process_index=0))
-    session = SimpleNamespace(run_dir=RunDirectory(tmp_path), trainer=alone)
+def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp_path):
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(process_index=0))
+    session = SimpleNamespace(run_dir=RunDirectory(tmp_path), trainer=trainer)
     error = Session._not_finite_error(session, LossNotFinite(7, [{"prompt": "p"}]))
     assert "not-finite-0.json" in str(error) and "step 7" in str(error) and "\n" not in str(error)
     assert json.loads((tmp_path / "not-finite-0.json").read_text())["rows"] == [{"prompt": "p"}]
@@ -62,7 +62,7 @@ def test_the_faulty_rows_are_written_and_the_message_says_where(tmp_path):
         ({"merge_adapter": 1}, "MERGE_ADAPTER"),
     ],
 )
-def test_settings_that_would_do_nothing_or_harm_are_refused(values, named):
+def test_settings_that_have_no_effect_or_do_harm_are_refused(values, named):
     with pytest.raises(SettingError, match=named):
         check_objective(settings(**values))
 
@@ -72,11 +72,11 @@ def test_settings_that_would_do_nothing_or_harm_are_refused(values, named):
     [{}, {"objective": "top_k", "top_k": 5, "direction": "jsd"}, {"teacher": "ema", "ema_rate": 0.1},
      {"adapter": "qlora", "teacher": "frozen", "merge_adapter": 1}],
 )  # fmt: skip
-def test_settings_that_go_together_are_taken(values):
+def test_compatible_settings_are_accepted(values):
     check_objective(settings(**values))
 
 
-def test_the_card_says_what_the_run_was():
+def test_model_card():
     started = {
         "settings": {"run_id": "mine", "model_name_or_path": "Org/Base", "teacher": "live", "lr": 1e-6},
         "versions": {"torch": "2.0", "peft": None}, "started": "today", "commit": "abc",
@@ -100,6 +100,6 @@ def test_the_card_says_what_the_run_was():
         "abc",
     ):
         assert part in text
-    # A folder is no name on the hub, and a run without measurements has no figures.
+    # A local folder is not named as the base model, and a run without measurements has no figures.
     bare = card("a-job", {"settings": {"model_name_or_path": "/models/mine"}}, {})
     assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare

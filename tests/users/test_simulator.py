@@ -13,7 +13,7 @@ def user_of(backend, **settings) -> SimulatedUser:
     return SimulatedUser(Client(backend, **settings), PERSONAS["no_emojis"], 0.7, 128)
 
 
-def test_a_follow_up_for_each_exchange_stripped_and_in_order():
+def test_follow_ups_are_stripped_and_in_the_order_of_the_exchanges():
     def reply(request):
         assert (request.temperature, request.max_tokens) == (0.7, 128)
         return f"  I read {request.messages[1]['content'].split()[-3]}.\n"
@@ -22,7 +22,7 @@ def test_a_follow_up_for_each_exchange_stripped_and_in_order():
     assert follow_ups == [FollowUp(f"I read {word}.") for word in ("one", "two", "three")]
 
 
-def test_an_empty_reply_is_a_problem_but_no_failure():
+def test_an_empty_reply_is_a_problem_but_not_a_failure():
     user = user_of(ScriptedBackend(lambda request: " \n" if "beta" in str(request.messages) else "ok"))
     assert user.react(["p", "p"], ["alpha", "beta"]) == [FollowUp("ok"), FollowUp("", "empty")]
 
@@ -38,7 +38,7 @@ def test_an_answer_cannot_change_the_persona():
     assert "<|im_start|>" not in str(server.bodies)
 
 
-def test_after_a_failure_only_what_is_missing_is_asked_again():
+def test_after_a_failure_only_the_missing_follow_ups_are_requested_again():
     broken = True
 
     def script(body, number):
@@ -56,10 +56,10 @@ def test_after_a_failure_only_what_is_missing_is_asked_again():
         broken = False
         again = user.react(prompts, completions)
         assert len(server.bodies) == 8
-        assert [again[place] for place in (0, 2, 3, 5)] == [first[place] for place in (0, 2, 3, 5)]
+        assert [again[index] for index in (0, 2, 3, 5)] == [first[index] for index in (0, 2, 3, 5)]
         assert {again[1].text, again[4].text} == {"reply 6", "reply 7"}
         user.react(prompts, completions)
-        assert len(server.bodies) == 14  # a whole new round: nothing is kept after success
+        assert len(server.bodies) == 14  # a new round: all replies are requested again
 
 
 def test_other_exchanges_after_a_failure_get_their_own_replies():
@@ -74,7 +74,7 @@ def test_other_exchanges_after_a_failure_get_their_own_replies():
     assert user.react(["q"], ["good"]) == [FollowUp("ok")]
 
 
-def test_a_file_adds_personas_and_may_replace_one(tmp_path):
+def test_a_file_adds_personas_and_replaces_those_of_the_same_name(tmp_path):
     file = tmp_path / "styles.json"
     file.write_text(json.dumps({"rhyming": " I like {rhymes}. ", "poetic": "I like poems."}), "utf-8")
     known = personas(file)
@@ -96,7 +96,7 @@ def test_a_file_adds_personas_and_may_replace_one(tmp_path):
         (None, ""),
     ],
 )
-def test_a_bad_file_is_named_with_its_key(tmp_path, content, named):
+def test_the_error_for_a_malformed_file_names_the_file_and_key(tmp_path, content, named):
     file = tmp_path / "styles.json"
     if content is not None:
         file.write_bytes(content)
@@ -105,6 +105,6 @@ def test_a_bad_file_is_named_with_its_key(tmp_path, content, named):
     assert str(file) in str(caught.value) and named in str(caught.value)
 
 
-def test_an_unknown_style_names_the_nearest():
+def test_the_error_for_an_unknown_style_suggests_the_nearest():
     with pytest.raises(SettingError, match="Did you mean no_emojis"):
         persona_of("no_emoji", None)

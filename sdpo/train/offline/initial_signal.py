@@ -1,7 +1,7 @@
-"""What the starting model makes of the logged rows, before it is trained: one look, kept in the run directory.
+"""The signal of each logged row under the initial model, measured once before training, in the run directory.
 
-It tells how much signal a row carries, to leave out or weigh rows by, and holds a frozen teacher's whole
-work: its log-probabilities are the same in every epoch.
+It is used to drop or weigh rows. The log-probabilities are also all that a frozen teacher computes: they are the same
+in every epoch.
 """
 
 from collections.abc import Iterator
@@ -24,45 +24,47 @@ def measure_initial_signal(
 ) -> tuple[list[list[float]], list[float]]:
     """Return per row the log-probabilities of its completion's tokens after `x, o`, and its mean |signal| per token.
 
-    The model has to be as the run starts from it. What was written by an earlier start of this run is read.
+    The model must be the one that the run starts from. A resumed run reads what it wrote before.
     """
-    if len(found := run.read_rows(FILE)) != len(rows):
-        places = range(accelerator.process_index, len(rows), accelerator.num_processes)
-        shown = accelerator.is_main_process
-        mine = [
-            (place, *row)
-            for chosen in _batches(rows, places, batch_size, shown)
-            for place, row in zip(chosen, _score_rows(model, rows.select(chosen)), strict=True)
+    if len(results := run.read_rows(FILE)) != len(rows):
+        indices = range(accelerator.process_index, len(rows), accelerator.num_processes)
+        main = accelerator.is_main_process
+        rank_rows = [
+            (index, *row)
+            for batch in _batches(rows, indices, batch_size, main)
+            for index, row in zip(batch, _score_rows(model, rows.select(batch)), strict=True)
         ]
-        gathered = sorted(gather_object(mine))
-        found = [
-            {"id": rows[place]["id"], "signal_size": size, "teacher_logps": logps} for place, size, logps in gathered
+        gathered = sorted(gather_object(rank_rows))
+        results = [
+            {"id": rows[index]["id"], "signal_size": size, "teacher_logps": logps} for index, size, logps in gathered
         ]
-        if shown:
-            run.write_rows(FILE, found)
+        if main:
+            run.write_rows(FILE, results)
         accelerator.wait_for_everyone()
-    return [row["teacher_logps"] for row in found], [row["signal_size"] for row in found]
+    return [row["teacher_logps"] for row in results], [row["signal_size"] for row in results]
 
 
-def _batches(rows: Dataset, places: range, size: int, shown: bool) -> Iterator[list[int]]:
-    """Yield the places in batches of like length."""
+def _batches(rows: Dataset, indices: range, size: int, show_progress: bool) -> Iterator[list[int]]:
+    """Yield the indices in batches of rows of similar length."""
     lengths = rows["length"]
-    ordered = sorted(places, key=lambda place: lengths[place])
+    ordered = sorted(indices, key=lambda index: lengths[index])
     starts = range(0, len(ordered), size)
-    for start in tqdm(starts, desc="the starting model looks back", unit=" batches", disable=not shown, mininterval=1):
+    name = "scoring rows with the initial model"
+    for start in tqdm(starts, desc=name, unit=" batches", disable=not show_progress, mininterval=1):
         yield ordered[start : start + size]
 
 
 @torch.no_grad()
 def _score_rows(model: nn.Module, rows: Dataset) -> list[tuple[float, list[float]]]:
+    """Return per row the mean |signal| per token, and the log-probabilities of the completion's tokens in hindsight."""
     was_training = model.training
     model.eval()
     completions = list(rows["completion"])
-    shown_BT = score(model, list(rows["hindsight"]), completions).logps_BT
-    bare = score(model, list(rows["context"]), completions)
+    hindsight_BT = score(model, list(rows["hindsight"]), completions).logps_BT
+    plain = score(model, list(rows["context"]), completions)
     model.train(was_training)
-    sizes_B = ((shown_BT - bare.logps_BT).abs() * bare.mask_BT).sum(1) / bare.mask_BT.sum(1)
+    sizes_B = ((hindsight_BT - plain.logps_BT).abs() * plain.mask_BT).sum(1) / plain.mask_BT.sum(1)
     return [
         (size, logps[: len(ids)])
-        for size, logps, ids in zip(sizes_B.tolist(), shown_BT.tolist(), completions, strict=True)
+        for size, logps, ids in zip(sizes_B.tolist(), hindsight_BT.tolist(), completions, strict=True)
     ]

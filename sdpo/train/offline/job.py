@@ -1,37 +1,34 @@
-"""The offline training job: what it checks before anything is loaded, and how it runs.
+"""The offline training job: checks before anything is loaded, and the run.
 
-Importing this is cheap; torch and its company are imported when the run starts.
+Importing this module is cheap: torch and transformers are imported when the run starts.
 """
 
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
 from sdpo.text.records import read_interactions
 from sdpo.train.job import check_training, run_session
-from sdpo.train.offline.mixture import mix_of
+from sdpo.train.offline.mixture import mix_of, train_file, validation_file
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import OfflineSettings
+    from sdpo.train.offline.session import OfflineSession
 
 
 def check(settings: "OfflineSettings", job: "Job") -> None:
-    """Check whatever can be checked without loading a model: every line of every file. Raises SdpoError."""
+    """Check all that can be checked without loading a model, including each line of each file. Raises SdpoError."""
     check_training(settings)
-    if settings.train_jsonl is None:
-        raise SettingError("TRAIN_JSONL is not set. Name an interactions file, such as prep-logs writes.")
-    if settings.eval_n and settings.val_jsonl is None:
-        raise SettingError("EVAL_N needs prompts to answer. Name a file of interactions in VAL_JSONL.")
-    validation = [settings.val_jsonl] if settings.eval_n else []
-    for path in (settings.train_jsonl, *mix_of(settings.mix), *validation):
+    train = train_file(settings)
+    validation = [validation_file(settings)] if settings.eval_n else []
+    for path in (train, *mix_of(settings.mix), *validation):
         for _ in read_interactions(path, job.data_command):
             pass
 
 
 def run(settings: "OfflineSettings", job: "Job") -> int:
-    """Train, and return the exit code. Raises as `run_session` does."""
+    """Train, and return the exit code. Raises what `run_session` raises."""
 
-    def start():
+    def start() -> "OfflineSession":
         from sdpo.train.offline.session import OfflineSession
 
         return OfflineSession(settings, job)

@@ -1,12 +1,30 @@
-"""MIX: files whose interactions are mixed into those of TRAIN_JSONL, and their shares."""
+"""The interactions files of an offline run: TRAIN_JSONL, those that MIX adds with their shares, and VAL_JSONL."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
 
+if TYPE_CHECKING:
+    from sdpo.settings import OfflineSettings
+
+
+def train_file(settings: "OfflineSettings") -> Path:
+    """Return TRAIN_JSONL. Raises SettingError if it is not set."""
+    if settings.train_jsonl is None:
+        raise SettingError("TRAIN_JSONL is not set. Name an interactions file, such as prep-logs writes.")
+    return settings.train_jsonl
+
+
+def validation_file(settings: "OfflineSettings") -> Path:
+    """Return VAL_JSONL, which EVAL_N needs. Raises SettingError if it is not set."""
+    if settings.val_jsonl is None:
+        raise SettingError("EVAL_N needs prompts to answer. Name a file of interactions in VAL_JSONL.")
+    return settings.val_jsonl
+
 
 def mix_of(text: str | None) -> dict[Path, float]:
-    """Return MIX as file -> share of the rows. Raises SettingError where it cannot be read."""
+    """Return MIX as a mapping from file to share of the rows. Raises SettingError if it cannot be parsed."""
     mix: dict[Path, float] = {}
     for part in (text or "").split():
         name, _, share = part.rpartition("=")

@@ -1,10 +1,11 @@
-"""One offline training run: rows read and split, looked at by the starting model where asked, and trained on."""
+"""One offline training run: reads the rows, measures the initial signal if a setting needs it, and trains."""
 
 import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from sdpo.errors import SettingError
@@ -16,6 +17,7 @@ from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.offline import initial_signal
 from sdpo.train.offline.data import read_rows, with_lengths
 from sdpo.train.offline.held_out import HeldOutCallback
+from sdpo.train.offline.mixture import validation_file
 from sdpo.train.offline.trainer import OfflineTrainer, collate
 from sdpo.train.offline.truncation import TruncationLimits
 from sdpo.train.session import Session
@@ -26,30 +28,30 @@ if TYPE_CHECKING:
 LEFT_OUT = "left_out.jsonl"
 
 
-class OfflineSession(Session):
+class OfflineSession(Session[TrainingArguments]):
     """Trains on logged conversations."""
 
     settings: "OfflineSettings"
     trainer: OfflineTrainer
 
     def configure(self, shared: dict[str, Any]) -> TrainingArguments:
-        """Return the Trainer's configuration: cosine with warm-up, a few epochs."""
+        """Return the Trainer's configuration: a cosine schedule with warm-up over EPOCHS epochs."""
         settings = self.settings
         self.packs = settings.layout == "packed" or (settings.layout == "auto" and torch.cuda.is_available())
         return TrainingArguments(
             **shared,
             lr_scheduler_type="cosine",
-            warmup_steps=settings.warmup,  # a share of the steps, below 1
+            warmup_steps=settings.warmup,  # below 1: a share of the steps
             num_train_epochs=settings.epochs,
             max_grad_norm=settings.max_grad_norm,
             train_sampling_strategy="random" if self.packs else "group_by_length",
             remove_unused_columns=False,
-            # So that every row of a step weighs the same; the few rows left over come first in another epoch.
+            # So that all rows of a step weigh the same. The few rows left over differ between epochs.
             dataloader_drop_last=True,
         )
 
     def build_trainer(self, config: TrainingArguments, model: PreTrainedModel) -> OfflineTrainer:
-        """Return the trainer with its rows, after the starting model looked at them where that is asked for."""
+        """Return the trainer with its rows, after measuring the initial signal if a setting needs it."""
         settings = self.settings
         limits = TruncationLimits(
             settings.max_context_tokens,
@@ -64,7 +66,7 @@ class OfflineSession(Session):
             self.run_dir.write_rows(LEFT_OUT, rows.left_out)
             print(rows.summary + (f" (see {self.run_dir.path / LEFT_OUT})" if rows.left_out else ""), flush=True)
         if self.packs and not scoring.pack_rows(model):
-            raise SettingError("this model's attention does not keep rows apart by position. Give LAYOUT=grouped.")
+            raise SettingError("this model's attention cannot separate packed rows by position. Give LAYOUT=grouped.")
         trainer = OfflineTrainer(
             model=model,
             teacher=self.teacher,
@@ -78,18 +80,21 @@ class OfflineSession(Session):
         return trainer
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return what measures the held-out rows."""
+        """Return the callback that measures the held-out rows, if there are any."""
         if not len(self.rows.held_out):
             return []
         return [HeldOutCallback(self.run_dir, self.trainer, self.rows.held_out, self.settings.holdout_steps)]
 
     def validation_prompts(self) -> list[list[Message]]:
         """Return the prompts of EVAL_N validation interactions."""
-        rows = read_interactions(self.settings.val_jsonl, self.job.data_command)
+        rows = read_interactions(validation_file(self.settings), self.job.data_command)
         return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
 
-    def _with_initial_signal(self, trainer: OfflineTrainer) -> Any:
-        """Return the training rows with what the starting model says of them, where a setting needs that."""
+    def _with_initial_signal(self, trainer: OfflineTrainer) -> Dataset:
+        """Return the training rows, filtered, weighted and with the teacher's log-probabilities as the settings ask.
+
+        Raises SettingError if MIN_SIGNAL leaves fewer rows than one step takes.
+        """
         settings, rows = self.settings, self.rows.training
         plain = settings.objective == "token" and not settings.null_contrast
         reused = settings.teacher == "frozen" and settings.epochs > 1 and plain
@@ -103,15 +108,15 @@ class OfflineSession(Session):
         if settings.weight_by_signal:
             mean = sum(sizes) / len(sizes)
             rows = rows.add_column("weight", [size / mean if mean else 1.0 for size in sizes])
-        kept = [place for place, size in enumerate(sizes) if size >= settings.min_signal]
+        kept = [index for index, size in enumerate(sizes) if size >= settings.min_signal]
         if self.main and settings.min_signal:
             print(
-                f"{len(rows) - len(kept)} rows have less signal than {settings.min_signal:g} and are left out",
+                f"{len(rows) - len(kept)} rows with a mean |signal| below MIN_SIGNAL={settings.min_signal:g} dropped",
                 flush=True,
             )
         if len(kept) < settings.bs * settings.ga * settings.world_size:
             raise SettingError(
-                f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, less than one step takes. Lower it: the "
+                f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, fewer than one step takes. Lower it: the "
                 f"largest mean |signal| is {max(sizes):.4f}."
             )
         return rows.select(kept) if len(kept) < len(rows) else rows
@@ -125,26 +130,27 @@ class OfflineSession(Session):
         if self.main:
             print(
                 f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {step_rows} rows in {settings.epochs} epochs; "
-                + (f"about {steps * seconds / 3600:.2f} hours at {seconds:.2f} s a step, " if seconds else "")
-                + f"peak memory so far {memory:.1f} GB, before the optimizer's states",
+                + (f"about {steps * seconds / 3600:.2f} hours at {seconds:.2f} s per step, " if seconds else "")
+                + f"peak memory so far {memory:.1f} GB, without optimizer states",
                 flush=True,
             )
 
     def _time_a_step(self, trainer: OfflineTrainer) -> tuple[float | None, float]:
-        """Return the seconds of a step, from one micro-batch of middling and one of the longest rows, and the memory.
+        """Return the estimated seconds per step, or None with FSDP, and the peak memory in GB.
 
-        Where processes share out the weights, the model cannot be run before the Trainer has wrapped it.
+        The time is that of a micro-batch of rows of median length, after one of the longest rows for the peak memory.
+        With FSDP the model cannot run before the Trainer has wrapped it.
         """
         settings, rows = self.settings, trainer.train_dataset
         if trainer.is_fsdp_enabled:
             return None, peak_memory_gb()
         ordered = sorted(range(len(rows)), key=rows["length"].__getitem__)
-        middle = max(0, len(ordered) // 2 - settings.bs // 2)
+        median_start = max(0, len(ordered) // 2 - settings.bs // 2)
         state = torch.get_rng_state()
-        for chosen in (ordered[-settings.bs :], ordered[middle : middle + settings.bs]):
+        for chosen in (ordered[-settings.bs :], ordered[median_start : median_start + settings.bs]):
             started = time.perf_counter()
             with trainer.compute_loss_context_manager():
-                loss = trainer.compute_loss(trainer.model, collate([rows[place] for place in chosen]))
+                loss = trainer.compute_loss(trainer.model, collate([rows[index] for index in chosen]))
             loss.backward()
             seconds = time.perf_counter() - started
         trainer.model.zero_grad(set_to_none=True)

@@ -1,13 +1,13 @@
-"""Logged interactions as token ids in one memory-mapped file beside the data, made once for each way to make it.
+"""Tokenizes logged interactions once and caches the ids in a memory-mapped file beside the data.
 
-The file's name holds a digest of all that decides its content: the interactions, the tokenizer with its chat
-template, the hindsight template and the limits. So nothing stale is ever read, and nothing is made twice.
+The file's name has a digest of all that determines its content: the interactions, the tokenizer with its chat
+template, the hindsight template and the limits. So a stale file is never read, and no file is made twice.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from sdpo.text.records import Interaction, read_interactions
 from sdpo.train.offline.truncation import TruncatedRow, TruncationLimits, truncate
 
 FOLDER = ".tokenized"
-_VERSION = "1"  # raised when the same inputs come to give other ids
+_VERSION = "1"  # increase it when the code gives other ids for the same inputs
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(
     {
@@ -35,20 +35,20 @@ _SCHEMA = pa.schema(
         "fits": pa.bool_(),
     }
 )
-_ROWS = 1000  # written at a time
+_ROWS = 1000  # per record batch
 
 
 def tokenized(
-    path: Path, make_with: str, tokenizer: PreTrainedTokenizerBase, limits: TruncationLimits, otherwise: Path
+    path: Path, make_with: str, tokenizer: PreTrainedTokenizerBase, limits: TruncationLimits, fallback: Path
 ) -> Dataset:
-    """Return the interactions of a file as ids, a row each, memory-mapped; rows that cannot fit have `fits` False.
+    """Return the interactions of a file as ids, one row each; `fits` is False for rows that cannot be truncated.
 
-    The file lies in a folder beside the data, or in `otherwise` where that cannot be written. Raises RecordError
-    for a malformed data file.
+    The file is in a folder beside the data, or in one in `fallback` if that is not writable. `make_with` is the
+    command that writes the data file. Raises RecordError for a malformed data file.
     """
     name = f"{path.stem}-{_digest(path, tokenizer, limits)}.arrow"
-    folders = [path.parent / FOLDER, otherwise / FOLDER]
-    disable_caching()  # what is derived from the rows goes to a temporary folder, not beside the data
+    folders = [path.parent / FOLDER, fallback / FOLDER]
+    disable_caching()  # datasets derived from the rows go to a temporary folder, not beside the data
     for folder in folders:
         if (folder / name).exists():
             return Dataset.from_file(str(folder / name))
@@ -63,8 +63,9 @@ def _digest(path: Path, tokenizer: PreTrainedTokenizerBase, limits: TruncationLi
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
-    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
-    for part in (_VERSION, words, str(tokenizer.chat_template), tokenizer.eos_token, *map(str, vars(limits).values())):
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    limit_values = map(str, vars(limits).values())
+    for part in (_VERSION, vocabulary, str(tokenizer.chat_template), tokenizer.eos_token, *limit_values):
         digest.update(part.encode("utf-8", "surrogatepass") + b"\x00")
     return digest.hexdigest()[:20]
 
@@ -78,12 +79,12 @@ def _writable(folder: Path) -> bool:
 
 
 def _write(
-    path: Path, interactions: Iterator[Interaction], tokenizer: PreTrainedTokenizerBase, limits: TruncationLimits
+    path: Path, interactions: Iterable[Interaction], tokenizer: PreTrainedTokenizerBase, limits: TruncationLimits
 ) -> None:
-    """Write the file whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write the file under a temporary name and rename it, so that it is never incomplete."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
+        with temporary.open("wb") as file, pa.ipc.new_stream(file, _SCHEMA) as stream:
             rows = []
             for interaction in interactions:
                 rows.append(_row(interaction, truncate(tokenizer, interaction, limits)))
@@ -91,17 +92,17 @@ def _write(
                     stream.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
                     rows = []
             stream.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _row(interaction: Interaction, fitted: TruncatedRow | None) -> dict:
-    ids = vars(fitted or TruncatedRow([], [], []))
+def _row(interaction: Interaction, truncated: TruncatedRow | None) -> dict:
+    fields = vars(truncated or TruncatedRow([], [], []))
     return {
         "id": interaction.id,
         "conversation_id": interaction.conversation_id,
         "follow_up": interaction.user_response,
-        "fits": fitted is not None,
-        **ids,
+        "fits": truncated is not None,
+        **fields,
     }

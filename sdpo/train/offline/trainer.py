@@ -1,28 +1,30 @@
-"""Offline SDPO on transformers' Trainer: a collator that keeps rows as they are, and the loss."""
+"""Offline SDPO on the transformers Trainer: a collator that does not pad, the order of the rows, and the loss."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sdpo.errors import LossNotFinite
-from sdpo.method.loss import Contexts, HindsightLoss, Target
+from sdpo.method.loss import Contexts, Target, TokenTarget
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
-from sdpo.models.policy import hold_trained_weights_in_float32
 from sdpo.train.guard import repeated_share
-from sdpo.train.record import StepRecord
-from sdpo.train.teacher_weights import prepare_teacher
+from sdpo.train.record import HindsightTrainer
 
 
 @dataclass(frozen=True)
 class Row:
-    """A logged interaction as ids; what the teacher makes of it where that is known already; its weight."""
+    """A logged interaction as ids, its weight in the loss, and the teacher's log-probabilities if already computed.
+
+    `cut` is True if the completion was truncated.
+    """
 
     contexts: Contexts
     completion: list[int]
@@ -33,7 +35,7 @@ class Row:
 
 
 def collate(rows: list[dict]) -> dict[str, list[Row]]:
-    """Return the rows as they are: padding, or none, is the scorer's business."""
+    """Return a micro-batch as a list of rows; the scorer pads or packs them."""
     return {
         "rows": [
             Row(
@@ -50,11 +52,11 @@ def collate(rows: list[dict]) -> dict[str, list[Row]]:
 
 
 class EpochOrder(Sampler[int]):
-    """A new order of the rows in each epoch, which depends on the seed and the epoch alone.
+    """A new order of the rows in each epoch, which depends only on the seed and the epoch.
 
-    Transformers' own takes it from the global random state for rows of like length, and, with several processes, does
-    not tell a sampler which epoch a run that goes on is in: it then went on with other rows. `group` rows are of like
-    length, None mixes all; `epoch` says how many epochs are over.
+    The sampler of transformers that groups rows by length uses the global random state and, with several processes, is
+    not given the epoch of a resumed run, which then trained on other rows. `group` is the number of rows of similar
+    length that stay together; with None all rows are shuffled. `epoch` returns the number of finished epochs.
     """
 
     def __init__(self, lengths: Sequence[int], group: int | None, seed: int, epoch: Callable[[], int]) -> None:
@@ -70,8 +72,10 @@ class EpochOrder(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
-class OfflineTrainer(Trainer):
-    """Trainer whose loss is that of logged interactions. `record` holds the step under way."""
+class OfflineTrainer(HindsightTrainer):
+    """Trainer with the hindsight loss of logged interactions."""
+
+    train_dataset: Dataset
 
     def __init__(
         self,
@@ -80,19 +84,11 @@ class OfflineTrainer(Trainer):
         teacher: Teacher,
         objective: Objective,
         args: TrainingArguments,
-        **arguments,
+        **arguments: Any,
     ) -> None:
-        super().__init__(model=model, args=args, data_collator=collate, **arguments)
-        hold_trained_weights_in_float32(self.model)
-        prepare_teacher(teacher, self.accelerator, self.model)
-        self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
-        self.record = StepRecord()
-        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])  # prompts and completions of this process
-
-    def take_record(self) -> StepRecord:
-        """Return the record of the step that ended and begin the next."""
-        record, self.record = self.record, StepRecord()
-        return record
+        super().__init__(
+            model=model, teacher=teacher, objective=objective, args=args, data_collator=collate, **arguments
+        )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:
         args, rows = self.args, self.train_dataset if train_dataset is None else train_dataset
@@ -101,19 +97,25 @@ class OfflineTrainer(Trainer):
         return EpochOrder(list(rows[args.length_column_name]), group, args.seed, lambda: int(self.state.epoch or 0))
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self,
+        model: nn.Module,
+        inputs: dict,
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Return the mean over the rows of their means over tokens; the Trainer divides it by the accumulation."""
+        """Return the mean over rows of the mean over tokens; the Trainer divides it by the gradient accumulation.
+
+        Raises LossNotFinite, with the rows of the micro-batch that are the cause.
+        """
         rows: list[Row] = inputs["rows"]
         completions = [row.completion for row in rows]
         with self.record.timed("scoring"):
             targets = self._targets(rows)
         weights_B = torch.tensor([row.weight for row in rows], device=self.accelerator.device)
         result = self.hindsight.loss(model, [row.contexts for row in rows], completions, targets, weights_B)
-        texts = [self._words(row) for row in rows]
+        texts = [self._texts(row) for row in rows]
         if not torch.isfinite(result.loss):
-            rows_found = self.record.rows_not_finite(texts, completions, result)
-            raise LossNotFinite(self.state.global_step + 1, rows_found)
+            raise LossNotFinite(self.state.global_step + 1, self.record.rows_not_finite(texts, completions, result))
         self.record.rows += len(rows)
         self.record.usable += len(rows)
         self.record.truncated += sum(row.cut for row in rows)
@@ -126,14 +128,14 @@ class OfflineTrainer(Trainer):
     def _targets(self, rows: list[Row]) -> list[Target]:
         if rows[0].teacher_logps is not None:
             device = self.accelerator.device
-            return [Target(torch.tensor(row.teacher_logps, device=device)) for row in rows]
+            return [TokenTarget(torch.tensor(row.teacher_logps, device=device)) for row in rows]
         self.record.forwards += self.hindsight.forwards(len(rows))
         return self.hindsight.teacher_targets([row.contexts for row in rows], [row.completion for row in rows])
 
-    def _words(self, row: Row) -> dict[str, str]:
-        decode = self.processing_class.decode
+    def _texts(self, row: Row) -> dict:
+        tokenizer = self.processing_class
         return {
-            "prompt": decode(row.contexts.prompt),
-            "completion": decode(row.completion),
+            "prompt": tokenizer.decode(row.contexts.prompt),
+            "completion": tokenizer.decode(row.completion),
             "follow_up": row.follow_up,
         }

@@ -1,8 +1,8 @@
-"""From a logged interaction to the token ids that it is trained on, within the limits of the contexts.
+"""Turns a logged interaction into token ids for training, truncated to the length limits.
 
-What is never cut: the follow-up and the text that shows it, the end of the last user message, a system message.
-The oldest history goes first, then the beginning of the last user message. Both contexts keep the
-same messages, so that the follow-up is the only difference between them.
+Never cut are the follow-up with the template's text around it, the end of the last user message, and a system message.
+The oldest history is cut first, then the beginning of the last user message. The context and the hindsight context
+keep the same messages, so that the follow-up is the only difference between them.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from sdpo.text.records import Interaction
 
 @dataclass(frozen=True)
 class TruncationLimits:
-    """The longest context and the longest completion, in tokens, and the template that shows the follow-up.
+    """The maximum lengths of context and completion in tokens, and the hindsight template.
 
-    With an `unrelated` follow-up there is a context that shows that one instead.
+    With an `unrelated` follow-up there is one more context, which shows that one instead of the user's.
     """
 
     context: int
@@ -29,9 +29,10 @@ class TruncationLimits:
 
 @dataclass(frozen=True)
 class TruncatedRow:
-    """The ids of `x`, of `x, o`, of `y` and where asked for of `x, o∅`; what was cut of the context, and of `y`.
+    """The ids of `x`, `x, o`, `y` and, with an unrelated follow-up, `x, o∅`; and what was truncated.
 
-    `cut` is "history", "prompt" or "".
+    `cut` is what was cut from the contexts: "history", "prompt" (the last user message) or "". `completion_cut` is
+    True if `y` was truncated.
     """
 
     context: list[int]
@@ -45,16 +46,16 @@ class TruncatedRow:
 def truncate(
     tokenizer: PreTrainedTokenizerBase, interaction: Interaction, limits: TruncationLimits
 ) -> TruncatedRow | None:
-    """Return the row's ids within the limits, None where follow-up and system message alone are too long.
+    """Return the row's ids within the limits, or None if follow-up and system message alone are too long.
 
-    A completion ends in the end token unless it had to be cut itself.
+    A completion ends with the EOS token unless it was truncated.
     """
     messages, cut = list(interaction.prompt), ""
     while True:
-        hindsight, unrelated = (
-            encode_prompt(tokenizer, with_hindsight(messages, text, limits.template)) if text else None
-            for text in (interaction.user_response, limits.unrelated)
-        )
+        hindsight = encode_prompt(tokenizer, with_hindsight(messages, interaction.user_response, limits.template))
+        unrelated = None
+        if limits.unrelated:
+            unrelated = encode_prompt(tokenizer, with_hindsight(messages, limits.unrelated, limits.template))
         over = max(len(hindsight), len(unrelated or [])) - limits.context
         if over <= 0:
             break
@@ -79,14 +80,14 @@ def _turns(messages: list[Message]) -> list[Message]:
 
 
 def _shorten(tokenizer: PreTrainedTokenizerBase, messages: list[Message], over: int) -> list[Message] | None:
-    """Return the messages with the oldest one cut by `over` tokens, or gone with its answer; None when none is left."""
+    """Return the messages with `over` tokens cut from the oldest, or without it and its answer; None if none remain."""
     turns = _turns(messages)
     system = messages[: len(messages) - len(turns)]
     oldest, *others = turns
     ids = encode_text(tokenizer, oldest["content"])
-    # Half a character at the new beginning is no text.
+    # The cut may split a character: its remaining bytes decode to U+FFFD.
     text = decode(tokenizer, ids[over:]).lstrip("\ufffd") if len(ids) > over else ""
     if text.strip() and len(text) < len(oldest["content"]):
         return [*system, {**oldest, "content": text}, *others]
-    # The user begins: an answer does not stay without its question.
+    # The first message must be the user's: an answer is dropped with its question.
     return [*system, *others[1:]] if others else None

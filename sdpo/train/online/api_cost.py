@@ -1,33 +1,34 @@
-"""What the simulated user has cost: in `meter.json` after each step, and on the screen where it costs money."""
+"""What the simulated user has cost: in `meter.json` after each step, and on the screen if its model has a price."""
 
 from dataclasses import asdict, fields
 
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from sdpo.llm import Client, Usage
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.train.record import HindsightTrainer
 
 FILE = "meter.json"
 
 
 class ApiCostCallback(TrainerCallback):
-    """Adds up the processes' meters. A continued run counts on: its caches hold what was paid before."""
+    """Adds up the usage of all processes. A resumed run continues the count: its reply caches hold earlier usage."""
 
-    def __init__(self, run: RunDirectory, trainer: Trainer, client: Client, every: int) -> None:
+    def __init__(self, run: RunDirectory, trainer: HindsightTrainer, client: Client, every: int) -> None:
         self.run, self.trainer, self.client, self.every = run, trainer, client, every
         before = run.read_json(FILE) or {}
-        client.usage.seconds = before.get("seconds", 0.0)  # the one number that replies do not tell
+        client.usage.seconds = before.get("seconds", 0.0)  # the only figure that the reply cache does not hold
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Write the step's totals, and say them every few steps."""
+        """Write the totals so far, and print them every few steps."""
         usage = self.write()
         shown = (state.global_step == 1 or state.global_step % self.every == 0) and state.global_step < state.max_steps
         if self.client.meter.price and shown and self.trainer.accelerator.is_main_process:
-            print(f"  user so far: {describe_usage(usage, priced=True)}", flush=True)
+            print(f"  simulated user so far: {describe_usage(usage, priced=True)}", flush=True)
 
     def write(self) -> Usage:
-        """Write what all processes asked so far, and return it. Every process calls it."""
+        """Write the usage of all processes so far and return it; every process calls it."""
         usage = total_usage(gather_object([self.client.usage]))
         if self.trainer.accelerator.is_main_process:
             meter = self.client.meter
@@ -36,23 +37,23 @@ class ApiCostCallback(TrainerCallback):
         return usage
 
     def on_train_end(self, args, state, control, **_) -> None:
-        """Say the totals of the whole run."""
+        """Print the totals of the run."""
         usage = self.write()
         if self.trainer.accelerator.is_main_process:
-            print(f"user: {describe_usage(usage, self.client.meter.price is not None)}", flush=True)
+            print(f"simulated user: {describe_usage(usage, self.client.meter.price is not None)}", flush=True)
 
 
 def total_usage(totals: list[Usage]) -> Usage:
-    """Return the sum of the processes' totals; of the seconds the longest, for they wait at the same time."""
+    """Return the sum of the processes' usage; of the seconds the maximum, because processes wait at the same time."""
     names = [item.name for item in fields(Usage)]
     sums = {name: sum(getattr(usage, name) for usage in totals) for name in names}
     return Usage(**sums | {"seconds": round(max(usage.seconds for usage in totals), 3)})
 
 
 def describe_usage(usage: Usage, priced: bool) -> str:
-    """Return the totals as one line for people."""
-    words = f"{usage.requests} requests, {usage.tokens_in:,} tokens in, {usage.tokens_out:,} out, "
-    words += f"{usage.retries} retries, {usage.seconds:.1f} s"
+    """Return the usage as one line of text."""
+    text = f"{usage.requests} requests, {usage.tokens_in:,} tokens in, {usage.tokens_out:,} out, "
+    text += f"{usage.retries} retries, {usage.seconds:.1f} s"
     if usage.cached:
-        words += f", {usage.cached} answered from earlier"
-    return words + (f", ${usage.cost:.4f}" if priced else "")
+        text += f", {usage.cached} from the reply cache"
+    return text + (f", ${usage.cost:.4f}" if priced else "")

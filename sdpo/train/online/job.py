@@ -1,19 +1,22 @@
-"""The online training job: what it checks before anything is loaded, and how it runs.
+"""The online training job: its checks before a model is loaded, and its run.
 
-Importing this is cheap; torch and its company are imported when the run starts.
+Importing this is cheap: torch, transformers and TRL are imported when the run starts.
 """
 
 import os
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
-from sdpo.text.records import read_prompts, read_replays
-from sdpo.train.job import check_training, run_session
+from sdpo.text.records import read_replays
+from sdpo.train.job import TrainingRun, check_training, run_session
+from sdpo.train.online.data import read_training_prompts, read_validation_prompts
 from sdpo.train.online.user import check_user
 
-# The interactions that every live teacher lasted on the tiny world, and those with NULL_CONTRAST (docs/study.jsonl).
-LIVE_LASTED, LIVE_LASTED_CONTRASTED = 1040, 240
+# Interactions up to which no run with a live teacher collapsed on the tiny world, and the same with NULL_CONTRAST
+# (docs/study.jsonl).
+LIVE_STABLE, LIVE_STABLE_CONTRASTED = 1040, 240
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -21,22 +24,21 @@ if TYPE_CHECKING:
 
 
 def check(settings: "OnlineSettings", job: "Job") -> None:
-    """Check whatever can be checked without loading a model. Raises SdpoError on the first fault.
+    """Check everything that can be checked without loading a model. Raises SdpoError on the first fault.
 
-    What is allowed but was seen to end badly is said, so that a dry run says it too.
+    Also prints a warning about settings that are allowed but are known to end badly, so that a dry run shows it too.
     """
-    if settings.asks_user:
+    rows: Sequence[object]
+    if settings.replay_jsonl is None:
         check_user(settings)
-    rows = (
-        read_prompts(settings.train_jsonl, job.data_command)
-        if settings.asks_user
-        else read_replays(settings.replay_jsonl)
-    )
+        rows = read_training_prompts(settings, job)
+    else:
+        rows = read_replays(settings.replay_jsonl)
     _check_generation(settings)
     if settings.eval_n:
-        read_prompts(settings.val_jsonl, job.data_command)
+        read_validation_prompts(settings, job)
     if settings.eval_steps and not (settings.eval_n and settings.asks_user):
-        missing = "a user to ask, and REPLAY_JSONL has none" if settings.eval_n else "EVAL_N, the number of prompts"
+        missing = "a simulated user, and REPLAY_JSONL has none" if settings.eval_n else "EVAL_N, the number of prompts"
         raise SettingError(f"EVAL_STEPS={settings.eval_steps} needs {missing}.")
     if not settings.asks_user and len(rows) < settings.train_n:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
@@ -45,7 +47,7 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
 
 
 def _check_generation(settings: "OnlineSettings") -> None:
-    """Raise SettingError where what generates the answers is not there."""
+    """Raise SettingError if the backend that GENERATION names is missing."""
     if settings.generation.startswith("vllm") and find_spec("vllm") is None:
         raise SettingError(
             f"GENERATION={settings.generation} needs the vllm package, which is not installed. Install the release "
@@ -56,20 +58,21 @@ def _check_generation(settings: "OnlineSettings") -> None:
 
 
 def warn_of_live_collapse(settings: "OnlineSettings") -> None:
-    """Print a warning before a run that is longer than a live teacher was seen to last."""
-    lasted = LIVE_LASTED_CONTRASTED if settings.null_contrast else LIVE_LASTED
-    if settings.teacher == "live" and settings.train_n > lasted and os.environ.get("LOCAL_RANK", "0") == "0":
+    """Print a warning if a run with a live teacher is longer than such runs are known to be stable."""
+    stable = LIVE_STABLE_CONTRASTED if settings.null_contrast else LIVE_STABLE
+    if settings.teacher == "live" and settings.train_n > stable and os.environ.get("LOCAL_RANK", "0") == "0":
         print(
-            f"TEACHER=live over {settings.train_n} interactions: all such runs on the tiny world lasted for {lasted}, "
-            "some fell soon after. GUARD watches for that. TEACHER=gated OBJECTIVE=full FOCUS=1 learned and stayed.",
+            f"TEACHER=live over {settings.train_n} interactions: on the tiny world all such runs were stable for "
+            f"{stable} interactions, some collapsed soon after. GUARD detects that. TEACHER=gated OBJECTIVE=full "
+            "FOCUS=1 learned and stayed stable.",
             flush=True,
         )
 
 
 def run(settings: "OnlineSettings", job: "Job") -> int:
-    """Train, and return the exit code. Raises as `run_session` does."""
+    """Train and return the exit code. Raises as `run_session` does."""
 
-    def start():
+    def start() -> TrainingRun:
         from sdpo.train.online.session import OnlineSession
 
         return OnlineSession(settings, job)

@@ -1,111 +1,130 @@
-"""A run while its user is away: saved at once, continued when the user is back, ended in good order when not."""
+"""When the simulated user does not respond: save the run, wait, then resume the step or end with an error."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from sdpo.errors import RunStopped, ServerError, SimulatorUnavailable, one_line
 from sdpo.llm.server import check_health
+from sdpo.train.record import HindsightTrainer
 from sdpo.users.simulator import SimulatedUser
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 REPORT_EVERY_SECONDS = 60.0
-CHECKS_OF_OWN_SERVER = 3  # a busy server may be late once or twice
+CHECKS_OF_OWN_SERVER = 3  # a busy server may miss one or two
+
+
+@dataclass
+class _Outage:
+    """When an outage began and was last reported (time.monotonic), the next pause, and the failed health checks."""
+
+    started: float
+    reported: float
+    pause: float
+    failed_checks: int = 0
 
 
 class ReconnectCallback(TrainerCallback):
-    """Numbers the user's rounds by step, and waits for a user who went away in one.
+    """Numbers the user's rounds by step, and waits for a user who stops responding.
 
-    `save` writes a checkpoint of the last finished step, `stopping` says whether the run was asked to end.
-    Where the server was started for this job (`ours`), nobody brings it back, and a dead one ends the wait.
+    `seconds` is the longest wait in one step. `save` writes a checkpoint of the last finished step; `stopping` returns
+    whether the run was asked to stop. A server that was `started_for_job` is not restarted by anyone, so the wait ends
+    when it is down.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: HindsightTrainer,
         user: SimulatedUser,
-        address: str,
+        url: str,
         seconds: float,
         save: Callable[[], None],
         stopping: Callable[[], bool],
-        ours: bool = False,
+        started_for_job: bool = False,
     ) -> None:
-        self.trainer, self.user, self.address, self.seconds = trainer, user, address, seconds
-        self.save, self.stopping, self.ours = save, stopping, ours
+        self.trainer, self.user, self.url, self.seconds = trainer, user, url, seconds
+        self.save, self.stopping, self.started_for_job = save, stopping, started_for_job
         self.random = RandomStates()
-        self._gone_since: float | None = None
-        self._said = 0.0
-        self._pause = FIRST_PAUSE
-        self._missed = 0
+        self._outage: _Outage | None = None
 
     def on_step_begin(self, args, state, control, **_) -> None:
-        """Begin the step's round: after a crash the same step asks the same again and finds it answered."""
+        """Start the step's round: after a crash the same step repeats its requests and finds the replies cached."""
         self.user.round = state.global_step
         self.random = RandomStates()
-        self._gone_since = None
+        self._outage = None
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Keep the state that the next step begins with, should the user go away during an evaluation."""
+        """Keep the random states that the next step starts with, in case the user stops responding in an evaluation."""
         self.random = RandomStates()
-        self._gone_since = None
+        self._outage = None
 
     def wait(self, failure: SimulatorUnavailable) -> None:
-        """Return when the user is back. Raises the failure where that takes too long, RunStopped on a signal.
+        """Return when the user responds again. Raises the failure after `seconds`, RunStopped on a signal.
 
-        Every process calls it and goes the same way: the first one looks, and all hear of it at short intervals.
+        Every process calls it and gets the same result: the main process checks the server, at short intervals, and
+        shares the result with the others.
         """
-        if self._gone_since is None:
-            self._gone_since = self._said = time.monotonic()
-            self._pause, self._missed = FIRST_PAUSE, 0
-            self.save()
-            step = self.trainer.state.global_step
-            saved = f"step {step} is saved" if step else "no step is finished yet"
-            self._say(f"the simulated user is away: {one_line(failure, 400)}")
-            self._say(f"{saved}; waiting up to {self.seconds:g} s (SIMULATOR_WAIT) for it to come back")
+        if self._outage is None:
+            self._outage = self._begin_outage(failure)
         while True:
-            found = gather_object([self._look() if self.trainer.accelerator.is_main_process else None])[0]
-            if found == "back":
+            status = self._check_server(self._outage) if self.trainer.accelerator.is_main_process else None
+            status = gather_object([status])[0]
+            if status == "responding":
                 return
-            if found == "stopped":
-                raise RunStopped("stopped while the simulated user was away.")
-            if found == "gone":
+            if status == "stopped":
+                raise RunStopped("stopped while waiting for the simulated user.")
+            if status == "down":
                 raise failure
 
-    def _look(self) -> str:
-        """Wait a little, longer each time, and say what there is: back, gone, stopped, or away."""
-        left = self._gone_since + self.seconds - time.monotonic()
+    def _begin_outage(self, failure: SimulatorUnavailable) -> _Outage:
+        now = time.monotonic()
+        self.save()
+        step = self.trainer.state.global_step
+        saved = f"step {step} is saved" if step else "no step is finished yet"
+        self._print(f"the simulated user does not respond: {one_line(failure, 400)}")
+        self._print(f"{saved}; waiting up to {self.seconds:g} s (SIMULATOR_WAIT) for it to respond again")
+        return _Outage(now, now, FIRST_PAUSE)
+
+    def _check_server(self, outage: _Outage) -> Literal["responding", "waiting", "stopped", "down"]:
+        """Pause, longer each time, and check the server; "down" means that there is no point in waiting longer."""
+        left = outage.started + self.seconds - time.monotonic()
         if left <= 0:
-            return "gone"
-        wake = time.monotonic() + min(self._pause, left)
-        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            return "down"
+        wake = time.monotonic() + min(outage.pause, left)
+        outage.pause = min(2 * outage.pause, LONGEST_PAUSE)
         while time.monotonic() < wake:
             if self.stopping():
                 return "stopped"
             time.sleep(0.1)
-        seconds = time.monotonic() - self._gone_since
+        seconds = time.monotonic() - outage.started
         try:
-            check_health(self.address, timeout=5)
+            check_health(self.url, timeout=5)
         except ServerError:
-            self._missed += 1
-            if self.ours and self._missed == CHECKS_OF_OWN_SERVER:
-                return "gone"
-            if time.monotonic() - self._said >= REPORT_EVERY_SECONDS:
-                self._said = time.monotonic()
-                self._say(f"still away after {seconds:.0f} s")
-            return "away"
-        self._say(f"its server answers after {seconds:.0f} s: asking again for what is missing")
-        return "back"
+            outage.failed_checks += 1
+            if self.started_for_job and outage.failed_checks == CHECKS_OF_OWN_SERVER:
+                return "down"
+            if time.monotonic() - outage.reported >= REPORT_EVERY_SECONDS:
+                outage.reported = time.monotonic()
+                self._print(f"still no response after {seconds:.0f} s")
+            return "waiting"
+        self._print(f"its server responds after {seconds:.0f} s: requesting the missing replies again")
+        return "responding"
 
-    def _say(self, words: str) -> None:
+    def _print(self, text: str) -> None:
         if self.trainer.accelerator.is_main_process:
-            print(words, flush=True)
+            print(text, flush=True)
 
 
 class RandomStates:
-    """The random states at a step's beginning: a checkpoint of the step before must hold these, not later ones."""
+    """torch's random states when this was made; a context manager that restores them for its duration.
+
+    A checkpoint of the last finished step must hold the states from the start of the current step, not later ones.
+    """
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""One online training run: a user who reacts, and what happens when that user is away."""
+"""One online training run: its prompts, its simulated user, and waiting for a user who does not respond."""
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
@@ -13,27 +13,33 @@ from sdpo.runtime import processes
 from sdpo.settings.inputs import read_template
 from sdpo.text.chat import encode_prompt
 from sdpo.text.prompts import Message
-from sdpo.text.records import read_prompts, read_replays
-from sdpo.train.online import user as user_module
+from sdpo.text.records import read_replays
 from sdpo.train.online.api_cost import ApiCostCallback
-from sdpo.train.online.data import replay_rows, training_prompts
+from sdpo.train.online.data import read_training_prompts, read_validation_prompts, replay_rows, training_prompts
 from sdpo.train.online.reconnect import ReconnectCallback
 from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.online.user import build_user, user_url
 from sdpo.train.session import Session
-from sdpo.users.simulator import persona_of
+from sdpo.users.simulator import SimulatedUser, persona_of
 
 if TYPE_CHECKING:
     from sdpo.settings import OnlineSettings
 
 
-class OnlineSession(Session):
-    """Trains on answers sampled now and a simulated user's reactions to them."""
+class OnlineSession(Session[OnlineConfig]):
+    """Trains on answers that the policy samples, and on a simulated user's follow-ups.
+
+    With REPLAY_JSONL it trains on recorded ones instead, and `user`, `api_cost` and `reconnect` are None.
+    """
 
     settings: "OnlineSettings"
     trainer: OnlineTrainer
+    user: SimulatedUser | None = None
+    api_cost: ApiCostCallback | None = None
+    reconnect: ReconnectCallback | None = None
 
     def configure(self, shared: dict[str, Any]) -> OnlineConfig:
-        """Return the configuration of TRL's trainer, with one answer a prompt and no KL term."""
+        """Return the configuration of TRL's trainer, with one completion per prompt and no KL term."""
         settings = self.settings
         return OnlineConfig(
             **shared,
@@ -44,7 +50,7 @@ class OnlineSession(Session):
             max_completion_length=settings.max_completion_tokens,
             temperature=settings.temperature,
             beta=0.0,
-            # A process whose user answers at once waits for those whose user takes all the time it has.
+            # A process whose user replies at once waits for those whose user takes until the timeout.
             ddp_timeout=1800 + int(settings.simulator_timeout) * settings.bs * settings.ga,
             chat_template_kwargs={"enable_thinking": False},
             mask_truncated_completions=settings.mask_truncated,
@@ -61,13 +67,12 @@ class OnlineSession(Session):
         )
 
     def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
-        """Return the trainer with its user, who keeps replies in the run directory."""
+        """Return the trainer with its simulated user, whose reply cache is in the run directory."""
         settings = self.settings
-        user = None
         if settings.asks_user:
-            user = user_module.build_user(settings, self.run_dir.path, config.process_index, config.world_size)
+            self.user = build_user(settings, self.run_dir.path, config.process_index, config.world_size)
         return OnlineTrainer(
-            user=user,
+            user=self.user,
             model=model,
             teacher=self.teacher,
             objective=self.objective(clip=settings.clip, focus=settings.focus),
@@ -82,60 +87,57 @@ class OnlineSession(Session):
         )
 
     def facts(self) -> dict[str, str]:
-        """Return what an evaluation has to know, the user's taste among it."""
+        """Return what an evaluation has to know, including the user's persona."""
         return {**super().facts(), "persona": persona_of(self.settings.style, self.settings.style_file)}
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return what counts the user's cost, and what waits for a user who went away."""
-        user = self.trainer.user
-        if user is None:
+        """Return the callbacks that track the API cost and wait for a user who does not respond."""
+        if self.user is None:
             return []
-        self.spending = ApiCostCallback(self.run_dir, self.trainer, user.client, self.settings.log_steps)
-        self.patience = ReconnectCallback(
+        self.api_cost = ApiCostCallback(self.run_dir, self.trainer, self.user.client, self.settings.log_steps)
+        self.reconnect = ReconnectCallback(
             self.trainer,
-            user,
-            user_module.address(self.settings),
+            self.user,
+            user_url(self.settings),
             self.settings.simulator_wait,
             self.save_now,
             lambda: self.stop.requested,
-            ours=processes.simulator_started_for_job(self.settings),
+            started_for_job=processes.simulator_started_for_job(self.settings),
         )
-        self.trainer.wait_for_user = self.patience.wait
-        return [self.spending, self.patience]
+        self.trainer.wait_for_user = self.reconnect.wait
+        return [self.api_cost, self.reconnect]
 
     def validation_prompts(self) -> list[list[Message]]:
-        """Return EVAL_N validation prompts."""
-        rows = training_prompts(read_prompts(self.settings.val_jsonl, self.job.data_command), self.job)
+        """Return the first EVAL_N validation prompts."""
+        rows = training_prompts(read_validation_prompts(self.settings, self.job), self.job)
         return [row["prompt"] for row in rows[: self.settings.eval_n]]
 
     def at_step_start(self) -> AbstractContextManager:
-        """Return the random states that the step under way began with."""
-        return self.patience.random if self.trainer.user else nullcontext()
+        """Return a context manager that restores the random states from the start of the current step."""
+        return self.reconnect.random if self.reconnect else nullcontext()
 
     def before_saving_now(self) -> None:
-        """Write what the user has cost so far."""
-        if self.trainer.user:
-            self.spending.write()
+        """Write the API cost so far."""
+        if self.api_cost:
+            self.api_cost.write()
 
     def _validation_dataset(self) -> Dataset:
         return Dataset.from_list([{"prompt": messages} for messages in self.validation_prompts()])
 
     def _dataset(self) -> Dataset:
         settings = self.settings
-        if not settings.asks_user:
+        if settings.replay_jsonl is not None:
             return Dataset.from_list(replay_rows(read_replays(settings.replay_jsonl), self.job)[: settings.train_n])
-        rows = training_prompts(read_prompts(settings.train_jsonl, self.job.data_command), self.job)
+        rows = training_prompts(read_training_prompts(settings, self.job), self.job)
         lengths = (len(encode_prompt(self.tokenizer, row["prompt"])) for row in rows)
-        fitting = (place for place, length in enumerate(lengths) if length <= settings.max_prompt_tokens)
-        places = list(itertools.islice(fitting, settings.train_n))
-        kept = [rows[place] for place in places]
-        if self.main and kept:
-            left_out = places[-1] + 1 - len(places)
-            limit = settings.max_prompt_tokens
-            print(f"{len(kept)} prompts; {left_out} on the way were over {limit} tokens and left out", flush=True)
-        if len(kept) < settings.train_n:
+        short_enough = (index for index, length in enumerate(lengths) if length <= settings.max_prompt_tokens)
+        indices = list(itertools.islice(short_enough, settings.train_n))
+        if self.main and indices:
+            skipped = indices[-1] + 1 - len(indices)
+            print(f"{len(indices)} prompts; skipped {skipped} over {settings.max_prompt_tokens} tokens", flush=True)
+        if len(indices) < settings.train_n:
             raise SettingError(
-                f"TRAIN_N={settings.train_n}, but {settings.train_jsonl} has only {len(kept)} prompts of at most "
+                f"TRAIN_N={settings.train_n}, but {settings.train_jsonl} has only {len(indices)} prompts of at most "
                 f"{settings.max_prompt_tokens} tokens. Lower TRAIN_N or raise MAX_PROMPT_TOKENS."
             )
-        return Dataset.from_list(kept)
+        return Dataset.from_list([rows[index] for index in indices])

@@ -1,14 +1,14 @@
-"""Online SDPO: answer, let the user react, score the answer again in hindsight, update.
+"""Online SDPO: sample an answer, get the user's follow-up, score the answer again in hindsight, update.
 
-TRL's RLOOTrainer generates, buffers, logs and saves. Ours are the tokenizing of prompts, what happens
-between an answer and its loss, and the loss. Beside generation an optimizer step costs two forwards
-a row: the teacher's after `x, o`, and the policy's after `x`, whose log-probabilities carry the gradient
-and give the signal at once.
+TRL's RLOOTrainer generates, buffers, logs and saves. This module replaces the tokenization of prompts, the steps
+between an answer and its loss, and the loss. Besides generation an optimizer step costs two forwards per row: the
+teacher's on `x, o`, and the policy's on `x`, whose log-probabilities carry the gradient and also give the signal.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
@@ -17,33 +17,31 @@ from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
 from sdpo.errors import LossNotFinite, SdpoError, SimulatorUnavailable
-from sdpo.method.loss import Contexts, HindsightLoss
+from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
-from sdpo.models.policy import hold_trained_weights_in_float32
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
 from sdpo.train.guard import repeated_share
 from sdpo.train.online.background_request import BackgroundRequest
-from sdpo.train.record import StepRecord
-from sdpo.train.teacher_weights import prepare_teacher
-from sdpo.users.simulator import SimulatedUser
+from sdpo.train.record import HindsightTrainer
+from sdpo.users.simulator import FollowUp
 
-VALIDATION_ROUND = 1 << 20  # the user's rounds in training are numbered by step
+VALIDATION_ROUND = 1 << 20  # beyond all rounds of training, which are numbered by step
 
 
 @dataclass
 class OnlineConfig(RLOOConfig):
-    """RLOO's configuration with one completion per prompt.
+    """RLOOConfig with one completion per prompt.
 
-    `generation_batch` answers of a process are generated at once, all of a step's when None.
+    `generation_batch` is how many answers a process generates at once; None generates all of a step's.
     """
 
     num_generations: int = 1
     generation_batch: int | None = None
 
     def __post_init__(self) -> None:
-        # RLOO compares completions of one prompt, so it refuses a single one, as the last thing it does.
+        # RLOO compares the completions of a prompt, so its last check rejects a single one.
         try:
             super().__post_init__()
         except ValueError as error:
@@ -51,17 +49,30 @@ class OnlineConfig(RLOOConfig):
                 raise
 
 
-class OnlineTrainer(RLOOTrainer):
-    """RLOOTrainer whose advantage is the follow-up seen in hindsight. `record` holds the step under way.
+class User(Protocol):
+    """A simulated user: any object that writes follow-ups. `round` numbers the calls, see SimulatedUser."""
 
-    `is_satisfied` reads a follow-up, where there is something that can.
-    `wait_for_user` returns when a user who went away can be asked again, or raises; without it nobody waits.
+    round: int
+
+    def react(self, prompts: list[str], completions: list[str]) -> list[FollowUp]:
+        """Return a follow-up to each completion. Raises SimulatorUnavailable if any is missing."""
+        ...
+
+
+class OnlineTrainer(HindsightTrainer, RLOOTrainer):
+    """RLOOTrainer whose advantage comes from scoring the answer again with the follow-up in context.
+
+    `user` may be None if the dataset has `completion` and `follow_up` to replay. `is_satisfied`, if there is an oracle,
+    returns whether a follow-up expresses satisfaction. `wait_for_user` is called if the user does not respond and
+    returns when it does, or raises; without it the run ends at once.
     """
+
+    args: OnlineConfig
 
     def __init__(
         self,
         *,
-        user: SimulatedUser,
+        user: User | None,
         model: PreTrainedModel,
         teacher: Teacher,
         objective: Objective,
@@ -69,32 +80,22 @@ class OnlineTrainer(RLOOTrainer):
         hindsight_template: str = HINDSIGHT,
         unrelated_follow_up: str = UNRELATED_FOLLOW_UP,
         is_satisfied: Callable[[str], bool] | None = None,
-        **arguments,
+        **arguments: Any,
     ) -> None:
-        super().__init__(reward_funcs=[], model=model, args=args, **arguments)
-        hold_trained_weights_in_float32(self.model)
-        prepare_teacher(teacher, self.accelerator, self.model)
-        self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
+        super().__init__(reward_funcs=[], model=model, teacher=teacher, objective=objective, args=args, **arguments)
         self.hindsight_template = hindsight_template
         self.unrelated_follow_up = unrelated_follow_up if objective.null_contrast else ""
         self.is_satisfied = is_satisfied
         self.user = user
         self.wait_for_user: Callable[[SimulatorUnavailable], None] | None = None
-        self.record = StepRecord()
-        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])  # prompts and completions of this process
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
 
-    def take_record(self) -> StepRecord:
-        """Return the record of the step that ended and begin the next."""
-        record, self.record = self.record, StepRecord()
-        return record
-
     def create_model_card(self, *_: object, **__: object) -> None:
-        """Write none: TRL's would say that RLOO trained the model, and the run directory says more."""
+        """Do nothing: TRL's card would name RLOO as the method, and the run directory has its own."""
 
-    def evaluate(self, *arguments, **named) -> dict[str, float]:
-        """Answer the validation prompts and have the user react; training goes on as if nobody had asked."""
-        latest, self.user.round = self.latest, VALIDATION_ROUND
+    def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
+        """Answer the validation prompts and get the user's follow-ups, without any effect on training."""
+        latest, self._required_user.round = self.latest, VALIDATION_ROUND
         device = self.accelerator.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.args.seed + self.accelerator.process_index)
@@ -104,7 +105,8 @@ class OnlineTrainer(RLOOTrainer):
                 self.latest = latest
 
     def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
-        # Continuous batching would cast the weights to bf16 for good; its forwards run under autocast all the same.
+        # With args.bf16 continuous batching would cast the weights to bf16 permanently; its forwards run under autocast
+        # either way.
         bf16 = self.args.bf16
         self.args.bf16 = bf16 and not self.use_transformers_continuous_batching
         try:
@@ -117,13 +119,13 @@ class OnlineTrainer(RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         prompts = [row["prompt"] for row in inputs]
-        answers = self._replayed(inputs) if "completion" in inputs[0] else self._answered(prompts)
+        answers = self._replay(inputs) if "completion" in inputs[0] else self._generate_and_ask(prompts)
         contexts, usable_B = self._contexts(prompts, answers)
         with self.record.timed("scoring"):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
-        self.record.unmoved += (usable_B & ~moved_B).sum().item()
+        self.record.unmoved += int((usable_B & ~moved_B).sum())
         self.record.rows += len(prompts)
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
@@ -133,7 +135,7 @@ class OnlineTrainer(RLOOTrainer):
             )
         self.latest = answers.prompt_ids, answers.completion_ids
         return {
-            # First, for TRL divides all by the first one's length.
+            # TRL splits the batch by the length of the first value, so this one goes first.
             "weights_B": self._row_weights(usable_B, usable_B & moved_B),
             "usable_B": usable_B,
             "targets": targets,
@@ -145,30 +147,40 @@ class OnlineTrainer(RLOOTrainer):
             ],
         }
 
-    def _answered(self, prompts: list[list[Message]]) -> "_Answers":
-        """Return new answers and the user's follow-ups, who reads some while the next are generated."""
+    @property
+    def _required_user(self) -> User:
+        if self.user is None:
+            raise RuntimeError("this trainer has no simulated user: it replays recorded follow-ups")
+        return self.user
+
+    def _generate_and_ask(self, prompts: list[list[Message]]) -> "_Answers":
+        """Return new answers and the user's follow-ups; the user reads one part while the next is generated."""
         size = self.args.generation_batch or len(prompts)
-        answers, asked, asking = _Answers(), [], None
-        first_round = getattr(self.user, "round", 0)
+        answers = _Answers()
+        requests: list[tuple[Callable[[], list[str]], Callable[[], list[str]]]] = []  # a call, and its result
+        last_request: BackgroundRequest[list[str]] | None = None
+        first_round = self._required_user.round
         for number, start in enumerate(range(0, len(prompts), size)):
             part = prompts[start : start + size]
             with self.record.timed("generation"):
                 prompt_ids, completion_ids, completions = self._generate(part)
             texts = [messages[0]["content"] for messages in completions]
             answers.add(prompt_ids, completion_ids, texts)
-            ask = partial(self._ask, first_round + number, [prompt[-1]["content"] for prompt in part], texts)
+            last_messages = [prompt[-1]["content"] for prompt in part]
+            ask: Callable[[], list[str]] = partial(self._ask, first_round + number, last_messages, texts)
             if size < len(prompts):
-                asking = BackgroundRequest(ask, after=asking)
-                asked.append((ask, asking.result))
+                last_request = BackgroundRequest(ask, after=last_request)
+                requests.append((ask, last_request.result))
             else:
-                asked.append((ask, ask))
+                requests.append((ask, ask))
         with self.record.timed("user"):
-            for ask, result in asked:
-                answers.follow_ups += self._collect_follow_ups(result, partial(_after_background_request, asking, ask))
+            for ask, result in requests:
+                again = partial(_after_background_request, last_request, ask)
+                answers.follow_ups += self._collect_follow_ups(result, again)
         return answers
 
-    def _replayed(self, rows: list[dict]) -> "_Answers":
-        """Return the rows' own answers and follow-ups."""
+    def _replay(self, rows: list[dict]) -> "_Answers":
+        """Return the answers and follow-ups that the rows hold."""
         prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
         answers = _Answers(follow_ups=[row["follow_up"] for row in rows])
         completions = [row["completion"] for row in rows]
@@ -176,49 +188,57 @@ class OnlineTrainer(RLOOTrainer):
         return answers
 
     def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[str]:
-        self.user.round = number  # by its place, so that a step that is begun again asks the same
-        return [reply.text for reply in self.user.react(prompts, completions)]
+        user = self._required_user
+        user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
+        return [follow_up.text for follow_up in user.react(prompts, completions)]
 
     def _collect_follow_ups(self, result: Callable[[], list[str]], again: Callable[[], list[str]]) -> list[str]:
-        """Return the user's follow-ups. Raises SdpoError on every process where any of them was left without."""
+        """Return the user's follow-ups: those of `result`, and after a wait those of `again`.
+
+        Raises SdpoError on every process if any of them failed.
+        """
         while True:
-            texts, failure = [], None
+            texts: list[str] = []
+            failure: SdpoError | None = None
             try:
                 texts = result()
             except SdpoError as error:
                 failure, result = error, again
-            # Together: one process alone could not save, and the others would wait for it.
-            failures = [found for found in gather_object([failure]) if found is not None]
+            # All processes decide together: one alone could not save a checkpoint, and the others would wait for it.
+            failures = [error for error in gather_object([failure]) if error is not None]
             if not failures:
                 return texts
-            # First what no waiting mends.
-            failure = min(failures, key=lambda found: isinstance(found, SimulatorUnavailable))
-            if self.wait_for_user is None or not isinstance(failure, SimulatorUnavailable):
-                raise failure
-            self.wait_for_user(failure)
+            # Errors that waiting cannot resolve come first.
+            first = min(failures, key=lambda error: isinstance(error, SimulatorUnavailable))
+            if self.wait_for_user is None or not isinstance(first, SimulatorUnavailable):
+                raise first
+            self.wait_for_user(first)
 
     def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
-        """Return the contexts to score each completion after, and which rows have a follow-up that can be used.
+        """Return the contexts to score each completion in, and a mask of the rows with a usable follow-up.
 
-        A row without one is scored after its bare prompt, so that every process runs the same forwards.
+        A row without one is scored in its prompt alone, so that every process runs the same forwards.
         """
         contexts, usable = [], []
-        columns = (prompts, answers.prompt_ids, answers.completion_ids, answers.follow_ups)
-        for prompt, bare, completion, follow_up in zip(*columns, strict=True):
-            shown = {
+        for prompt, bare, completion, follow_up in zip(
+            prompts, answers.prompt_ids, answers.completion_ids, answers.follow_ups, strict=True
+        ):
+            hindsight_contexts = {
                 name: self._hindsight_context(prompt, text) if follow_up and text else bare
                 for name, text in (("hindsight", follow_up), ("unrelated", self.unrelated_follow_up))
             }
-            fits = max(map(len, shown.values())) + len(completion) <= self._context_limit
+            fits = max(map(len, hindsight_contexts.values())) + len(completion) <= self._context_limit
             finished = completion[-1] in self.eos_token_ids
             self.record.empty += not follow_up
             self.record.too_long += not fits
             self.record.truncated += not finished
-            learnable = self.hindsight.has_trainable_tokens(completion) and (
+            trainable = self.hindsight.has_trainable_tokens(completion) and (
                 finished or not self.args.mask_truncated_completions
             )
-            usable.append(bool(follow_up) and fits and learnable)
-            contexts.append(Contexts(bare, **(shown if fits else dict.fromkeys(shown, bare))))
+            usable.append(bool(follow_up) and fits and trainable)
+            if not fits:
+                hindsight_contexts = dict.fromkeys(hindsight_contexts, bare)
+            contexts.append(Contexts(bare, **hindsight_contexts))
         self.record.usable += sum(usable)
         return contexts, torch.tensor(usable, device=self.accelerator.device)
 
@@ -226,10 +246,9 @@ class OnlineTrainer(RLOOTrainer):
         return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
     def _row_weights(self, usable_B: Tensor, taught_B: Tensor) -> Tensor:
-        has_trainable_tokens = torch.tensor(
-            [int(usable_B.sum()), int(taught_B.sum()), len(usable_B)], device=usable_B.device
-        )
-        usable, taught, total = self.accelerator.reduce(has_trainable_tokens, reduction="sum").tolist()
+        """Return the weight of each row's loss; `taught_B` marks the usable rows whose follow-up moved a token."""
+        counts = torch.tensor([int(usable_B.sum()), int(taught_B.sum()), len(usable_B)], device=usable_B.device)
+        usable, taught, total = self.accelerator.reduce(counts, reduction="sum").tolist()
         return row_weights(taught_B, max(taught, MINIMUM_TAUGHT_SHARE * usable), total)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict) -> Tensor:
@@ -244,25 +263,25 @@ class OnlineTrainer(RLOOTrainer):
         if not torch.isfinite(result.loss):
             rows = self.record.rows_not_finite(inputs["text"], inputs["completion_ids"], result)
             raise LossNotFinite(self.state.global_step + 1, rows)
-        # The buffer keeps this for further passes over the same completions; on the first, π_old is π.
+        # TRL's buffer keeps this for further passes over the same completions; on the first pass π_old is π.
         inputs.setdefault("old_logps_BT", result.scores.logps_BT.detach())
         for name, mean in self.record.add(result, inputs["usable_B"]).items():
-            # TRL averages these and hands them to the tracker.
+            # TRL averages these and passes them to the tracker.
             self._metrics["train" if self.model.training else "eval"][f"sdpo/{name}"].append(mean)
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
         return result.loss
 
 
-def _after_background_request(asking: BackgroundRequest | None, ask: Callable[[], list[str]]) -> list[str]:
-    """Ask when nobody else is being asked: one user hears one question at a time."""
-    if asking is not None:
-        asking.wait()
+def _after_background_request(request: BackgroundRequest | None, ask: Callable[[], list[str]]) -> list[str]:
+    """Call `ask` once the last background request has ended: a user gets one request at a time."""
+    if request is not None:
+        request.wait()
     return ask()
 
 
 @dataclass
 class _Answers:
-    """What was answered to some prompts, and what the user wrote next."""
+    """Answers to prompts with the user's follow-ups; the prompts and completions as token ids."""
 
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_ids: list[list[int]] = field(default_factory=list)
@@ -270,7 +289,7 @@ class _Answers:
     follow_ups: list[str] = field(default_factory=list)
 
     def add(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], texts: list[str]) -> None:
-        """Put more answers behind these."""
+        """Append answers."""
         self.prompt_ids += prompt_ids
         self.completion_ids += completion_ids
         self.texts += texts

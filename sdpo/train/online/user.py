@@ -1,4 +1,4 @@
-"""The simulated user of a training run: checked before anything is loaded, then built from the settings.
+"""The simulated user of a training run: checked before a model is loaded, then built from the settings.
 
 Importing this is cheap.
 """
@@ -25,14 +25,14 @@ from sdpo.users.simulator import SimulatedUser, persona_of
 
 
 def check_user(settings: OnlineSettings) -> None:
-    """Raise SettingError where the user could not be asked or paid for."""
+    """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
     persona_of(settings.style, settings.style_file)
     if settings.user_is_claude:
         claude_url()
         if not settings.anthropic_api_key:
             raise SettingError(
                 f"USER_MODEL_NAME_OR_PATH={settings.user_model_name_or_path} needs ANTHROPIC_API_KEY. "
-                "Put it into the environment or .env."
+                "Set it in the environment or .env."
             )
         if find_spec("anthropic") is None:
             raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
@@ -40,9 +40,9 @@ def check_user(settings: OnlineSettings) -> None:
 
 
 def build_user(settings: OnlineSettings, folder: Path, process: int, processes: int) -> SimulatedUser:
-    """Return the user of one of the run's processes, which keeps its replies in the folder.
+    """Return the simulated user of one of the run's processes; its reply cache is in the folder.
 
-    CONCURRENCY and MAX_COST are for the run: each process has its part of them and waits for no other.
+    CONCURRENCY and MAX_COST apply to the run: each process gets an equal share and does not wait for the others.
     """
     cache = ReplyCache(folder / f"replies-{process}.jsonl")
     limit = settings.max_cost / processes if settings.max_cost is not None else None
@@ -57,24 +57,31 @@ def build_user(settings: OnlineSettings, folder: Path, process: int, processes: 
     return SimulatedUser(client, persona, settings.user_temperature, settings.user_max_tokens)
 
 
-def address(settings: OnlineSettings) -> str:
-    """Return the address, ending in /v1, at which the user's server can be asked whether it is there."""
-    return f"{claude_url()}/v1" if settings.user_is_claude else settings.simulator_url
+def user_url(settings: OnlineSettings) -> str:
+    """Return the base URL of the user's server, ending in /v1, to check its health at."""
+    return f"{claude_url()}/v1" if settings.user_is_claude else _simulator_url(settings)
 
 
 def _backend(settings: OnlineSettings) -> Backend:
     if settings.user_is_claude:
         return ClaudeBackend(settings.user_model_name_or_path, settings.anthropic_api_key)
-    return OpenAIBackend(settings.simulator_url, settings.user_model_name_or_path, settings.simulator_api_key)
+    return OpenAIBackend(_simulator_url(settings), settings.user_model_name_or_path, settings.simulator_api_key)
+
+
+def _simulator_url(settings: OnlineSettings) -> str:
+    if settings.simulator_url is None:  # the launcher fills it in when it starts the server
+        raise SettingError("SIMULATOR_URL is not set. Name the server of the simulated user.")
+    return settings.simulator_url
 
 
 def _price(settings: OnlineSettings) -> Price | None:
+    """Return the price of the user's model, None without one. Raises SettingError if MAX_COST needs one."""
     prices = read_prices(settings.price_file)
     price = price_of(settings.user_model_name_or_path, prices)
-    ours = not settings.user_is_claude and (settings.simulator_url is None or is_loopback(settings.simulator_url))
-    if price is None and settings.max_cost is not None and not ours:
+    local = not settings.user_is_claude and (settings.simulator_url is None or is_loopback(settings.simulator_url))
+    if price is None and settings.max_cost is not None and not local:
         raise SettingError(
-            f"MAX_COST needs the price of {settings.user_model_name_or_path}, and we have none. Name a PRICE_FILE such "
-            'as {"model": {"in": 1.0, "out": 5.0}}, in dollars for a million tokens.'
+            f"MAX_COST needs the price of {settings.user_model_name_or_path}, which is not known. Name a PRICE_FILE "
+            'such as {"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
         )
     return price

@@ -1,4 +1,4 @@
-"""The offline job on the tiny world: its loss, its rows, its runs from end to end."""
+"""The offline job in the tiny world: the loss, the rows, and end-to-end runs."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ def write(path, rows):
 
 
 def run(out, expect=0, job="train_offline", **settings):
-    """Run the job on the tiny world to its end; the last lines it printed are shown where it ends otherwise."""
+    """Run the job in the tiny world; if the exit code is not the expected one, show the last lines it printed."""
     done = subprocess.run(command(out, job, **settings), env=environment(), capture_output=True, text=True, timeout=300)
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"
@@ -46,7 +46,7 @@ def run(out, expect=0, job="train_offline", **settings):
 
 
 def command(out, job, **settings):
-    """Return the command line of a small tiny run."""
+    """Return the command line of a small run in the tiny world."""
     given = SMALL | {"output_dir": out, "run_id": "r"} | settings
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     return [sys.executable, "-m", f"jobs.{job}", "--tiny", *flags]
@@ -57,14 +57,14 @@ def command(out, job, **settings):
 
 @pytest.fixture(scope="module")
 def rows(tokenizer, tmp_path_factory):
-    """Eight logged conversations as ids."""
+    """Eight logged conversations, tokenized."""
     folder = tmp_path_factory.mktemp("rows")
     path = write(folder / "logs.jsonl", logged(8, seed=1))
     return list(tokenized(path, "make it", tokenizer, TruncationLimits(256, 48, HINDSIGHT), folder))
 
 
 def offline_trainer(model, tokenizer, folder, teacher="live", ga=1, **objective):
-    """Return a trainer of a copy of the model."""
+    """Return a trainer for a copy of the model."""
     policy = copy.deepcopy(model)
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=8 // ga, gradient_accumulation_steps=ga, use_cpu=True,
@@ -77,15 +77,15 @@ def offline_trainer(model, tokenizer, folder, teacher="live", ga=1, **objective)
 
 
 def reference_gradient(model, rows, sft=False):
-    """The gradient of the loss one row at a time: every logit, plain indexing, no batch."""
+    """Return the gradient of the loss, computed row by row from all logits with plain indexing."""
     model = copy.deepcopy(model)
     total = 0.0
     for row in rows:
         columns = {}
         for name in ("context", "hindsight"):
             logits = model(torch.tensor([row[name] + row["completion"]])).logits[0].log_softmax(-1)
-            places = range(len(row[name]) - 1, len(row[name]) + len(row["completion"]) - 1)
-            columns[name] = torch.stack([logits[p, t] for p, t in zip(places, row["completion"], strict=True)])
+            positions = range(len(row[name]) - 1, len(row[name]) + len(row["completion"]) - 1)
+            columns[name] = torch.stack([logits[p, t] for p, t in zip(positions, row["completion"], strict=True)])
         signal_T = (columns["hindsight"] - columns["context"]).detach()
         advantages_T = torch.ones_like(signal_T) if sft else signal_T
         total = total - (advantages_T * columns["context"])[2:].mean() / len(rows)
@@ -94,7 +94,7 @@ def reference_gradient(model, rows, sft=False):
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed", "accumulated", "shuffled", "sft"])
-def test_the_loss_is_that_of_one_row_at_a_time(model, tokenizer, rows, tmp_path, layout):
+def test_the_gradient_matches_the_row_by_row_reference(model, tokenizer, rows, tmp_path, layout):
     trainer = offline_trainer(model, tokenizer, tmp_path, kind="sft" if layout == "sft" else "token")
     assert layout != "packed" or pack_rows(trainer.model)
     groups = [rows[:4], rows[4:]] if layout == "accumulated" else [rows[::-1]] if layout == "shuffled" else [rows]
@@ -106,39 +106,37 @@ def test_the_loss_is_that_of_one_row_at_a_time(model, tokenizer, rows, tmp_path,
         torch.testing.assert_close(weight.grad, gradient, atol=2e-5, rtol=1e-3)
 
 
-def test_the_first_tokens_and_the_end_do_not_depend_on_batch_mates(model, tokenizer, rows, tmp_path):
+def test_the_signal_of_a_row_does_not_depend_on_the_other_rows_of_the_batch(model, tokenizer, rows, tmp_path):
     short = min(rows, key=lambda row: len(row["completion"]))
     assert short["completion"][-1] == tokenizer.eos_token_id
-    alone, among = (offline_trainer(model, tokenizer, tmp_path) for _ in range(2))
+    alone, batched = (offline_trainer(model, tokenizer, tmp_path) for _ in range(2))
     alone.compute_loss(alone.model, collate([short]))
-    among.compute_loss(among.model, collate([short, *[row for row in rows if row is not short]]))
-    (first,), second = alone.record.samples[:1], among.record.samples[0]
+    batched.compute_loss(batched.model, collate([short, *[row for row in rows if row is not short]]))
+    (first,), second = alone.record.samples[:1], batched.record.samples[0]
     assert len(first["signal"]) == len(short["completion"]) and first["signal"][-1] != 0
     assert first["signal"] == pytest.approx(second["signal"], abs=2e-4)
 
 
-def test_what_a_frozen_teacher_said_once_is_not_asked_again(model, tokenizer, rows, tmp_path):
-    asked, told = (offline_trainer(model, tokenizer, tmp_path, teacher="frozen") for _ in range(2))
-    loss = asked.compute_loss(asked.model, collate(rows))
-    targets = asked._targets(collate(rows)["rows"])
+def test_a_frozen_teachers_log_probabilities_are_reused(model, tokenizer, rows, tmp_path):
+    computing, reusing = (offline_trainer(model, tokenizer, tmp_path, teacher="frozen") for _ in range(2))
+    loss = computing.compute_loss(computing.model, collate(rows))
+    targets = computing._targets(collate(rows)["rows"])
     known = [{**row, "teacher_logps": target.logps_T.tolist()} for row, target in zip(rows, targets, strict=True)]
-    torch.testing.assert_close(told.compute_loss(told.model, collate(known)), loss)
-    assert told.record.forwards == 1 and asked.record.forwards > 1
+    torch.testing.assert_close(reusing.compute_loss(reusing.model, collate(known)), loss)
+    assert reusing.record.forwards == 1 and computing.record.forwards > 1
 
 
 # The rows
 
 
 def settings_for(path, **more):
-    """Return settings that read a file."""
+    """Return settings with the file as TRAIN_JSONL."""
     return OfflineSettings(train_jsonl=path, max_context_tokens=256, max_completion_tokens=48, seed=3, **more)
 
 
-def test_conversations_are_held_out_whole_and_stay_so_with_more_data(tokenizer, tmp_path):
-    found = logged(60, seed=2)
-    several = [row for row in found] + [
-        type(row)(**{**vars(row), "id": row.id + "-again", "turn_id": 2}) for row in found
-    ]
+def test_complete_conversations_are_held_out_and_stay_so_with_more_data(tokenizer, tmp_path):
+    first = logged(60, seed=2)
+    several = [*first, *[type(row)(**{**vars(row), "id": row.id + "-again", "turn_id": 2}) for row in first]]
     limits = TruncationLimits(256, 48, HINDSIGHT)
     held = []
     for name, rows in (("all", several), ("part", several[:40])):
@@ -150,7 +148,7 @@ def test_conversations_are_held_out_whole_and_stay_so_with_more_data(tokenizer, 
     assert 6 < len(held[0]) < 30 and held[1] == held[0] & {row.conversation_id for row in several[:40]}
 
 
-def test_files_are_mixed_in_their_shares(tokenizer, tmp_path):
+def test_files_are_mixed_by_their_shares(tokenizer, tmp_path):
     first = write(tmp_path / "first.jsonl", logged(300, seed=1))
     second = write(tmp_path / "second.jsonl", [
         type(row)(**{**vars(row), "id": f"other-{row.id}"}) for row in logged(300, seed=2)
@@ -162,17 +160,17 @@ def test_files_are_mixed_in_their_shares(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a.jsonl", "a.jsonl=", "a.jsonl=2", "=0.5", "a.jsonl=0.6 b.jsonl=0.6", "a=0"])
-def test_a_mix_that_cannot_be_read_is_refused(text):
+def test_a_malformed_mix_is_a_setting_error(text):
     with pytest.raises(SettingError, match="MIX"):
         mix_of(text)
 
 
-def test_rows_without_anything_to_learn_from_are_left_out(tokenizer, tmp_path):
+def test_rows_without_tokens_to_train_on_are_dropped(tokenizer, tmp_path):
     path = write(tmp_path / "logs.jsonl", logged(20, seed=1))
     limits = TruncationLimits(256, 12, HINDSIGHT)
     kept = read_rows(settings_for(path), "make it", tokenizer, limits, tmp_path).training
-    whole = read_rows(settings_for(path, mask_truncated=True), "make it", tokenizer, limits, tmp_path).training
-    assert 0 < len(whole) < len(kept) == 20 and not any(whole["completion_cut"])
+    complete = read_rows(settings_for(path, mask_truncated=True), "make it", tokenizer, limits, tmp_path).training
+    assert 0 < len(complete) < len(kept) == 20 and not any(complete["completion_cut"])
 
 
 BAD = {
@@ -180,20 +178,20 @@ BAD = {
     "empty completion": (lambda text: text.replace(json.loads(text.splitlines()[1])["completion"], "", 1), "line 2"),
     "wrong roles": (lambda text: text.replace('"role": "user"', '"role": "assistant"', 1), "line 1"),
     "truncated last line": (lambda text: text[:-40], "line 3"),
-    "empty file": (lambda text: "", "holds no"),
+    "empty file": (lambda text: "", "contains no"),
 }
 
 
 @pytest.mark.parametrize("name", [*BAD, "not UTF-8"])
-def test_a_bad_file_stops_before_a_model_is_loaded(tmp_path, name):
+def test_a_malformed_file_is_an_error_before_a_model_is_loaded(tmp_path, name):
     rows = [row for row in logged(30, seed=4) if "lol" in row.completion][:3]
     path = write(tmp_path / "logs.jsonl", rows)
     if name == "not UTF-8":
         path.write_bytes(path.read_bytes().replace(b"TL;DR", b"\xff\xfe", 1))
         words = "UTF-8"
     else:
-        spoil, words = BAD[name]
-        path.write_text(spoil(path.read_text("utf-8")), "utf-8")
+        corrupt, words = BAD[name]
+        path.write_text(corrupt(path.read_text("utf-8")), "utf-8")
     job = type("Job", (), {"data_command": "make prep-logs"})
     settings = settings_for(path, model_name_or_path="no/such-model", world_size=1, bs=1, output_dir=tmp_path / "run")
     with pytest.raises(RecordError, match=words) as caught:
@@ -205,7 +203,7 @@ def test_a_bad_file_stops_before_a_model_is_loaded(tmp_path, name):
 # The job
 
 
-def test_a_run_measures_what_it_holds_out_and_says_what_is_to_come(tmp_path):
+def test_a_run_measures_held_out_rows_and_prints_an_estimate(tmp_path):
     out = tmp_path / "run"
     done = run(out, eval_n=32, min_signal=0.001, weight_by_signal=1)
     assert "rows, " in done.stdout and "hours" in done.stdout
@@ -215,15 +213,15 @@ def test_a_run_measures_what_it_holds_out_and_says_what_is_to_come(tmp_path):
     steps = [row["step"] for row in rows_of(out / "metrics.jsonl")]
     assert [row["step"] for row in held] == [0, *[step for step in steps if step % 2 == 0 or step == steps[-1]]]
     assert all(row["signal_size"] > 0 for row in held) and (out / "training.png").stat().st_size > 10_000
-    looked = rows_of(out / "starting_signal.jsonl")
-    assert len(looked) == 96 and sum(row["signal_size"] >= 0.001 for row in looked) // 16 == len(steps)
+    initial = rows_of(out / "starting_signal.jsonl")
+    assert len(initial) == 96 and sum(row["signal_size"] >= 0.001 for row in initial) // 16 == len(steps)
     assert rows_of(out / "left_out.jsonl") == []
 
 
 @pytest.mark.parametrize("teacher", ["live", "frozen"])
-def test_killed_at_any_step_it_ends_as_if_it_had_not_been(tmp_path, teacher):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(whole, teacher=teacher, epochs=2)
+def test_a_killed_and_resumed_run_gives_the_same_results(tmp_path, teacher):
+    complete, killed = tmp_path / "complete", tmp_path / "killed"
+    run(complete, teacher=teacher, epochs=2)
     process = subprocess.Popen(
         command(killed, "train_offline", teacher=teacher, epochs=2), env=environment(), stdout=subprocess.DEVNULL
     )
@@ -233,20 +231,20 @@ def test_killed_at_any_step_it_ends_as_if_it_had_not_been(tmp_path, teacher):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # In the middle of the second epoch: its order has to be the same again.
-    last, steps = RunDirectory(killed).last_checkpoint(), rows_of(whole / "metrics.jsonl")[-1]["step"]
+    # The checkpoint is in the middle of the second epoch, so the order of its rows must be the same again.
+    last, steps = RunDirectory(killed).last_checkpoint(), rows_of(complete / "metrics.jsonl")[-1]["step"]
     assert steps / 2 < int(last.name.removeprefix("checkpoint-")) < steps
     run(killed, teacher=teacher, epochs=2)
     for name in ("metrics.jsonl", "held_out.jsonl"):
-        first, second = rows_of(whole / name), rows_of(killed / name)
+        first, second = rows_of(complete / name), rows_of(killed / name)
         assert [{k: v for k, v in row.items() if k not in ("seconds", "peak_memory_gb")} for row in first] == [
             {k: v for k, v in row.items() if k not in ("seconds", "peak_memory_gb")} for row in second
         ]
     last = f"checkpoint-{rows_of(metrics)[-1]['step']}"
-    assert (whole / last / "model.safetensors").read_bytes() == (killed / last / "model.safetensors").read_bytes()
+    assert (complete / last / "model.safetensors").read_bytes() == (killed / last / "model.safetensors").read_bytes()
 
 
-def test_logs_teach_what_their_users_asked_for(tmp_path):
+def test_training_on_logs_raises_adherence_to_the_users_style(tmp_path):
     out = tmp_path / "run"
     run(out, train_n=1024, epochs=3, eval_n=512, save_steps=500, holdout=0, holdout_steps=500)
     before, after = (json.loads((out / "summary.json").read_text())[when] for when in ("before", "after"))
@@ -254,11 +252,11 @@ def test_logs_teach_what_their_users_asked_for(tmp_path):
     assert abs(after["axes"]["emoji"] - before["axes"]["emoji"]) <= 0.1
 
 
-def test_logs_whose_follow_ups_are_about_something_else_teach_nothing(tmp_path):
+def test_logs_with_unrelated_follow_ups_change_no_style(tmp_path):
     out, path = tmp_path / "run", write(tmp_path / "logs.jsonl", logged(512, seed=5, unrelated=True))
     refused = run(out, train_jsonl=path, train_n=512, expect=2)
     assert "MIN_SIGNAL=0.05 leaves" in refused.stderr
-    out, whole = tmp_path / "all", {"epochs": 2, "eval_n": 512, "save_steps": 500, "holdout": 0, "holdout_steps": 500}
-    run(out, train_jsonl=path, train_n=512, min_signal=0, **whole)
+    out, longer = tmp_path / "all", {"epochs": 2, "eval_n": 512, "save_steps": 500, "holdout": 0, "holdout_steps": 500}
+    run(out, train_jsonl=path, train_n=512, min_signal=0, **longer)
     before, after = (json.loads((out / "summary.json").read_text())[when] for when in ("before", "after"))
     assert all(abs(after["axes"][axis] - share) <= 0.1 for axis, share in before["axes"].items())

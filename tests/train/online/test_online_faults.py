@@ -1,4 +1,4 @@
-"""What can go wrong with the simulated user: the README's table, row by row, each as a whole job."""
+"""Faults of the simulated user, as in the README's table, each in a complete job."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from tests.worlds import PROJECT, rows_of, run_job, user_by_rule
 ONE_LINE_ERROR = 1
 
 
-def test_server_absent_is_said_before_a_model_is_loaded(tmp_path):
+def test_a_missing_server_is_reported_before_a_model_is_loaded(tmp_path):
     done = run_job(
         "http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model_name_or_path=str(PROJECT / "sdpo/tiny/model")
     )
@@ -18,7 +18,7 @@ def test_server_absent_is_said_before_a_model_is_loaded(tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_server_dying_mid_step_saves_the_run_which_then_continues(tmp_path):
+def test_a_server_that_dies_during_a_step_saves_the_run_which_can_then_be_resumed(tmp_path):
     out, rule = tmp_path / "run", user_by_rule()
     with FakeServer(lambda body, number: rule(body, number) if number < 40 else Answer(reset=True)) as server:
         done = run_job(server.url, out, expect=4, simulator_timeout=3, save_steps=50)
@@ -29,7 +29,7 @@ def test_server_dying_mid_step_saves_the_run_which_then_continues(tmp_path):
     assert [row["step"] for row in rows_of(out / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
 
-def test_server_answering_slowly_costs_its_own_time_once_a_step(tmp_path):
+def test_requests_to_a_slow_server_are_concurrent(tmp_path):
     rule = user_by_rule()
 
     def slowly(body, number):
@@ -42,7 +42,7 @@ def test_server_answering_slowly_costs_its_own_time_once_a_step(tmp_path):
 
 
 @pytest.mark.parametrize(("reply", "counted"), [("  \n", "empty"), ("word " * 2000, "too_long")])
-def test_replies_that_cannot_be_used_are_left_out_and_counted(tmp_path, reply, counted):
+def test_unusable_replies_are_left_out_and_counted(tmp_path, reply, counted):
     rule = user_by_rule()
     with FakeServer(lambda body, number: Answer(reply) if number % 4 == 0 else rule(body, number)) as server:
         run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
@@ -50,7 +50,7 @@ def test_replies_that_cannot_be_used_are_left_out_and_counted(tmp_path, reply, c
         assert row[counted] == 4 and row["usable"] == 12
 
 
-def test_nothing_usable_moves_nothing(tmp_path):
+def test_without_usable_replies_no_weight_changes(tmp_path):
     with FakeServer(lambda body, number: Answer("")) as server:
         run_job(server.url, tmp_path / "run", train_n=32)
     before, after = (

@@ -1,4 +1,4 @@
-"""The user reads one part of a step's answers while the next is generated; nothing is asked twice, order is kept."""
+"""The user reads one part of a step's answers while the next is generated; no request is repeated, order is kept."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from sdpo.tiny.users import OracleUser
 from sdpo.train.online.background_request import BackgroundRequest
 
 
-def test_calls_follow_each_other_and_hand_on_what_they_return_or_raise():
+def test_background_requests_run_one_after_another_and_pass_on_results_and_errors():
     order, gate = [], threading.Event()
 
     def slow():
@@ -21,7 +21,7 @@ def test_calls_follow_each_other_and_hand_on_what_they_return_or_raise():
 
     def failing():
         order.append("failing")
-        raise SimulatorUnavailable("away")
+        raise SimulatorUnavailable("no reply")
 
     first = BackgroundRequest(slow)
     second = BackgroundRequest(failing, after=first)
@@ -35,20 +35,23 @@ def test_calls_follow_each_other_and_hand_on_what_they_return_or_raise():
 
 
 class SlowUser(OracleUser):
-    """Takes its time, and notes when it was asked and what round it was."""
+    """Takes `seconds` per call and records time, round and completions of each."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__({"emoji": False})
-        self.seconds, self.asked, self.round = seconds, [], 7
+        self.seconds, self.calls, self.round = seconds, [], 7
 
     def react(self, prompts, completions):
-        self.asked.append((time.monotonic(), self.round, tuple(completions)))
+        self.calls.append((time.monotonic(), self.round, tuple(completions)))
         time.sleep(self.seconds)
         return super().react(prompts, completions)
 
 
 def one_step(folder, user, generation_batch, seconds_to_generate):
-    """Let a trainer generate and ask for a step of four micro-batches, with a generator that is slow on purpose."""
+    """Generate answers and follow-ups for a step of four micro-batches, with a generator that is slow on purpose.
+
+    Returns the trainer, the answers and the times at which generation ended.
+    """
     trainer = study.build_trainer(
         str(folder), "live", 0, 1, user, per_device_train_batch_size=2, gradient_accumulation_steps=4,
         generation_batch=generation_batch,
@@ -59,51 +62,51 @@ def one_step(folder, user, generation_batch, seconds_to_generate):
         time.sleep(seconds_to_generate)
         ended.append(time.monotonic())
         ids, _, _ = trainer._tokenize_prompts(prompts)
-        texts = [f"answer {len(ended)} {place}" for place in range(len(prompts))]
+        texts = [f"answer {len(ended)} {index}" for index in range(len(prompts))]
         return ids, [[5, 6, 7]] * len(prompts), [[{"role": "assistant", "content": text}] for text in texts]
 
     trainer._generate = generate
     prompts = [row["prompt"] for row in trainer.train_dataset][:8]
-    answers = trainer._answered(prompts)
+    answers = trainer._generate_and_ask(prompts)
     return trainer, answers, ended
 
 
 def test_the_user_reads_while_the_next_answers_are_generated(tmp_path):
     user = SlowUser(0.3)
     trainer, answers, ended = one_step(tmp_path, user, 2, 0.6)
-    assert len(ended) == 4 and len(user.asked) == 4
-    # Each part was asked before the next was ready; only the last one's user had to be waited for.
-    assert all(asked[0] < ready for asked, ready in zip(user.asked, ended[1:], strict=False))
+    assert len(ended) == 4 and len(user.calls) == 4
+    # The user got each part before the next was ready; the trainer only waited for the last follow-ups.
+    assert all(call[0] < ready for call, ready in zip(user.calls, ended[1:], strict=False))
     waited = trainer.record.seconds["user"]
     assert waited < 4 * 0.3 and trainer.record.seconds["generation"] >= 4 * 0.6
-    assert [asked[1] for asked in user.asked] == [7, 8, 9, 10]
-    assert answers.texts == [f"answer {part} {place}" for part in (1, 2, 3, 4) for place in (0, 1)]
-    assert [text for asked in user.asked for text in asked[2]] == answers.texts
+    assert [call[1] for call in user.calls] == [7, 8, 9, 10]
+    assert answers.texts == [f"answer {part} {index}" for part in (1, 2, 3, 4) for index in (0, 1)]
+    assert [text for call in user.calls for text in call[2]] == answers.texts
     assert len(answers.follow_ups) == len(answers.prompt_ids) == 8
 
 
-def test_by_default_all_answers_of_a_step_are_generated_and_asked_at_once(tmp_path):
+def test_by_default_all_answers_of_a_step_are_generated_and_sent_to_the_user_at_once(tmp_path):
     user = SlowUser(0.0)
     _, _, ended = one_step(tmp_path, user, None, 0.0)
-    assert len(ended) == 1 and [len(asked[2]) for asked in user.asked] == [8]
+    assert len(ended) == 1 and [len(call[2]) for call in user.calls] == [8]
 
 
-def test_only_the_part_that_got_no_answer_is_asked_again(tmp_path):
-    class Leaving(SlowUser):
+def test_only_the_part_without_a_reply_is_requested_again(tmp_path):
+    class FailsOnce(SlowUser):
         def react(self, prompts, completions):
-            found = super().react(prompts, completions)
-            if len(self.asked) == 2:
-                raise SimulatorUnavailable("away")
-            return found
+            follow_ups = super().react(prompts, completions)
+            if len(self.calls) == 2:
+                raise SimulatorUnavailable("no reply")
+            return follow_ups
 
-    user, waits = Leaving(0.0), []
+    user, waits = FailsOnce(0.0), []
     trainer = study.build_trainer(
         str(tmp_path), "live", 0, 1, user, per_device_train_batch_size=2, gradient_accumulation_steps=4,
         generation_batch=2,
     )  # fmt: skip
     trainer.wait_for_user = waits.append
-    answers = trainer._answered([row["prompt"] for row in trainer.train_dataset][:8])
-    assert len(waits) == 1 and len(user.asked) == 5
-    rounds = sorted(asked[1] for asked in user.asked)
+    answers = trainer._generate_and_ask([row["prompt"] for row in trainer.train_dataset][:8])
+    assert len(waits) == 1 and len(user.calls) == 5
+    rounds = sorted(call[1] for call in user.calls)
     assert rounds == [7, 8, 8, 9, 10]
     assert len(answers.follow_ups) == 8

@@ -1,4 +1,4 @@
-"""The online trainer in this process: its forwards, its steps, its teachers, and learning itself."""
+"""The online trainer in this process: its forwards, steps and teachers, and whether it learns."""
 
 import pytest
 import torch
@@ -12,14 +12,14 @@ from sdpo.tiny.users import OracleUser
 
 
 def trained(folder, steps: int = 2, teacher: str = "live", **config) -> study.OnlineTrainer:
-    """A short run in this process with a user by rule."""
+    """Return the trainer after a short run with a rule-based user."""
     trainer = study.build_trainer(str(folder), teacher, 0, steps, OracleUser({"emoji": False}), **config)
     trainer.train()
     return trainer
 
 
 @pytest.mark.parametrize("teacher", ["live", "frozen"])
-def test_two_forwards_a_micro_batch_are_all_there_are(tmp_path, teacher):
+def test_a_micro_batch_takes_exactly_two_forwards(tmp_path, teacher):
     trainer = study.build_trainer(
         str(tmp_path), teacher, 0, 2, OracleUser({"emoji": False}), gradient_accumulation_steps=2,
         per_device_train_batch_size=8,
@@ -30,45 +30,45 @@ def test_two_forwards_a_micro_batch_are_all_there_are(tmp_path, teacher):
         model.model.register_forward_pre_hook(lambda *_: counted.append(torch.is_grad_enabled()))
     generate = trainer._generate
 
-    def uncounted(prompts):
+    def generate_uncounted(prompts):
         before = len(counted)
         result = generate(prompts)
         del counted[before:]
         generated.append(len(prompts))
         return result
 
-    trainer._generate = uncounted
+    trainer._generate = generate_uncounted
     trainer.train()
     # Two steps of two micro-batches: the teacher's forward without gradient, the policy's with it.
     assert generated == [16, 16] and sorted(counted) == [False] * 4 + [True] * 4
 
 
-def test_accumulation_equals_one_batch(tmp_path):
-    # Plain gradient descent without clipping: a step of Adam would hide a gradient of another size.
+def test_gradient_accumulation_equals_one_batch(tmp_path):
+    # Plain gradient descent without clipping: a step of Adam would hide a gradient of the wrong scale.
     plain = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0}
-    whole = trained(tmp_path / "a", per_device_train_batch_size=16, **plain)
+    one_batch = trained(tmp_path / "a", per_device_train_batch_size=16, **plain)
     parts = trained(tmp_path / "b", per_device_train_batch_size=4, gradient_accumulation_steps=4, **plain)
     start = load_model(str(MODEL_DIR))[1]
-    weights = zip(start.parameters(), whole.model.parameters(), parts.model.parameters(), strict=True)
+    weights = zip(start.parameters(), one_batch.model.parameters(), parts.model.parameters(), strict=True)
     for begin, one, other in weights:
         moved = (one - begin).abs().max()
         assert moved > 0 and (one - other).abs().max() < 1e-3 * moved
 
 
-def test_a_second_pass_reuses_the_answers_and_is_clipped(tmp_path):
-    asked = []
+def test_a_second_optimizer_pass_reuses_the_answers(tmp_path):
+    calls = []
 
     class Counting(OracleUser):
         def react(self, prompts, completions):
-            asked.append(len(completions))
+            calls.append(len(completions))
             return super().react(prompts, completions)
 
     trainer = study.build_trainer(str(tmp_path), "live", 0, 4, Counting({"emoji": False}), num_iterations=2)
     trainer.train()
-    assert asked == [16, 16]
+    assert calls == [16, 16]
 
 
-def test_a_frozen_teacher_is_the_start_and_a_live_one_the_policy(tmp_path):
+def test_a_frozen_teacher_is_the_initial_policy_and_a_live_one_the_current(tmp_path):
     contexts, completions = [[5, 6, 7]], [[8, 9, 10]]
     scores = {}
     for kind in ("frozen", "live"):
@@ -82,12 +82,12 @@ def test_a_frozen_teacher_is_the_start_and_a_live_one_the_policy(tmp_path):
     torch.testing.assert_close(scores["live"][1], scores["live"][2])
 
 
-# Learning itself, by the oracle.
+# Learning, as measured by the oracle.
 
 
 @pytest.mark.parametrize("pair", ["frozen full/reverse+focus", "live token"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_it_learns_the_preference_and_leaves_the_rest(pair, seed):
+def test_the_trainer_learns_the_style_and_changes_nothing_else(pair, seed):
     start, end = study.train(*pair.split(" "), seed, points=(480,))
     assert 0.35 < start["adherence"] < 0.65
     assert end["adherence"] >= 0.95 and end["validity"] >= 0.9
@@ -96,7 +96,7 @@ def test_it_learns_the_preference_and_leaves_the_rest(pair, seed):
         assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in ("casual", "long"))
 
 
-def test_where_no_follow_up_moves_an_answer_not_a_weight_moves(tmp_path):
+def test_without_a_follow_up_that_moves_an_answer_no_weight_changes(tmp_path):
     objective = Objective(kind="full", focus=100.0)
     trainer = study.build_trainer(str(tmp_path), "frozen", 0, 3, OracleUser({"emoji": False}), objective)
     trainer.train()
@@ -106,27 +106,27 @@ def test_where_no_follow_up_moves_an_answer_not_a_weight_moves(tmp_path):
 
 
 @pytest.mark.parametrize(("taught", "weight"), [(0, 0.0), (1, 4.0), (3, 4.0), (8, 2.0), (16, 1.0)])
-def test_answers_that_teach_are_counted_as_a_quarter_at_least(taught, weight, tmp_path, monkeypatch):
+def test_moved_answers_are_weighted_as_at_least_a_quarter_of_the_step(taught, weight, tmp_path, monkeypatch):
     objective = Objective(kind="full", focus=study.FOCUS)
     trainer = study.build_trainer(str(tmp_path), "frozen", 0, 1, OracleUser({"emoji": False}), objective)
     teacher_targets, loss, seen = trainer.hindsight.teacher_targets, trainer.hindsight.loss, []
 
-    def moved_in_the_first(*arguments):
+    def only_first_rows_moved(*arguments):
         targets = teacher_targets(*arguments)
         for row, target in enumerate(targets):
             target.moved_T = torch.full_like(target.moved_T, row < taught)
         return targets
 
-    def weighed(model, contexts, completions, targets, weights_B, *more):
+    def recording_weights(model, contexts, completions, targets, weights_B, *more):
         seen.append(sorted(weights_B.tolist(), reverse=True))
         return loss(model, contexts, completions, targets, weights_B, *more)
 
-    monkeypatch.setattr(trainer.hindsight, "teacher_targets", moved_in_the_first)
-    monkeypatch.setattr(trainer.hindsight, "loss", weighed)
+    monkeypatch.setattr(trainer.hindsight, "teacher_targets", only_first_rows_moved)
+    monkeypatch.setattr(trainer.hindsight, "loss", recording_weights)
     trainer.train()
     assert seen == [[weight] * taught + [0.0] * (16 - taught)]
 
 
-def test_unrelated_follow_ups_teach_a_frozen_teachers_student_nothing():
+def test_unrelated_follow_ups_change_nothing_with_a_frozen_teacher():
     start, end = study.train("frozen", "token", 0, related=False, points=(480,))
     assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in end["axes"])

@@ -1,4 +1,4 @@
-"""signal.html: every case with both follow-ups beside each other, every token a cell that can be asked."""
+"""signal.html: every case with both follow-ups side by side; every token is a cell that shows details when selected."""
 
 import math
 from pathlib import Path
@@ -21,7 +21,7 @@ _STYLE = """
 @media (max-width: 700px) { .pair { grid-template-columns: 1fr; } .legend { position: static; } }
 .pair > * { min-width: 0; }
 .quiet { color: var(--quiet); font-size: .85rem; }
-.said { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
+.quote { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
 .answer { font: 14px/2 ui-monospace, monospace; }
 .values .answer { line-height: 1.5; }
 .t { white-space: pre-wrap; padding: .15rem 0; border: 0 solid; cursor: pointer; position: relative;
@@ -43,30 +43,30 @@ _STYLE = """
 @media print { .legend { position: static; } #card, .control { display: none; } section { break-inside: avoid; } }
 """
 
-# The card of a token: filled from the data block, with textContent alone.
+# The details card of a token: filled from the data block, through textContent only, so that text stays text.
 _SCRIPT = r"""
 const data = JSON.parse(document.getElementById("signals").textContent);
 const card = document.getElementById("card");
 let current;
-const shown = text => text === "" ? "… (a part of the next character)" :
+const shown = text => text === "" ? "… (part of the next character)" :
   text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ | $/g, "␣");
 const percent = p => p >= 0.0995 ? (100 * p).toFixed(1) + "\u00a0%" : p >= 1e-4 ? (100 * p).toPrecision(2) + "\u00a0%" :
   p.toExponential(1);
 function element(tag, text) {
-  const made = document.createElement(tag);
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const created = document.createElement(tag);
+  if (text !== undefined) created.textContent = text;
+  return created;
 }
 function open(cell) {
-  const [row, kind, place] = cell.dataset.at.split(" ");
-  const of = data[row], at = Number(place);
+  const [row, kind, index] = cell.dataset.at.split(" ");
+  const facts = data[row], at = Number(index);
   card.replaceChildren();
-  card.append(element("strong", shown(of.tokens[at])), element("div",
-    "signal " + cell.dataset.v + " nats · p(x) " + percent(of.p.bare[at]) + " → p(x, o) " + percent(of.p[kind][at])));
-  const before = of.top.bare[at], after = of.top[kind][at];
+  card.append(element("strong", shown(facts.tokens[at])), element("div", "signal " + cell.dataset.v +
+    " nats · π(y | x) " + percent(facts.p.bare[at]) + " → π(y | x, o) " + percent(facts.p[kind][at])));
+  const before = facts.top.bare[at], after = facts.top[kind][at];
   if (before.length) {
     const table = element("table"), head = table.insertRow();
-    for (const words of ["likeliest under x", "under x, o"]) {
+    for (const words of ["most likely given x", "given x, o"]) {
       const title = element("th", words);
       title.colSpan = 2;
       head.append(title);
@@ -106,17 +106,17 @@ addEventListener("afterprint", () =>
 
 
 def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
-    """Write the page of an analysis as a whole or not at all, and return its path."""
+    """Write the page of an analysis and return its path. The write is atomic: no incomplete page is left behind."""
     cases, limit = result["cases"], result["scale"]["limit"]
     sizes = result["summary"]["mean_size"]
     body = [
-        Markup("<h1>The signal per token</h1><p>{}. {} cases. Mean |signal| per token: unrelated follow-up {:.4f}, "
-               "relevant follow-up {:.4f} nats.</p>").format(
+        Markup("<h1>The signal per token</h1><p>Model {}, {} cases. Mean |signal| per token: {:.4f} nats with the "
+               "unrelated follow-ups, {:.4f} nats with the relevant ones.</p>").format(
             result["model"], len(cases), sizes["unrelated"], sizes["followup"]
         ),
         _legend(limit),
         *(_case(number, case, limit) for number, case in enumerate(cases)),
-        Markup("<h2>The hindsight template</h2><p class='said'>{}</p>").format(result["template"]),
+        Markup("<h2>The hindsight template</h2><p class='quote'>{}</p>").format(result["template"]),
         Markup("<div id='card' role='status' hidden></div>"),
         data_block("signals", [_facts(case) for case in cases]),
     ]  # fmt: skip
@@ -127,24 +127,25 @@ def _legend(limit: float) -> Markup:
     labels = Markup("").join(Markup("<b>{}</b>").format(label) for label in scale_labels(limit))
     return Markup(
         "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>{labels}"
-        "</span><span class='quiet'>log π(y | x, o) − log π(y | x) in nats; one scale for all, colour by the root. "
-        "Blue, line above: hindsight makes the token likelier. Red, line below: less likely. "
-        "Point at a token or tap it.</span>"
+        "</span><span class='quiet'>log π(y | x, o) − log π(y | x) in nats, for prompt x, follow-up o, answer y; "
+        "the same square-root colour scale for all cases. "
+        "Blue with a line above: more likely with hindsight. Red with a line below: less likely. "
+        "Point at a token or tap it for details.</span>"
         "<label class='control'><input type='checkbox' id='values'> show values</label></div>"
     ).format(stops=", ".join(STOPS), labels=labels)
 
 
 def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
     panels = Markup("").join(_panel(number, case, kind, limit) for kind in KINDS)
-    ended = "" if case["finished"] else " The answer was cut off at the longest allowed."
+    ended = "" if case["finished"] else " The answer was truncated at MAX_COMPLETION_TOKENS."
     return Markup(
-        "<section><h2>{}. {} <span class='quiet'>{}</span></h2>{}<p class='said'>{}</p>"
+        "<section><h2>{}. {} <span class='quiet'>{}</span></h2>{}<p class='quote'>{}</p>"
         "<p class='quiet'>{} tokens.{}</p><div class='pair'>{}</div></section>"
     ).format(
         number + 1,
         case["id"],
         case["tag"],
-        Markup("<p class='said quiet'>{}</p>").format(case["system"]) if case["system"] else "",
+        Markup("<p class='quote quiet'>{}</p>").format(case["system"]) if case["system"] else "",
         case["raw_prompt"],
         len(case["tokens"]),
         ended,
@@ -154,19 +155,19 @@ def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
 
 def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup:
     signal = case["signal"][kind]
-    messages = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
+    follow_up = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
     cells = Markup("").join(
-        _cell(piece, value, f"{number} {kind} {place}", limit)
-        for place, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
+        _cell(piece, value, f"{number} {kind} {index}", limit)
+        for index, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
     )
     return Markup(
-        "<div><p class='said'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
+        "<div><p class='quote'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
         "<div class='answer'>{}</div></div>"
-    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), messages, cells)
+    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), follow_up, cells)
 
 
 def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
-    """Return a token as a cell; a line break is shown as a sign, and at a token's end it breaks the line as well."""
+    """Return a token as a cell; a line break is shown as a sign, and at the end of a token it also breaks the line."""
     background = colour(value, limit)
     shown = piece.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎") or "…"
     sign = " sign" if not piece else ""
@@ -185,18 +186,18 @@ def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
 
 
 def number_text(value: float) -> str:
-    """Return a signal with its sign and two digits after the point."""
+    """Return a signal with its sign and two decimals."""
     return f"{value:+.2f}".replace("-", "−")
 
 
 def _facts(case: dict[str, Any]) -> dict[str, Any]:
-    """Return what the card shows of a case's tokens."""
+    """Return the data that the details card shows of a case's tokens."""
     return {
         "tokens": case["tokens"],
         "p": {name: [_rounded(math.exp(value)) for value in values] for name, values in case["logps"].items()},
         "top": {
-            name: [[(text, _rounded(p)) for text, p in place] for place in places]
-            for name, places in case["alternatives"].items()
+            name: [[(text, _rounded(p)) for text, p in position] for position in positions]
+            for name, positions in case["alternatives"].items()
         },
     }
 
