@@ -10,6 +10,8 @@ import yaml
 from tests.docker import OWNER, needs_compose, run
 from tests.worlds import PROJECT, environment
 
+pytestmark = pytest.mark.slow
+
 COMPOSE = ["docker", "compose", "-f", "compose.yaml"]
 VARIANTS = [[], ["cpu"], ["vllm"], ["two-nodes"], ["cpu", "two-nodes", "two-nodes-cpu"]]
 SECRET = "s3cr3t-value-that-must-not-appear"

@@ -12,6 +12,8 @@ from tests.docker import IMAGE, NAME, OWNER, inspected, needs_engine, run
 from tests.servers import until
 from tests.worlds import PROJECT, curve, rows_of, write_replay
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:

@@ -11,6 +11,8 @@ from sdpo import settings
 from sdpo.settings.resolve import MAKE_VARIABLES, resolve
 from tests.commands import JOBS, ROOT, clean_environment
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cr3t-value-that-must-not-appear"
 
 # Prints on the last line of stderr which heavy modules a job's command line has imported.

@@ -19,6 +19,8 @@ from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR
 from tests.evaluations import add_checkpoint, evaluate, make_run
 
+pytestmark = pytest.mark.slow
+
 
 def make_adapter(folder, seed):
     """Write a LoRA adapter whose weights are far from zero."""

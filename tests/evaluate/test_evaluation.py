@@ -21,6 +21,8 @@ from tests.servers import Answer, FakeServer, prompt_of
 from tests.users.test_judge import TURN
 from tests.worlds import rows_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path):

@@ -6,10 +6,14 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from sdpo.tiny import MODEL_DIR
 from tests.evaluate.test_evaluation import served, verdict_by
 from tests.evaluations import EvaluationProcesses, add_checkpoint, arguments, make_run, read
 from tests.servers import FakeServer, until
+
+pytestmark = pytest.mark.slow
 
 KILLS, CONCURRENCY = 10, 4
 TABLES = ("eval.csv", "pairs.html")

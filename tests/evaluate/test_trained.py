@@ -10,6 +10,8 @@ from tests.evaluations import add_checkpoint, evaluate, make_run, read
 from tests.servers import FakeServer
 from tests.worlds import environment, run_job, user_by_rule
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained_run(tmp_path_factory):

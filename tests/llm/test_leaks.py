@@ -12,6 +12,8 @@ from sdpo.tiny.data import posts
 from tests.servers import Answer, FakeServer
 from tests.worlds import PROJECT, environment
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-a-key-that-must-not-appear"
 PROMPT = "a long and private prompt that must not appear"
 PERSONA = "a persona of somebody in particular"

@@ -16,6 +16,8 @@ from sdpo.llm import server as server_module
 from sdpo.llm.server import check_health, serve
 from tests.servers import Answer, FakeServer, until
 
+pytestmark = pytest.mark.slow
+
 MODELS = Answer(raw=json.dumps({"data": [{"id": "here"}]}).encode())
 # A process that never becomes ready.
 SLEEP = "import time; time.sleep(600)"

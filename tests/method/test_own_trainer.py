@@ -9,6 +9,8 @@ import pytest
 from tests.commands import ROOT
 from tests.worlds import environment
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_example_teaches_the_preference(seed):

@@ -11,6 +11,8 @@ from tests.hub import Hub
 from tests.servers import Answer, FakeServer
 from tests.worlds import environment, rows_of, run_job, user_by_rule
 
+pytestmark = pytest.mark.slow
+
 TRACK = """
 import sys
 from types import SimpleNamespace

@@ -13,6 +13,8 @@ from sdpo import settings
 from sdpo.runtime import launch, processes
 from tests.commands import clean_environment
 
+pytestmark = pytest.mark.slow
+
 # A job that is light enough to be started as a real process.
 
 FAKE_JOB = """

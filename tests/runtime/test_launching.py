@@ -17,6 +17,8 @@ from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from tests.servers import until
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = sorted(processes.DDP.parent.glob("*.yaml"))
 
 

@@ -21,6 +21,8 @@ from sdpo.text.records import interaction_lines
 from sdpo.tiny import MODEL_DIR, language, logged, oracle
 from tests.worlds import run_audit
 
+pytestmark = pytest.mark.slow
+
 
 def resolved_settings(*flags, tiny=True):
     arguments = [*(["--tiny"] if tiny else []), *flags]

@@ -9,6 +9,8 @@ from sdpo.signal import audit
 from sdpo.tiny import hindsight_variants
 from tests.worlds import run_audit
 
+pytestmark = pytest.mark.slow
+
 SEEDS = (11, 12, 13)
 
 

@@ -19,6 +19,8 @@ from sdpo.text.chat import encode_completion
 from sdpo.text.prompts import with_hindsight
 from tests.worlds import environment
 
+pytestmark = pytest.mark.slow
+
 # The scale
 
 

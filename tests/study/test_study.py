@@ -20,6 +20,8 @@ from sdpo.study.run import OracleReadings, Spec, collapse_point, learned, object
 from sdpo.train.teacher_refresh import WINDOW, RefreshCriterion
 from tests.servers import until
 
+pytestmark = pytest.mark.slow
+
 
 def settings(**values) -> StudySettings:
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -13,6 +13,8 @@ from sdpo.tiny import WORLD_DIR, language, oracle
 from sdpo.tiny.language import AXES, Style
 from sdpo.tiny.training_data import build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 seeds = st.integers(0, 2**32)
 wants = st.dictionaries(st.sampled_from(AXES), st.booleans(), min_size=1, max_size=3)
 

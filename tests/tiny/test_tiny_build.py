@@ -10,6 +10,8 @@ from sdpo.tiny.build import backward, build_model
 from sdpo.tiny.muon import Muon, orthogonal
 from sdpo.tiny.training_data import ExampleMixture, ExampleSampler, build_tokenizer
 
+pytestmark = pytest.mark.slow
+
 MIX = ExampleMixture(kinds=(1, 1, 1), contexts=(1, 1, 1, 1), system=0.5, verdict_weight=3.0, confusable=0.5)
 SHORT = (build.TrainingPhase(1, 5, MIX), build.TrainingPhase(2, 5, MIX._replace(settled={"long": True})))
 

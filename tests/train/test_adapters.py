@@ -11,6 +11,8 @@ from sdpo.study import run as study
 from sdpo.tiny import MODEL_DIR
 from sdpo.tiny.users import OracleUser
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 CONTEXTS, COMPLETIONS = [[5, 6, 7]], [[8, 9, 10]]
 

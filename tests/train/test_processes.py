@@ -6,6 +6,8 @@ import pytest
 
 from tests.worlds import curve, run_job, write_replay
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"one": {"bs": 4, "ga": 2, "gpus": 1}, "two": {"bs": 4, "ga": 1, "gpus": 2}}
 
 

@@ -16,6 +16,8 @@ import pytest
 from sdpo.tiny import MODEL_DIR
 from tests.worlds import PROJECT, environment, rows_of
 
+pytestmark = pytest.mark.slow
+
 RECORDED = Path(__file__).with_name("recorded")
 COMMON = {"bs": 16, "save_steps": 2, "log_steps": 1, "seed": 7, "lr": 0.01}
 JOBS = {

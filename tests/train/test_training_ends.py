@@ -17,6 +17,8 @@ from sdpo.train.job import check_objective
 from sdpo.train.model_card import card
 from sdpo.train.session import Session
 
+pytestmark = pytest.mark.slow
+
 
 def settings(**values):
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]

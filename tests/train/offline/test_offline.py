@@ -28,6 +28,8 @@ from sdpo.train.offline.trainer import OfflineTrainer, collate
 from sdpo.train.offline.truncation import TruncationLimits
 from tests.worlds import environment, rows_of
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"train_n": 96, "epochs": 1, "eval_n": 0, "save_steps": 2, "log_steps": 2, "seed": 7, "holdout_steps": 2}
 
 

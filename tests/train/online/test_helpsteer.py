@@ -2,12 +2,16 @@
 
 import json
 
+import pytest
+
 from sdpo.llm import Price
 from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import PERSONAS
 from tests.commands import JOBS
 from tests.servers import Answer, FakeServer
 from tests.worlds import rows_of, run_job, user_by_rule
+
+pytestmark = pytest.mark.slow
 
 KEY = "sk-ant-a-key-nobody-may-see"
 CLAUDE = "claude-haiku-4-5-20251001"

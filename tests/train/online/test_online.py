@@ -13,6 +13,8 @@ from sdpo.train.online.job import LIVE_STABLE, LIVE_STABLE_CONTRASTED
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -7,6 +7,8 @@ from safetensors.torch import load_file
 from tests.servers import Answer, FakeServer
 from tests.worlds import PROJECT, rows_of, run_job, user_by_rule
 
+pytestmark = pytest.mark.slow
+
 ONE_LINE_ERROR = 1
 
 

@@ -13,6 +13,8 @@ from sdpo.train.online.reconnect import ReconnectCallback
 from tests.servers import Answer, FakeServer, prompt_of
 from tests.worlds import rows_of, run_job, user_by_rule
 
+pytestmark = pytest.mark.slow
+
 FAILURE = SimulatorUnavailable("3 of 4 reactions did not come.")
 NO_SERVER = "http://127.0.0.1:9/v1"
 

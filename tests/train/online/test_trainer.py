@@ -10,6 +10,8 @@ from sdpo.study import run as study
 from sdpo.tiny import MODEL_DIR
 from sdpo.tiny.users import OracleUser
 
+pytestmark = pytest.mark.slow
+
 
 def trained(folder, steps: int = 2, teacher: str = "live", **config) -> study.OnlineTrainer:
     """Return the trainer after a short run with a rule-based user."""
