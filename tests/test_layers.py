@@ -17,7 +17,7 @@ LAYERS = [
     ["sdpo.errors"],
     ["sdpo.method", "sdpo.text", "sdpo.llm"],
     ["sdpo.settings", "sdpo.users"],
-    ["sdpo.tiny", "sdpo.runtime", "sdpo.models"],
+    ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
     ["sdpo.study", "sdpo.evaluate"],
     ["sdpo.signal"],

@@ -1,0 +1,173 @@
+"""Whether an answer fits a style, decided by a rule, and what violates it in a few words.
+
+Every checker is a pure function of the text and, where it matters who speaks, of the prompt. An answer without a
+word fits no style. An answer that was cut off is read as far as it goes.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from emoji import EMOJI_DATA, STATUS, emoji_list
+
+from sdpo.english.filler import closing_filler, opening_filler
+from sdpo.english.first_person import first_person
+from sdpo.english.lists import count_items
+from sdpo.english.markdown import count_words, has_word, read_markdown, with_plain_line_ends
+from sdpo.english.own_words import own_words
+from sdpo.english.styles import BRIEF_WORDS, check_style
+
+_TEXT_FACES = frozenset("☺☹❤❣✌☝✍")  # drawn as pictures although their plain form is text
+_NEVER_EMOJIS = frozenset("©®™")
+_AS_TEXT, _KEYCAP = "\ufe0e", "\u20e3"
+_FULLY_QUALIFIED = STATUS["fully_qualified"]  # a picture by itself, or with the selector that asks for one
+_FIRST_PICTURE = 0x1F000  # from here on characters are pictures whatever selector they have
+_EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[\U0001f300-\U0001faff]))|！)")
+_FACTORIAL = re.compile(r"[\"'(]*(?:\d+|[a-z])\Z")
+_BRANDS = re.compile(r"(?:Yahoo|Jeopardy)\Z")
+_OPEN_BOLD = re.compile(r"(?:^|\s)(?:\*\*|__)(?=\w)(?!.*(?:\*\*|__))[^\n]*\Z")
+_APOSTROPHE = re.compile(r"(?<=[^\W\d_])['’](?=[^\W\d_])|(?<=s)['’](?=\s)")
+_OTHER_MARKS = frozenset("`|~^´¨")  # symbols to Unicode, marks to a reader
+
+
+@dataclass(frozen=True)
+class Checker:
+    """The rule of one style."""
+
+    style: str
+    violation: Callable[[str, str], str]
+
+    def fits(self, text: str, prompt: str = "") -> bool:
+        """Return whether an answer fits the style."""
+        return not self.reason(text, prompt)
+
+    def reason(self, text: str, prompt: str = "") -> str:
+        """Return in a few words what violates the style, or an empty string where the answer fits."""
+        return self.violation(text, prompt) if has_word(text) else "no word"
+
+
+def _brief(text: str, _: str) -> str:
+    words = count_words(text)
+    return f"{words} words" if words > BRIEF_WORDS else ""
+
+
+def _no_lists(text: str, _: str) -> str:
+    return "a list" if count_items(text) else ""
+
+
+def _more_lists(text: str, _: str) -> str:
+    return "" if count_items(text) >= 2 else "no list of two items"
+
+
+def _no_emojis(text: str, _: str) -> str:
+    return next((f"the emoji {found}" for found in emojis(text)), "")
+
+
+def _exclamation(text: str, _: str) -> str:
+    return "" if _exclaims(text) else "no sentence ends with an exclamation mark"
+
+
+def _no_first_person(text: str, prompt: str) -> str:
+    found = (first_person(passage.text) for passage in own_words(text, prompt))
+    return next((f"it says {word}" for word in found if word), "")
+
+
+def _less_formatting(text: str, _: str) -> str:
+    found = read_markdown(text)
+    present = {
+        "a heading": found.headings,
+        "bold": found.bold or any(_OPEN_BOLD.search(block.text) for block in found.blocks[-1:] if block.kind != "code"),
+        "italics": found.italic,
+        "a table": found.tables,
+        "a code block": found.fences,
+        "a list": count_items(text),
+    }
+    return next((name for name, count in present.items() if count), "")
+
+
+def _more_formatting(text: str, _: str) -> str:
+    found = read_markdown(text)
+    return "" if found.headings or found.bold or found.tables else "no heading, bold or table"
+
+
+def _no_filler_followup(text: str, prompt: str) -> str:
+    found = closing_filler(text, prompt)
+    return f"it ends with: {found}" if found else ""
+
+
+def _less_filler_praise(text: str, _: str) -> str:
+    found = opening_filler(text)
+    return f"it begins with: {found}" if found else ""
+
+
+def _no_punctuation(text: str, _: str) -> str:
+    marks = (char for char in _APOSTROPHE.sub("", text) if is_punctuation(char))
+    return next((f"the mark {char}" for char in marks), "")
+
+
+_VIOLATIONS: dict[str, Callable[[str, str], str]] = {
+    "brief": _brief,
+    "no_lists": _no_lists,
+    "more_lists": _more_lists,
+    "no_emojis": _no_emojis,
+    "exclamation": _exclamation,
+    "no_first_person": _no_first_person,
+    "less_formatting": _less_formatting,
+    "more_formatting": _more_formatting,
+    "no_filler_followup": _no_filler_followup,
+    "less_filler_praise": _less_filler_praise,
+    "no_punctuation": _no_punctuation,
+}
+CHECKERS: Mapping[str, Checker] = MappingProxyType(
+    {style: Checker(style, violation) for style, violation in _VIOLATIONS.items()}
+)
+
+
+def checker_of(style: str) -> Checker:
+    """Return the checker of a style. Raises SettingError for one that this room does not have."""
+    check_style(style)
+    return CHECKERS[style]
+
+
+def emojis(text: str) -> list[str]:
+    """Return the emojis of a text: what is drawn as a picture, so no ©, no ™, no text arrow, tick or card suit."""
+    found = []
+    for match in emoji_list(text):
+        sign = match["emoji"]
+        as_text = text[match["match_end"] : match["match_end"] + 1] == _AS_TEXT
+        if sign[0] not in _NEVER_EMOJIS and not as_text and _is_picture(sign):
+            found.append(sign)
+    return found
+
+
+def _is_picture(sign: str) -> bool:
+    asked_for = EMOJI_DATA.get(sign, {}).get("status") == _FULLY_QUALIFIED
+    return asked_for or sign[0] in _TEXT_FACES or _KEYCAP in sign or ord(sign[0]) >= _FIRST_PICTURE
+
+
+def is_punctuation(char: str) -> bool:
+    """Return whether a character is a punctuation mark: Unicode's, and those that ASCII has beside them."""
+    return char in _OTHER_MARKS or unicodedata.category(char).startswith("P")
+
+
+def _exclaims(text: str) -> bool:
+    for block in read_markdown(with_plain_line_ends(text)).blocks:
+        if block.kind in ("code", "indented"):
+            continue
+        for match in _EXCLAMATION.finditer(block.text):
+            rest = block.text[match.end() :].lstrip("\"'”’»)]*_").lstrip()
+            if _ends_a_sentence(block.text[: match.start()], rest):
+                return True
+    return False
+
+
+def _ends_a_sentence(before: str, rest: str) -> bool:
+    spaced, before = before != before.rstrip(), before.rstrip()
+    if not has_word(before[-40:]) or before[-1] in "([{<\"'“‘":
+        return False
+    if spaced and rest and not rest[0].isupper():
+        return False  # an operator; French sets a space before the mark, at a sentence's end
+    word = before.split()[-1]
+    return not ((_FACTORIAL.match(word) or _BRANDS.search(word)) and rest[:1] and not rest[:1].isupper())

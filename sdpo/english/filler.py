@@ -1,0 +1,139 @@
+"""Filler around an answer: praise and eagerness before it, offers and questions after it."""
+
+import re
+
+from sdpo.english.markdown import GAP, has_word
+from sdpo.english.own_words import own_words
+
+
+def _any(*patterns: str) -> str:
+    return f"(?:{'|'.join(patterns)})"
+
+
+_GOOD = _any(
+    "great|good|excellent|interesting|fantastic|wonderful|fascinating|brilliant|lovely|nice|amazing|awesome|thoughtful",
+    "insightful|smart|superb|terrific|clever|fair|valid|important|intriguing|beautiful|fun|cool|perfect|exciting|solid",
+)
+_ASKED = _any(
+    "questions?|ideas?|topics?|choices?|points?|thoughts?|requests?|one|query|subject|observation|goal|project|plan",
+    "decision|thinking|challenge|theme|debate|comparison|prompt",
+)
+_VERY = "(?:really |very |truly |quite |absolutely |such an? |so )*"
+_EAGER = _any("certainly|sure thing|sure|of course|gladly|no problem|by all means|with pleasure|my pleasure|you bet")
+_AGREEING = _any(_EAGER, "absolutely|definitely")
+_OWN = r"(?:here\b|below\b|the following\b|i\b|let(?:'s|’s| me| us)\b|happy\b|glad\b)"
+_INTERJECTION = r"\W*(?:(?:wow|ah|oh|well|hey|hmm|ooh|yes|okay|ok|now)[,!.]*\s+)?"
+
+_PRAISE = re.compile(
+    _INTERJECTION
+    + _any(
+        rf"(?:what|that|this|such)(?:['’]?s| is| was)? (?:an?|one|such an?) {_VERY}{_GOOD}(?:,? (?:and )?{_GOOD})*"
+        rf" {_ASKED}\b",
+        rf"(?:that['’]?s|that is|how) {_VERY}{_GOOD}\s*[!.,]",
+        rf"{_VERY}{_GOOD}(?: and {_GOOD})? {_ASKED}(?=\s*(?:[!.,:;–—…{GAP}-]|\Z))",
+        r"(?:great|good|excellent|interesting) qu\w*\Z",  # cut off
+        r"you(?:['’]ve| have)? (?:ask|raise|make|made|pick|chose|chosen|pose|bring up|brought up)\w* (?:an? )?"
+        rf"{_VERY}{_GOOD} {_ASKED}\b",
+        r"(?:i['’]m |i am )?(?:so |really |very )?glad (?:that )?you(?:['’]ve| have)? (?:asked|brought)",
+        r"thank(?:s| you)(?: so much| very much)? for (?:asking|reaching out|sharing (?:this|that|your)"
+        r"|your (?:question|request|message|inquiry|query|interest|curiosity)|the (?:\w+ )?question)",
+        rf"i {_VERY}(?:just )?(?:love|like|appreciate|admire) (?:that you|this (?:question|idea|topic)"
+        r"|the (?:question|idea)|your (?:question|idea|curiosity|thinking|enthusiasm))",
+    ),
+    re.IGNORECASE,
+)
+_EAGERNESS = re.compile(
+    _INTERJECTION
+    + _any(
+        rf"{_EAGER}\s*[!.:]",
+        rf"{_AGREEING}\s*[!.,:–—-]*\s*{_OWN}",  # "Absolutely, rice can be frozen" is an answer
+        rf"{_AGREEING}\s*[!.]?\s*\Z",
+        r"(?:i['’]d|i would|i['’]ll|i will|i['’]m|i am) (?:be )?(?:more than |very |so |always |absolutely )?"
+        r"(?:happy|glad|delighted|pleased|thrilled|excited) to\b",
+        r"(?:happy|glad) to (?:help|assist|do|write)\b",
+        r"(?:great|awesome|wonderful|perfect|fantastic|excellent|amazing|brilliant|lovely|nice)!",
+    ),
+    re.IGNORECASE,
+)
+_FEW_WORDS = 6  # a first sentence of no more words may stand before praise: a greeting, an exclamation
+
+# Advice to ask somebody else is no offer.
+_ASK = r"ask\b(?! (?:your|a|an|the|them|him|her|someone|somebody|people|staff|for|at|around)\b)"
+_WISH = r"\bif you(?:['’]d| would)? (?:like|want|prefer|need|wish)\b[^.!?]*,?"
+_DO_FOR_YOU = _any(
+    "help|assist|explain|elaborate|expand|share|answer|go|provide|walk|adjust|revise|write|tailor|dig|discuss|clarify",
+    "refine|make|draft|show|give|suggest|create",
+)
+_OFFER = re.compile(
+    _any(
+        r"\blet me kno(?:w\b|\Z)",
+        r"\b(?:is|was) there (?:anything|something) else\b|\banything else (?:i can|you)\b",
+        rf"\bfeel free to (?:{_ASK}|reach out|contact me|share|let me|message|return|follow up|(?:send|tell|drop) me)",
+        rf"\bhesitate to (?:{_ASK}|reach out|contact me|let me|message|get in touch with me)",
+        r"\bhope (?:this|that|it|these|the \w+) (?:helps?|helped|answers?|clarif\w+|(?:is|was) (?:help|use)ful)",
+        r"\bhope (?:this|that|it|these) (?:makes sense|gives you|works for you|meets)\b",
+        r"\bhope i (?:could|was able to|have)\b",
+        r"\b(?:would|do) you (?:like|want) (?:me to|more|another|to (?:know|see|hear|learn|try|explore|dive|go))\b",
+        r"\bwould you like\b[^.!]*\?|\b(?:shall|should|can|may|could) i \w[^.!]*\?|\bwant me to\b",
+        r"\bneed (?:any |more |further )?help with\b[^.!]*\?|\bhow else can i\b",
+        rf"\b(?:happy|glad|delighted|pleased|able) to {_DO_FOR_YOU}\b",
+        r"\bi(?:['’]m| am) (?:always |still )?here\b|\bi am always here\b",
+        r"\breach out (?:to me|if|any ?time)\b|\bask away\b",
+        rf"\bjust (?:{_ASK}|say the word|let me|shout|holler)",
+        rf"{_WISH} i (?:can|could|will|would|am)\b|{_WISH} i['’](?:ll|d|m)\b",
+        r"\bif you (?:tell|give|send|share with) me\b",
+        r"\b(?:tell|give|send|share with) me (?:more|your|what|about|which|the)\b",
+        rf"\bi (?:can|could) also (?:\w+ )?{_DO_FOR_YOU}\b",
+        r"\bdo(?:es)? (?:this|that|it) (?:help|make sense|sound|work|answer)\b[^.!]*\?",
+        r"\bsound good\?|\bhow does that sound\b",
+        r"\bdo you have (?:any )?(?:other |more |further |specific )?questions\b",
+    ),
+    re.IGNORECASE,
+)
+_QUESTIONS = re.compile(
+    r"\b(?:if you (?:have|need)|should you (?:have|need)) (?:any |more |other |further |additional )*"
+    r"(?:questions|help|assistance|information|clarification)\b(?P<rest>[^.!?]*)",
+    re.IGNORECASE,
+)
+_SOMEBODY_ELSE = re.compile(
+    r"\b(?:ask|call|see|visit|contact|talk|speak|write|turn|consult|email|ring|check)\b(?! me\b)"
+)
+_TO_THE_USER = re.compile(r"\byou(?:r|rs|['’]\w+)?\b", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)*]*\s+")
+_LAST = 3
+
+
+def opening_filler(text: str) -> str:
+    """Return the praise or eagerness that an answer begins with, or an empty string."""
+    passages = own_words(text)
+    if not passages or not passages[0].first:
+        return ""
+    opening = [sentence for passage in passages[:2] for sentence in sentences(passage.text)]
+    head = passages[0].text.lstrip()
+    match = _PRAISE.match(head) or _EAGERNESS.match(head)
+    if not match and len(opening) > 1 and len(opening[0].split()) <= _FEW_WORDS:
+        match = _PRAISE.match(opening[1])
+    return " ".join(match[0].split()) if match else ""
+
+
+def closing_filler(text: str, prompt: str = "") -> str:
+    """Return the offer or question to the user that an answer ends with, or an empty string."""
+    passages = own_words(text, prompt)
+    spoken = [sentence for passage in passages for sentence in sentences(passage.text)]
+    ending = [sentence for passage in passages if passage.last for sentence in sentences(passage.text)]
+    # What an answer begins with does not close it, unless it says nothing else.
+    last = ending[-_LAST:] if len(spoken) > len(ending[-_LAST:]) or len(spoken) == 1 else ending[1:]
+    for sentence in last:
+        if _OFFER.search(sentence):
+            return sentence
+        if (match := _QUESTIONS.search(sentence)) and not _SOMEBODY_ELSE.search(match["rest"]):
+            return sentence
+    if last and len(spoken) > 1 and last[-1].rstrip(" )*_").endswith("?") and _TO_THE_USER.search(last[-1]):
+        return last[-1]
+    return ""
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences of a block that have a word or stand for something."""
+    parts = _SENTENCE_END.split(text.strip())
+    return [" ".join(part.split()) for part in parts if has_word(part) or GAP in part]

@@ -1,0 +1,60 @@
+"""The exact reader of real language: by rule, how far answers fit a style and whether a user is content."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sdpo.english.checkers import CHECKERS, checker_of
+from sdpo.english.markdown import count_words, has_word
+from sdpo.english.styles import praise
+
+_GRAM = 4
+_MOST_REPEATS = 4
+
+
+class EnglishOracle:
+    """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
+
+    def __init__(self, style: str) -> None:
+        self.checker = checker_of(style)
+
+    @staticmethod
+    def reads(model: str) -> bool:
+        """Return True: any model that writes English can be read. The job decides where another oracle goes first."""
+        return True
+
+    def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
+        """Return what the completions are like as a whole; `axes` has the share that fits each other style."""
+        pairs = list(zip(prompts, completions, strict=True))
+        others = {style: checker for style, checker in CHECKERS.items() if style != self.checker.style}
+        return {
+            "adherence": _share(self.checker.fits(text, prompt) for prompt, text in pairs),
+            "validity": _share(map(is_valid, completions)),
+            "mean_length": _share(map(count_words, completions)),
+            "axes": {
+                style: _share(checker.fits(text, prompt) for prompt, text in pairs) for style, checker in others.items()
+            },
+            "answers": len(pairs),
+        }
+
+    def is_satisfied(self, follow_up: str) -> bool:
+        """Return whether a user's message is praise in one of the room's wordings, held out ones among them."""
+        return follow_up.strip() in praise() + praise(held_out=True)
+
+    def verdict(self, first: str, second: str) -> str:
+        """Return A or B for the only completion that fits the style, C where both or neither do."""
+        fits = self.checker.fits(first), self.checker.fits(second)
+        return "C" if fits[0] == fits[1] else "A" if fits[0] else "B"
+
+
+def is_valid(text: str) -> bool:
+    """Return whether an answer has a word and no four words in a row come more than four times."""
+    words = re.findall(r"\w+", text.lower())
+    grams = Counter(zip(*(words[start:] for start in range(_GRAM)), strict=False))
+    return has_word(text) and max(grams.values(), default=0) <= _MOST_REPEATS
+
+
+def _share(values: Iterable[float]) -> float:
+    numbers = [float(value) for value in values]
+    return round(sum(numbers) / max(len(numbers), 1), 4)
