@@ -13,6 +13,7 @@ def _any(*patterns: str) -> str:
 _GOOD = _any(
     "great|good|excellent|interesting|fantastic|wonderful|fascinating|brilliant|lovely|nice|amazing|awesome|thoughtful",
     "insightful|smart|superb|terrific|clever|fair|valid|important|intriguing|beautiful|fun|cool|perfect|exciting|solid",
+    "sweet|neat|delightful|creative|original|timely|deep|profound|ambitious|admirable|marvell?ous|incredible|cute",
 )
 _ASKED = _any(
     "questions?|ideas?|topics?|choices?|points?|thoughts?|requests?|one|query|subject|observation|goal|project|plan",
@@ -27,13 +28,18 @@ _INTERJECTION = r"\W*(?:(?:wow|ah|oh|well|hey|hmm|ooh|yes|okay|ok|now)[,!.]*\s+)
 _PRAISE = re.compile(
     _INTERJECTION
     + _any(
-        rf"(?:what|that|this|such)(?:['’]?s| is| was)? (?:an?|one|such an?) {_VERY}{_GOOD}(?:,? (?:and )?{_GOOD})*"
-        rf" {_ASKED}\b",
-        rf"(?:that['’]?s|that is|how) {_VERY}{_GOOD}\s*[!.,]",
-        rf"{_VERY}{_GOOD}(?: and {_GOOD})? {_ASKED}(?=\s*(?:[!.,:;–—…{GAP}-]|\Z))",
+        rf"(?:that|this|such)(?:['’]?s| is| was)? (?:an?|one|such an?) {_VERY}{_GOOD}"
+        rf"(?:(?:,| and|, and) {_VERY}\w+)?(?: \w+)? {_ASKED}\b",
+        rf"what an? (?:[\w-]+,? ){{1,4}}{_ASKED}(?=\s*[!.,:;…–—]| to\b|\Z)",
+        rf"(?:(?:that|it)['’]?s|that is|how) {_VERY}{_GOOD}\s*[!.,]",
+        rf"{_VERY}{_GOOD}(?: and {_GOOD})?(?: \w+)? {_ASKED}(?=\s*(?:[!.,:;–—…{GAP}-]|\Z))",
+        rf"an? {_VERY}{_GOOD}(?: and {_GOOD})?(?: \w+)? {_ASKED}\s*[!.]",
         r"(?:great|good|excellent|interesting) qu\w*\Z",  # cut off
-        r"you(?:['’]ve| have)? (?:ask|raise|make|made|pick|chose|chosen|pose|bring up|brought up)\w* (?:an? )?"
+        r"you(?:['’](?:ve|re)| have| are)? (?:ask|rais|mak|made|pick|cho|pos|bring|brought)\w* (?:up )?(?:an? )?"
         rf"{_VERY}{_GOOD} {_ASKED}\b",
+        rf"your question (?:is|was) (?:an? )?{_VERY}{_GOOD}\b",
+        rf"it(?:['’]s| is) (?:really |so )?{_GOOD} (?:that you\b|to hear)",
+        r"(?:kudos|bravo|good (?:for|on) you|love (?:the|this|your) (?:question|idea)|love that you|how thoughtful)\b",
         r"(?:i['’]m |i am )?(?:so |really |very )?glad (?:that )?you(?:['’]ve| have)? (?:asked|brought)",
         r"thank(?:s| you)(?: so much| very much)? for (?:asking|reaching out|sharing (?:this|that|your)"
         r"|your (?:question|request|message|inquiry|query|interest|curiosity)|the (?:\w+ )?question)",
@@ -48,39 +54,50 @@ _EAGERNESS = re.compile(
         rf"{_EAGER}\s*[!.:]",
         rf"{_AGREEING}\s*[!.,:–—-]*\s*{_OWN}",  # "Absolutely, rice can be frozen" is an answer
         rf"{_AGREEING}\s*[!.]?\s*\Z",
-        r"(?:i['’]d|i would|i['’]ll|i will|i['’]m|i am) (?:be )?(?:more than |very |so |always |absolutely )?"
-        r"(?:happy|glad|delighted|pleased|thrilled|excited) to\b",
+        r"(?:as an? [^,.!?]{1,40}, )?(?:i['’]d|i would|i['’]ll|i will|i['’]m|i am) (?:be )?"
+        r"(?:more than |very |so |always |absolutely )?(?:happy|glad|delighted|pleased|thrilled|excited) to\b",
         r"(?:happy|glad) to (?:help|assist|do|write)\b",
-        r"(?:great|awesome|wonderful|perfect|fantastic|excellent|amazing|brilliant|lovely|nice)!",
+        r"(?:great|awesome|wonderful|perfect|fantastic|excellent|amazing|brilliant|lovely|nice|interesting)!",
     ),
     re.IGNORECASE,
 )
+_GREETING = re.compile(r"\W*(?:hi|hello|hey|welcome|greetings|good (?:morning|evening|day))\b", re.IGNORECASE)
 _FEW_WORDS = 6  # a first sentence of no more words may stand before praise: a greeting, an exclamation
 
 # Advice to ask somebody else is no offer.
 _ASK = r"ask\b(?! (?:your|a|an|the|them|him|her|someone|somebody|people|staff|for|at|around)\b)"
-_WISH = r"\bif you(?:['’]d| would)? (?:like|want|prefer|need|wish)\b[^.!?]*,?"
 _DO_FOR_YOU = _any(
     "help|assist|explain|elaborate|expand|share|answer|go|provide|walk|adjust|revise|write|tailor|dig|discuss|clarify",
-    "refine|make|draft|show|give|suggest|create",
+    "refine|make|draft|show|give|suggest|create|work|add|send|look|turn|put",
 )
 _OFFER = re.compile(
     _any(
-        r"\blet me kno(?:w\b|\Z)",
+        r"(?<!: )(?<!: please )\blet me kno(?:w\b|\Z)",  # "such as: let me know" quotes it
+        r"\byou(?:['’]d| would)? (?:like|want|need|prefer) me to\b",
         r"\b(?:is|was) there (?:anything|something) else\b|\banything else (?:i can|you)\b",
         rf"\bfeel free to (?:{_ASK}|reach out|contact me|share|let me|message|return|follow up|(?:send|tell|drop) me)",
         rf"\bhesitate to (?:{_ASK}|reach out|contact me|let me|message|get in touch with me)",
-        r"\bhope (?:this|that|it|these|the \w+) (?:helps?|helped|answers?|clarif\w+|(?:is|was) (?:help|use)ful)",
+        r"\b(?:hope|trust) (?:this|that|it|these|the \w+) (?:help|answer|clarif)\w*",
+        r"\bhope (?:this|that|it) (?:is|was) (?:help|use)ful\b",
         r"\bhope (?:this|that|it|these) (?:makes sense|gives you|works for you|meets)\b",
         r"\bhope i (?:could|was able to|have)\b",
+        r"\bhope you (?:find|found|like|liked|enjoyed?) (?:this|that|it|these|the)\b",
         r"\b(?:would|do) you (?:like|want) (?:me to|more|another|to (?:know|see|hear|learn|try|explore|dive|go))\b",
-        r"\bwould you like\b[^.!]*\?|\b(?:shall|should|can|may|could) i \w[^.!]*\?|\bwant me to\b",
+        r"\bwould you like\b[^.!]*\?|\bwant me to\b",
+        rf"\b(?:shall|should|can|may|could) i (?:also |perhaps )?{_DO_FOR_YOU}\b[^.!]*\?",
         r"\bneed (?:any |more |further )?help with\b[^.!]*\?|\bhow else can i\b",
-        rf"\b(?:happy|glad|delighted|pleased|able) to {_DO_FOR_YOU}\b",
+        r"\A\W*(?:want|need|care for|interested in|curious (?:about|to)|anything|questions|thoughts)\b[^.!]*\?",
+        r"\bany (?:other |more |further )?questions\?",
+        r"(?:\A\W*|\bi(?:['’](?:d|m|ll)| am| would| will)\b[^.!?]{0,20})"
+        rf"(?:happy|glad|delighted|pleased) to {_DO_FOR_YOU}\b",
+        r"\bi(?:['’]d| would) love to (?:hear|know|see|help)\b|\bkeep me (?:posted|updated)\b",
         r"\bi(?:['’]m| am) (?:always |still )?here\b|\bi am always here\b",
-        r"\breach out (?:to me|if|any ?time)\b|\bask away\b",
-        rf"\bjust (?:{_ASK}|say the word|let me|shout|holler)",
-        rf"{_WISH} i (?:can|could|will|would|am)\b|{_WISH} i['’](?:ll|d|m)\b",
+        r"\breach out (?:to me|if|any ?time)\b|\bask aw\w+",
+        r"\b(?:message|ping|text|ask) me (?:any|if|again|about|when)",
+        rf"\bjust (?:{_ASK}|say the word|let me|shout|holler|say so)",
+        r"\b(?:if|once|when) you\b[^.!?]*\bi(?: (?:can|could|will|am)\b|['’](?:ll|m)\b)",
+        r"\bi (?:can|could) [^.!?]*\b(?:if (?:you|needed|that|it)|more detail|further)\b",
+        r"\bif (?:anything|something|any \w+) (?:is|seems|remains) (?:still )?(?:unclear|not clear|confusing)\b",
         r"\bif you (?:tell|give|send|share with) me\b",
         r"\b(?:tell|give|send|share with) me (?:more|your|what|about|which|the)\b",
         rf"\bi (?:can|could) also (?:\w+ )?{_DO_FOR_YOU}\b",
@@ -112,7 +129,7 @@ def opening_filler(text: str) -> str:
     head = passages[0].text.lstrip()
     match = _PRAISE.match(head) or _EAGERNESS.match(head)
     if not match and len(opening) > 1 and len(opening[0].split()) <= _FEW_WORDS:
-        match = _PRAISE.match(opening[1])
+        match = _PRAISE.match(opening[1]) or (_GREETING.match(opening[0]) and _EAGERNESS.match(opening[1])) or None
     return " ".join(match[0].split()) if match else ""
 
 
@@ -121,8 +138,9 @@ def closing_filler(text: str, prompt: str = "") -> str:
     passages = own_words(text, prompt)
     spoken = [sentence for passage in passages for sentence in sentences(passage.text)]
     ending = [sentence for passage in passages if passage.last for sentence in sentences(passage.text)]
-    # What an answer begins with does not close it, unless it says nothing else.
-    last = ending[-_LAST:] if len(spoken) > len(ending[-_LAST:]) or len(spoken) == 1 else ending[1:]
+    last = ending[-_LAST:]
+    if len(last) == len(spoken) > 1 and (last[0].endswith("?") or _EAGERNESS.match(last[0])):
+        last = last[1:]  # how an answer begins is no closing
     for sentence in last:
         if _OFFER.search(sentence):
             return sentence
