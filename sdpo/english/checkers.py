@@ -10,8 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from emoji import EMOJI_DATA, STATUS, emoji_list
-
+from sdpo.english.emojis import emojis
 from sdpo.english.filler import closing_filler, opening_filler
 from sdpo.english.first_person import first_person
 from sdpo.english.lists import count_items
@@ -19,11 +18,6 @@ from sdpo.english.markdown import count_words, has_word, read_markdown, with_pla
 from sdpo.english.own_words import own_words
 from sdpo.english.styles import BRIEF_WORDS, check_style
 
-_TEXT_FACES = frozenset("☺☹❤❣✌☝✍")  # drawn as pictures although their plain form is text
-_NEVER_EMOJIS = frozenset("©®™")
-_AS_TEXT, _KEYCAP = "\ufe0e", "\u20e3"
-_FULLY_QUALIFIED = STATUS["fully_qualified"]  # a picture by itself, or with the selector that asks for one
-_FIRST_PICTURE = 0x1F000  # from here on characters are pictures whatever selector they have
 _EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[\U0001f300-\U0001faff]))|！)")
 _FACTORIAL = re.compile(r"[\"'(]*(?:\d+|[a-z])\Z")
 _BRANDS = re.compile(r"(?:Yahoo|Jeopardy)\Z")
@@ -129,22 +123,6 @@ def checker_of(style: str) -> Checker:
     """Return the checker of a style. Raises SettingError for one that this room does not have."""
     check_style(style)
     return CHECKERS[style]
-
-
-def emojis(text: str) -> list[str]:
-    """Return the emojis of a text: what is drawn as a picture, so no ©, no ™, no text arrow, tick or card suit."""
-    found = []
-    for match in emoji_list(text):
-        sign = match["emoji"]
-        as_text = text[match["match_end"] : match["match_end"] + 1] == _AS_TEXT
-        if sign[0] not in _NEVER_EMOJIS and not as_text and _is_picture(sign):
-            found.append(sign)
-    return found
-
-
-def _is_picture(sign: str) -> bool:
-    asked_for = EMOJI_DATA.get(sign, {}).get("status") == _FULLY_QUALIFIED
-    return asked_for or sign[0] in _TEXT_FACES or _KEYCAP in sign or ord(sign[0]) >= _FIRST_PICTURE
 
 
 def is_punctuation(char: str) -> bool:

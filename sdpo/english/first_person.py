@@ -16,11 +16,17 @@ _CAPITAL = re.compile(r"(?:^|[.!?:;]['\"”’)]*\s+|\n)[^\w\n]*(?:Me\b(?!-)|My\
 _MINE = re.compile(r"\b(?:of|is|was|are|were|than|like|as|be) mine\b|[,;] mine (?:is|are|was|would)\b")
 _ENUMERATOR = re.compile(r"^\W*I[.)]\s", re.MULTILINE)
 _AFTER = re.compile(r"\s*(?:[=×*·²^≈<>+]|/ |is\b|are\b|(?:,|and|or|to|through|–|-)\s*II)")
+_LETTER = re.compile(r"\b(?:letter|pronoun|vowel|capital|numeral|word)\s+\Z")
+_AFTER_LETTER = re.compile(r"\s*(?:[,.;:!?)]|as\b|in\b|and\b|with\b|stands\b|looks\b|\Z)")
+_CLASS = re.compile(r"\b(?:type|phase|stage|class|grade|level|schedule|category|tier)\s+\Z")
+_AFTER_CLASS = re.compile(
+    r"\s+(?:errors?|trials?|stud(?:y|ies)|clinical|diabetes|cancers?|tumou?rs?|collagen|injur(?:y|ies)|drugs?"
+    r"|substances?|surveys?|reactions?|muscle|fib(?:re|er)s?|disease)\b"
+)
 _BEFORE = re.compile(
     r"(?:[=×*·/+]\s*"
-    r"|\b(?i:war|part|type|chapter|act|phase|level|class|schedule|article|stage|category|book|volume|section|title|grade"
-    r"|appendix|figure|table|group|division|round|tier|mark|scene|canto|degree|sonata|model|unit|letter|pronoun|vowel"
-    r"|capital|numeral|interstate)\s+"
+    r"|\b(?:War|Part|Type|Chapter|Act|Phase|Level|Class|Schedule|Article|Stage|Category|Book|Volume|Section|Title|Grade"
+    r"|Appendix|Figure|Table|Group|Division|Round|Tier|Mark|Scene|Canto|Sonata|Model|Unit|Interstate)\s+"
     r"|\b(?:Elizabeth|Charles|James|George|William|Henry|Edward|Mary|Napoleon|Francis|Frederick|Friedrich|Wilhelm"
     r"|Nicholas|Alexander|Catherine|Peter|Louis|Philip|Ferdinand|Otto|Leopold|Paul|Pius|Darius|Ramesses|Seti|Suleiman"
     r"|Justinian|Constantine|Theodosius|Joseph|Selassie|Xerxes|Richard|John|Boris|Victoria|Maximilian|Pedro)\s+)\Z"
@@ -34,8 +40,17 @@ def first_person(text: str) -> str:
             return match[0].strip(" \n.!?:;,*_\"'”’)")
     enumerators = {match.end() - 2 for match in _ENUMERATOR.finditer(text)}
     for match in _BARE.finditer(text):
-        start = match.start()
-        numeral = _AFTER.match(text, match.end()) or _BEFORE.search(text[max(0, start - 24) : start])
-        if not numeral and match.end() not in enumerators:
+        if match.end() not in enumerators and not _is_numeral(text, match):
             return "I"
     return ""
+
+
+def _is_numeral(text: str, match: re.Match[str]) -> bool:
+    """Return whether an I is a number, a letter or a quantity."""
+    before, end = text[max(0, match.start() - 24) : match.start()], match.end()
+    return bool(
+        _AFTER.match(text, end)
+        or _BEFORE.search(before)
+        or (_LETTER.search(before) and _AFTER_LETTER.match(text, end))
+        or (_CLASS.search(before) and _AFTER_CLASS.match(text, end))
+    )

@@ -3,15 +3,17 @@
 import re
 from collections.abc import Sequence
 
-from emoji import emoji_list
-
+from sdpo.english.emojis import emojis
 from sdpo.english.markdown import GAP, Block, Markdown, has_word, read_markdown
 
 _BULLET = re.compile(r"\s*[•◦▪‣●○]\s*(?=\S)")
 _SOFT_BULLET = re.compile(r"\s*[–▫▸►➤✓✔✗✘☐☑☒→]\s+(?=\S)")  # a bullet only where there are several
 _CHECKBOX = re.compile(r"\s*\[[ xX]\]\s+\S")
 _SEQUENCES = (("1", "2"), ("a", "b"), ("A", "B"), ("i", "ii"), ("I", "II"))
-_LINE_LABEL = re.compile(r"\W{0,4}(?P<name>[A-Z][a-z]+ )?(?P<label>\d{1,2}|[a-zA-Z]|ii|II)\s?[.):–-](?:\s|$)")
+_LINE_LABEL = re.compile(
+    r"\W{0,4}(?P<name>[A-Z][a-z]+ )?(?P<label>\d{1,2}|[a-zA-Z]|ii|II)"
+    r"(?:(?(name)\s?[.):–-]|(?:(?<=\d)\s?[.):–-]|[.)]))(?:\s|$))"  # "A: Hello" is somebody speaking
+)
 _NAMED_LABEL = re.compile(r"\b(?P<name>[A-Z][a-z]+) (?P<label>\d{1,2}):\s")
 _BRACKET_LABEL = re.compile(r"(?P<open>(?<!\w)\()?(?<![\w.])(?P<label>\d{1,2}|[a-zA-Z]|ii|II)\)\s+(?=\S)")
 _FIRST = re.compile(r"(?:^|[:;.!?,–—-]\s+)1\.\s+(?=\S)")
@@ -60,8 +62,8 @@ def _line_items(lines: Sequence[str]) -> int:
 
 
 def _begins_with_emoji(line: str) -> bool:
-    start = len(line) - len(line.lstrip())
-    return any(found["match_start"] == start for found in emoji_list(line[: start + 16])[:1])
+    line = line.lstrip()
+    return any(line.startswith(found) for found in emojis(line)[:1])
 
 
 def _in_order(labels: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 
 GAP = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for what was taken out of a text: code, a picture, a quotation
 _PARSER = MarkdownIt("commonmark").enable("table")
-_WORD = re.compile(r"[^\W_]+(?:['’‐‑-][^\W_]+|(?<=\d)[.,:]\d+)*")
+_WORD = re.compile(r"[^\W_]+(?:['’‐‑_-][^\W_]+|(?<=\d)[.,:]\d+)*")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _MARKER = re.compile(r"^[ \t>]*(?:[-*+•]|\(?\d{1,3}[.)])[ \t]+", re.MULTILINE)
 _FENCE = re.compile(r"^[ \t>]*(?:`{3,}[^`\n]*|~{3,}.*)$", re.MULTILINE)

@@ -16,7 +16,9 @@ _QUOTATIONS = (
     re.compile(r"(?<!\w)['‘][^'’‘\n]*(?:(?<=\w)['’](?=\w)[^'’‘\n]*)*['’](?!\w)"),
     re.compile(r'(?:(?<=[\s(])|^)["“„][^"“”]*\Z'),  # never closed: a quotation of several paragraphs, or cut off
 )
-_SALUTATION = re.compile(r"(?:Dear|To whom|Hi|Hello|Hey|Good (?:morning|evening|day))\b[^.!?\n]{0,50},?\Z")
+_SALUTATION = re.compile(
+    r"(?:Dear|To whom)\b[^.!?\n]{0,50},?\Z|(?:Hi|Hello|Hey|Good (?:morning|evening|day))\b[^.!?\n]{0,50}[,:!]\Z"
+)
 _SUBJECT = re.compile(r"(?:Subject|Re|Betreff):", re.IGNORECASE)
 _SIGN_OFF = re.compile(
     r"(?:kind|best|warm|warmest|yours|sincerely|regards|with|love|lots of love|cheers|thanks|thank you|many thanks"

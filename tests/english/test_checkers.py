@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpo.english.checkers import CHECKERS, checker_of, emojis
+from sdpo.english.checkers import CHECKERS, checker_of
+from sdpo.english.emojis import emojis
 from sdpo.english.markdown import count_words, has_word, read_markdown
 from sdpo.english.styles import STYLES
 from sdpo.errors import SettingError
@@ -35,6 +36,12 @@ def test_the_checker_agrees_with_every_label(style):
     checker = CHECKERS[style]
     wrong = [(row, checker.reason(row["text"])) for row in rows if checker.fits(row["text"]) != row["fits"]]
     assert not wrong
+
+
+@pytest.mark.parametrize("row", labelled("mixed"), ids=lambda row: row["prompt"][:30])
+def test_whole_answers_fit_the_styles_that_a_reader_says(row):
+    read = [style for style, checker in CHECKERS.items() if checker.fits(row["text"], row["prompt"])]
+    assert read == row["fits"]
 
 
 def test_every_style_has_a_checker_and_an_unknown_one_names_the_nearest():
