@@ -99,7 +99,7 @@ _OFFER = re.compile(
         r"(?:\A\W*|\bi(?:['’](?:d|m|ll)| am| would| will)\b[^.!?]{0,20})"
         rf"(?:happy|glad|delighted|pleased) to {_DO_FOR_YOU}\b",
         r"\bi(?:['’]d| would) love to (?:hear|know|see|help)\b|\bkeep me (?:posted|updated)\b",
-        r"\b(?:excited|eager|curious) to (?:hear|see|know)\b|\blooking forward to (?:your|hearing)\b",
+        r"\b(?:excited|eager|curious) to (?:hear|see|know)\b|\blooking forward to (?:your\b|hear)",
         r"\bplease (?:provide|share|send|post|give me|tell me|specify|reply|clarify)\b",
         r"\bplease ask[.!]?\Z|\ball ears\b|\ba (?:message|call|click) aw\w+",
         r"\bfor (?:further|more) (?:assistance|help|information|details), (?:please )?(?:provide|share|ask|tell|let)\b",

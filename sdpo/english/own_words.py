@@ -30,9 +30,9 @@ _REQUEST = re.compile(
     r"(?:write|draft|compose|i need an?|i'd like an?|i want an?)\b",
     re.IGNORECASE,
 )
-_CODE_REQUEST = re.compile(
-    r"\b(?:function|query|script|class|program|regex|expression|test|loop|rule|one-liner|dockerfile|sql|app|method"
-    r"|decorator|statement|formula|code|command|sequence|type|python|javascript|java|rust)\b",
+_NO_PIECE = re.compile(
+    r"\b(?:function|query|script|class|program|regex|expression|unit test|loop|rule|one-liner|dockerfile|sql|app|method"
+    r"|decorator|statement|formula|code|command|sequence|type|python|javascript|java|rust|summary)\b",
     re.IGNORECASE,
 )
 _OPENING = re.compile(
@@ -43,11 +43,12 @@ _CLOSING = re.compile(
     r"|i['’](?:d|ve)|happy to|shall i|should i|should you|need )",
     re.IGNORECASE,
 )
+_REFUSAL = re.compile(r"\W*(?:i['’]m sorry|i am sorry|sorry|i can(?:['’]t|not)|as an ai)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Passage:
-    """A block in the assistant's own voice; `last` where nothing that is not its own comes after it."""
+    """A block in the assistant's own voice: `first` if nothing comes before, `last` if nothing foreign follows."""
 
     text: str
     first: bool
@@ -64,16 +65,18 @@ def own_words(text: str, prompt: str = "") -> list[Passage]:
     if asks_for_a_piece(prompt):
         drafted |= {number for number in range(len(blocks)) if not _frames_a_piece(number, blocks)}
     own = [_is_prose(block) and number not in drafted for number, block in enumerate(blocks)]
+    spoken = [has_word(block.text) for block in blocks]  # a rule or a lone emoji comes neither before nor after
+    foreign = [spoken[number] and not own[number] for number in range(len(blocks))]
     return [
-        Passage(without_quotations(block.text), number == 0, all(own[number:]))
+        Passage(without_quotations(block.text), not any(spoken[:number]), not any(foreign[number:]))
         for number, block in enumerate(blocks)
-        if own[number]
+        if own[number] and (spoken[number] or GAP in block.text)
     ]
 
 
 def asks_for_a_piece(prompt: str) -> bool:
-    """Return whether a prompt asks for a letter, a poem or another text to be used as it is, code apart."""
-    return bool(_REQUEST.match(prompt)) and not _CODE_REQUEST.search(prompt)
+    """Return whether a prompt asks for a letter, a poem or another text to be used as it is; code is none."""
+    return bool(_REQUEST.match(prompt)) and not _NO_PIECE.search(prompt)
 
 
 def without_quotations(text: str) -> str:
@@ -89,7 +92,9 @@ def _is_prose(block: Block) -> bool:
 
 def _frames_a_piece(number: int, blocks: list[Block]) -> bool:
     text = blocks[number].text
-    before = number == 0 and len(blocks) > 1 and (text.rstrip().endswith(":") or bool(_OPENING.match(text)))
+    if len(blocks) == 1:
+        return bool(_REFUSAL.match(text))
+    before = number == 0 and (text.rstrip().endswith(":") or bool(_OPENING.match(text)))
     return before or (number > 0 and number == len(blocks) - 1 and bool(_CLOSING.match(text)))
 
 

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from sdpo.english.checkers import CHECKERS, checker_of
 from sdpo.english.emojis import emojis
 from sdpo.english.markdown import count_words, has_word, read_markdown
+from sdpo.english.own_words import asks_for_a_piece
+from sdpo.english.prompts import prompts
 from sdpo.english.styles import STYLES
 from sdpo.errors import SettingError
 
@@ -110,10 +112,16 @@ def test_who_speaks_depends_on_the_prompt():
     assert not checker.fits(poem) and checker.fits(poem, "Write a short poem about snow.")
     assert not checker.fits(f"Here is what I wrote:\n\n{poem}", "Please write a poem about snow.")
     assert not checker.fits("I would sort it first.", "Write a Python function that finds the median.")
+    assert not checker.fits("I'm sorry, but I cannot write that.", "Write a toast.")
     toast = "To Jonas, who never caught the big one. Are you all with me? Would you like to raise a glass?"
     assert not CHECKERS["no_filler_followup"].fits(toast)
     assert CHECKERS["no_filler_followup"].fits(toast, "Write a birthday toast for my brother.")
     assert not CHECKERS["no_filler_followup"].fits(f"{toast}\n\nLet me know if it is too long.", "Write a toast.")
+
+
+def test_which_prompts_ask_for_a_piece():
+    for prompt in prompts("train") + prompts("validation"):
+        assert asks_for_a_piece(prompt.prompt) == (prompt.kind == "write"), prompt
 
 
 @pytest.mark.parametrize(
