@@ -11,7 +11,7 @@ JOB = Job(
     run="sdpo.evaluate.job:run",
     check="sdpo.evaluate.job:check",
     fill="sdpo.evaluate.trained_run:fill",
-    oracle="sdpo.tiny.oracle:TinyOracle",
+    oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
     data_target="prep-helpsteer",
     defaults={
         "world_size": 4,

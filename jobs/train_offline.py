@@ -48,7 +48,7 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
         folder="sdpo-offline-runs",
         run="sdpo.train.offline.job:run",
         check="sdpo.train.offline.job:check",
-        oracle="sdpo.tiny.oracle:TinyOracle",
+        oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
         data_target=data_target,
         defaults=DEFAULTS | {"train_jsonl": train_jsonl},
         tiny=TINY,

@@ -12,7 +12,7 @@ JOB = Job(
     run="sdpo.train.online.job:run",
     check="sdpo.train.online.job:check",
     needs_simulator=True,
-    oracle="sdpo.tiny.oracle:TinyOracle",
+    oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
     data_target="prep-helpsteer",
     defaults={
         "model_name_or_path": "Qwen/Qwen3-8B",

@@ -7,7 +7,9 @@ from typing import Any
 
 from sdpo.english.checkers import CHECKERS, checker_of
 from sdpo.english.markdown import count_words, has_word
-from sdpo.english.styles import praise
+from sdpo.english.styles import STYLES, praise
+from sdpo.english.users import StyleUser
+from sdpo.users.rule_user import RuleUser
 
 _GRAM = 4
 _MOST_REPEATS = 4
@@ -16,13 +18,19 @@ _MOST_REPEATS = 4
 class EnglishOracle:
     """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
 
+    reads_any_user = False
+
     def __init__(self, style: str) -> None:
-        self.checker = checker_of(style)
+        self.style, self.checker = style, checker_of(style)
 
     @staticmethod
-    def reads(model: str) -> bool:
-        """Return True: any model that writes English can be read. The job decides where another oracle goes first."""
-        return True
+    def reads(model: str, style: str, persona: str | None) -> bool:
+        """Return whether a checker knows the style under this persona; the answers of any model can be read."""
+        return STYLES.get(style) == persona is not None
+
+    def user(self, seed: int) -> RuleUser:
+        """Return a simulated user who complains about answers that do not fit the style, and praises the others."""
+        return StyleUser(self.style, seed)
 
     def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
         """Return what the completions are like as a whole; `axes` has the share that fits each other style."""
@@ -42,9 +50,9 @@ class EnglishOracle:
         """Return whether a user's message is praise in one of the room's wordings, held out ones among them."""
         return follow_up.strip() in praise() + praise(held_out=True)
 
-    def verdict(self, first: str, second: str) -> str:
-        """Return A or B for the only completion that fits the style, C where both or neither do."""
-        fits = self.checker.fits(first), self.checker.fits(second)
+    def verdict(self, first: str, second: str, prompt: str = "") -> str:
+        """Return A or B for the only completion that fits the style, C if both or neither do."""
+        fits = self.checker.fits(first, prompt), self.checker.fits(second, prompt)
         return "C" if fits[0] == fits[1] else "A" if fits[0] else "B"
 
 

@@ -14,12 +14,12 @@ from sdpo.text.prompts import PERSONAS
 
 BRIEF_WORDS = 30
 
-# Style -> what the persona says of itself. `brief` is this room's own.
+# Style -> what the persona says of itself.
 STYLES: MappingProxyType[str, str] = MappingProxyType(
-    {"brief": "I like very short answers, of thirty words at most."}
-    | {
+    {
         style: PERSONAS[style]
         for style in (
+            "brief",
             "no_lists",
             "more_lists",
             "no_emojis",

@@ -37,7 +37,7 @@ def check(settings: EvalSettings, job: "Job") -> None:
     chosen_checkpoints(settings, run)
     read_prompts(prompts_file(settings), job.data_command)
     check_model_path("baseline", baseline_model(settings, run))
-    check_judges(settings, job.load_oracle(), check_model_path)
+    check_judges(settings, job, check_model_path)
     _check_servers(settings)
     for difference in differences(settings, run, job):
         print(f"note: {difference}", flush=True)

@@ -23,38 +23,39 @@ from sdpo.llm import (
     read_prices,
 )
 from sdpo.settings import EvalSettings
+from sdpo.settings.training import RULE
 from sdpo.tiny import MODEL_DIR
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from sdpo.evaluate.models import EvaluatedModel, ModelCache
+    from sdpo.runtime.launch import Job
     from sdpo.users.judge import Pair, VerdictPair
     from sdpo.users.oracle import Oracle
 
-ORACLE, SHIPPED = "oracle", "tiny"  # values of JUDGE_MODEL: the job's oracle and the shipped tiny model
+ORACLE, SHIPPED = "oracle", "tiny"  # values of JUDGE_MODEL: the oracle of model and style, the shipped tiny model
 
 
 def judge_kind(judge: str, settings: EvalSettings) -> str:
     """Return the kind of a judge: oracle, claude, server or local."""
-    if judge == ORACLE:
+    if judge in (ORACLE, RULE):
         return ORACLE
     if judge.startswith("claude-"):
         return "claude"
     return "server" if settings.judge_url and judge != SHIPPED else "local"
 
 
-def check_judges(settings: EvalSettings, oracle: "type[Oracle] | None", check_path: Callable[[str, str], None]) -> None:
+def check_judges(settings: EvalSettings, job: "Job", check_path: Callable[[str, str], None]) -> None:
     """Raise SettingError if a judge cannot be used, or if MAX_COST is set and its price is unknown.
 
-    `oracle` is the job's oracle class, None for a job without one. `check_path(setting, value)` checks the folder of
-    a judge that is loaded in this job.
+    `check_path(setting, value)` checks the folder of a judge that is loaded in this job.
     """
     prices = read_prices(settings.price_file)
     for judge in settings.judges:
         kind = judge_kind(judge, settings)
         if kind == ORACLE:
-            make_oracle(oracle, settings.style)
+            make_oracle(settings, job)
         elif kind == "local":
             check_path("judge_model", judge_source(judge))
         elif kind == "claude":
@@ -77,12 +78,13 @@ def _costs_money(kind: str, settings: EvalSettings) -> bool:
     return kind == "claude"
 
 
-def make_oracle(oracle: "type[Oracle] | None", style: str | None) -> "Oracle":
-    """Return the job's oracle for this style. Raises SettingError if the job has no oracle or no style is set."""
-    if oracle is None or style is None:
-        missing = "this job has no oracle" if oracle is None else "STYLE is not set"
-        raise SettingError(f"JUDGE_MODEL={ORACLE} cannot be used: {missing}. Choose another judge.")
-    return oracle(style)
+def make_oracle(settings: EvalSettings, job: "Job") -> "Oracle":
+    """Return the oracle of the evaluated style. Raises SettingError if there is none for it, or no style is set."""
+    oracle = job.find_oracle(settings.baseline or "", settings.style, settings.style_file)
+    if oracle is None:
+        missing = "STYLE is not set" if settings.style is None else f"no rule checks STYLE={settings.style}"
+        raise SettingError(f"JUDGE_MODEL={ORACLE} or {RULE} cannot be used: {missing}. Choose another judge.")
+    return oracle
 
 
 def judge_source(judge: str) -> str:
@@ -107,7 +109,10 @@ class OracleJudge:
     def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
         """Return the verdicts on each pair in both orders."""
         return [
-            (self.oracle.verdict(pair.first, pair.second), self.oracle.verdict(pair.second, pair.first))
+            (
+                self.oracle.verdict(pair.first, pair.second, pair.prompt),
+                self.oracle.verdict(pair.second, pair.first, pair.prompt),
+            )
             for pair in pairs
         ]
 

@@ -193,7 +193,7 @@ class EvalSession:
 
     def _build_judge(self, judge: str, kind: str, spent: float) -> judges.PairwiseJudge:
         if kind == "oracle":
-            return judges.OracleJudge(judges.make_oracle(self.job.load_oracle(), self.settings.style))
+            return judges.OracleJudge(judges.make_oracle(self.settings, self.job))
         if kind != "local":
             return judges.ApiPairwiseJudge(judge, self.settings, self.folder.path, spent)
         model = {judge: EvaluatedModel(judge, judges.judge_source(judge), setting="JUDGE_MODEL")}

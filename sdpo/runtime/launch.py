@@ -24,6 +24,7 @@ from sdpo.runtime import processes
 from sdpo.runtime.run_directory import disk_full
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
 from sdpo.settings.resolve import export_dotenv, resolve
+from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
     from sdpo.users.oracle import Oracle
@@ -40,7 +41,8 @@ class Job:
     The functions are given as "module:function", imported when needed and called with the settings and the job.
     Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
     returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
-    code or None. `oracle` is "module:class" of the oracle that measures the styles of the job's tiny world exactly.
+    code or None. `oracles` are "module:class" of what measures styles exactly; the first that
+    reads the model and the style is used.
     """
 
     name: str
@@ -51,7 +53,7 @@ class Job:
     check: str | None = None
     fill: str | None = None
     become: str | None = None
-    oracle: str | None = None
+    oracles: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
     needs_simulator: bool = False
@@ -65,9 +67,16 @@ class Job:
         """The command that writes the job's data."""
         return f"make {self.data_target}"
 
-    def load_oracle(self) -> "type[Oracle] | None":
-        """Return the class of the oracle for the job's tiny world, None if it has none."""
-        return _load(self.oracle) if self.oracle else None
+    def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
+        """Return the oracle that measures the style of this model's answers, None if there is none.
+
+        Raises SettingError if the style does not exist in the model's world.
+        """
+        if style is None:
+            return None
+        persona = personas(style_file).get(style)
+        classes = [_load(reference) for reference in self.oracles]
+        return next((oracle(style) for oracle in classes if oracle.reads(model, style, persona)), None)
 
     @property
     def module_name(self) -> str:
@@ -114,7 +123,7 @@ def _main(job: Job, arguments: list[str]) -> int:
         # Not on other nodes, which may already see files of node 0.
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
             _load(job.check)(settings, job)
-        if _needs_simulated_user(settings, job) and settings.simulator_url:
+        if _needs_simulated_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
     if settings.dry_run:
         _print_plan(settings, job, arguments)
@@ -225,7 +234,7 @@ def _needs_simulated_user(settings: CommonSettings, job: Job) -> TypeGuard[Onlin
 
 
 def _starts_simulator(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSettings]:
-    return _needs_simulated_user(settings, job) and not settings.simulator_url and not settings.user_is_claude
+    return _needs_simulated_user(settings, job) and settings.user_needs_server and not settings.simulator_url
 
 
 @contextmanager
@@ -305,6 +314,8 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
     if _needs_simulated_user(settings, job):
         user = settings.user_model_name_or_path
         server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
+        if settings.user_is_rule:
+            server = "no server, in the training process"
         if _starts_simulator(settings, job):
             gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
             server = f"a server started for this job, on {gpu}"

@@ -42,7 +42,9 @@ class EvalSettings(LaunchSettings):
     )
     answer_api_key: str | None = setting(None, "for an ANSWER_URL that requires a key", secret=True)
     judge_model: str = setting(
-        "Qwen/Qwen3-8B", "one or more judges: a hub name, a folder, a claude-… name, or oracle", check=names
+        "Qwen/Qwen3-8B",
+        "one or more judges: a hub name, a folder, a claude-… name, or rule (for styles that a rule can check)",
+        check=names,
     )
     judge_url: str | None = setting(
         None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address

@@ -11,6 +11,8 @@ from sdpo.settings.common import JobSettings, LaunchSettings
 from sdpo.settings.declare import setting
 from sdpo.text.prompts import UNRELATED_FOLLOW_UP
 
+RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(LaunchSettings):
@@ -96,7 +98,10 @@ class OnlineSettings(TrainingSettings):
         "a file of answers and follow-ups to train on instead of new ones, such as a run's samples.jsonl",
         check=existing_file,
     )
-    user_model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model of the simulated user")
+    user_model_name_or_path: str = setting(
+        "Qwen/Qwen3-4B",
+        "the model of the simulated user; rule: a rule plays it without a model, for styles it can check",
+    )
     style: str = setting("concise_casual_beginner", "the style that the user wants, by name")
     style_file: Path | None = setting(None, "a JSON file with your own styles: name -> text", check=existing_file)
     simulator_url: str | None = setting(
@@ -148,6 +153,16 @@ class OnlineSettings(TrainingSettings):
     def asks_user(self) -> bool:
         """Whether the run needs a simulated user: not if answers and follow-ups are replayed from a file."""
         return self.replay_jsonl is None
+
+    @property
+    def user_is_rule(self) -> bool:
+        """Whether a rule plays the user, in the training process and without a model."""
+        return self.user_model_name_or_path == RULE
+
+    @property
+    def user_needs_server(self) -> bool:
+        """Whether an OpenAI-compatible server plays the user: a given one, or one started for the job."""
+        return not (self.user_is_claude or self.user_is_rule)
 
     @property
     def user_is_claude(self) -> bool:

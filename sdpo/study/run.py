@@ -27,6 +27,7 @@ from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.data import SUFFIX, posts
 from sdpo.tiny.users import OracleUser, UnrelatedUser
+from sdpo.tiny.world import TinyOracle
 from sdpo.train import guard
 from sdpo.train.answers import read_completions
 from sdpo.train.callbacks import MetricsCallback, TeacherCallback
@@ -222,7 +223,7 @@ def run_one(spec: Spec) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         trainer = build_trainer(folder, spec.teacher, spec.seed, steps, user, objective_of(spec.objective))
         run = RunDirectory(Path(folder))
-        recorder = MetricsCallback(run, trainer, 0, partial(read_completions, oracle=oracle.TinyOracle(spec.styles[0])))
+        recorder = MetricsCallback(run, trainer, 0, partial(read_completions, oracle=TinyOracle(spec.styles[0])))
         readings = OracleReadings(trainer, oracle_user, spec, lambda: recorder.row)
         trainer.add_callback(recorder)
         if spec.teacher == "gated":

@@ -105,6 +105,7 @@ PERSONAS: dict[str, str] = {
     "opinionated": "I want the assistant to have an opinion and to say it.",
     "committing": "I want a clear commitment, without hedging and without a list of caveats.",
     "exclamation": "I like enthusiasm! Answers should use exclamation marks!",
+    "brief": "I like very short answers, of thirty words at most.",
 }
 
 

@@ -10,12 +10,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 from sdpo.errors import SettingError, nearest
 from sdpo.text.prompts import PERSONAS
-from sdpo.tiny import MODEL_DIR, STYLES_FILE
+from sdpo.tiny import STYLES_FILE
 from sdpo.tiny.language import (
     ANSWERS,
     AXES,
@@ -181,30 +179,6 @@ def summarize(posts: Sequence[str], completions: Sequence[str], wanted: dict[str
         "axes": {axis: _share(getattr(reading.style, axis) for reading in readings) for axis in AXES},
         "answers": len(readings),
     }
-
-
-class TinyOracle:
-    """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
-
-    def __init__(self, style: str) -> None:
-        self.wanted = wants_of(style)
-
-    @staticmethod
-    def reads(model: str) -> bool:
-        """Return whether the model is the shipped one."""
-        return Path(model).resolve() == MODEL_DIR.resolve()
-
-    def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
-        """Return statistics of the completions of these posts (see the function `summarize`)."""
-        return summarize(prompts, completions, self.wanted)
-
-    def is_satisfied(self, follow_up: str) -> bool:
-        """Return whether a follow-up says thanks."""
-        return is_satisfied(follow_up)
-
-    def verdict(self, first: str, second: str) -> str:
-        """Return A or B for the completion that fits the style better, C if neither does."""
-        return verdict(first, second, self.wanted)
 
 
 def _share(values: Iterable) -> float:

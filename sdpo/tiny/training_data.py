@@ -59,7 +59,8 @@ def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
         corpus += [prompts.USER_SYSTEM + text, prompts.JUDGE_SYSTEM + text] * 40
     corpus += [prompts.SUMMARY_SYSTEM, prompts.HINDSIGHT, prompts.USER_TURN, prompts.JUDGE_TURN] * 400
     corpus += [*prompts.VERDICTS.values(), "assistant\n", "system\n", "user\n", "TL;DR:\n"] * 400
-    corpus += list(prompts.PERSONAS.values()) * 40
+    # `brief` is newer than the shipped tokenizer, which has to come out the same.
+    corpus += [persona for style, persona in prompts.PERSONAS.items() if style != "brief"] * 40
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -64,7 +64,7 @@ def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> 
     }
 
 
-def read_completions(completions: list[str], oracle: "Oracle") -> dict[str, Any]:
+def read_completions(prompts: list[str], completions: list[str], oracle: "Oracle") -> dict[str, Any]:
     """Return the oracle's figures of one step's completions: adherence, validity and the share of each style axis."""
-    figures = oracle.summarize([""] * len(completions), completions)
+    figures = oracle.summarize(prompts, completions)
     return {name: figures[name] for name in ("adherence", "validity", "axes")}

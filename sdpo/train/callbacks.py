@@ -28,8 +28,8 @@ VALIDATION_METRICS = (
     "usable",
 )
 
-# Returns more metrics of a step's completions, such as those of an oracle.
-CompletionReader = Callable[[list[str]], dict[str, Any]]
+# Returns more metrics of a step's prompts and completions, such as those of an oracle.
+CompletionReader = Callable[[list[str], list[str]], dict[str, Any]]
 
 
 class MetricsCallback(TrainerCallback):
@@ -65,7 +65,7 @@ class MetricsCallback(TrainerCallback):
         if not self.trainer.accelerator.is_main_process:
             return
         if self.read and completions:
-            row |= self.read(completions)
+            row |= self.read([text for record in records for text in record.prompts], completions)
         self.run.append("metrics.jsonl", [row])
         samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])
@@ -81,7 +81,7 @@ class MetricsCallback(TrainerCallback):
         }
         completions = [text for record in records for text in record.completions]
         if self.read:
-            row |= self.read(completions)
+            row |= self.read([text for record in records for text in record.prompts], completions)
         self.trainer.log({f"eval_{name}": row[name] for name in ("satisfied", "completion_tokens")})
         if self.trainer.accelerator.is_main_process:
             samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]

@@ -109,7 +109,9 @@ def _draw_bars(axes: "Axes", summary: dict) -> None:
         values = [summary[when][name] for name in SHARES] + list(summary[when]["axes"].values())
         positions = [index + offset for index in range(len(names))]
         axes.bar_label(axes.bar(positions, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
-    axes.set_xticks(range(len(names)), names)
+    many = len(names) > 6
+    axes.set_xticks(range(len(names)), [name.replace("\n", " ") for name in names] if many else names)
+    axes.tick_params(axis="x", labelrotation=90 if many else 0, labelsize=8 if many else None)
     axes.set_ylim(0, 1.22)
     axes.legend(fontsize=9, ncols=2, loc="upper right")
 

@@ -47,6 +47,7 @@ class StepRecord:
     entropy: float = 0.0
     forwards: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("generation", "user", "scoring"), 0.0))
+    prompts: list[str] = field(default_factory=list)
     completions: list[str] = field(default_factory=list)
     samples: list[dict] = field(default_factory=list)
 

@@ -245,10 +245,8 @@ class Session(Generic[Config]):
 
     def _oracle(self) -> "Oracle | None":
         """Return the oracle for the run's style; None if the job has none or it cannot read the model's answers."""
-        oracle, settings = self.job.load_oracle(), self.settings
-        if oracle is None or not settings.style or not oracle.reads(settings.model_name_or_path):
-            return None
-        return oracle(settings.style)
+        settings = self.settings
+        return self.job.find_oracle(settings.model_name_or_path, settings.style, getattr(settings, "style_file", None))
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)

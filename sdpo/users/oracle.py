@@ -1,20 +1,32 @@
-"""The interface of oracles, which measure exactly how well answers fit a style, in worlds where that is possible.
+"""The interface of oracles: programs that measure exactly how well answers fit a style, and play its user.
 
-A job names its oracle (`Job.oracle`), so trainers and evaluation do not depend on a particular world.
+A job names its oracles (`Job.oracles`), so trainers and evaluation do not depend on a particular world.
 """
 
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from sdpo.users.rule_user import RuleUser
+
 
 class Oracle(Protocol):
     """Measures answers and follow-ups for one style. The constructor raises SettingError for an unknown style."""
 
+    # Whether `is_satisfied` reads the follow-ups of any user; if not, only those of its own `user`.
+    reads_any_user: bool
+
     def __init__(self, style: str) -> None: ...
 
     @staticmethod
-    def reads(model: str) -> bool:
-        """Return whether this model, a hub name or a folder, answers in the language that the oracle reads."""
+    def reads(model: str, style: str, persona: str | None) -> bool:
+        """Return whether the oracle can measure this model's answers for a style.
+
+        `model` is a hub name or a folder; `persona` is the text of the style, None if only the oracle knows it.
+        """
+        ...
+
+    def user(self, seed: int) -> RuleUser:
+        """Return a simulated user of this style that needs no model."""
         ...
 
     def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
@@ -29,6 +41,6 @@ class Oracle(Protocol):
         """Return whether this follow-up means that the user is satisfied with the answer."""
         ...
 
-    def verdict(self, first: str, second: str) -> str:
-        """Return A or B for the completion that fits the style better, C if neither does."""
+    def verdict(self, first: str, second: str, prompt: str = "") -> str:
+        """Return A or B for the completion of the prompt that fits the style better, C if neither does."""
         ...

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sdpo.english.oracle import EnglishOracle, is_valid
 from sdpo.english.prompts import prompts
 from sdpo.english.styles import STYLES, complaints, praise, unrelated
-from sdpo.english.users import RuleUser, UnrelatedUser
+from sdpo.english.users import StyleUser, UnrelatedUser
 from sdpo.errors import SettingError
 from sdpo.users.oracle import Oracle
 from tests.commands import ROOT
@@ -20,12 +20,12 @@ PROMPT = "How do I clean a pan?"
 
 
 def test_it_complains_of_its_style_and_is_content_otherwise():
-    user = RuleUser("no_emojis", seed=1)
+    user = StyleUser("no_emojis", seed=1)
     replies = [follow_up.text for follow_up in user.react([PROMPT] * 2, [SMILING, PLAIN])]
     assert replies[0] in complaints("no_emojis") and replies[1] in praise()
     assert [follow_up.text for follow_up in user.latest] == replies and user.round == 1
     assert all(follow_up.problem is None for follow_up in user.latest)
-    held = RuleUser("no_emojis", seed=1, held_out=True).react([PROMPT] * 2, [SMILING, PLAIN])
+    held = StyleUser("no_emojis", seed=1, held_out=True).react([PROMPT] * 2, [SMILING, PLAIN])
     assert held[0].text in complaints("no_emojis", True) and held[1].text in praise(True)
     assert UnrelatedUser().react([PROMPT], [SMILING])[0].text in unrelated()
     assert UnrelatedUser(held_out=True).react([PROMPT], [SMILING])[0].text in unrelated(True)
@@ -33,7 +33,7 @@ def test_it_complains_of_its_style_and_is_content_otherwise():
 
 @given(st.integers(0, 5), st.text(max_size=20), st.text(max_size=20))
 def test_the_same_exchange_in_the_same_round_gets_the_same_words(number, prompt, completion):
-    steady, busy = RuleUser("brief", 3), RuleUser("brief", 3)
+    steady, busy = StyleUser("brief", 3), StyleUser("brief", 3)
     busy.react(["something"] * 3, ["else"] * 3)
     steady.round = busy.round = number
     expected = steady.react([prompt], [completion])
@@ -42,7 +42,7 @@ def test_the_same_exchange_in_the_same_round_gets_the_same_words(number, prompt,
 
 def test_rounds_seeds_and_exchanges_draw_differently():
     def drawn(seed, number, completion):
-        user = RuleUser("no_emojis", seed)
+        user = StyleUser("no_emojis", seed)
         user.round = number
         return user.react([PROMPT], [completion])[0].text
 
@@ -53,7 +53,7 @@ def test_rounds_seeds_and_exchanges_draw_differently():
 
 def test_the_prompt_tells_who_speaks():
     poem = "I saw the snow upon the mast,\nand I forgot my name."
-    replies = RuleUser("no_first_person").react(["Write a poem about snow.", "What did you see?"], [poem, poem])
+    replies = StyleUser("no_first_person").react(["Write a poem about snow.", "What did you see?"], [poem, poem])
     assert replies[0].text in praise() and replies[1].text in complaints("no_first_person")
 
 
@@ -65,7 +65,9 @@ def test_the_oracle_sums_up():
     assert set(found["axes"]) == set(STYLES) - {"no_emojis"}
     assert found["axes"]["brief"] == 0.5 and found["axes"]["no_lists"] == 0.75 and found["axes"]["exclamation"] == 0
     assert EnglishOracle("brief").summarize([], [])["adherence"] == 0
-    assert EnglishOracle.reads("any/model")
+    assert EnglishOracle.reads("any/model", "brief", STYLES["brief"])
+    assert not EnglishOracle.reads("any/model", "brief", "Another persona.")
+    assert not EnglishOracle.reads("any/model", "poetic", None)
 
 
 def test_degenerate_answers_are_not_valid():
@@ -82,7 +84,7 @@ def test_the_oracle_knows_contentment_and_compares():
     assert oracle.verdict(PLAIN, PLAIN) == oracle.verdict(SMILING, SMILING) == "C"
 
 
-@pytest.mark.parametrize("made", [EnglishOracle, RuleUser])
+@pytest.mark.parametrize("made", [EnglishOracle, StyleUser])
 def test_an_unknown_style_names_the_nearest(made):
     with pytest.raises(SettingError, match="Did you mean more_lists"):
         made("more_list")
@@ -91,7 +93,7 @@ def test_an_unknown_style_names_the_nearest(made):
 def test_the_room_reacts_to_all_prompts_of_its_own():
     rows = [prompt.prompt for prompt in prompts("validation")]
     for style in STYLES:
-        assert len(RuleUser(style).react(rows, [SMILING] * len(rows))) == len(rows)
+        assert len(StyleUser(style).react(rows, [SMILING] * len(rows))) == len(rows)
 
 
 def test_nothing_heavy_is_loaded():

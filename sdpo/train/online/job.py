@@ -30,7 +30,7 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
     """
     rows: Sequence[object]
     if settings.replay_jsonl is None:
-        check_user(settings)
+        check_user(settings, job)
         rows = read_training_prompts(settings, job)
     else:
         rows = read_replays(settings.replay_jsonl)

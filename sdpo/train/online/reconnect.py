@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from sdpo.errors import RunStopped, ServerError, SimulatorUnavailable, one_line
 from sdpo.llm.server import check_health
 from sdpo.train.record import HindsightTrainer
+from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -29,7 +30,18 @@ class _Outage:
     failed_checks: int = 0
 
 
-class ReconnectCallback(TrainerCallback):
+class RoundCallback(TrainerCallback):
+    """Numbers the user's rounds by step: a step that is repeated after a crash asks for the same follow-ups."""
+
+    def __init__(self, user: SimulatedUser | RuleUser) -> None:
+        self.user = user
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        """Start the step's round."""
+        self.user.round = state.global_step
+
+
+class ReconnectCallback(RoundCallback):
     """Numbers the user's rounds by step, and waits for a user who stops responding.
 
     `seconds` is the longest wait in one step. `save` writes a checkpoint of the last finished step; `stopping` returns
@@ -47,14 +59,15 @@ class ReconnectCallback(TrainerCallback):
         stopping: Callable[[], bool],
         started_for_job: bool = False,
     ) -> None:
-        self.trainer, self.user, self.url, self.seconds = trainer, user, url, seconds
+        super().__init__(user)
+        self.trainer, self.url, self.seconds = trainer, url, seconds
         self.save, self.stopping, self.started_for_job = save, stopping, started_for_job
         self.random = RandomStates()
         self._outage: _Outage | None = None
 
     def on_step_begin(self, args, state, control, **_) -> None:
         """Start the step's round: after a crash the same step repeats its requests and finds the replies cached."""
-        self.user.round = state.global_step
+        super().on_step_begin(args, state, control)
         self.random = RandomStates()
         self._outage = None
 

@@ -16,10 +16,11 @@ from sdpo.text.prompts import Message
 from sdpo.text.records import read_replays
 from sdpo.train.online.api_cost import ApiCostCallback
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts, replay_rows, training_prompts
-from sdpo.train.online.reconnect import ReconnectCallback
+from sdpo.train.online.reconnect import ReconnectCallback, RoundCallback
 from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
-from sdpo.train.online.user import build_user, user_url
+from sdpo.train.online.user import build_rule_user, build_user, user_url
 from sdpo.train.session import Session
+from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser, persona_of
 
 if TYPE_CHECKING:
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 class OnlineSession(Session[OnlineConfig]):
     """Trains on answers that the policy samples, and on a simulated user's follow-ups.
 
-    With REPLAY_JSONL it trains on recorded ones instead, and `user`, `api_cost` and `reconnect` are None.
+    With REPLAY_JSONL it trains on recorded ones instead, and `user` is None. `api_cost` and `reconnect` are None for a
+    user that is not behind an API.
     """
 
     settings: "OnlineSettings"
     trainer: OnlineTrainer
-    user: SimulatedUser | None = None
+    user: SimulatedUser | RuleUser | None = None
     api_cost: ApiCostCallback | None = None
     reconnect: ReconnectCallback | None = None
 
@@ -69,8 +71,11 @@ class OnlineSession(Session[OnlineConfig]):
     def build_trainer(self, config: OnlineConfig, model: PreTrainedModel) -> OnlineTrainer:
         """Return the trainer with its simulated user, whose reply cache is in the run directory."""
         settings = self.settings
-        if settings.asks_user:
+        if settings.asks_user and settings.user_is_rule:
+            self.user = build_rule_user(settings, self.job)
+        elif settings.asks_user:
             self.user = build_user(settings, self.run_dir.path, config.process_index, config.world_size)
+        reads_follow_ups = self.oracle is not None and (self.oracle.reads_any_user or settings.user_is_rule)
         return OnlineTrainer(
             user=self.user,
             model=model,
@@ -82,7 +87,7 @@ class OnlineSession(Session[OnlineConfig]):
             processing_class=self.tokenizer,
             hindsight_template=read_template(settings.hindsight_file),
             unrelated_follow_up=settings.unrelated_follow_up,
-            is_satisfied=self.oracle.is_satisfied if self.oracle is not None else None,
+            is_satisfied=self.oracle.is_satisfied if self.oracle is not None and reads_follow_ups else None,
             peft_config=adapter_config(settings),
         )
 
@@ -94,6 +99,8 @@ class OnlineSession(Session[OnlineConfig]):
         """Return the callbacks that track the API cost and wait for a user who does not respond."""
         if self.user is None:
             return []
+        if isinstance(self.user, RuleUser):
+            return [RoundCallback(self.user)]
         self.api_cost = ApiCostCallback(self.run_dir, self.trainer, self.user.client, self.settings.log_steps)
         self.reconnect = ReconnectCallback(
             self.trainer,

@@ -127,6 +127,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
         self.record.unmoved += int((usable_B & ~moved_B).sum())
         self.record.rows += len(prompts)
+        self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
         if self.is_satisfied:

@@ -5,6 +5,7 @@ Importing this is cheap.
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
 from sdpo.llm import (
@@ -21,12 +22,20 @@ from sdpo.llm import (
     read_prices,
 )
 from sdpo.settings import OnlineSettings
+from sdpo.settings.training import RULE
+from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser, persona_of
 
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+    from sdpo.users.oracle import Oracle
 
-def check_user(settings: OnlineSettings) -> None:
+
+def check_user(settings: OnlineSettings, job: "Job") -> None:
     """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
     persona_of(settings.style, settings.style_file)
+    if settings.user_is_rule:
+        _rule_oracle(settings, job)
     if settings.user_is_claude:
         claude_url()
         if not settings.anthropic_api_key:
@@ -37,6 +46,11 @@ def check_user(settings: OnlineSettings) -> None:
         if find_spec("anthropic") is None:
             raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
     _price(settings)
+
+
+def build_rule_user(settings: OnlineSettings, job: "Job") -> RuleUser:
+    """Return the user that needs no model. Raises SettingError if no rule can check the style."""
+    return _rule_oracle(settings, job).user(settings.seed)
 
 
 def build_user(settings: OnlineSettings, folder: Path, process: int, processes: int) -> SimulatedUser:
@@ -60,6 +74,16 @@ def build_user(settings: OnlineSettings, folder: Path, process: int, processes: 
 def user_url(settings: OnlineSettings) -> str:
     """Return the base URL of the user's server, ending in /v1, to check its health at."""
     return f"{claude_url()}/v1" if settings.user_is_claude else _simulator_url(settings)
+
+
+def _rule_oracle(settings: OnlineSettings, job: "Job") -> "Oracle":
+    oracle = job.find_oracle(settings.model_name_or_path, settings.style, settings.style_file)
+    if oracle is None:
+        raise SettingError(
+            f"USER_MODEL_NAME_OR_PATH={RULE}: no rule checks STYLE={settings.style}. Choose a style that a rule can "
+            "check, such as brief, no_lists or no_emojis, or a model as the user."
+        )
+    return oracle
 
 
 def _backend(settings: OnlineSettings) -> Backend:

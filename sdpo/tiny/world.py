@@ -1,0 +1,51 @@
+"""The tiny world as jobs see it: the oracle of one style (see `sdpo.users.oracle.Oracle`) and its user."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from sdpo.tiny import MODEL_DIR, language, oracle
+from sdpo.users.rule_user import RuleUser
+
+
+class TinyOracle:
+    """Reads the answers of the shipped model exactly. Raises SettingError for a style that the language has not."""
+
+    reads_any_user = True
+
+    def __init__(self, style: str) -> None:
+        self.wanted = oracle.wants_of(style)
+
+    @staticmethod
+    def reads(model: str, style: str, persona: str | None) -> bool:
+        """Return whether the model is the shipped one; the constructor says which styles there are."""
+        return Path(model).resolve() == MODEL_DIR.resolve()
+
+    def user(self, seed: int) -> RuleUser:
+        """Return a simulated user who complains about exactly what does not fit the style."""
+        return TinyUser(self.wanted, seed)
+
+    def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
+        """Return the statistics of the completions of these posts."""
+        return oracle.summarize(prompts, completions, self.wanted)
+
+    def is_satisfied(self, follow_up: str) -> bool:
+        """Return whether a follow-up is thanks."""
+        return oracle.is_satisfied(follow_up)
+
+    def verdict(self, first: str, second: str, prompt: str = "") -> str:
+        """Return A or B for the completion that fits the style better, C if neither does."""
+        return oracle.verdict(first, second, self.wanted)
+
+
+class TinyUser(RuleUser):
+    """Complains about exactly what does not fit, and thanks otherwise."""
+
+    def __init__(self, wanted: dict[str, bool], seed: int = 0) -> None:
+        super().__init__(seed)
+        self.wanted = wanted
+
+    def _follow_up(self, random: Random, prompt: str, completion: str) -> str:
+        complaints = oracle.react(completion, self.wanted).wanted
+        return language.write_request(random, complaints) if complaints else language.write_thanks(random)
