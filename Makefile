@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs train-online-tldr train-online-helpsteer simulator study
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
@@ -54,6 +54,9 @@ demo: ready ## run the complete method with the tiny model on a CPU
 
 prep-tldr: ready ## prepare the TL;DR prompts
 	@$(PYTHON) -m jobs.prep_tldr
+
+prep-english: ready ## prepare this project's own English prompts (no hub needed)
+	@$(PYTHON) -m jobs.prep_english
 
 prep-helpsteer: ready ## prepare the HelpSteer2 prompts
 	@$(PYTHON) -m jobs.prep_helpsteer

@@ -71,7 +71,7 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
                 )
             check_not_empty(tally, f"the split {split} of {origin.source}")
             train_hashes = train_hashes or seen
-        report = _report(settings, job, origin, tallies, lengths)
+        report = report_on(settings, job, origin, tallies, lengths)
         finish(settings, outputs, report, lengths)
 
 
@@ -125,7 +125,7 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
                     break
         check_not_empty(writer.rows, origin.source)
         counts = {"conversations": writer.rows, "interactions": writer.interactions}
-        report = _report(settings, job, origin, counts, lengths) | {
+        report = report_on(settings, job, origin, counts, lengths) | {
             "not_read": total - writer.rows.seen if total is not None else None,
             "duplicates": writer.duplicates,
             "languages": dict(sorted(languages.items(), key=lambda item: (-item[1], item[0]))),
@@ -218,9 +218,10 @@ def check_not_empty(tally: Tally, source: str) -> None:
         raise RecordError(f"nothing in {source} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
 
 
-def _report(
-    settings: "SourcePrepSettings", job: "Job", origin: Origin, tallies: dict[str, Tally], lengths: Lengths
+def report_on(
+    settings: "PrepSettings", job: "Job", origin: Origin, tallies: dict[str, Tally], lengths: Lengths
 ) -> dict[str, Any]:
+    """Return what report.json holds: where the rows came from, how many were kept and dropped, and their lengths."""
     return {
         "job": job.name,
         "source": origin.source,
