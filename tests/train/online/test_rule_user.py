@@ -15,6 +15,8 @@ from sdpo.tiny import MODEL_DIR, oracle
 from sdpo.tiny.world import TinyOracle
 from tests.worlds import curve, rows_of, run_job
 
+pytestmark = pytest.mark.slow
+
 STYLE = "no_emojis"
 
 
