@@ -1,6 +1,6 @@
 """SDPO in your own training loop: `sdpo.method` needs only torch and no particular trainer.
 
-    python examples/own_trainer.py
+    .venv/bin/python examples/own_trainer.py
 
 A user who dislikes emojis reads 480 answers of the shipped tiny model (a minute on two cores). Replace the model, the
 prompts and `react` with your own; the loop stays the same.
@@ -44,14 +44,15 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
     policy = AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
-    posts, react = Random(arguments.seed), OracleUser({"emoji": False}, arguments.seed).react
+    rng, react = Random(arguments.seed), OracleUser({"emoji": False}, arguments.seed).react
 
-    # A frozen teacher is a copy of the current policy. Create it before anything wraps the policy.
+    # A frozen teacher T is a copy of the current policy. Create it before anything wraps the policy. The signal is not
+    # centred here: centring would raise other tokens for each one that a complaint lowers.
     loss_of = HindsightLoss(Teacher("frozen", policy), Objective(kind="token", centre=False), batch_size=BATCH)
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1.5e-4, betas=(0.5, 0.999), weight_decay=0.0)
     without_emoji: list[bool] = []
     for step in range(arguments.steps):
-        texts = [language.sample_post(posts).text for _ in range(BATCH)]
+        texts = [language.sample_post(rng).text for _ in range(BATCH)]
         messages = [
             [{"role": "system", "content": SUMMARY_SYSTEM}, {"role": "user", "content": text}] for text in texts
         ]
@@ -65,7 +66,7 @@ def main() -> None:
             for row, follow_up in zip(messages, follow_ups, strict=True)
         ]
         contexts = [Contexts(x, x_o) for x, x_o in zip(prompts, hindsight, strict=True)]
-        targets = loss_of.teacher_targets(contexts, completions)  # log π(y | x, o) per token, without gradient
+        targets = loss_of.teacher_targets(contexts, completions)  # log T(y | x, o) per token, without gradient
         result = loss_of.loss(policy, contexts, completions, targets, weights_B=torch.ones(BATCH))
         result.loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -210,4 +210,6 @@ def test_a_full_volume_is_reported_in_one_line(stack, size):
         expect=1,
     )  # fmt: skip
     assert "Traceback" not in printed
-    assert "the disk is full" in printed.splitlines()[-1] and "SCRATCH" in printed.splitlines()[-1]
+    # An empty line after it was seen once, on a busy machine: the tracker's, as it seems, when it ends.
+    last = printed.rstrip().splitlines()[-1]
+    assert "the disk is full" in last and "SCRATCH" in last, printed[-2000:]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.data.conversation import Dropped
-from sdpo.data.documents import read_json
+from sdpo.data.json_stream import read_json
 from sdpo.errors import RecordError, one_line
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo.data import exports
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
-from sdpo.data.documents import open_text, read_json
 from sdpo.data.exports import Line
+from sdpo.data.json_stream import open_text, read_json
 from sdpo.data.output import Outputs
 from sdpo.data.prepare import (
     KINDS,

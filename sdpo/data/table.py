@@ -15,8 +15,8 @@ import numpy
 import pyarrow
 
 from sdpo.data.conversation import Dropped
-from sdpo.data.documents import NOT_JSON
 from sdpo.data.files import rows_of
+from sdpo.data.json_stream import NOT_JSON
 
 _ROWS = 4000  # read at once
 _RELEASE_EVERY = 10  # rows; each one read loads a few pages of every column

@@ -243,7 +243,7 @@ class EvalSession:
 
     def _resume_command(self) -> str:
         given = {name: value for name, value in settings_module.given(self.settings).items() if name != "max_cost"}
-        words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
+        words = [f"{name.upper()}={shlex.quote(settings_module.as_text(value))}" for name, value in given.items()]
         return " ".join(["make", self.job.name, *words, "MAX_COST=..."])
 
     def _training_overlap(self, prompts: Sequence[EvaluationPrompt]) -> list[str]:

@@ -89,7 +89,7 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
 
 def no_run(settings: EvalSettings) -> str:
     """Return the message for an evaluation without a run."""
-    return f"RUN_DIR is not set and there is no run in {settings.scratch}. make demo makes a tiny one."
+    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with make demo."
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:

@@ -8,7 +8,11 @@ Shapes, as suffixes of names: B completions in a batch, T tokens of the longest 
 together, V the vocabulary, K some of its tokens. Log-probabilities are natural logarithms in float32. `mask_BT` is 1.0
 on a completion's tokens, including its end token, and 0.0 on padding.
 
-The paper's method is `signal` and `token_loss`. Everything else departs from the paper and is enabled by a setting:
+The paper's method is `signal` and `token_loss`. The signal of a token is its advantage: online after subtracting the
+mean over its completion (`centre`), as the authors train, offline as it is. The hindsight context `x, o` is the
+trainer's: this project's is `sdpo.text.prompts.with_hindsight`.
+
+Everything else departs from the paper and is enabled by a setting:
 clipping the signal, ignoring each completion's first tokens, subtracting the effect of an unrelated follow-up
 (`contrast`), divergences over the vocabulary instead of the sampled token (`divergence`) and weighting the tokens that
 the follow-up affects (`focus_weights`). `row_weights` averages over the usable rows, so that unusable ones do not
@@ -66,7 +70,7 @@ def signal(
     centre: bool = False,
     limit: float | None = None,
 ) -> Tensor:
-    """Return the advantage of each token, in nats: (B, T), zero on padding and without gradient.
+    """Return the signal of each token, in nats: (B, T), zero on padding and without gradient.
 
         s_t = log T(y_t | x, o, y_<t) − log π(y_t | x, y_<t)
 

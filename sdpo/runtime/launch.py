@@ -326,7 +326,7 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
         command, extra = processes.launch_line(settings, job.module_name, arguments)
     # Settings from the environment belong to the command too.
     inherited = {
-        name.upper(): str(value)
+        name.upper(): settings_module.as_text(value)
         for name, value in settings_module.given(settings).items()
         if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
         and name not in ("dry_run", "world_size" if extra else "")

@@ -9,8 +9,10 @@ from sdpo.text.prompts import HINDSIGHT
 def check_model_path(name: str, value: str) -> None:
     """Raise SettingError if the value looks like a local path but is not a model folder."""
     looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
-    if looks_local and not (Path(value).expanduser() / "config.json").exists():
-        raise SettingError(f"{name.upper()}={value} has no config.json. Give a model's folder or its hub id.")
+    folder = Path(value).expanduser()
+    if looks_local and not (folder / "config.json").exists():
+        problem = "has no config.json" if folder.exists() else "does not exist"
+        raise SettingError(f"{name.upper()}={value} {problem}. Give a model's folder or its hub id.")
 
 
 def read_template(path: Path | None) -> str:

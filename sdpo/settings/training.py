@@ -46,7 +46,7 @@ class TrainingSettings(LaunchSettings):
         "reverse", "the divergence of objectives full and top_k: KL(policy|teacher), KL(teacher|policy), or JSD"
     )
     top_k: int = setting(
-        20, "the number of the teacher's most likely tokens that objective top_k keeps apart", at_least=1
+        20, "the number of the teacher's most likely tokens for objective top_k; all others are merged", at_least=1
     )
     centre_signal: bool = setting(True, "subtract the signal's mean over each answer (objective token)")
     clip_signal: float | None = setting(
@@ -57,7 +57,7 @@ class TrainingSettings(LaunchSettings):
     unrelated_follow_up: str = setting(UNRELATED_FOLLOW_UP, "the unrelated follow-up of NULL_CONTRAST")
     mask_truncated: bool = setting(False, "ignore truncated answers")
     guard: Literal["off", "warn", "stop"] = setting(
-        "stop", "on policy collapse: do not check for it, print a warning, or also stop the run"
+        "stop", "the guard against policy collapse: off, warn, or stop the run"
     )
     adapter: Literal["none", "lora", "qlora"] = setting(
         "none", "train all weights, an adapter, or an adapter on 4-bit weights"
@@ -138,7 +138,7 @@ class OnlineSettings(TrainingSettings):
         "down-weight tokens that the follow-up moves by fewer nats than this, ignore answers with no others; 0 is off",
         at_least=0,
     )
-    iterations: int = setting(1, "the number of optimizer passes over each generation batch", at_least=1)
+    iterations: int = setting(1, "optimizer passes over each batch of rollouts (TRL's num_iterations)", at_least=1)
     clip: float = setting(
         0.2, "the clipping range of the token ratio; has an effect from the second iteration on", above=0
     )

@@ -1,4 +1,4 @@
-"""The colour scale that all figures and pages share: blue if hindsight makes a token more likely, red if less.
+"""The colour scale of this package's figures and pages: blue if hindsight makes a token more likely, red if less.
 
 The colour encodes the square root of the signal's size, so that a tenth of the maximum is still visible; the scale's
 labels account for it.

@@ -36,7 +36,7 @@ def table(summary: dict) -> str:
     rows = [f"{'':12}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * 42]
     rows += [f"{label:12}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}" for label, old, new in figures if old is not None]
     return "\n".join(
-        [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers each time", *rows]
+        [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers before and after", *rows]
     )
 
 
@@ -130,7 +130,7 @@ def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
     from matplotlib.colors import Normalize
 
     axes.set_axis_off()
-    axes.set_title("log π(y | x, o) − log π(y | x) per token, in nats")
+    axes.set_title("log T(y | x, o) − log π(y | x) per token, in nats (T: the teacher)")
     if not samples:
         return
     limit = max(abs(value) for sample in samples for value in sample["signal"]) or 1.0

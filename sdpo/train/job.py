@@ -104,7 +104,7 @@ def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool =
     """
     left_out = {"run_id", "output_dir", "simulator_url", *(["max_cost"] if higher_cost else [])}
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    words = [f"{name.upper()}={shlex.quote(str(value))}" for name, value in given.items()]
+    words = [f"{name.upper()}={shlex.quote(settings_module.as_text(value))}" for name, value in given.items()]
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]

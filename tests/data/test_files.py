@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from sdpo.data import documents, files
+from sdpo.data import files, json_stream
 from sdpo.data.conversation import Dropped
 from sdpo.data.output import Outputs, refuse_existing
 from sdpo.data.report import Lengths, Measure, Tally, length_at, measure_of
@@ -22,11 +22,11 @@ from sdpo.errors import RecordError, RunError, SettingError
 from sdpo.tiny import MODEL_DIR
 
 ROWS = [{"number": number, "list": [{"text": "é" * (number % 3)}] * (number % 4)} for number in range(2345)]
-BAD = documents.NOT_JSON
+BAD = json_stream.NOT_JSON
 
 
 def read(path):
-    return list(documents.read_json(path))
+    return list(json_stream.read_json(path))
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_an_array_is_read_the_same_with_any_chunk_size(tmp_path, monkeypatch, ch
     values = [{"a": "x" * 30, "b": [1, 2.5, None]}, 123456, "text, with ] in it", [], "\u2028é"]
     path = tmp_path / "array.json"
     path.write_text(json.dumps(values, ensure_ascii=False, indent=1))
-    monkeypatch.setattr(documents, "_CHUNK", chunk)
+    monkeypatch.setattr(json_stream, "_CHUNK", chunk)
     assert read(path) == values
 
 
 def test_a_line_longer_than_a_chunk_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "_CHUNK", 8)
+    monkeypatch.setattr(json_stream, "_CHUNK", 8)
     path = tmp_path / "lines.jsonl"
     path.write_text('"' + "x" * 50 + '"\n"y"\n')
     assert read(path) == ["x" * 50, "y"]
