@@ -292,6 +292,7 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     processes.leave_process_group()
     if code:
         processes.record_failure(code, "")
+    processes.end_rank(code)
     return code
 
 
