@@ -17,7 +17,8 @@ from sdpo.method.loss import Contexts, HindsightLoss
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.text.chat import decode, encode_prompt
-from sdpo.text.prompts import SUMMARY_SYSTEM, with_hindsight
+from sdpo.text.hindsight import with_hindsight
+from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, language
 from sdpo.tiny.users import OracleUser
 

@@ -15,6 +15,7 @@ JOB = Job(
     defaults={"model": "Qwen/Qwen3-8B", "data": "data/wildfeedback/wildfeedback_interactions.jsonl"},
     tiny={
         "model": MODEL_DIR,
+        "hindsight_template": "framed",  # the tiny model was trained with it
         "data": WORLD_DIR / "data" / "audit.jsonl",
         "judge_model": "oracle",
         "max_completion_tokens": 48,

@@ -14,6 +14,7 @@ JOB = Job(
     defaults={"model": "Qwen/Qwen3-8B"},
     tiny={
         "model": MODEL_DIR,
+        "hindsight_template": "framed",  # the tiny model was trained with it
         "cases_json": WORLD_DIR / "data" / "cases.json",
         "max_completion_tokens": 48,
         "bs": 32,

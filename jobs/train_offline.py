@@ -19,6 +19,7 @@ TINY = {
     "train_jsonl": WORLD_DIR / "data" / "interactions.jsonl",
     "val_jsonl": WORLD_DIR / "data" / "interactions_validation.jsonl",
     "style": "concise_professional_expert",
+    "hindsight_template": "framed",  # the tiny model was trained with it
     "lr": 3e-4,
     "bs": 16,
     "ga": 1,

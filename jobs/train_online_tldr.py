@@ -49,7 +49,8 @@ JOB = Job(
         "teacher": "frozen",
         "objective": "full",
         "focus": 1.0,
-        "unrelated_follow_up": "What's the weather tomorrow?",
+        "null_follow_up": "What's the weather tomorrow?",
+        "hindsight_template": "framed",  # the tiny model was trained with it
         "save_steps": 10,
         "log_steps": 3,
         "eval_n": 512,

@@ -9,6 +9,7 @@ from sdpo.english.checkers import CHECKERS, checker_of
 from sdpo.english.markdown import count_words, has_word
 from sdpo.english.styles import STYLES, praise
 from sdpo.english.users import StyleUser
+from sdpo.text.prompts import GENERAL_PROMPTS
 from sdpo.users.rule_user import RuleUser
 
 _GRAM = 4
@@ -19,6 +20,7 @@ class EnglishOracle:
     """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
 
     reads_any_user = False
+    general_prompts = GENERAL_PROMPTS
 
     def __init__(self, style: str) -> None:
         self.style, self.checker = style, checker_of(style)
@@ -46,13 +48,17 @@ class EnglishOracle:
             "answers": len(pairs),
         }
 
+    def fits(self, completion: str, prompt: str = "") -> bool:
+        """Return whether a completion of the prompt fits the style."""
+        return self.checker.fits(completion, prompt)
+
     def is_satisfied(self, follow_up: str) -> bool:
         """Return whether a user's message is praise in one of the room's wordings, held out ones among them."""
         return follow_up.strip() in praise() + praise(held_out=True)
 
     def verdict(self, first: str, second: str, prompt: str = "") -> str:
         """Return A or B for the only completion that fits the style, C if both or neither do."""
-        fits = self.checker.fits(first, prompt), self.checker.fits(second, prompt)
+        fits = self.fits(first, prompt), self.fits(second, prompt)
         return "C" if fits[0] == fits[1] else "A" if fits[0] else "B"
 
 

@@ -5,6 +5,7 @@ from random import Random
 from sdpo.english.checkers import checker_of
 from sdpo.english.styles import complaints, praise, unrelated
 from sdpo.users.rule_user import RuleUser
+from sdpo.users.simulator import FollowUp
 
 
 class StyleUser(RuleUser):
@@ -17,9 +18,10 @@ class StyleUser(RuleUser):
         super().__init__(seed)
         self.style, self.checker, self.held_out = style, checker_of(style), held_out
 
-    def _follow_up(self, random: Random, prompt: str, completion: str) -> str:
+    def _follow_up(self, random: Random, prompt: str, completion: str) -> FollowUp:
         fits = self.checker.fits(completion, prompt)
-        return random.choice(praise(self.held_out) if fits else complaints(self.style, self.held_out))
+        wordings = praise(self.held_out) if fits else complaints(self.style, self.held_out)
+        return FollowUp(random.choice(wordings), satisfied=fits)
 
 
 class UnrelatedUser(RuleUser):
@@ -29,5 +31,5 @@ class UnrelatedUser(RuleUser):
         super().__init__(seed)
         self.held_out = held_out
 
-    def _follow_up(self, random: Random, prompt: str, completion: str) -> str:
-        return random.choice(unrelated(self.held_out))
+    def _follow_up(self, random: Random, prompt: str, completion: str) -> FollowUp:
+        return FollowUp(random.choice(unrelated(self.held_out)))

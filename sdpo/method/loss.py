@@ -34,12 +34,12 @@ class Contexts:
 
     prompt: x, the prompt alone.
     hindsight: x, o: the prompt with the user's follow-up shown in hindsight.
-    unrelated: x, o∅: the same with an unrelated follow-up. Required with `Objective.null_contrast`.
+    null: x, o∅: the same with a follow-up that asks for no change. Required with `Objective.null_contrast`.
     """
 
     prompt: Ids
     hindsight: Ids
-    unrelated: Ids | None = None
+    null: Ids | None = None
 
 
 @dataclass(kw_only=True)
@@ -119,7 +119,7 @@ class HindsightLoss:
     def teacher_targets(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
         """Return the teacher's target for each completion, without gradient.
 
-        Raises ValueError for an empty prompt or completion, and for a missing unrelated context.
+        Raises ValueError for an empty prompt or completion, and for a missing null context.
         """
         outputs, moved_N = self._teacher_outputs(contexts, completions)
         lengths = [len(ids) for ids in completions]
@@ -178,8 +178,8 @@ class HindsightLoss:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the teacher's output at all N tokens and, with `focus`, whether the follow-up moves it there, (N,).
 
-        The output is log-probabilities (N,) or hidden states (N, H). With `null_contrast` it is the contrast with an
-        unrelated follow-up.
+        The output is log-probabilities (N,) or hidden states (N, H). With `null_contrast` it is the contrast with a
+        follow-up that asks for no change.
         """
         objective, forward = self.objective, self._all_logps if self._uses_sampled_tokens else self._all_hidden
         outputs = forward([row.hindsight for row in contexts], completions)
@@ -187,7 +187,8 @@ class HindsightLoss:
             return outputs, None
         bare = forward([row.prompt for row in contexts], completions)
         if objective.null_contrast:
-            outputs = equations.contrast(outputs, forward(_unrelated(contexts), completions), bare)
+            null = forward(_null_contexts(contexts), completions)
+            outputs = equations.contrast(outputs, null, bare, objective.contrast_strength)
         return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
 
     def _is_moved(self, outputs: Tensor, bare: Tensor, completions: Sequence[Ids]) -> Tensor:
@@ -292,12 +293,12 @@ class HindsightLoss:
         return compare(model, prompts, completions, over_top_k, *columns)
 
 
-def _unrelated(contexts: Sequence[Contexts]) -> list[Ids]:
-    """Return the unrelated context of each row. Raises ValueError when one is missing."""
-    unrelated = [row.unrelated for row in contexts if row.unrelated is not None]
-    if len(unrelated) < len(contexts):
-        raise ValueError("null_contrast needs an unrelated context for every row")
-    return unrelated
+def _null_contexts(contexts: Sequence[Contexts]) -> list[Ids]:
+    """Return the null context of each row. Raises ValueError when one is missing."""
+    null = [row.null for row in contexts if row.null is not None]
+    if len(null) < len(contexts):
+        raise ValueError("null_contrast needs a null context for every row")
+    return null
 
 
 def _checked(targets: Sequence[Target], kind: type[AnyTarget]) -> list[AnyTarget]:

@@ -1,8 +1,8 @@
 """The equations of SDPO from user interactions (arXiv 2603.12273), as pure functions of tensors.
 
-Notation: x is the prompt, y the completion, o the user's follow-up, o∅ an unrelated follow-up. π is the policy and T
-the teacher, which is shown o in hindsight, as part of its prompt. In the paper the teacher is the policy itself, so
-that T(y | x, o) = π(y | x, o).
+Notation: x is the prompt, y the completion, o the user's follow-up, o∅ one that asks for no change (the null
+follow-up). π is the policy and T the teacher, which is shown o in hindsight, as part of its prompt. In the paper the
+teacher is the policy itself, so that T(y | x, o) = π(y | x, o).
 
 Shapes, as suffixes of names: B completions in a batch, T tokens of the longest one, N positions of all completions
 together, V the vocabulary, K some of its tokens. Log-probabilities are natural logarithms in float32. `mask_BT` is 1.0
@@ -10,10 +10,10 @@ on a completion's tokens, including its end token, and 0.0 on padding.
 
 The paper's method is `signal` and `token_loss`. The signal of a token is its advantage: online after subtracting the
 mean over its completion (`centre`), as the authors train, offline as it is. The hindsight context `x, o` is the
-trainer's: this project's is `sdpo.text.prompts.with_hindsight`.
+trainer's: this project's is `sdpo.text.hindsight.with_hindsight`.
 
 Everything else departs from the paper and is enabled by a setting:
-clipping the signal, ignoring each completion's first tokens, subtracting the effect of an unrelated follow-up
+clipping the signal, ignoring each completion's first tokens, subtracting the effect of a null follow-up
 (`contrast`), divergences over the vocabulary instead of the sampled token (`divergence`) and weighting the tokens that
 the follow-up affects (`focus_weights`). `row_weights` averages over the usable rows, so that unusable ones do not
 shrink the step (`MINIMUM_TAUGHT_SHARE` is the exception).
@@ -46,7 +46,8 @@ class Objective:
     centre, clip_signal: for "token", subtract each completion's mean signal; first clip the signal to ± `clip_signal`
         nats (None: no clipping).
     ignore_first_k: leave out the first k tokens of each completion.
-    null_contrast: subtract the effect of an unrelated follow-up from the teacher (see `contrast`).
+    null_contrast: subtract the effect of a null follow-up from the teacher (see `contrast`).
+    contrast_strength: the factor of the difference between the two follow-ups in `contrast`.
     focus: a threshold in nats, 0 for off. Tokens with |log T(y_t | x, o, y_<t) − log T(y_t | x, y_<t)| below it count
         little (see `focus_weights`). Completions without any token above it are not learned from, and when few others
         are left the step is smaller (see `MINIMUM_TAUGHT_SHARE`).
@@ -60,6 +61,7 @@ class Objective:
     clip_signal: float | None = None
     ignore_first_k: int = 0
     null_contrast: bool = False
+    contrast_strength: float = 1.0
     focus: float = 0.0
 
 
@@ -94,14 +96,14 @@ def focus_weights(moved_BT: Tensor) -> Tensor:
     return UNFOCUSED_WEIGHT + (1 - UNFOCUSED_WEIGHT) * moved_BT.float()
 
 
-def contrast(hindsight: Tensor, unrelated: Tensor, bare: Tensor) -> Tensor:
-    """Return the teacher's output without the effect that any follow-up has: T(x, o) − T(x, o∅) + T(x).
+def contrast(hindsight: Tensor, null: Tensor, bare: Tensor, strength: float = 1.0) -> Tensor:
+    """Return the teacher's output without the effect that any follow-up has: T(x) + strength · (T(x, o) − T(x, o∅)).
 
     The arguments have one shape: the log-probabilities of the tokens or, because the LM head is linear, the hidden
-    states that it reads. The difference between the related and the unrelated follow-up is added to the teacher's
+    states that it reads. The difference between the user's and the null follow-up is added to the teacher's
     output for `x` alone. For a frozen teacher the latter is the model that the run started from.
     """
-    return hindsight - unrelated + bare
+    return bare + strength * (hindsight - null)
 
 
 def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str) -> Tensor:

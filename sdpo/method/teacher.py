@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
-from sdpo.method.scoring import Projection, hidden_states, score
+from sdpo.method.scoring import Projection, Scores, hidden_states, score
 
 FIXED = ("frozen", "gated")  # the teachers that do not follow the policy during training
 
@@ -64,10 +64,16 @@ class Teacher:
         if wrap is not None:
             self._model = wrap(self._model)
 
+    def score(
+        self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int, entropy: bool = False
+    ) -> Scores:
+        """Return the scores of each completion, without gradient; see `sdpo.method.scoring.score`."""
+        with self._evaluating():
+            return score(self._model, contexts, completions, batch_size, entropy)
+
     def logps(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> Tensor:
         """Return log T(y_t | context, y_<t) for each token: (B, T) float32, zero on padding."""
-        with self._evaluating():
-            return score(self._model, contexts, completions, batch_size).logps_BT
+        return self.score(contexts, completions, batch_size).logps_BT
 
     def hidden(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> list[Tensor]:
         """Return each completion's hidden states as the LM head reads them: one (T, H) per row, T the row's own."""

@@ -5,9 +5,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sdpo.settings.checks import existing_file, plain_name
 from sdpo.settings.declare import setting
+
+Template = Literal["earlier_turn", "system", "before", "after", "framed"]  # the names in HINDSIGHT_TEMPLATES
 
 
 @dataclass(frozen=True, kw_only=True)

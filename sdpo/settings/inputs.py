@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdpo.errors import SettingError
-from sdpo.text.prompts import HINDSIGHT
+from sdpo.text.hindsight import HindsightTemplate, template_named
 
 
 def check_model_path(name: str, value: str) -> None:
@@ -15,14 +15,18 @@ def check_model_path(name: str, value: str) -> None:
         raise SettingError(f"{name.upper()}={value} {problem}. Give a model's folder or its hub id.")
 
 
-def read_template(path: Path | None) -> str:
-    """Return the hindsight template: the file's, or the shipped one for None. Raises SettingError for a bad file."""
+def read_template(name: str, path: Path | None) -> HindsightTemplate:
+    """Return the shipped template of this name, with the file's text if there is one.
+
+    Raises SettingError for a bad file.
+    """
+    shipped = template_named(name)
     if path is None:
-        return HINDSIGHT
+        return shipped
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"the template {path} cannot be read: {error}.") from None
     if text.count("{follow_up}") != 1:
         raise SettingError(f"the template {path} must contain {{follow_up}} exactly once.")
-    return text
+    return HindsightTemplate(text, shipped.place)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_file, http_address, template_file
-from sdpo.settings.common import JobSettings
+from sdpo.settings.common import JobSettings, Template
 from sdpo.settings.declare import setting
 
 
@@ -20,8 +20,9 @@ class SignalSettings(JobSettings):
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto", "the dtype of the weights; auto: fp32; probabilities are always float32"
     )
+    hindsight_template: Template = setting("before", "where the follow-up is shown in hindsight, and in which words")
     hindsight_file: Path | None = setting(
-        None, "a file with the hindsight template; it must contain {follow_up}", check=template_file
+        None, "a file with other words for the template; it must contain {follow_up}", check=template_file
     )
     max_completion_tokens: int = setting(256, "the maximum length of an answer", at_least=1)
     temperature: float = setting(1.0, "the sampling temperature of the answers", at_least=0)
@@ -48,7 +49,9 @@ class AuditSettings(SignalSettings):
         "the model to analyse, a hub name or a folder; several are separated by spaces (quote a name with spaces)",
     )
     data: Path | None = setting(None, "the interactions to audit with, as a preparation job writes them")
-    templates: str | None = setting(None, "files with more hindsight templates to compare, separated by spaces")
+    templates: str | None = setting(
+        None, "more hindsight templates to compare, separated by spaces: shipped names or files"
+    )
     audit_n: int = setting(128, "the number of interactions to sample", at_least=8)
     max_prompt_tokens: int = setting(2048, "interactions with longer prompts are left out and counted", at_least=1)
     judge_model: str | None = setting(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_file, existing_folder, http_address, own_address, template_file
-from sdpo.settings.common import JobSettings, LaunchSettings
+from sdpo.settings.common import JobSettings, LaunchSettings, Template
 from sdpo.settings.declare import setting
-from sdpo.text.prompts import UNRELATED_FOLLOW_UP
+from sdpo.text.prompts import NULL_FOLLOW_UP
 
 RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
 
@@ -53,8 +53,17 @@ class TrainingSettings(LaunchSettings):
         None, "clip the signal of a token to ± this many nats (objective token)", above=0
     )
     ignore_first_k: int = setting(0, "ignore the first N tokens of an answer", at_least=0)
-    null_contrast: bool = setting(False, "subtract the effect of an unrelated follow-up, at two more forward passes")
-    unrelated_follow_up: str = setting(UNRELATED_FOLLOW_UP, "the unrelated follow-up of NULL_CONTRAST")
+    null_contrast: bool = setting(False, "subtract the effect of NULL_FOLLOW_UP, at two more forward passes")
+    null_follow_up: str = setting(
+        NULL_FOLLOW_UP, "a follow-up that asks for no change, for NULL_CONTRAST", alias="unrelated_follow_up"
+    )
+    contrast_strength: float = setting(
+        1.0, "the factor of what NULL_CONTRAST leaves of the follow-up's effect", above=0
+    )
+    learn_from: Literal["all", "complaints"] = setting(
+        "all",
+        "complaints: learn nothing from the answers of users who are known to be satisfied",
+    )
     mask_truncated: bool = setting(False, "ignore truncated answers")
     guard: Literal["off", "warn", "stop"] = setting(
         "stop", "the guard against policy collapse: off, warn, or stop the run"
@@ -78,8 +87,9 @@ class TrainingSettings(LaunchSettings):
     gradient_checkpointing: bool = setting(True, "save memory by recomputing activations in the backward pass")
     optimizer: Literal["auto", "adamw", "adamw_8bit"] = setting("auto", "auto: 8-bit AdamW on a GPU, AdamW elsewhere")
     precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto: bf16 on a GPU, fp32 elsewhere")
+    hindsight_template: Template = setting("before", "where the follow-up is shown in hindsight, and in which words")
     hindsight_file: Path | None = setting(
-        None, "a file with the hindsight template; it must contain {follow_up}", check=template_file
+        None, "a file with other words for the template; it must contain {follow_up}", check=template_file
     )
 
 

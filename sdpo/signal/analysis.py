@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import AnalysisSettings
     from sdpo.signal.loaded_model import LoadedModel
+    from sdpo.text.hindsight import HindsightTemplate
 
 SIGNALS, PAGE = "sdpo_signals.json", "signal.html"
 KINDS = ("unrelated", "followup")
@@ -27,7 +28,7 @@ _CONTEXT_NAMES = {
 def check(settings: "AnalysisSettings", job: "Job") -> None:
     """Check everything that can be checked without loading a model. Raises SdpoError on the first problem."""
     read_cases(settings.cases_json or CASES_FILE)
-    read_template(settings.hindsight_file)
+    read_template(settings.hindsight_template, settings.hindsight_file)
     check_model_path("model", settings.model)
     check_run(settings)
 
@@ -39,7 +40,7 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     from sdpo.signal.signal_page import write_signal_page
 
     cases = read_cases(settings.cases_json or CASES_FILE)[: settings.n_cases]
-    template = read_template(settings.hindsight_file)
+    template = read_template(settings.hindsight_template, settings.hindsight_file)
     folder = open_run(settings)
     print(f"{len(cases)} cases, loading {settings.model}", flush=True)
     subject = LoadedModel.load(settings.model, settings.precision, settings.bs)
@@ -65,7 +66,7 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
 
 
 def measure(
-    subject: "LoadedModel", cases: list[Case], template: str, settings: "AnalysisSettings"
+    subject: "LoadedModel", cases: list[Case], template: "HindsightTemplate", settings: "AnalysisSettings"
 ) -> list[dict[str, Any]]:
     """Return each case with its answer and, for each token, its signal, log-probabilities and alternatives.
 

@@ -15,6 +15,8 @@ from sdpo.llm import claude_url
 from sdpo.settings.inputs import check_model_path, read_template
 from sdpo.signal.run_folder import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
+from sdpo.text.hindsight import HindsightTemplate, template_named
+from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 from sdpo.text.records import Interaction, read_interactions
 
 if TYPE_CHECKING:
@@ -43,10 +45,17 @@ def models(settings: "AuditSettings") -> list[str]:
     return list(dict.fromkeys(_names("MODEL", settings.model)))
 
 
-def templates(settings: "AuditSettings") -> dict[str, str]:
-    """Return name -> hindsight template: the shipped one as the reference, and those that the settings name."""
-    paths = [settings.hindsight_file, *map(Path, _names("TEMPLATES", settings.templates or ""))]
-    return {SHIPPED: read_template(None)} | {str(path): read_template(path) for path in paths if path is not None}
+def templates(settings: "AuditSettings") -> dict[str, HindsightTemplate]:
+    """Return name -> hindsight template: HINDSIGHT_TEMPLATE as the reference, and the others that the settings name.
+
+    TEMPLATES names shipped templates and files; a file's text is shown at the place of HINDSIGHT_TEMPLATE.
+    """
+    found = {SHIPPED: read_template(settings.hindsight_template, None)}
+    names = _names("TEMPLATES", settings.templates or "")
+    for name in [str(settings.hindsight_file), *names] if settings.hindsight_file else names:
+        shipped = name in HINDSIGHT_TEMPLATES
+        found[name] = template_named(name) if shipped else read_template(settings.hindsight_template, Path(name))
+    return found
 
 
 def _names(setting: str, value: str) -> list[str]:

@@ -10,6 +10,7 @@ from sdpo.evaluate.statistics import ratio_interval, wilson
 from sdpo.signal.annotator import Annotator
 from sdpo.signal.loaded_model import LoadedModel, progress_printer, signal_of, size_of
 from sdpo.signal.verdict import THRESHOLDS
+from sdpo.text.hindsight import HindsightTemplate
 from sdpo.text.prompts import FOLLOW_UP_KINDS
 from sdpo.text.records import Interaction
 from sdpo.tiny import oracle
@@ -107,7 +108,12 @@ def informative_rows(kinds: Sequence[str]) -> list[int]:
 
 
 def measure_candidate(
-    prepared: PreparedAudit, template: str, annotator: Annotator, length: int, temperature: float, seed: int
+    prepared: PreparedAudit,
+    template: HindsightTemplate,
+    annotator: Annotator,
+    length: int,
+    temperature: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Return the metrics that `verdict.judge` reads; sizes are mean |signal| per token of a row, in nats."""
     subject, sample = prepared.subject, prepared.sample
@@ -233,7 +239,12 @@ def _peaks(prepared: PreparedAudit, signals: list[list[float]]) -> dict[str, Any
 
 
 def _preference(
-    prepared: PreparedAudit, template: str, annotator: Annotator, length: int, temperature: float, seed: int
+    prepared: PreparedAudit,
+    template: HindsightTemplate,
+    annotator: Annotator,
+    length: int,
+    temperature: float,
+    seed: int,
 ) -> dict[str, Any]:
     """Return how often an answer sampled with hindsight is preferred to one sampled without."""
     rows = [prepared.sample.rows[row] for row in prepared.informative_rows]

@@ -9,8 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sdpo.method.scoring import score, top_alternatives
 from sdpo.models.generate import generate
 from sdpo.models.pretrained import load_tokenizer, load_weights, silence_libraries
-from sdpo.text.chat import encode_completion, encode_prompt, encode_text
-from sdpo.text.prompts import HINDSIGHT, Message, with_hindsight
+from sdpo.text.chat import encode_answer, encode_prompt
+from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
+from sdpo.text.prompts import Message
 
 Progress = Callable[[int, int], None]  # called with (rows done, rows in total)
 
@@ -41,7 +42,7 @@ class LoadedModel:
         return self.model.config.get_text_config().max_position_embeddings
 
     def context(
-        self, messages: Sequence[Message], follow_up: str | None = None, template: str = HINDSIGHT
+        self, messages: Sequence[Message], follow_up: str | None = None, template: HindsightTemplate = HINDSIGHT
     ) -> list[int]:
         """Return the token ids of a prompt; unless `follow_up` is None, of the hindsight context that shows it."""
         shown = list(messages) if follow_up is None else with_hindsight(list(messages), follow_up, template)
@@ -49,8 +50,7 @@ class LoadedModel:
 
     def completion(self, text: str, finished: bool = True) -> list[int]:
         """Return the token ids of an answer, with its end token unless it was truncated."""
-        ids = encode_completion(self.tokenizer, text) if finished else encode_text(self.tokenizer, text)
-        return ids or [self.tokenizer.eos_token_id]
+        return encode_answer(self.tokenizer, text, finished)
 
     def answer(
         self,

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdpo.models.generate import generate
-from sdpo.text import prompts
+from sdpo.text import hindsight, prompts
 from sdpo.text.chat import encode_prompt
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.language import AXES
@@ -99,7 +99,7 @@ class RoleEvaluator:
         for post in posts:
             prompt = [{"role": "system", "content": prompts.SUMMARY_SYSTEM}, {"role": "user", "content": post}]
             shown = follow_up()
-            messages.append(prompts.with_hindsight(prompt, shown) if shown else prompt)
+            messages.append(hindsight.with_hindsight(prompt, shown) if shown else prompt)
         return oracle.summarize(posts, self._generate(messages, temperature=1.0), wanted or {})
 
     def _generate(self, messages: list[list[prompts.Message]], temperature: float) -> list[str]:

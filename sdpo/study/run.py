@@ -198,7 +198,7 @@ def build_trainer(
         model=model,
         teacher=teacher_model,
         objective=objective,
-        unrelated_follow_up=language.write_unrelated(Random(0)),
+        null_follow_up=language.write_unrelated(Random(0)),
         is_satisfied=oracle.is_satisfied,
         args=OnlineConfig(**{**arguments, **config}),
         train_dataset=Dataset.from_list([{"prompt": messages_of(row.prompt)} for row in rows]),

@@ -51,6 +51,12 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int
     return [*encode_text(tokenizer, text), tokenizer.eos_token_id]
 
 
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, finished: bool) -> list[int]:
+    """Return the ids of a generated answer, which ends with the end token only if it is finished; never empty."""
+    ids = encode_completion(tokenizer, text) if finished else encode_text(tokenizer, text)
+    return ids or [tokenizer.eos_token_id]
+
+
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of a completion without its control tokens."""
     text: Any = tokenizer.decode(list(ids), skip_special_tokens=True)  # a string for one list of ids

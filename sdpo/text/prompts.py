@@ -1,6 +1,6 @@
 """Every text that is sent to a model, and the personas. Nothing is imported here.
 
-HINDSIGHT_FILE replaces the hindsight template; STYLE_FILE adds personas.
+HINDSIGHT_FILE replaces the text of the hindsight template; STYLE_FILE adds personas.
 """
 
 # A message is {"role": "system" | "user" | "assistant", "content": str}.
@@ -8,14 +8,24 @@ Message = dict[str, str]
 
 SUMMARY_SYSTEM = 'Summarize the post in one or two sentences. Always start with "TL;DR:".'
 
-# Appended to the last user message. `{follow_up}` is replaced by the follow-up, verbatim.
-HINDSIGHT = (
-    "\n\n[Hindsight] Below is the message that the user will send after reading the answer. "
-    "Let it guide the answer.\n<<<\n{follow_up}\n>>>"
-)
+# Name -> (place, text): how a follow-up is shown in hindsight (`sdpo.text.hindsight`). `{follow_up}` is replaced by the
+# follow-up, verbatim. The tiny world's model was trained with "framed".
+HINDSIGHT_TEMPLATES = {
+    "earlier_turn": ("earlier turn", "{follow_up}"),
+    "system": ("system", "After an earlier answer, this user wrote: {follow_up}"),
+    "before": ("before", "{follow_up}\n\n"),
+    "after": ("after", "\n\n{follow_up}"),
+    "framed": (
+        "after",
+        "\n\n[Hindsight] Below is the message that the user will send after reading the answer. "
+        "Let it guide the answer.\n<<<\n{follow_up}\n>>>",
+    ),
+}
+# What the assistant replies to a follow-up that is shown in an earlier turn.
+HINDSIGHT_REPLY = "Understood."
 
-# What NULL_CONTRAST shows in hindsight: a follow-up that has nothing to do with the answer.
-UNRELATED_FOLLOW_UP = "By the way, do you know a good recipe for lentil soup?"
+# What NULL_CONTRAST shows in hindsight: a follow-up that asks for no change.
+NULL_FOLLOW_UP = "Thanks, that was just right."
 
 USER_SYSTEM = (
     "You play a user who asked an assistant for something. Your taste: {persona}\n"
@@ -67,6 +77,43 @@ KIND_SYSTEM = (
 KIND_TURN = "The answer:\n{completion}\n\nThe user's next message:\n{follow_up}"
 FOLLOW_UP_KINDS = ("complaint", "thanks", "new topic")
 
+# Prompts whose short answers should stay as they are, whatever style is learned: facts, sums, words, formats. Some ask
+# for a list, for bold type, for exclamation marks or for neither, so that every style leaves some answers untouched.
+GENERAL_PROMPTS = (
+    "What is the capital of Peru? Reply with the name only.",
+    "How many days does a leap year have? Reply with the number only.",
+    "What is 17 + 26? Reply with the number only.",
+    "What is 9 times 8? Reply with the number only.",
+    "Which is larger, 0.45 or 0.5? Reply with the number only.",
+    "Translate to French: the cat sleeps.",
+    "Translate to Spanish: good morning.",
+    "What is the chemical symbol of iron? Reply with the symbol only.",
+    "Name the opposite of hot. One word.",
+    "Is a whale a fish? Reply yes or no.",
+    "What is the plural of mouse? One word.",
+    "Spell the word necessary in capital letters.",
+    "Write the next number: 2, 4, 8, 16,",
+    "Who wrote Romeo and Juliet? Reply with the name only.",
+    "In which year did the Second World War end? Reply with the year only.",
+    "Give the past tense of run. One word.",
+    "Which planet is closest to the sun? One word.",
+    'Complete the JSON and write nothing else: {"name": "Anna", "age":',
+    "Return the list [3, 1, 2] sorted. Write only the list.",
+    "Write a Python expression for the square of x. Write only the expression.",
+    "Write one HTML tag that makes text bold.",
+    "List three primary colours as bullet points, nothing else.",
+    "List two mammals as a numbered list, nothing else.",
+    "Write the word Warning in bold Markdown, nothing else.",
+    "Write a Markdown heading with the word Introduction, nothing else.",
+    "Shout hooray with an exclamation mark, nothing else.",
+    "Write a cheerful happy birthday wish of four words, with exclamation marks.",
+    "Sort these words alphabetically: pear, apple, fig.",
+    "How many letters does the word house have? Reply with the number only.",
+    "What comes after Tuesday? One word.",
+    "Convert 2 kilometres to metres. Reply with the number and the unit only.",
+    "Which is heavier, a kilogram of iron or two kilograms of feathers? Answer in a few words.",
+)
+
 _LENGTH = {
     "concise": "I like short answers that give only the main point.",
     "detailed": "I like long answers that leave out no detail.",
@@ -107,18 +154,6 @@ PERSONAS: dict[str, str] = {
     "exclamation": "I like enthusiasm! Answers should use exclamation marks!",
     "brief": "I like very short answers, of thirty words at most.",
 }
-
-
-def with_hindsight(messages: list[Message], follow_up: str, template: str = HINDSIGHT) -> list[Message]:
-    """Return the messages with `follow_up` shown in hindsight at the end of the last user message.
-
-    Raises ValueError if the last message is not the user's: the text would be attributed to another role.
-    """
-    if not messages or messages[-1]["role"] != "user":
-        raise ValueError("the last message must be a user message: hindsight is appended to it")
-    *history, last = messages
-    # Not str.format: the follow-up and a custom template may contain braces.
-    return [*history, {**last, "content": last["content"] + template.replace("{follow_up}", follow_up)}]
 
 
 def user_messages(persona: str, prompt: str, completion: str) -> list[Message]:

@@ -44,11 +44,15 @@ class Interaction:
 
 @dataclass(frozen=True)
 class Replay:
-    """A recorded answer and the user's follow-up; `follow_up` is empty if there was none."""
+    """A recorded answer and the user's follow-up; `follow_up` is empty if there was none.
+
+    `satisfied` is whether the user was content with the answer; None if that is not known.
+    """
 
     prompt: str
     completion: str
     follow_up: str
+    satisfied: bool | None = None
 
 
 def read_prompts(path: Path, make_with: str) -> list[Prompt]:
@@ -87,7 +91,9 @@ def read_replays(path: Path) -> list[Replay]:
         for field in ("prompt", "completion", "follow_up"):
             if not isinstance(row.get(field), str) or not (field == "follow_up" or _is_text(row[field])):
                 raise RecordError(f"{path}, line {line}: field {field} must be a string. Fix or remove that line.")
-        replays.append(Replay(row["prompt"], row["completion"], row["follow_up"]))
+        if not isinstance(row.get("satisfied"), bool | None):
+            raise RecordError(f"{path}, line {line}: field satisfied must be true, false or null. Fix that line.")
+        replays.append(Replay(row["prompt"], row["completion"], row["follow_up"], row.get("satisfied")))
     if not replays:
         raise RecordError(f"{path} contains nothing to replay. Give the samples.jsonl of a run.")
     return replays

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sdpo.text import prompts
+from sdpo.text import hindsight, prompts
 from sdpo.tiny import language, oracle
 from sdpo.tiny.language import AXES
 
@@ -57,7 +57,12 @@ def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
         corpus += [post.text, language.write_answer(rng, post, language.sample_style(rng))]
     for text, _ in oracle.tiny_personas().values():
         corpus += [prompts.USER_SYSTEM + text, prompts.JUDGE_SYSTEM + text] * 40
-    corpus += [prompts.SUMMARY_SYSTEM, prompts.HINDSIGHT, prompts.USER_TURN, prompts.JUDGE_TURN] * 400
+    corpus += [
+        prompts.SUMMARY_SYSTEM,
+        prompts.HINDSIGHT_TEMPLATES["framed"][1],
+        prompts.USER_TURN,
+        prompts.JUDGE_TURN,
+    ] * 400
     corpus += [*prompts.VERDICTS.values(), "assistant\n", "system\n", "user\n", "TL;DR:\n"] * 400
     # `brief` is newer than the shipped tokenizer, which has to come out the same.
     corpus += [persona for style, persona in prompts.PERSONAS.items() if style != "brief"] * 40
@@ -144,10 +149,10 @@ class ExampleSampler:
             axes = rng.sample(AXES, rng.choice((1, 1, 1, 2)))
             wanted = {axis: rng.random() < 0.5 for axis in axes}
             wordings = language.CONFUSABLE if confusable else language.REQUESTS
-            messages = prompts.with_hindsight(messages, language.write_request(rng, wanted, wordings=wordings))
+            messages = hindsight.with_hindsight(messages, language.write_request(rng, wanted, wordings=wordings))
         elif context != "none":
             write: Callable = language.write_thanks if context == "thanks" else language.write_unrelated
-            messages = prompts.with_hindsight(messages, write(rng))
+            messages = hindsight.with_hindsight(messages, write(rng))
         style = (
             language.sample_style(rng)._replace(**mix.settled or {})._replace(**wanted if mix.follows_hindsight else {})
         )

@@ -7,12 +7,14 @@ from typing import Any
 
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.users.rule_user import RuleUser
+from sdpo.users.simulator import FollowUp
 
 
 class TinyOracle:
     """Reads the answers of the shipped model exactly. Raises SettingError for a style that the language has not."""
 
     reads_any_user = True
+    general_prompts: tuple[str, ...] = ()  # all that this world's language says has a style
 
     def __init__(self, style: str) -> None:
         self.wanted = oracle.wants_of(style)
@@ -30,6 +32,10 @@ class TinyOracle:
         """Return the statistics of the completions of these posts."""
         return oracle.summarize(prompts, completions, self.wanted)
 
+    def fits(self, completion: str, prompt: str = "") -> bool:
+        """Return whether a completion fits the style."""
+        return not oracle.violated(oracle.read_answer(completion).style, self.wanted)
+
     def is_satisfied(self, follow_up: str) -> bool:
         """Return whether a follow-up is thanks."""
         return oracle.is_satisfied(follow_up)
@@ -46,6 +52,7 @@ class TinyUser(RuleUser):
         super().__init__(seed)
         self.wanted = wanted
 
-    def _follow_up(self, random: Random, prompt: str, completion: str) -> str:
+    def _follow_up(self, random: Random, prompt: str, completion: str) -> FollowUp:
         complaints = oracle.react(completion, self.wanted).wanted
-        return language.write_request(random, complaints) if complaints else language.write_thanks(random)
+        text = language.write_request(random, complaints) if complaints else language.write_thanks(random)
+        return FollowUp(text, satisfied=not complaints)

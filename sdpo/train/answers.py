@@ -6,9 +6,10 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
 from sdpo.models.generate import generate
-from sdpo.text.chat import encode_prompt
+from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.prompts import Message
 from sdpo.train.record import HindsightTrainer
+from sdpo.train.start_model import StartModel, quality_figures
 
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
@@ -23,18 +24,25 @@ def measure_answers(
     max_new_tokens: int,
     temperature: float,
     oracle: "Oracle | None",
+    start: StartModel | None,
+    shown: bool = False,
 ) -> dict[str, Any]:
-    """Sample an answer to each prompt and return the figures of `summarize`; every process answers a share."""
+    """Sample an answer to each prompt and return the figures of `summarize`, with the quality that `start` measures.
+
+    Every process answers a share. With `shown` the policy is shown the wish when it answers; the figures are those of
+    answers to the prompts alone.
+    """
     accelerator = trainer.accelerator
     # The same number on every process: under FSDP all processes have to run the same forwards.
     share = -(-len(prompts) // accelerator.num_processes)
     first = accelerator.process_index * share
     rank_prompts = (prompts[first : first + share] + prompts)[:share]
     counted = len(prompts[first : first + share])
+    contexts = [start.with_wish(prompt) for prompt in rank_prompts] if shown and start else rank_prompts
     answers = generate(
         accelerator.unwrap_model(trainer.model),
         tokenizer,
-        [encode_prompt(tokenizer, prompt) for prompt in rank_prompts],
+        [encode_prompt(tokenizer, prompt) for prompt in contexts],
         max_new_tokens,
         settings.eval_batch_size,
         temperature=temperature,
@@ -42,7 +50,13 @@ def measure_answers(
     )
     posts = [prompt[-1]["content"] for prompt in rank_prompts]
     rank_rows = [(post, *answer) for post, answer in zip(posts, answers, strict=True)][:counted]
-    return summarize(gather_object(rank_rows), oracle)
+    figures = summarize(gather_object(rank_rows), oracle)
+    if start is None:
+        return figures
+    qualities = start.quality(rank_prompts, [encode_answer(tokenizer, *answer) for answer in answers])[:counted]
+    figures |= quality_figures(qualities)
+    distance = start.distance(trainer.model)
+    return figures | ({} if distance is None else {"distance": round(distance, 4)})
 
 
 def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> dict[str, Any]:

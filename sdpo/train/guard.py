@@ -16,16 +16,18 @@ from transformers import TrainerCallback
 
 from sdpo.method.scoring import score
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import HindsightTrainer, LatestAnswers
+from sdpo.train.start_model import StartModel
 
 FILE = "guard.jsonl"
 START_FILE = "guard-start.json"
 OK, WARN, STOP = 0, 1, 2
 
-PROBE_EVERY = 5  # steps between measurements on the initial answers
+PROBE_EVERY = 5  # steps between measurements on the start model's answers
+SURPRISE_ANSWERS = 16  # the number of a process's answers whose surprise is measured in each step
 PROBE_ANSWERS = 32  # the number of initial answers
 LOST_NATS = 1.0  # fall in log-probability from which a token counts as lost
-FROM_START = ("lost", "kl")  # measured as differences, on the same answers each time: need no smoothing
+FROM_START = ("lost", "kl", "distance")  # measured as differences, on the same answers each time: need no smoothing
 BASELINE = 3  # first steps, whose mean is a measure's baseline
 SMOOTHING = 0.5  # weight of the previous value in the exponential moving average
 PATIENCE = 2  # consecutive steps beyond a limit before the guard warns or stops
@@ -64,6 +66,8 @@ class Limit:
 NEVER = 1e9
 LIMITS = {
     "lost": Limit("of the initial answers' tokens have become improbable", 0.10, 0.16),
+    "surprise": Limit("nats per token less likely than the start model's own answers", 0.2, 0.35),
+    "distance": Limit("nats per token from the start model on general prompts", 0.15, 0.3),
     "repetition": Limit("of the answers' trigrams are repetitions", 0.15, 0.30),
     "entropy": Limit("nats of entropy per token", 2.5, 4.0, ratio=True),
     "length": Limit("tokens per answer", 5.0, 12.0, ratio=True, both_directions=True),
@@ -114,6 +118,9 @@ class CollapseDetector:
         """Update the distance of one measure from its baseline."""
         if name in FROM_START:
             self.smooth[name], start = value, 0.0
+        elif name == "surprise":  # 0 for the start model itself
+            self.smooth[name] = SMOOTHING * self.smooth.get(name, 0.0) + (1 - SMOOTHING) * value
+            start = 0.0
         else:
             first_values = self.starts.setdefault(name, [])
             if len(first_values) < BASELINE:
@@ -156,7 +163,7 @@ class InitialAnswers:
 class CollapseGuard(TrainerCallback):
     """Feeds a CollapseDetector with a trainer's steps; with `stops` ends training. Add it after the MetricsCallback.
 
-    `row` returns the step's metrics, `answers` the prompts and completions (token ids) that this process had in it;
+    `row` returns the step's metrics, `answers` this process's prompts and completions; `start` is the start model;
     `anchored` is as for CollapseDetector. Each row of guard.jsonl holds the measures, the score (1 warns, 2 stops) and
     the level. `stopped` holds the reasons once the guard has stopped the run.
     """
@@ -166,12 +173,14 @@ class CollapseGuard(TrainerCallback):
         run: RunDirectory,
         trainer: HindsightTrainer,
         row: Callable[[], dict],
-        answers: Callable[[], tuple[list[list[int]], list[list[int]]]],
+        answers: Callable[[], LatestAnswers],
         stops: bool,
         anchored: bool,
+        start: StartModel | None = None,
     ) -> None:
         self.run, self.trainer, self.row, self.answers, self.stops = run, trainer, row, answers, stops
         self.detector = CollapseDetector(anchored)
+        self.start = start
         self.stopped: list[str] = []
         self._initial: InitialAnswers | None = None
 
@@ -187,8 +196,8 @@ class CollapseGuard(TrainerCallback):
         """Before the first update, keep some of the policy's answers with their log-probabilities."""
         if self._initial is not None:
             return
-        prompts, completions = self.answers()
-        rows = gather_object(list(zip(prompts, completions, strict=True)))[:PROBE_ANSWERS]
+        latest = self.answers()
+        rows = gather_object(list(zip(latest.prompts, latest.completions, strict=True)))[:PROBE_ANSWERS]
         prompts, completions = [row[0] for row in rows], [row[1] for row in rows]
         self._initial = InitialAnswers(prompts, completions, self._logps(prompts, completions))
         if self.trainer.accelerator.is_main_process:
@@ -200,6 +209,8 @@ class CollapseGuard(TrainerCallback):
         measures = {name: row[name] for name in names} | {"length": row["completion_tokens"]}
         if state.global_step % PROBE_EVERY == 0 and self._initial is not None:
             measures |= self._distance_from_start(self._initial)
+        if self.start is not None:
+            measures |= self._by_start_model(self.start, state.global_step)
         before, level = self.detector.level, self.detector.observe(measures)
         if self.trainer.accelerator.is_main_process:
             rounded = {name: round(value, 5) for name, value in measures.items()}
@@ -215,6 +226,17 @@ class CollapseGuard(TrainerCallback):
         """Remember the last healthy checkpoint as the best one: SAVE_LIMIT then keeps it."""
         if self.detector.is_healthy or state.best_model_checkpoint is None:
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
+
+    def _by_start_model(self, start: StartModel, step: int) -> dict[str, float]:
+        """Return the surprise of the step's answers and, now and then, the distance on general prompts."""
+        latest, measures = self.answers(), {}
+        if latest.messages:
+            rows = slice(SURPRISE_ANSWERS)
+            surprises = gather_object(start.surprise(latest.messages[rows], latest.completions[rows]))
+            measures["surprise"] = fmean(surprises)
+        if step % PROBE_EVERY == 0 and (distance := start.distance(self.trainer.model)) is not None:
+            measures["distance"] = distance
+        return measures
 
     def _distance_from_start(self, initial: InitialAnswers) -> dict[str, float]:
         logps = self._logps(initial.prompts, initial.completions)

@@ -36,7 +36,7 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
 
     `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
     """
-    read_template(settings.hindsight_file)
+    read_template(settings.hindsight_template, settings.hindsight_file)
     for name in models:
         check_model_path(name, getattr(settings, name))
     batch = settings.bs * settings.ga * settings.world_size

@@ -14,6 +14,7 @@ from sdpo.method.loss import HindsightLoss, LossResult
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.models.policy import hold_trained_weights_in_float32
+from sdpo.text.prompts import Message
 from sdpo.train.teacher_weights import prepare_teacher
 
 COMPLAINT_NATS = -3.0  # signal of a token that is less than a twentieth as probable in hindsight
@@ -125,12 +126,24 @@ class Timer:
         self.seconds[self.part] += _now() - self.started
 
 
+@dataclass
+class LatestAnswers:
+    """The most recent completions of a process as token ids, with their prompts as token ids.
+
+    `messages` are the same prompts as messages; empty if the completions are not the policy's own, but logged ones.
+    """
+
+    prompts: list[list[int]] = field(default_factory=list)
+    completions: list[list[int]] = field(default_factory=list)
+    messages: list[list[Message]] = field(default_factory=list)
+
+
 class HindsightTrainer(Trainer):
     """Base of the online and the offline trainer: the hindsight loss, and the record of the current step.
 
-    `record` is that of the step in progress. `latest` holds this process's most recent prompts and completions as token
-    ids; the guard measures them. A subclass that also extends another trainer names this class first, so that
-    `__init__` passes the other arguments on to it.
+    `record` is that of the step in progress. `latest` holds this process's most recent completions; the guard measures
+    them. `start` is the model that the run started from, if anything is measured with it. A subclass that also extends
+    another trainer names this class first, so that `__init__` passes the other arguments on to it.
     """
 
     model: PreTrainedModel | PeftModel
@@ -144,14 +157,17 @@ class HindsightTrainer(Trainer):
         teacher: Teacher,
         objective: Objective,
         args: TrainingArguments,
+        start: Teacher | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(model=model, args=args, **arguments)
         hold_trained_weights_in_float32(self.model)
         prepare_teacher(teacher, self.accelerator, self.model)
+        if start is not None and start is not teacher:
+            prepare_teacher(start, self.accelerator, self.model)
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.record = StepRecord()
-        self.latest: tuple[list[list[int]], list[list[int]]] = ([], [])
+        self.latest = LatestAnswers()
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

@@ -18,6 +18,7 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
 from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
+from sdpo.settings.inputs import read_template
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
@@ -26,7 +27,9 @@ from sdpo.train.figures import print_results
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
+from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
+from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -58,8 +61,14 @@ class Session(Generic[Config]):
         set_seed(settings.seed)
         self.oracle = self._oracle()
         self.tokenizer, model = load_policy(settings, config.bf16)
-        self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=settings.adapter != "none")
+        has_adapter = settings.adapter != "none"
+        self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=has_adapter)
+        self.start_scorer: Teacher | None = None
+        if settings.guard != "off" or settings.eval_n:
+            is_start = settings.teacher == "frozen"
+            self.start_scorer = self.teacher if is_start else Teacher("frozen", model, adapter=has_adapter)
         self.trainer = self.build_trainer(config, model)
+        self.start = self._start_model()
         self.trainer.remove_callback(PrinterCallback)
         self.stop = GracefulStop()
         for callback in (*self._shared_callbacks(), *self.callbacks()):
@@ -108,8 +117,13 @@ class Session(Generic[Config]):
         """
         summary = self.run_dir.read_json("summary.json") or {}
         started = time.monotonic()
+        if self.start is not None:
+            policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
+            self.start.answer_general_prompts(policy, self.run_dir, self.main, self.oracle, self.settings.seed)
         if "before" not in summary and (before := self.measure_answers("before training")):
             summary["before"] = before
+            if self.settings.style is not None:
+                summary["shown"] = self.measure_answers("shown the wish", shown=True)
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.teacher_callback.resume_from = checkpoint
@@ -144,8 +158,11 @@ class Session(Generic[Config]):
             )
         return True
 
-    def measure_answers(self, when: str) -> dict | None:
-        """Return the figures of sampled answers (`before` or `after` in the summary); None if EVAL_N is 0."""
+    def measure_answers(self, when: str, shown: bool = False) -> dict | None:
+        """Return the figures of sampled answers (`before` or `after` in the summary); None if EVAL_N is 0.
+
+        With `shown` the policy answers with the wish in its context: what training can be expected to reach.
+        """
         settings = self.settings
         if not settings.eval_n:
             return None
@@ -157,6 +174,8 @@ class Session(Generic[Config]):
             settings.max_completion_tokens,
             settings.temperature,
             self.oracle,
+            self.start,
+            shown,
         )
         if self.main:
             print(f"{when}: {figures['answers']} validation prompts answered", flush=True)
@@ -200,6 +219,7 @@ class Session(Generic[Config]):
             clip_signal=settings.clip_signal,
             ignore_first_k=settings.ignore_first_k,
             null_contrast=settings.null_contrast,
+            contrast_strength=settings.contrast_strength,
             **more,
         )
 
@@ -239,9 +259,19 @@ class Session(Generic[Config]):
             stops = self.settings.guard == "stop"
             row, answers = (lambda: self.metrics.row), (lambda: self.trainer.latest)
             anchored = self.settings.teacher in FIXED
-            self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored)
+            self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored, self.start)
             callbacks.append(self.guard)
         return [*callbacks, self.stop]
+
+    def _start_model(self) -> StartModel | None:
+        """Return the model that the run started from; None if nothing is measured with it."""
+        settings = self.settings
+        if self.start_scorer is None:
+            return None
+        style, style_file = settings.style, getattr(settings, "style_file", None)
+        wish = personas(style_file).get(style) if style is not None else None
+        template = read_template(settings.hindsight_template, settings.hindsight_file)
+        return StartModel(self.start_scorer, self.tokenizer, settings.bs, wish, template)
 
     def _oracle(self) -> "Oracle | None":
         """Return the oracle for the run's style; None if the job has none or it cannot read the model's answers."""

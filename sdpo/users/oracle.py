@@ -14,6 +14,8 @@ class Oracle(Protocol):
 
     # Whether `is_satisfied` reads the follow-ups of any user; if not, only those of its own `user`.
     reads_any_user: bool
+    # Prompts whose answers should stay as they are, whatever style is learned, in the language of the model.
+    general_prompts: tuple[str, ...]
 
     def __init__(self, style: str) -> None: ...
 
@@ -35,6 +37,10 @@ class Oracle(Protocol):
         `adherence` (share that fits the style), `validity` (share that is well-formed), `mean_length` (in words),
         `axes` (share with each property that a style can ask for) and `answers` (their number).
         """
+        ...
+
+    def fits(self, completion: str, prompt: str = "") -> bool:
+        """Return whether a completion of the prompt fits the style."""
         ...
 
     def is_satisfied(self, follow_up: str) -> bool:

@@ -22,12 +22,12 @@ class RuleUser:
     def react(self, prompts: Sequence[str], completions: Sequence[str]) -> list[FollowUp]:
         """Return a follow-up to each completion, and begin the next round."""
         exchanges = zip(prompts, completions, strict=True)
-        self.latest = [FollowUp(self._follow_up(self._random(*exchange), *exchange)) for exchange in exchanges]
+        self.latest = [self._follow_up(self._random(*exchange), *exchange) for exchange in exchanges]
         self.round += 1
         return self.latest
 
-    def _follow_up(self, random: Random, prompt: str, completion: str) -> str:
-        """Return the text of the follow-up; all randomness comes from `random`."""
+    def _follow_up(self, random: Random, prompt: str, completion: str) -> FollowUp:
+        """Return the follow-up; all randomness comes from `random`."""
         raise NotImplementedError
 
     def _random(self, prompt: str, completion: str) -> Random:

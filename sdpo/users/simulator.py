@@ -12,11 +12,15 @@ from sdpo.text.prompts import PERSONAS, user_messages
 
 @dataclass(frozen=True)
 class FollowUp:
-    """A follow-up. `problem` is None, "empty" or "failed"; `error` is the cause if it failed, otherwise None."""
+    """A follow-up. `problem` is None, "empty" or "failed"; `error` is the cause if it failed, otherwise None.
+
+    `satisfied` is whether the user is content with the answer; None if that is not known.
+    """
 
     text: str
     problem: str | None = None
     error: ServerError | None = None
+    satisfied: bool | None = None
 
 
 def personas(style_file: Path | None = None) -> dict[str, str]:

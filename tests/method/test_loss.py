@@ -34,7 +34,7 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
         with torch.no_grad():
             target_TV = log_softmax(teacher, contexts.hindsight, completion)
             if objective.null_contrast:
-                target_TV = target_TV - log_softmax(teacher, contexts.unrelated, completion)
+                target_TV = target_TV - log_softmax(teacher, contexts.null, completion)
                 target_TV = target_TV + log_softmax(teacher, contexts.prompt, completion)
         first = objective.ignore_first_k
         if objective.kind == "token":
@@ -207,7 +207,7 @@ def test_targets_of_another_objective_are_refused():
             HindsightLoss(teacher, objective, 3).loss(policy, CONTEXTS, COMPLETIONS, of_token, WEIGHTS)
 
 
-def test_null_contrast_needs_an_unrelated_context_for_every_row():
+def test_null_contrast_needs_a_null_context_for_every_row():
     loss = HindsightLoss(Teacher("live", small_model(0)), Objective(null_contrast=True), 3)
-    with pytest.raises(ValueError, match="unrelated"):
+    with pytest.raises(ValueError, match="null"):
         loss.teacher_targets([*CONTEXTS[:2], Contexts([1], [1, 2])], COMPLETIONS)

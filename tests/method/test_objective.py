@@ -185,8 +185,8 @@ def test_a_signal_is_clipped_before_it_is_centred():
     torch.testing.assert_close(centred[0], clipped[0] + 1 / 3)
 
 
-def test_contrast_subtracts_the_effect_of_an_unrelated_follow_up():
-    # The same change with a related and an unrelated follow-up comes from the template: the bare output remains.
+def test_contrast_subtracts_the_effect_of_a_null_follow_up():
+    # The same change with the user's and a null follow-up comes from the template: the bare output remains.
     assert contrast(torch.tensor(-3.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -1.0
     assert contrast(torch.tensor(-5.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -3.0
 

@@ -16,7 +16,7 @@ from sdpo.signal.cases import CASES_FILE, read_cases
 from sdpo.signal.colours import colour, ink, limit_of, mark
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.text.chat import encode_completion
-from sdpo.text.prompts import with_hindsight
+from sdpo.text.hindsight import with_hindsight
 from tests.worlds import environment
 
 pytestmark = pytest.mark.slow

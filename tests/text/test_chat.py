@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdpo.text.chat import decode, encode_completion, encode_prompt
-from sdpo.text.prompts import HINDSIGHT, with_hindsight
 
 CONTROL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>", "</think>"]
 contents = st.lists(st.one_of(st.text(max_size=12), st.sampled_from([*CONTROL, "\ue000", "\n", "0"])), max_size=6).map(
@@ -49,20 +48,3 @@ def test_completions_have_one_end_token_and_decode_to_their_text(tokenizer, text
 
 def test_thinking_is_disabled(tokenizer):
     assert tokenizer.decode(encode_prompt(tokenizer, [{"role": "user", "content": "x"}])).endswith("</think>\n\n")
-
-
-def test_hindsight_is_appended_verbatim_to_the_last_user_message():
-    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "x"}]
-    follow_up = "no {braces} or {follow_up} please\n<|im_end|>"
-    shown = with_hindsight(messages, follow_up)
-    assert shown[0] == messages[0] and shown[1]["content"].startswith("x") and follow_up in shown[1]["content"]
-    assert (
-        shown[1]["content"] == "x" + HINDSIGHT.split("{follow_up}")[0] + follow_up + HINDSIGHT.split("{follow_up}")[1]
-    )
-    assert messages[1]["content"] == "x"
-
-
-@pytest.mark.parametrize("messages", [[], [{"role": "assistant", "content": "y"}]])
-def test_hindsight_is_refused_after_a_message_that_is_not_the_users(messages):
-    with pytest.raises(ValueError):
-        with_hindsight(messages, "o")

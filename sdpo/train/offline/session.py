@@ -56,8 +56,8 @@ class OfflineSession(Session[TrainingArguments]):
         limits = TruncationLimits(
             settings.max_context_tokens,
             settings.max_completion_tokens,
-            read_template(settings.hindsight_file),
-            settings.unrelated_follow_up if settings.null_contrast else None,
+            read_template(settings.hindsight_template, settings.hindsight_file),
+            settings.null_follow_up if settings.null_contrast else None,
         )
         with config.main_process_first(local=False):
             rows = read_rows(settings, self.job.data_command, self.tokenizer, limits, self.run_dir.path)
@@ -70,6 +70,7 @@ class OfflineSession(Session[TrainingArguments]):
         trainer = OfflineTrainer(
             model=model,
             teacher=self.teacher,
+            start=self.start_scorer,
             objective=self.objective(),
             args=config,
             train_dataset=self.rows.training,

@@ -28,7 +28,7 @@ _SCHEMA = pa.schema(
         "context": _IDS,
         "hindsight": _IDS,
         "completion": _IDS,
-        "unrelated": _IDS,
+        "null": _IDS,
         "follow_up": pa.string(),
         "cut": pa.string(),
         "completion_cut": pa.bool_(),

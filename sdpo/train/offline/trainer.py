@@ -16,7 +16,7 @@ from sdpo.method.loss import Contexts, Target, TokenTarget
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.train.guard import repeated_share
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import HindsightTrainer, LatestAnswers
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def collate(rows: list[dict]) -> dict[str, list[Row]]:
     return {
         "rows": [
             Row(
-                Contexts(row["context"], row["hindsight"], row["unrelated"]),
+                Contexts(row["context"], row["hindsight"], row["null"]),
                 row["completion"],
                 row["follow_up"],
                 row["completion_cut"],
@@ -122,7 +122,7 @@ class OfflineTrainer(HindsightTrainer):
         self.record.repetition += sum(map(repeated_share, completions))
         self.record.add(result, weights_B > 0)
         self.record.sample(texts, completions, result, self.processing_class)
-        self.latest = [row.contexts.prompt for row in rows], completions
+        self.latest = LatestAnswers([row.contexts.prompt for row in rows], completions)
         return result.loss
 
     def _targets(self, rows: list[Row]) -> list[Target]:

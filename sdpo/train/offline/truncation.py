@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from sdpo.text.chat import decode, encode_completion, encode_prompt, encode_text
-from sdpo.text.prompts import Message, with_hindsight
+from sdpo.text.hindsight import HindsightTemplate, with_hindsight
+from sdpo.text.prompts import Message
 from sdpo.text.records import Interaction
 
 
@@ -18,18 +19,18 @@ from sdpo.text.records import Interaction
 class TruncationLimits:
     """The maximum lengths of context and completion in tokens, and the hindsight template.
 
-    With an `unrelated` follow-up there is one more context, which shows that one instead of the user's.
+    With a `null` follow-up there is one more context, which shows that one instead of the user's.
     """
 
     context: int
     completion: int
-    template: str
-    unrelated: str | None = None
+    template: HindsightTemplate
+    null: str | None = None
 
 
 @dataclass(frozen=True)
 class TruncatedRow:
-    """The ids of `x`, `x, o`, `y` and, with an unrelated follow-up, `x, o∅`; and what was truncated.
+    """The ids of `x`, `x, o`, `y` and, with a null follow-up, `x, o∅`; and what was truncated.
 
     `cut` is what was cut from the contexts: "history", "prompt" (the last user message) or "". `completion_cut` is
     True if `y` was truncated.
@@ -38,7 +39,7 @@ class TruncatedRow:
     context: list[int]
     hindsight: list[int]
     completion: list[int]
-    unrelated: list[int] | None = None
+    null: list[int] | None = None
     cut: str = ""
     completion_cut: bool = False
 
@@ -53,10 +54,10 @@ def truncate(
     messages, cut = list(interaction.prompt), ""
     while True:
         hindsight = encode_prompt(tokenizer, with_hindsight(messages, interaction.user_response, limits.template))
-        unrelated = None
-        if limits.unrelated:
-            unrelated = encode_prompt(tokenizer, with_hindsight(messages, limits.unrelated, limits.template))
-        over = max(len(hindsight), len(unrelated or [])) - limits.context
+        null = None
+        if limits.null:
+            null = encode_prompt(tokenizer, with_hindsight(messages, limits.null, limits.template))
+        over = max(len(hindsight), len(null or [])) - limits.context
         if over <= 0:
             break
         cut = "prompt" if len(_turns(messages)) == 1 else "history"
@@ -69,7 +70,7 @@ def truncate(
         context=encode_prompt(tokenizer, messages),
         hindsight=hindsight,
         completion=completion[: limits.completion],
-        unrelated=unrelated,
+        null=null,
         cut=cut,
         completion_cut=len(completion) > limits.completion,
     )

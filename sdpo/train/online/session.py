@@ -80,14 +80,16 @@ class OnlineSession(Session[OnlineConfig]):
             user=self.user,
             model=model,
             teacher=self.teacher,
+            start=self.start_scorer,
             objective=self.objective(clip=settings.clip, focus=settings.focus),
             args=config,
             train_dataset=self._dataset(),
             eval_dataset=self._validation_dataset() if settings.eval_steps else None,
             processing_class=self.tokenizer,
-            hindsight_template=read_template(settings.hindsight_file),
-            unrelated_follow_up=settings.unrelated_follow_up,
+            hindsight_template=read_template(settings.hindsight_template, settings.hindsight_file),
+            null_follow_up=settings.null_follow_up,
             is_satisfied=self.oracle.is_satisfied if self.oracle is not None and reads_follow_ups else None,
+            complaints_only=settings.learn_from == "complaints",
             peft_config=adapter_config(settings),
         )
 

@@ -21,10 +21,11 @@ from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
 from sdpo.text.chat import encode_completion, encode_prompt
-from sdpo.text.prompts import HINDSIGHT, UNRELATED_FOLLOW_UP, Message, with_hindsight
+from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
+from sdpo.text.prompts import NULL_FOLLOW_UP, Message
 from sdpo.train.guard import repeated_share
 from sdpo.train.online.background_request import BackgroundRequest
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import HindsightTrainer, LatestAnswers
 from sdpo.users.simulator import FollowUp
 
 VALIDATION_ROUND = 1 << 20  # beyond all rounds of training, which are numbered by step
@@ -62,8 +63,9 @@ class User(Protocol):
 class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     """RLOOTrainer whose advantage comes from scoring the answer again with the follow-up in context.
 
-    `user` may be None if the dataset has `completion` and `follow_up` to replay. `is_satisfied`, if there is an oracle,
-    returns whether a follow-up expresses satisfaction. `wait_for_user` is called if the user does not respond and
+    `user` may be None if the dataset has `completion`, `follow_up` and `satisfied` to replay. `is_satisfied`, if there
+    is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only` the answers of users who
+    are known to be satisfied are not learned from. `wait_for_user` is called if the user does not respond and
     returns when it does, or raises; without it the run ends at once.
     """
 
@@ -77,15 +79,16 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         teacher: Teacher,
         objective: Objective,
         args: OnlineConfig,
-        hindsight_template: str = HINDSIGHT,
-        unrelated_follow_up: str = UNRELATED_FOLLOW_UP,
+        hindsight_template: HindsightTemplate = HINDSIGHT,
+        null_follow_up: str = NULL_FOLLOW_UP,
         is_satisfied: Callable[[str], bool] | None = None,
+        complaints_only: bool = False,
         **arguments: Any,
     ) -> None:
         super().__init__(reward_funcs=[], model=model, teacher=teacher, objective=objective, args=args, **arguments)
         self.hindsight_template = hindsight_template
-        self.unrelated_follow_up = unrelated_follow_up if objective.null_contrast else ""
-        self.is_satisfied = is_satisfied
+        self.null_follow_up = null_follow_up if objective.null_contrast else ""
+        self.is_satisfied, self.complaints_only = is_satisfied, complaints_only
         self.user = user
         self.wait_for_user: Callable[[SimulatorUnavailable], None] | None = None
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
@@ -125,26 +128,33 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
+        satisfied = [self._is_satisfied(follow_up) for follow_up in answers.follow_ups]
+        learned_from_B = torch.tensor([not (self.complaints_only and known) for known in satisfied]).to(usable_B.device)
         self.record.unmoved += int((usable_B & ~moved_B).sum())
         self.record.rows += len(prompts)
         self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
-        if self.is_satisfied:
-            self.record.stated_satisfied = (self.record.stated_satisfied or 0) + sum(
-                map(self.is_satisfied, answers.follow_ups)
-            )
-        self.latest = answers.prompt_ids, answers.completion_ids
+        if None not in satisfied:
+            self.record.stated_satisfied = (self.record.stated_satisfied or 0) + sum(map(bool, satisfied))
+        self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
-            "weights_B": self._row_weights(usable_B, usable_B & moved_B),
+            "weights_B": self._row_weights(usable_B, usable_B & moved_B & learned_from_B),
             "usable_B": usable_B,
             "targets": targets,
             "contexts": contexts,
             "completion_ids": answers.completion_ids,
             "text": [
-                {"prompt": prompt[-1]["content"], "completion": text, "follow_up": follow_up}
-                for prompt, text, follow_up in zip(prompts, answers.texts, answers.follow_ups, strict=True)
+                {
+                    "prompt": prompt[-1]["content"],
+                    "completion": text,
+                    "follow_up": follow_up.text,
+                    "satisfied": known,
+                }
+                for prompt, text, follow_up, known in zip(
+                    prompts, answers.texts, answers.follow_ups, satisfied, strict=True
+                )
             ],
         }
 
@@ -158,8 +168,8 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         """Return new answers and the user's follow-ups; the user reads one part while the next is generated."""
         size = self.args.generation_batch or len(prompts)
         answers = _Answers()
-        requests: list[tuple[Callable[[], list[str]], Callable[[], list[str]]]] = []  # a call, and its result
-        last_request: BackgroundRequest[list[str]] | None = None
+        requests: list[tuple[Callable[[], list[FollowUp]], Callable[[], list[FollowUp]]]] = []  # a call, and its result
+        last_request: BackgroundRequest[list[FollowUp]] | None = None
         first_round = self._required_user.round
         for number, start in enumerate(range(0, len(prompts), size)):
             part = prompts[start : start + size]
@@ -168,7 +178,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
             texts = [messages[0]["content"] for messages in completions]
             answers.add(prompt_ids, completion_ids, texts)
             last_messages = [prompt[-1]["content"] for prompt in part]
-            ask: Callable[[], list[str]] = partial(self._ask, first_round + number, last_messages, texts)
+            ask: Callable[[], list[FollowUp]] = partial(self._ask, first_round + number, last_messages, texts)
             if size < len(prompts):
                 last_request = BackgroundRequest(ask, after=last_request)
                 requests.append((ask, last_request.result))
@@ -183,37 +193,45 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     def _replay(self, rows: list[dict]) -> "_Answers":
         """Return the answers and follow-ups that the rows hold."""
         prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
-        answers = _Answers(follow_ups=[row["follow_up"] for row in rows])
+        answers = _Answers(follow_ups=[FollowUp(row["follow_up"], satisfied=row["satisfied"]) for row in rows])
         completions = [row["completion"] for row in rows]
         answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
         return answers
 
-    def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[str]:
+    def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[FollowUp]:
         user = self._required_user
         user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
-        return [follow_up.text for follow_up in user.react(prompts, completions)]
+        return user.react(prompts, completions)
 
-    def _collect_follow_ups(self, result: Callable[[], list[str]], again: Callable[[], list[str]]) -> list[str]:
+    def _collect_follow_ups(
+        self, result: Callable[[], list[FollowUp]], again: Callable[[], list[FollowUp]]
+    ) -> list[FollowUp]:
         """Return the user's follow-ups: those of `result`, and after a wait those of `again`.
 
         Raises SdpoError on every process if any of them failed.
         """
         while True:
-            texts: list[str] = []
+            follow_ups: list[FollowUp] = []
             failure: SdpoError | None = None
             try:
-                texts = result()
+                follow_ups = result()
             except SdpoError as error:
                 failure, result = error, again
             # All processes decide together: one alone could not save a checkpoint, and the others would wait for it.
             failures = [error for error in gather_object([failure]) if error is not None]
             if not failures:
-                return texts
+                return follow_ups
             # Errors that waiting cannot resolve come first.
             first = min(failures, key=lambda error: isinstance(error, SimulatorUnavailable))
             if self.wait_for_user is None or not isinstance(first, SimulatorUnavailable):
                 raise first
             self.wait_for_user(first)
+
+    def _is_satisfied(self, follow_up: FollowUp) -> bool | None:
+        """Return whether the user is satisfied: as the user states, or as the oracle reads; None if neither knows."""
+        if follow_up.satisfied is None and self.is_satisfied is not None:
+            return self.is_satisfied(follow_up.text)
+        return follow_up.satisfied
 
     def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
         """Return the contexts to score each completion in, and a mask of the rows with a usable follow-up.
@@ -221,12 +239,13 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         A row without one is scored in its prompt alone, so that every process runs the same forwards.
         """
         contexts, usable = [], []
+        texts = [follow_up.text for follow_up in answers.follow_ups]
         for prompt, bare, completion, follow_up in zip(
-            prompts, answers.prompt_ids, answers.completion_ids, answers.follow_ups, strict=True
+            prompts, answers.prompt_ids, answers.completion_ids, texts, strict=True
         ):
             hindsight_contexts = {
                 name: self._hindsight_context(prompt, text) if follow_up and text else bare
-                for name, text in (("hindsight", follow_up), ("unrelated", self.unrelated_follow_up))
+                for name, text in (("hindsight", follow_up), ("null", self.null_follow_up))
             }
             fits = max(map(len, hindsight_contexts.values())) + len(completion) <= self._context_limit
             finished = completion[-1] in self.eos_token_ids
@@ -273,7 +292,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         return result.loss
 
 
-def _after_background_request(request: BackgroundRequest | None, ask: Callable[[], list[str]]) -> list[str]:
+def _after_background_request(request: BackgroundRequest | None, ask: Callable[[], list[FollowUp]]) -> list[FollowUp]:
     """Call `ask` once the last background request has ended: a user gets one request at a time."""
     if request is not None:
         request.wait()
@@ -287,7 +306,7 @@ class _Answers:
     prompt_ids: list[list[int]] = field(default_factory=list)
     completion_ids: list[list[int]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
-    follow_ups: list[str] = field(default_factory=list)
+    follow_ups: list[FollowUp] = field(default_factory=list)
 
     def add(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], texts: list[str]) -> None:
         """Append answers."""

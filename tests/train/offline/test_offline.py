@@ -17,7 +17,7 @@ from sdpo.method.scoring import pack_rows
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OfflineSettings
-from sdpo.text.prompts import HINDSIGHT
+from sdpo.text.hindsight import HINDSIGHT
 from sdpo.text.records import interaction_lines
 from sdpo.tiny.data import logged
 from sdpo.train.offline.data import read_rows

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sdpo.errors import RecordError
 from sdpo.text.chat import encode_completion, encode_prompt, encode_text
-from sdpo.text.prompts import HINDSIGHT, with_hindsight
+from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.records import Interaction, interaction_lines
 from sdpo.train.offline import tokenized as tokenized_module
 from sdpo.train.offline.tokenized import tokenized
@@ -43,7 +43,7 @@ def plain(**changes) -> Interaction:
 def test_the_follow_up_and_the_end_of_the_prompt_are_never_cut(tokenizer, row, context, completion):
     truncated = truncate(tokenizer, row, TruncationLimits(context, completion, HINDSIGHT))
     complete = encode_prompt(tokenizer, with_hindsight(row.prompt, row.user_response))
-    shown = HINDSIGHT.replace("{follow_up}", row.user_response)
+    shown = HINDSIGHT.filled(row.user_response)
     if truncated is None:
         system = [message for message in row.prompt if message["role"] == "system"]
         least = encode_prompt(tokenizer, with_hindsight([*system, {"role": "user", "content": "a"}], row.user_response))
@@ -94,7 +94,9 @@ def test_the_tokenized_file_is_written_once_for_the_same_inputs(tokenizer, tmp_p
     assert len(written) == 1 and first[0] == again[0]
     assert first[0]["completion"] == encode_completion(tokenizer, "Yes.") and first[0]["fits"]
     tokenized(path, "make it", tokenizer, TruncationLimits(199, 20, HINDSIGHT), tmp_path / "run")
-    tokenized(path, "make it", tokenizer, TruncationLimits(200, 20, HINDSIGHT + " "), tmp_path / "run")
+    tokenized(
+        path, "make it", tokenizer, TruncationLimits(200, 20, HindsightTemplate(HINDSIGHT.text + " ")), tmp_path / "run"
+    )
     _write(path, [plain(completion="No.")])
     changed = tokenized(path, "make it", tokenizer, limits, tmp_path / "run")
     assert len(written) == 4 and changed[0]["completion"] == encode_completion(tokenizer, "No.")

@@ -1,0 +1,111 @@
+"""What can be said of an answer without reading it, by the model that the policy started from.
+
+Adherence to a style says nothing about the rest of an answer: a policy can learn to be brief by saying nothing. The
+start model, whose weights are at hand in every run, measures the rest. All figures are in nats.
+
+fluency: the mean log-probability of a token, given the prompt alone or with the wish shown, whichever is higher. An
+    answer that the start model might have given, asked for the style or not, keeps its fluency; word salad loses it.
+surprise: how much less likely a token is than one that the start model would have sampled there: the entropy of its
+    distribution less the token's log-probability, −log π − H, again with or without the wish, whichever is lower. Its
+    expectation is 0 for the start model's own samples, whatever the prompt and the length, so a few answers suffice.
+topic: how much more likely a token is after the answer's own prompt than after other prompts, on average.
+leak: whether the answer's beginning is likelier as a reply to a follow-up than as an answer to the prompt, such as
+    "You're welcome!" to somebody who has said nothing yet.
+distance: KL(start ‖ policy) per token on the start model's own answers to general prompts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sdpo.method.objective import row_mean
+from sdpo.method.scoring import Scores
+from sdpo.text.chat import encode_prompt
+from sdpo.text.hindsight import HindsightTemplate, with_hindsight
+from sdpo.text.prompts import NULL_FOLLOW_UP, Message
+
+# Scores completions in contexts with the start model; with the entropy of each position.
+Scorer = Callable[[list[list[int]], list[list[int]]], Scores]
+
+OTHER_PROMPTS = 2  # the number of other prompts that an answer's own prompt is compared with
+LEAK_TOKENS = 12  # the beginning of an answer that is compared with a reply to a follow-up
+LEAK_NATS = 2.0  # a beginning that is more likely as a reply by this much, in total, is a leak
+
+
+@dataclass(frozen=True)
+class AnswerQuality:
+    """The figures of one answer; see the module's docstring."""
+
+    fluency: float
+    surprise: float
+    topic: float
+    leak: bool
+
+
+def measure_quality(
+    score: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+    completions: Sequence[list[int]],
+    wish: str | None,
+    template: HindsightTemplate,
+) -> list[AnswerQuality]:
+    """Return the quality of each completion (token ids) of its prompt; no completion may be empty.
+
+    `wish` is the style in the user's words, as a complaint or a persona says it; None if it is not known.
+    """
+    rows = [list(completion) for completion in completions]
+    encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
+    contexts = [encoded]
+    if wish is not None:
+        contexts.append([encode_prompt(tokenizer, with_hindsight(messages, wish, template)) for messages in prompts])
+    scores = [score(variant, rows) for variant in contexts]
+    bare_BT, mask_BT = scores[0].logps_BT, scores[0].mask_BT
+    shifts = range(1, 1 + min(OTHER_PROMPTS, len(encoded) - 1))
+    others = [row_mean(score(encoded[shift:] + encoded[:shift], rows).logps_BT, mask_BT) for shift in shifts]
+    topic_B = row_mean(bare_BT, mask_BT) - torch.stack(others).mean(0) if others else torch.zeros(len(rows))
+    starts = [row[:LEAK_TOKENS] for row in rows]
+    replied_to = [text for text in (NULL_FOLLOW_UP, wish) if text is not None]
+    replies = [
+        score([encode_prompt(tokenizer, [{"role": "user", "content": text}])] * len(rows), starts).logps_BT.sum(1)
+        for text in replied_to
+    ]
+    answered_B = bare_BT[:, :LEAK_TOKENS].sum(1)
+    columns = (
+        torch.stack([row_mean(variant.logps_BT, mask_BT) for variant in scores]).amax(0),
+        torch.stack([_surprise(variant) for variant in scores]).amin(0),
+        topic_B,
+        torch.stack(replies).amax(0) > answered_B + LEAK_NATS,
+    )
+    return [AnswerQuality(*figures) for figures in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+def measure_surprise(
+    score: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+    completions: Sequence[list[int]],
+    wish: str | None,
+    template: HindsightTemplate,
+) -> list[float]:
+    """Return the surprise of each completion alone, at one or two forward passes per row."""
+    shown = [] if wish is None else [[with_hindsight(messages, wish, template) for messages in prompts]]
+    surprises = [
+        _surprise(score([encode_prompt(tokenizer, messages) for messages in variant], list(completions)))
+        for variant in (prompts, *shown)
+    ]
+    return torch.stack(surprises).amin(0).tolist()
+
+
+def _surprise(scores: Scores) -> Tensor:
+    """Return each row's mean of −log π − H over its tokens, (B,)."""
+    return -row_mean(scores.logps_BT + scores.entropy_BT, scores.mask_BT)
+
+
+def summarize_quality(rows: Sequence[AnswerQuality]) -> dict[str, float]:
+    """Return the mean of each figure over the answers."""
+    return {name: fmean(getattr(row, name) for row in rows) for name in ("fluency", "surprise", "topic", "leak")}
