@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
@@ -93,6 +93,9 @@ train-offline: ready ## train offline on your own conversations (TRAIN_JSONL=...
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
+
+study-real: ready ## measure the signal and training on real models (MODEL=...; takes hours; resumes where it was stopped)
+	@$(PYTHON) -m jobs.study_real
 
 study: ready ## compare teachers and objectives on the tiny world (takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sdpo.evaluate import statistics
 from sdpo.evaluate.answers import Answer
+from sdpo.runtime import statistics
 from sdpo.users.judge import VerdictPair, outcome
 
 BASELINE = "baseline"

@@ -188,13 +188,35 @@ class HindsightLoss:
         bare = forward([row.prompt for row in contexts], completions)
         if objective.null_contrast:
             null = forward(_null_contexts(contexts), completions)
-            outputs = equations.contrast(outputs, null, bare, objective.contrast_strength)
+            outputs = self._contrast(outputs, null, bare)
         return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
+
+    def _contrast(self, outputs: Tensor, null: Tensor, bare: Tensor) -> Tensor:
+        """Return the contrast of outputs or, where it needs their distributions, all three side by side: (N, 3 · H)."""
+        if self._contrasts_distributions:
+            return torch.cat((outputs, null, bare), dim=-1)
+        return equations.contrast(outputs, null, bare, self.objective.contrast_strength, self.objective.contrast_margin)
+
+    @property
+    def _contrasts_distributions(self) -> bool:
+        """Whether the contrast is not linear, so that it cannot be taken between hidden states."""
+        objective = self.objective
+        return objective.null_contrast and objective.contrast_margin > 0 and not self._uses_sampled_tokens
+
+    def _log_softmax(self, projection: Projection, hidden_NH: Tensor) -> Tensor:
+        """Return the log-probabilities of what `_teacher_outputs` returned for "full" and "top_k", (N, V)."""
+        if not self._contrasts_distributions:
+            return projection.log_softmax(hidden_NH)
+        hindsight_NV, null_NV, bare_NV = (projection.log_softmax(part) for part in hidden_NH.chunk(3, dim=-1))
+        strength, margin = self.objective.contrast_strength, self.objective.contrast_margin
+        return equations.contrast(hindsight_NV, null_NV, bare_NV, strength, margin).log_softmax(-1)
 
     def _is_moved(self, outputs: Tensor, bare: Tensor, completions: Sequence[Ids]) -> Tensor:
         """Return where the log-probabilities with and without the follow-up differ by `focus` or more, (N,)."""
         if not self._uses_sampled_tokens:
             ids_N = torch.tensor([token for ids in completions for token in ids], device=outputs.device)
+            if self._contrasts_distributions:
+                bare = torch.cat((bare, bare, bare), dim=-1)
             outputs, bare = self._logps_of(ids_N, outputs), self._logps_of(ids_N, bare)
         return (outputs - bare).abs() >= self.objective.focus
 
@@ -203,7 +225,7 @@ class HindsightLoss:
         """Return the teacher's log-probabilities of tokens, (N,), from its hidden states, one chunk at a time."""
         projection = self.teacher.projection()
         chunks = zip(hidden_NH.split(COMPARE_CHUNK), ids_N.split(COMPARE_CHUNK), strict=True)
-        logps = [projection.log_softmax(hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
+        logps = [self._log_softmax(projection, hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
         return torch.cat(logps).squeeze(-1)
 
     def _all_logps(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
@@ -224,7 +246,7 @@ class HindsightLoss:
         ids_T = torch.tensor(completion, device=hidden_TH.device)
         parts = []
         for hidden_CH, ids_C in zip(hidden_TH.split(COMPARE_CHUNK), ids_T.split(COMPARE_CHUNK), strict=True):
-            logps_CV = projection.log_softmax(hidden_CH)
+            logps_CV = self._log_softmax(projection, hidden_CH)
             logps_CK, ids_CK = logps_CV.topk(min(self.objective.top_k, logps_CV.shape[-1] - 1))
             parts.append((logps_CV.gather(-1, ids_C[:, None]).squeeze(-1), ids_CK, logps_CK))
         logps_T, top_ids_TK, top_logps_TK = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -271,7 +293,7 @@ class HindsightLoss:
             full = _checked(targets, FullTarget)
 
             def over_vocabulary(logps_CV: Tensor, ids_C: Tensor, hidden_CH: Tensor) -> tuple[Tensor, Tensor]:
-                target_logps_CV = projection.log_softmax(hidden_CH)
+                target_logps_CV = self._log_softmax(projection, hidden_CH)
                 at_ids_C = target_logps_CV.gather(-1, ids_C[:, None]).squeeze(-1)
                 return at_ids_C, equations.divergence(logps_CV, target_logps_CV, direction)
 

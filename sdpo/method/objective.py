@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softshrink
 
 # The weight of tokens that the follow-up does not affect: enough to keep an answer coherent while a few of its tokens
 # change, too little to undo what was learned before.
@@ -47,7 +48,8 @@ class Objective:
         nats (None: no clipping).
     ignore_first_k: leave out the first k tokens of each completion.
     null_contrast: subtract the effect of a null follow-up from the teacher (see `contrast`).
-    contrast_strength: the factor of the difference between the two follow-ups in `contrast`.
+    contrast_strength, contrast_margin: the factor of the difference between the two follow-ups, and the size in nats
+        below which it counts as noise (see `contrast`).
     focus: a threshold in nats, 0 for off. Tokens with |log T(y_t | x, o, y_<t) − log T(y_t | x, y_<t)| below it count
         little (see `focus_weights`). Completions without any token above it are not learned from, and when few others
         are left the step is smaller (see `MINIMUM_TAUGHT_SHARE`).
@@ -62,6 +64,7 @@ class Objective:
     ignore_first_k: int = 0
     null_contrast: bool = False
     contrast_strength: float = 1.0
+    contrast_margin: float = 0.0
     focus: float = 0.0
 
 
@@ -96,14 +99,18 @@ def focus_weights(moved_BT: Tensor) -> Tensor:
     return UNFOCUSED_WEIGHT + (1 - UNFOCUSED_WEIGHT) * moved_BT.float()
 
 
-def contrast(hindsight: Tensor, null: Tensor, bare: Tensor, strength: float = 1.0) -> Tensor:
-    """Return the teacher's output without the effect that any follow-up has: T(x) + strength · (T(x, o) − T(x, o∅)).
+def contrast(hindsight: Tensor, null: Tensor, bare: Tensor, strength: float = 1.0, margin: float = 0.0) -> Tensor:
+    """Return the teacher's output without the effect that any follow-up has.
 
-    The arguments have one shape: the log-probabilities of the tokens or, because the LM head is linear, the hidden
-    states that it reads. The difference between the user's and the null follow-up is added to the teacher's
-    output for `x` alone. For a frozen teacher the latter is the model that the run started from.
+        T(x) + strength · S(T(x, o) − T(x, o∅)),   S(d) = sign(d) max(|d| − margin, 0)
+
+    The arguments have one shape: the log-probabilities of tokens or, without a margin, because the LM head is linear,
+    the hidden states that it reads. The difference between the user's and the null follow-up is added to the
+    teacher's output for `x` alone. For a frozen teacher the latter is the model that the run started from. Where the
+    difference is within the margin nothing is learned: a small model's distribution moves a little with any context,
+    and a larger `strength` would amplify that as well.
     """
-    return bare + strength * (hindsight - null)
+    return bare + strength * softshrink(hindsight - null, margin)
 
 
 def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str) -> Tensor:

@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from sdpo.method.scoring import Projection, Scores, hidden_states, score
+
+Result = TypeVar("Result")
 
 FIXED = ("frozen", "gated")  # the teachers that do not follow the policy during training
 
@@ -79,6 +81,11 @@ class Teacher:
         """Return each completion's hidden states as the LM head reads them: one (T, H) per row, T the row's own."""
         with self._evaluating():
             return hidden_states(self._model, contexts, completions, batch_size)
+
+    def run(self, function: Callable[[Any], Result]) -> Result:
+        """Return function(model), called with the teacher's model in evaluation mode and without gradient."""
+        with self._evaluating():
+            return function(self._model)
 
     def projection(self) -> Projection:
         """Return the teacher's current LM head. Every process must call it: sharded weights are gathered."""

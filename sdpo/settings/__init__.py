@@ -20,7 +20,7 @@ from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
-from sdpo.settings.study import StudySettings
+from sdpo.settings.study import RealStudySettings, StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "OfflineSettings",
     "OnlineSettings",
     "PrepSettings",
+    "RealStudySettings",
     "Setting",
     "SignalSettings",
     "SimulatorSettings",
@@ -46,7 +47,8 @@ __all__ = [
 ]
 
 # The sources of a value.
-FLAG, MAKE, ENVIRONMENT, TINY, DOTENV, JOB, DEFAULT = "flag", "make", "environment", "TINY", ".env", "job", "default"
+FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "make", "environment", "TINY", ".env"
+RECIPE, JOB, DEFAULT = "RECIPE", "job", "default"
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:
@@ -85,7 +87,7 @@ def known_names() -> dict[str, Setting]:
 
 
 def source(settings: CommonSettings, name: str) -> str:
-    """Return the source of a value: flag, make, environment, TINY, ".env, line N", job or default."""
+    """Return the source of a value: flag, make, environment, TINY, ".env, line N", RECIPE, job or default."""
     return settings.sources.get(name, DEFAULT)
 
 

@@ -26,6 +26,7 @@ from sdpo.settings import (
     FLAG,
     JOB,
     MAKE,
+    RECIPE,
     TINY,
     CommonSettings,
     Setting,
@@ -36,6 +37,7 @@ from sdpo.settings import (
     known_names,
     settings_of,
 )
+from sdpo.settings.recipes import RECIPES
 
 # Set by the Makefile: the names of the variables given on make's command line.
 MAKE_VARIABLES = "SDPO_MAKE_VARIABLES"
@@ -96,6 +98,11 @@ def resolve(
     layers = [_one_layer(items, by_name) for items in sources_in_order]
     if not next((_parse(by_name["tiny"], layer["tiny"]) for layer in layers if "tiny" in layer), False):
         layers = [layer for layer in layers if not any(item.source == TINY for item in layer.values())]
+    recipe = next((_parse(by_name["recipe"], layer["recipe"]) for layer in layers if "recipe" in layer), None)
+    if recipe:
+        known = {name: value for name, value in RECIPES[recipe].items() if name in settings}
+        given = _from_mapping(settings, known, RECIPE, f"RECIPE={recipe}")
+        layers.insert(-1, _one_layer(given, by_name))
     return kind(**_chosen(settings, layers))
 
 

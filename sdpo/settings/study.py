@@ -1,9 +1,10 @@
-"""The settings of the study on the tiny world."""
+"""The settings of the studies: on the tiny world and on real models."""
 
 # ruff: noqa: RUF009 (`setting` is a `field`)
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.declare import setting
@@ -40,3 +41,28 @@ class StudySettings(CommonSettings):
     )
     answers: int = setting(512, "the number of answers measured at each point of a curve", at_least=1)
     parallel: int = setting(1, "the number of runs at a time, each on one core", at_least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealStudySettings(CommonSettings):
+    """The study on real models."""
+
+    model: str = setting("HuggingFaceTB/SmolLM2-135M-Instruct", "the models, hub names or folders, separated by spaces")
+    study_dir: Path = setting(Path("docs"), "the folder of real.jsonl, which has one line per result")
+    study_table: Path = setting(Path("docs/real.md"), "the file for the tables")
+    scratch: Path = setting(Path("runs/study-real"), "the folder for the training runs, which can be resumed there")
+    parts: str = setting("signal,training", "the parts of the study to run, separated by commas")
+    templates: str = setting("before,after,earlier_turn,system,framed", "the templates of part signal")
+    signal_prompts: int = setting(26, "the number of prompts of part signal", at_least=2)
+    styles: str = setting("brief,no_lists,exclamation", "the styles of part training")
+    variants: str = setting(
+        "RECIPE=recommended",
+        "the settings of part training: NAME=value words, variants separated by semicolons",
+    )
+    seeds: int = setting(2, "the number of seeds of each run", at_least=1)
+    interactions: int = setting(240, "the number of interactions of a run", at_least=8)
+    bs: int = setting(8, "the batch size of training", at_least=1)
+    max_completion_tokens: int = setting(64, "the maximum length of an answer", at_least=1)
+    eval_n: int = setting(64, "the number of held-out prompts that are answered before and after", at_least=1)
+    precision: Literal["auto", "bf16", "fp32"] = setting("auto", "auto: bf16 on a GPU, fp32 elsewhere")
+    parallel: int = setting(1, "the number of training runs at a time, each on one core", at_least=1)

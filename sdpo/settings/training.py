@@ -31,6 +31,10 @@ class TrainingSettings(LaunchSettings):
     data_path: Path | None = setting(
         None, "a folder with train.jsonl and validation.jsonl, instead of the two above", check=existing_folder
     )
+    recipe: Literal["paper", "recommended"] = setting(
+        "paper",
+        "the defaults of teacher, objective, contrast and adapter: the paper's, or those that did best on real models",
+    )
     teacher: Literal["live", "frozen", "ema", "gated"] = setting(
         "live",
         "the model that scores with hindsight: the current policy (live), the model the run started from (frozen), an "
@@ -60,9 +64,12 @@ class TrainingSettings(LaunchSettings):
     contrast_strength: float = setting(
         1.0, "the factor of what NULL_CONTRAST leaves of the follow-up's effect", above=0
     )
+    contrast_margin: float = setting(
+        0.0, "the nats below which what NULL_CONTRAST leaves of a token's change counts as noise", at_least=0
+    )
     learn_from: Literal["all", "complaints"] = setting(
         "all",
-        "complaints: learn nothing from the answers of users who are known to be satisfied",
+        "the follow-ups to learn from: all, or complaints and wishes alone, neither thanks nor new topics",
     )
     mask_truncated: bool = setting(False, "ignore truncated answers")
     guard: Literal["off", "warn", "stop"] = setting(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.llm import Backend, ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
 from sdpo.signal.loaded_model import LoadedModel
-from sdpo.text.prompts import FOLLOW_UP_KINDS, FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS, kind_messages
+from sdpo.text.prompts import FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS
 from sdpo.text.records import Interaction
 from sdpo.tiny import language, oracle
 from sdpo.users.judge import ApiJudge, Judge, LocalJudge, Pair, compare_in_both_orders
@@ -39,18 +40,10 @@ class Annotator:
         return list(UNRELATED_FOLLOW_UPS)
 
     def kinds(self, rows: Sequence[Interaction], subject: LoadedModel) -> list[str]:
-        """Return the kind of each follow-up: the oracle's label, or the one that the model finds most likely."""
+        """Return the kind of each follow-up: the oracle's label, or what the model's hidden states say."""
         if self.tiny:
             return [_KIND_OF[oracle.read_follow_up(row.user_response).kind] for row in rows]
-        replies = [subject.completion(kind) for kind in FOLLOW_UP_KINDS]
-        contexts = [subject.context(kind_messages(row.completion, row.user_response)) for row in rows]
-        # An exchange that is too long for the model gets the most common kind, "new topic".
-        fits = [len(context) + max(map(len, replies)) <= subject.max_length for context in contexts]
-        scored_contexts = [context for context, fit in zip(contexts, fits, strict=True) if fit for _ in replies]
-        totals = iter(
-            [sum(logps) for logps in subject.logps(scored_contexts, replies * sum(fits))] if scored_contexts else ()
-        )
-        return [_likeliest({kind: next(totals) for kind in FOLLOW_UP_KINDS}) if fit else "new topic" for fit in fits]
+        return FollowUpReader(subject.run, subject.tokenizer).kinds([row.user_response for row in rows])
 
     def preferred(
         self, rows: Sequence[Interaction], firsts: Sequence[str], seconds: Sequence[str], subject: LoadedModel
@@ -90,7 +83,3 @@ class Annotator:
         cache = ReplyCache(self._folder / "replies-judge.jsonl")
         meter = Meter(price_of(name, read_prices()), settings.max_cost, cache.paid)
         return ApiJudge(Client(backend, settings.concurrency, cache=cache, meter=meter))
-
-
-def _likeliest(logps: dict[str, float]) -> str:
-    return max(logps, key=logps.__getitem__)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sdpo.evaluate.statistics import ratio_interval, wilson
+from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.signal.annotator import Annotator
 from sdpo.signal.loaded_model import LoadedModel, progress_printer, signal_of, size_of
 from sdpo.signal.verdict import THRESHOLDS

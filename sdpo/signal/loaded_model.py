@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sdpo.method.scoring import score, top_alternatives
@@ -67,6 +69,11 @@ class LoadedModel:
         return generate(
             self.model, self.tokenizer, list(contexts), length, self.batch_size, temperature, seed, progress
         )
+
+    @torch.no_grad()
+    def run(self, function: Callable[[Any], Tensor]) -> Tensor:
+        """Return function(model), without gradient."""
+        return function(self.model)
 
     @torch.no_grad()
     def logps(

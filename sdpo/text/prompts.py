@@ -52,8 +52,8 @@ VERDICT_SCHEMA = {
     "additionalProperties": False,
 }
 
-# For the audit: the persona of a user of whom only one follow-up is known, follow-ups that have nothing to do with any
-# answer, and the prompt that classifies a follow-up.
+# For the audit: the persona of a user of whom only one follow-up is known, and follow-ups that have nothing to do with
+# any answer.
 FOLLOW_UP_PERSONA = "To an earlier answer I replied: “{follow_up}” I like the answer that suits this reply better."
 UNRELATED_FOLLOW_UPS = (
     "Which bus goes to the harbour on Sundays?",
@@ -69,12 +69,7 @@ UNRELATED_FOLLOW_UPS = (
     "We are out of milk.",
     "Who won the rowing race last night?",
 )
-KIND_SYSTEM = (
-    "You are shown an answer and the message that its user wrote next. Say what the message is: a complaint or a wish "
-    "for a change of the answer, thanks or praise for it, or a new topic that leaves the answer as it is. Reply with "
-    '"complaint", "thanks" or "new topic".'
-)
-KIND_TURN = "The answer:\n{completion}\n\nThe user's next message:\n{follow_up}"
+# A wish for a change of the answer or a complaint about it, praise or acceptance, or anything else.
 FOLLOW_UP_KINDS = ("complaint", "thanks", "new topic")
 
 # Prompts whose short answers should stay as they are, whatever style is learned: facts, sums, words, formats. Some ask
@@ -168,12 +163,6 @@ def judge_messages(persona: str, prompt: str, first: str, second: str, again: bo
     """
     turn = JUDGE_TURN + JUDGE_AGAIN if again else JUDGE_TURN
     return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=prompt, first=first, second=second)
-
-
-def kind_messages(completion: str, follow_up: str) -> list[Message]:
-    """Return the messages to a model that classifies a follow-up to this completion as one of FOLLOW_UP_KINDS."""
-    turn = KIND_TURN.format(completion=completion, follow_up=follow_up)
-    return [{"role": "system", "content": KIND_SYSTEM}, {"role": "user", "content": turn}]
 
 
 def _two_turns(system: str, persona: str, turn: str, **fields: str) -> list[Message]:

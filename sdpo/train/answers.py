@@ -26,10 +26,11 @@ def measure_answers(
     oracle: "Oracle | None",
     start: StartModel | None,
     shown: bool = False,
-) -> dict[str, Any]:
-    """Sample an answer to each prompt and return the figures of `summarize`, with the quality that `start` measures.
+) -> tuple[dict[str, Any], list[dict]]:
+    """Sample an answer to each prompt; return the figures of `summarize`, with the quality that `start` measures.
 
-    Every process answers a share. With `shown` the policy is shown the wish when it answers; the figures are those of
+    The answers themselves come second, as rows with prompt, answer and finished. Every process answers a share. With
+    `shown` the policy is shown the wish when it answers; the figures are those of
     answers to the prompts alone.
     """
     accelerator = trainer.accelerator
@@ -50,13 +51,15 @@ def measure_answers(
     )
     posts = [prompt[-1]["content"] for prompt in rank_prompts]
     rank_rows = [(post, *answer) for post, answer in zip(posts, answers, strict=True)][:counted]
-    figures = summarize(gather_object(rank_rows), oracle)
+    answered = gather_object(rank_rows)
+    figures = summarize(answered, oracle)
+    rows = [{"prompt": post, "answer": text, "finished": finished} for post, text, finished in answered]
     if start is None:
-        return figures
+        return figures, rows
     qualities = start.quality(rank_prompts, [encode_answer(tokenizer, *answer) for answer in answers])[:counted]
     figures |= quality_figures(qualities)
     distance = start.distance(trainer.model)
-    return figures | ({} if distance is None else {"distance": round(distance, 4)})
+    return figures | ({} if distance is None else {"distance": round(distance, 4)}), rows
 
 
 def summarize(answers: list[tuple[str, str, bool]], oracle: "Oracle | None") -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The table and the figure that a training run ends with."""
 
+import textwrap
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,31 @@ SHARES = ("adherence", "validity")
 def print_results(run: RunDirectory, summary: dict) -> None:
     """Print the table, if answers were measured, then draw training.png and print where it is."""
     if "before" in summary:
-        print(table(summary))
+        print(f"{side_by_side(run)}\n\n{table(summary)}")
     picture = draw_training(run, summary)
     print(f"picture: {picture}\nsummary: {run.path / 'summary.json'}", flush=True)
+
+
+def answers_file(when: str) -> str:
+    """Return the name of the file with the answers of `when`: before, shown or after."""
+    return f"answers-{when}.jsonl"
+
+
+def side_by_side(run: RunDirectory, count: int = 3, width: int = 57, lines: int = 12) -> str:
+    """Return some validation answers before and after training in two columns, cut to `lines` lines each."""
+    before, after = (run.read_rows(answers_file(when)) for when in ("before", "after"))
+    blocks = []
+    for old, new in list(zip(before, after, strict=False))[:count]:
+        columns = [_wrapped(row["answer"], width, lines) for row in (old, new)]
+        rows = [f"{left:{width}} | {right}" for left, right in zip_longest(*columns, fillvalue="")]
+        prompt = _cut(" ".join(old["prompt"].split()), 2 * width)
+        blocks.append("\n".join([f"> {prompt}", f"{'before':{width}} | after", *rows]))
+    return "\n\n".join(blocks)
+
+
+def _wrapped(text: str, width: int, lines: int) -> list[str]:
+    wrapped = [line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""]]
+    return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], "…"]
 
 
 def table(summary: dict) -> str:
@@ -30,11 +54,20 @@ def table(summary: dict) -> str:
         "validity": "validity",
         "faithfulness": "facts kept",
         "mean_length": "mean words",
+        "fluency": "fluency",
+        "topic": "on topic",
+        "leak": "leaks",
+        "distance": "distance",
     }
     figures = [(label, before.get(name), after.get(name)) for name, label in labels.items()]
     figures += [(f"share {axis}", share, after["axes"][axis]) for axis, share in before["axes"].items()]
-    rows = [f"{'':12}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * 42]
-    rows += [f"{label:12}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}" for label, old, new in figures if old is not None]
+    width = max(len(label) for label, _, _ in figures)
+    rows = [f"{'':{width}}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * (width + 30)]
+    rows += [
+        f"{label:{width}}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}"
+        for label, old, new in figures
+        if old is not None and new is not None
+    ]
     return "\n".join(
         [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers before and after", *rows]
     )

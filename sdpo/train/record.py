@@ -142,8 +142,8 @@ class HindsightTrainer(Trainer):
     """Base of the online and the offline trainer: the hindsight loss, and the record of the current step.
 
     `record` is that of the step in progress. `latest` holds this process's most recent completions; the guard measures
-    them. `start` is the model that the run started from, if anything is measured with it. A subclass that also extends
-    another trainer names this class first, so that `__init__` passes the other arguments on to it.
+    them. `start` is the model that the run started from or, if it is not given, the teacher. A subclass that also
+    extends another trainer names this class first, so that `__init__` passes the other arguments on to it.
     """
 
     model: PreTrainedModel | PeftModel
@@ -168,6 +168,7 @@ class HindsightTrainer(Trainer):
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.record = StepRecord()
         self.latest = LatestAnswers()
+        self.start = start if start is not None else teacher
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

@@ -23,7 +23,7 @@ from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
-from sdpo.train.figures import print_results
+from sdpo.train.figures import answers_file, print_results
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
@@ -35,6 +35,12 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import OfflineSettings, OnlineSettings, TrainingSettings
     from sdpo.users.oracle import Oracle
+
+_WHEN = {
+    "before": "before training",
+    "shown": "before training, with the wish shown",
+    "after": "after training",
+}
 
 Config = TypeVar("Config", bound=TrainingArguments)
 
@@ -120,10 +126,10 @@ class Session(Generic[Config]):
         if self.start is not None:
             policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
             self.start.answer_general_prompts(policy, self.run_dir, self.main, self.oracle, self.settings.seed)
-        if "before" not in summary and (before := self.measure_answers("before training")):
+        if "before" not in summary and (before := self.measure_answers("before")):
             summary["before"] = before
             if self.settings.style is not None:
-                summary["shown"] = self.measure_answers("shown the wish", shown=True)
+                summary["shown"] = self.measure_answers("shown")
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.teacher_callback.resume_from = checkpoint
@@ -144,7 +150,7 @@ class Session(Generic[Config]):
             summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
             if best:
                 self.trainer._load_best_model()
-        if after := self.measure_answers("after training"):
+        if after := self.measure_answers("after"):
             summary["after"] = after
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
@@ -158,15 +164,16 @@ class Session(Generic[Config]):
             )
         return True
 
-    def measure_answers(self, when: str, shown: bool = False) -> dict | None:
-        """Return the figures of sampled answers (`before` or `after` in the summary); None if EVAL_N is 0.
+    def measure_answers(self, when: str) -> dict | None:
+        """Return the figures of sampled answers, for the summary; None if EVAL_N is 0. The answers are in a file.
 
-        With `shown` the policy answers with the wish in its context: what training can be expected to reach.
+        `when` is before, after or shown: before training, with the wish in the context, which shows what the model can
+        be expected to learn.
         """
         settings = self.settings
         if not settings.eval_n:
             return None
-        figures = measure_answers(
+        figures, answers = measure_answers(
             self.trainer,
             self.tokenizer,
             self.validation_prompts(),
@@ -175,10 +182,11 @@ class Session(Generic[Config]):
             settings.temperature,
             self.oracle,
             self.start,
-            shown,
+            when == "shown",
         )
         if self.main:
-            print(f"{when}: {figures['answers']} validation prompts answered", flush=True)
+            self.run_dir.write_rows(answers_file(when), answers)
+            print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
         return figures
 
     def _write_card_and_merge(self) -> None:
@@ -220,6 +228,7 @@ class Session(Generic[Config]):
             ignore_first_k=settings.ignore_first_k,
             null_contrast=settings.null_contrast,
             contrast_strength=settings.contrast_strength,
+            contrast_margin=settings.contrast_margin,
             **more,
         )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobs.audit import JOB
 from sdpo.errors import RecordError, SettingError
-from sdpo.evaluate.statistics import ratio_interval, wilson
+from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
 from sdpo.signal.annotator import Annotator

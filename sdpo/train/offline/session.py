@@ -8,15 +8,17 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
+from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.errors import SettingError
 from sdpo.method import scoring
 from sdpo.settings.inputs import read_template
-from sdpo.text.prompts import Message
+from sdpo.text.prompts import FOLLOW_UP_KINDS, Message
 from sdpo.text.records import read_interactions
 from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.offline import initial_signal
 from sdpo.train.offline.data import read_rows, with_lengths
 from sdpo.train.offline.held_out import HeldOutCallback
+from sdpo.train.offline.kinds import count_kinds, read_kinds
 from sdpo.train.offline.mixture import validation_file
 from sdpo.train.offline.trainer import OfflineTrainer, collate
 from sdpo.train.offline.truncation import TruncationLimits
@@ -76,6 +78,7 @@ class OfflineSession(Session[TrainingArguments]):
             train_dataset=self.rows.training,
             processing_class=self.tokenizer,
         )
+        self.rows = self.rows._replace(training=self._learned_from(trainer))
         trainer.train_dataset = self._with_initial_signal(trainer)
         self._print_estimate(trainer)
         return trainer
@@ -90,6 +93,26 @@ class OfflineSession(Session[TrainingArguments]):
         """Return the prompts of EVAL_N validation interactions."""
         rows = read_interactions(validation_file(self.settings), self.job.data_command)
         return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
+
+    def _learned_from(self, trainer: OfflineTrainer) -> Dataset:
+        """Return the training rows, with LEARN_FROM=complaints only those whose follow-up is one.
+
+        Raises SettingError if they are fewer than one step takes.
+        """
+        settings, rows = self.settings, self.rows.training
+        if settings.learn_from == "all":
+            return rows
+        reader = FollowUpReader(trainer.start.run, self.tokenizer)
+        kinds = read_kinds(self.run_dir, reader, rows, trainer.accelerator)
+        kept = [index for index, kind in enumerate(kinds) if kind == FOLLOW_UP_KINDS[0]]
+        if self.main:
+            print(f"follow-ups: {count_kinds(kinds)}; learning from the complaints", flush=True)
+        if len(kept) < settings.bs * settings.ga * settings.world_size:
+            raise SettingError(
+                f"LEARN_FROM=complaints leaves {len(kept)} rows, fewer than one step takes. Add data with complaints, "
+                "or give LEARN_FROM=all."
+            )
+        return rows.select(kept)
 
     def _with_initial_signal(self, trainer: OfflineTrainer) -> Dataset:
         """Return the training rows, filtered, weighted and with the teacher's log-probabilities as the settings ask.

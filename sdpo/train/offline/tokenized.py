@@ -19,7 +19,7 @@ from sdpo.text.records import Interaction, read_interactions
 from sdpo.train.offline.truncation import TruncatedRow, TruncationLimits, truncate
 
 FOLDER = ".tokenized"
-_VERSION = "1"  # increase it when the code gives other ids for the same inputs
+_VERSION = "2"  # increase it when the code gives other ids for the same inputs
 _IDS = pa.list_(pa.int32())
 _SCHEMA = pa.schema(
     {

@@ -7,7 +7,7 @@ teacher's on `x, o`, and the policy's on `x`, whose log-probabilities carry the 
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
@@ -16,18 +16,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
+from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.errors import LossNotFinite, SdpoError, SimulatorUnavailable
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
-from sdpo.text.prompts import NULL_FOLLOW_UP, Message
+from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP, Message
 from sdpo.train.guard import repeated_share
 from sdpo.train.online.background_request import BackgroundRequest
 from sdpo.train.record import HindsightTrainer, LatestAnswers
 from sdpo.users.simulator import FollowUp
 
+COMPLAINT, THANKS, _ = FOLLOW_UP_KINDS
 VALIDATION_ROUND = 1 << 20  # beyond all rounds of training, which are numbered by step
 
 
@@ -64,8 +66,8 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     """RLOOTrainer whose advantage comes from scoring the answer again with the follow-up in context.
 
     `user` may be None if the dataset has `completion`, `follow_up` and `satisfied` to replay. `is_satisfied`, if there
-    is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only` the answers of users who
-    are known to be satisfied are not learned from. `wait_for_user` is called if the user does not respond and
+    is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only` only complaints are learned
+    from, not thanks or new topics. `wait_for_user` is called if the user does not respond and
     returns when it does, or raises; without it the run ends at once.
     """
 
@@ -128,15 +130,15 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
-        satisfied = [self._is_satisfied(follow_up) for follow_up in answers.follow_ups]
-        learned_from_B = torch.tensor([not (self.complaints_only and known) for known in satisfied]).to(usable_B.device)
+        kinds = self._kinds(answers.follow_ups)
+        is_complaint_B = torch.tensor([kind == COMPLAINT for kind in kinds], device=usable_B.device)
+        learned_from_B = is_complaint_B if self.complaints_only else torch.ones_like(usable_B)
         self.record.unmoved += int((usable_B & ~moved_B).sum())
         self.record.rows += len(prompts)
         self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
-        if None not in satisfied:
-            self.record.stated_satisfied = (self.record.stated_satisfied or 0) + sum(map(bool, satisfied))
+        self.record.stated_satisfied = (self.record.stated_satisfied or 0) + kinds.count(THANKS)
         self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
@@ -150,11 +152,10 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
                     "prompt": prompt[-1]["content"],
                     "completion": text,
                     "follow_up": follow_up.text,
-                    "satisfied": known,
+                    "satisfied": follow_up.satisfied,
+                    "kind": kind,
                 }
-                for prompt, text, follow_up, known in zip(
-                    prompts, answers.texts, answers.follow_ups, satisfied, strict=True
-                )
+                for prompt, text, follow_up, kind in zip(prompts, answers.texts, answers.follow_ups, kinds, strict=True)
             ],
         }
 
@@ -227,11 +228,23 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
                 raise first
             self.wait_for_user(first)
 
-    def _is_satisfied(self, follow_up: FollowUp) -> bool | None:
-        """Return whether the user is satisfied: as the user states, or as the oracle reads; None if neither knows."""
-        if follow_up.satisfied is None and self.is_satisfied is not None:
-            return self.is_satisfied(follow_up.text)
-        return follow_up.satisfied
+    def _kinds(self, follow_ups: list[FollowUp]) -> list[str]:
+        """Return the kind of each follow-up: as the user states, as the oracle reads, or as the start model reads."""
+        known = [row.satisfied for row in follow_ups]
+        if (reads := self.is_satisfied) is not None:
+            known = [
+                reads(row.text) if stated is None else stated for row, stated in zip(follow_ups, known, strict=True)
+            ]
+        # With several processes all have to take part in the forward passes of the reader.
+        if any(gather_object([None in known])):
+            read = self._reader.kinds([row.text for row in follow_ups])
+        else:
+            read = [COMPLAINT] * len(known)
+        return [kind if fits is None else THANKS if fits else COMPLAINT for fits, kind in zip(known, read, strict=True)]
+
+    @cached_property
+    def _reader(self) -> FollowUpReader:
+        return FollowUpReader(self.start.run, self.processing_class)
 
     def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
         """Return the contexts to score each completion in, and a mask of the rows with a usable follow-up.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpo.evaluate.statistics import (
+from sdpo.runtime.statistics import (
     bootstrap,
     kappa,
     length_controlled,

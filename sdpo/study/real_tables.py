@@ -1,0 +1,100 @@
+"""The tables of docs/real.md."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+# What a run has to reach: adherence, or a gain in it; the rest is about what it may lose.
+ADHERENCE, GAIN = 0.85, 0.5
+FLUENCY_LOSS, TOPIC_KEPT, DISTANCE, OTHER_STYLES = 0.15, 0.8, 0.05, 0.10
+
+
+def report(results: Sequence[dict[str, Any]]) -> str:
+    """Return the text of real.md."""
+    signal = [row for row in results if row["kind"] == "signal"]
+    training = [row for row in results if row["kind"] == "training"]
+    lines = [
+        "# The study on real models",
+        "",
+        "Written by `make study-real`; each result is a line of `real.jsonl`. The user is a rule "
+        "(`USER_MODEL_NAME_OR_PATH=rule`), the prompts are this project's own (`make prep-english`).",
+        "",
+    ]
+    return "\n".join([*lines, *_signal_table(signal), *_training_table(training)]) + "\n"
+
+
+def reached(row: dict[str, Any]) -> dict[str, bool]:
+    """Return what a training run has to reach, by name, and whether it does."""
+    before, shown, after = row["before"], row["shown"], row["after"]
+    moved = max((abs(after["axes"][style] - share) for style, share in before["axes"].items()), default=0.0)
+    return {
+        "style": after["adherence"] >= ADHERENCE or after["adherence"] - before["adherence"] >= GAIN,
+        "fluency": before["fluency"] - after["fluency"] <= FLUENCY_LOSS,
+        "on topic": after["topic"] >= TOPIC_KEPT * shown["topic"],
+        "distance": after["distance"] is None or after["distance"] <= DISTANCE,
+        "other styles": moved <= OTHER_STYLES,
+        "no leaks": after["leak"] <= 0.01,
+    }
+
+
+def _signal_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## What the signal distinguishes",
+        "",
+        "Mean size of a token's signal in nats, over answers to held-out prompts, with held-out wordings; complaints "
+        "are about something that the answer does. A margin is that of CONTRAST_MARGIN, `-` is without NULL_CONTRAST; "
+        "in brackets 95 % intervals over answers. LEARN_FROM=complaints leaves unrelated messages and thanks out.",
+        "",
+        "| model | template | margin | complaint | thanks | unrelated | complaint / unrelated | thanks / complaint |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        margin = "-" if row["margin"] is None else f"{row['margin']:g}"
+        ratios = (_interval(row[name]) for name in ("complaint_over_unrelated", "thanks_over_complaint"))
+        sizes = (f"{row[kind]:.3f}" for kind in ("complaint", "thanks", "unrelated"))
+        lines.append("| " + " | ".join([row["model"], row["template"], margin, *sizes, *ratios]) + " |")
+    return [*lines, ""]
+
+
+def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "## What training changes",
+        "",
+        "Before → after; `shown` is the model before training with the wish in its context. A run reaches the line if "
+        f"adherence is {ADHERENCE} or {GAIN} more than before, fluency falls by {FLUENCY_LOSS} nats a token at most, "
+        f"answers are on topic at {TOPIC_KEPT:g} of `shown`, the distance on general prompts is at most {DISTANCE} "
+        f"nats, no other style moves by more than {OTHER_STYLES:g}, and no more than 1 % of the answers are leaks.",
+        "",
+        "| model | style | settings | seed | interactions | adherence | shown | fluency | on topic | leaks | "
+        "distance | not reached | guard |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in sorted(rows, key=lambda row: (row["model"], row["variant"], row["style"], row["seed"])):
+        before, shown, after = row["before"], row["shown"], row["after"]
+        missed = ", ".join(name for name, passed in reached(row).items() if not passed) or "-"
+        changes = [f"{before[name]:.2f} → {after[name]:.2f}" for name in ("adherence", "fluency", "topic", "leak")]
+        cells = [
+            row["model"],
+            row["style"],
+            row["variant"],
+            str(row["seed"]),
+            str(row["interactions"]),
+            changes[0],
+            f"{shown['adherence']:.2f}",
+            *changes[1:],
+            "-" if after["distance"] is None else f"{after['distance']:.3f}",
+            missed,
+            f"stopped at step {row['stopped']['step']}" if row["stopped"] else "-",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    share = fmean(all(reached(row).values()) for row in rows)
+    return [*lines, "", f"{share:.0%} of the runs reach the line.", ""]
+
+
+def _interval(values: Sequence[float]) -> str:
+    value, low, high = values
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
