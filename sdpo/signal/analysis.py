@@ -49,7 +49,7 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     summary = summarize(rows)
     result = {
         "model": settings.model,
-        "template": template,
+        "template": vars(template),
         "unit": "nats per token",
         "scale": {"limit": limit, "centre": 0.0},
         "summary": summary,

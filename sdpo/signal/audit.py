@@ -116,7 +116,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
         "data": str(settings.data),
         "interactions": total,
         "sampled": len(rows),
-        "templates": templates(settings),
+        "templates": {name: vars(template) for name, template in templates(settings).items()},
         "thresholds": vars(THRESHOLDS),
         "candidates": candidates,
     }

@@ -116,7 +116,9 @@ def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
         ),
         _legend(limit),
         *(_case(number, case, limit) for number, case in enumerate(cases)),
-        Markup("<h2>The hindsight template</h2><p class='quote'>{}</p>").format(result["template"]),
+        Markup("<h2>The hindsight template</h2><p>Shown in this place: {place}.</p><p class='quote'>{text}</p>").format(
+            **result["template"]
+        ),
         Markup("<div id='card' role='status' hidden></div>"),
         data_block("signals", [_facts(case) for case in cases]),
     ]  # fmt: skip

@@ -136,7 +136,7 @@ def test_labels_of_the_heatmaps_do_not_overlap_and_are_not_cut_off(length, tmp_p
 
 def result_of(cases, limit=7.5):
     return {
-        "model": "m</script>", "template": "<i>{follow_up}", "scale": {"limit": limit}, "cases": cases,
+        "model": "m</script>", "template": {"text": "<i>{follow_up}", "place": "before"}, "scale": {"limit": limit}, "cases": cases,
         "summary": summarize(cases),
     }  # fmt: skip
 
@@ -151,6 +151,7 @@ def test_the_page_holds_every_token_complete_and_escaped(tmp_path):
     assert sum(tag == "script" for tag, _ in read.elements) == 2
     assert sum(tag == "b" for tag, _ in read.elements) == 5  # the labels of the scale; the token <b> is not among them
     assert "😀" in read.texts["span"] and "漢字" in read.texts["span"]
+    assert "<i>{follow_up}" in read.texts["p"] and "Shown in this place: before." in read.texts["p"]
 
 
 @needs_browser

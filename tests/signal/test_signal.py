@@ -16,7 +16,7 @@ from sdpo.signal.cases import CASES_FILE, read_cases
 from sdpo.signal.colours import colour, ink, limit_of, mark
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.text.chat import encode_completion
-from sdpo.text.hindsight import with_hindsight
+from sdpo.text.hindsight import HINDSIGHT, with_hindsight
 from tests.worlds import environment
 
 pytestmark = pytest.mark.slow
@@ -143,6 +143,7 @@ def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     assert expected_files <= {path.name for path in out.iterdir()}
     result = json.loads((out / "sdpo_signals.json").read_text("utf-8"))
     assert len(result["cases"]) == 6
+    assert result["template"] == {"text": HINDSIGHT.text, "place": "after"}
     case = result["cases"][1]
     messages = [{"role": "system", "content": case["system"]}, {"role": "user", "content": case["raw_prompt"]}]
     shown = with_hindsight(messages, case["feedback_followup"])
