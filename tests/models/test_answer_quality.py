@@ -219,3 +219,12 @@ def test_an_answer_that_the_wish_asks_for_is_no_less_fluent(start, tokenizer, ow
         assert both.fluency >= bare.fluency - 1e-6 and both.surprise <= bare.surprise + 1e-6
         assert both.topic == pytest.approx(bare.topic, abs=1e-6)
         assert both.leak >= bare.leak
+
+
+def test_only_the_beginning_of_an_answer_decides_whether_it_is_a_leak(start, tokenizer, own):
+    answer = own[1][0]
+    assert len(answer) > LEAK_TOKENS
+    measure = partial(measure_quality, scorer(start), tokenizer, own[0][:1], wish=None, template=HINDSIGHT)
+    nonsense = [17, 40, 99, 7] * 20
+    assert [row.leak for row in measure([[*answer[:LEAK_TOKENS], *nonsense]])] == [False]
+    assert [row.leak for row in measure([[*nonsense[:LEAK_TOKENS], *answer]])] == [True]
