@@ -135,8 +135,11 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
-        if None not in satisfied:
-            self.record.stated_satisfied = (self.record.stated_satisfied or 0) + sum(map(bool, satisfied))
+        stated = [
+            known for known, usable in zip(satisfied, usable_B.tolist(), strict=True) if usable and known is not None
+        ]
+        self.record.stated += len(stated)
+        self.record.stated_satisfied += sum(stated)
         self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
