@@ -6,8 +6,10 @@ start model, whose weights are at hand in every run, measures the rest. All figu
 fluency: the mean log-probability of a token, given the prompt alone or with the wish shown, whichever is higher. An
     answer that the start model might have given, asked for the style or not, keeps its fluency; word salad loses it.
 surprise: how much less likely a token is than one that the start model would have sampled there: the entropy of its
-    distribution less the token's log-probability, −log π − H, again with or without the wish, whichever is lower. Its
-    expectation is 0 for the start model's own samples, whatever the prompt and the length, so a few answers suffice.
+    distribution less the token's log-probability, −log π − H, again with or without the wish, whichever is lower. For
+    the start model's own samples its sum over an answer has the expectation 0, whatever the prompt and the length, so a
+    few answers suffice. The mean per token counts each token of a short answer for more: where a model often ends
+    early by chance, it lies a little above 0, and the lower of two contexts a little below.
 topic: how much more likely a token is after the answer's own prompt than after other prompts, on average.
 leak: whether the answer's beginning is likelier as a reply to a follow-up than as an answer to the prompt, such as
     "You're welcome!" to somebody who has said nothing yet.

@@ -196,7 +196,8 @@ def _parse(declared: Setting, item: _Given) -> Any:
     except ValueError as allowed:
         shown = "the secret" if declared.secret else text
         raise SettingError(
-            f"{item.name.upper()}={shown} (from {item.origin}) must be {allowed}. Give another value, or leave it out."
+            f"{item.name.upper()}={shown} (from {item.origin}) must be {allowed}.{nearest(text, declared.choices)} "
+            "Give another value, or leave it out."
         ) from None
 
 

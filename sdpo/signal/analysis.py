@@ -37,6 +37,7 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     """Sample an answer to each case, score it with and without follow-up, and write the plots and the page."""
     from sdpo.signal.heatmap import draw_case, draw_heatmaps
     from sdpo.signal.loaded_model import LoadedModel
+    from sdpo.signal.relevance import compare_signals
     from sdpo.signal.signal_page import write_signal_page
 
     cases = read_cases(settings.cases_json or CASES_FILE)[: settings.n_cases]
@@ -47,12 +48,15 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     rows = measure(subject, cases, template, settings)
     limit = limit_of(value for row in rows for kind in KINDS for value in row["signal"][kind])
     summary = summarize(rows)
+    relevance = compare_signals(*([row["signal"][kind] for row in rows] for kind in KINDS))
+    words = relevance.as_dict(settings.hindsight_template)
     result = {
         "model": settings.model,
-        "template": template,
+        "template": vars(template),
         "unit": "nats per token",
         "scale": {"limit": limit, "centre": 0.0},
         "summary": summary,
+        "relevance": words,
         "cases": rows,
     }
     folder.write_json(SIGNALS, result)
@@ -61,8 +65,9 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     for number, row in enumerate(rows, start=1):
         draw_case(folder.path / f"case{number}_tokens.png", row, limit)
     page = write_signal_page(folder.path / PAGE, result)
-    folder.write_json("summary.json", {**summary, "finished": True})
-    print(f"\n{table(rows)}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
+    folder.write_json("summary.json", {**summary, "relevance": words, "finished": True})
+    said = "\n".join(filter(None, (words["sentence"], words["advice"])))
+    print(f"\n{table(rows)}\n\n{said}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
 
 
 def measure(
@@ -175,9 +180,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['id'][:28]:28}  {len(signal):6}  {size_of(row['signal']['unrelated']):9.4f}  "
             f"{size_of(signal):9.4f}  {token} {signal[peak]:+.2f}"
         )
-    summary = summarize(rows)
-    sizes = summary["mean_size"]
+    sizes = summarize(rows)["mean_size"]
     lines.append(f"mean |signal| per token: unrelated {sizes['unrelated']:.4f}, relevant {sizes['followup']:.4f} nats")
-    if summary["unrelated_over_followup"] is not None:
-        lines[-1] += f", ratio {summary['unrelated_over_followup']:.3f}"
     return "\n".join(lines)

@@ -48,13 +48,21 @@ def models(settings: "AuditSettings") -> list[str]:
 def templates(settings: "AuditSettings") -> dict[str, HindsightTemplate]:
     """Return name -> hindsight template: HINDSIGHT_TEMPLATE as the reference, and the others that the settings name.
 
-    TEMPLATES names shipped templates and files; a file's text is shown at the place of HINDSIGHT_TEMPLATE.
+    TEMPLATES names shipped templates and files; a file's text is shown at the place of HINDSIGHT_TEMPLATE. Raises
+    SettingError for a name that is neither, and for a file that is no template.
     """
     found = {SHIPPED: read_template(settings.hindsight_template, None)}
     names = _names("TEMPLATES", settings.templates or "")
     for name in [str(settings.hindsight_file), *names] if settings.hindsight_file else names:
-        shipped = name in HINDSIGHT_TEMPLATES
-        found[name] = template_named(name) if shipped else read_template(settings.hindsight_template, Path(name))
+        if name in HINDSIGHT_TEMPLATES:
+            found[name] = template_named(name)
+            continue
+        if not Path(name).exists():
+            raise SettingError(
+                f"TEMPLATES: {name} is neither a file nor one of {', '.join(HINDSIGHT_TEMPLATES)}."
+                f"{nearest(name, HINDSIGHT_TEMPLATES)} Name one of them, or an existing file."
+            )
+        found[name] = read_template(settings.hindsight_template, Path(name))
     return found
 
 
@@ -108,7 +116,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
         "data": str(settings.data),
         "interactions": total,
         "sampled": len(rows),
-        "templates": templates(settings),
+        "templates": {name: vars(template) for name, template in templates(settings).items()},
         "thresholds": vars(THRESHOLDS),
         "candidates": candidates,
     }

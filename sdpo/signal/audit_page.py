@@ -165,7 +165,10 @@ def write_audit_page(path: Path, result: Row, picture: Path) -> Path:
             [[THRESHOLD_LABELS[name], f"{value:g}"] for name, value in result["thresholds"].items()],
         ),
         Markup("<h2>Templates</h2>"),
-        *(Markup("<h3>{}</h3><pre>{}</pre>").format(name, text) for name, text in result["templates"].items()),
+        *(
+            Markup("<h3>{}</h3><p>Shown in this place: {place}.</p><pre>{text}</pre>").format(name, **template)
+            for name, template in result["templates"].items()
+        ),
     ]
     return write_page(path, "Can SDPO work here?", Markup("").join(parts), _STYLE)
 

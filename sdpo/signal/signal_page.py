@@ -114,13 +114,21 @@ def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
                "unrelated follow-ups, {:.4f} nats with the relevant ones.</p>").format(
             result["model"], len(cases), sizes["unrelated"], sizes["followup"]
         ),
+        _verdict(result["relevance"]),
         _legend(limit),
         *(_case(number, case, limit) for number, case in enumerate(cases)),
-        Markup("<h2>The hindsight template</h2><p class='quote'>{}</p>").format(result["template"]),
+        Markup("<h2>The hindsight template</h2><p>Shown in this place: {place}.</p><p class='quote'>{text}</p>").format(
+            **result["template"]
+        ),
         Markup("<div id='card' role='status' hidden></div>"),
         data_block("signals", [_facts(case) for case in cases]),
     ]  # fmt: skip
     return write_page(path, "The signal per token", Markup("").join(body), _STYLE, _SCRIPT)
+
+
+def _verdict(relevance: dict[str, Any]) -> Markup:
+    advice = Markup("<p>{}</p>").format(relevance["advice"]) if relevance["advice"] else Markup("")
+    return Markup("<p><strong>{}</strong></p>{}").format(relevance["sentence"], advice)
 
 
 def _legend(limit: float) -> Markup:

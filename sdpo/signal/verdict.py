@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sdpo.text.prompts import HINDSIGHT_TEMPLATES
+
 GO, CHANGES, STOP = "go", "go with changes", "stop"
 SHIPPED = "shipped"  # the name of this project's own template
 
@@ -73,7 +75,8 @@ def compare(verdicts: Sequence[tuple[str, str, Verdict]]) -> None:
         if verdict.verdict == STOP and works:
             verdict.cause = "template"
             verdict.reasons[-1] = f"The same model follows hindsight under {works[0]}: this template is the cause."
-            setting = "no HINDSIGHT_FILE" if works[0] == SHIPPED else f"HINDSIGHT_FILE={works[0]}"
+            name = "HINDSIGHT_TEMPLATE" if works[0] in HINDSIGHT_TEMPLATES else "HINDSIGHT_FILE"
+            setting = "no HINDSIGHT_FILE" if works[0] == SHIPPED else f"{name}={works[0]}"
             verdict.changes = [_change(setting, f"the {works[0]} template works with this model and data")]
 
 

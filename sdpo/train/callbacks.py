@@ -157,7 +157,8 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
         "satisfied": total("satisfied") / max(total("judged"), 1)
-        if records[0].stated_satisfied is None
+        # If only some users are known to be satisfied or not, their share is not that of all.
+        if total("stated") < total("usable")
         else total("stated_satisfied") / max(total("usable"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),

@@ -34,8 +34,9 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
         with torch.no_grad():
             target_TV = log_softmax(teacher, contexts.hindsight, completion)
             if objective.null_contrast:
-                target_TV = target_TV - log_softmax(teacher, contexts.null, completion)
-                target_TV = target_TV + log_softmax(teacher, contexts.prompt, completion)
+                difference_TV = target_TV - log_softmax(teacher, contexts.null, completion)
+                bare_TV = log_softmax(teacher, contexts.prompt, completion)
+                target_TV = bare_TV + objective.contrast_strength * difference_TV
         first = objective.ignore_first_k
         if objective.kind == "token":
             signal_T = (target_TV - policy_TV.detach()).gather(-1, ids).squeeze(-1)[first:]
@@ -95,6 +96,10 @@ OBJECTIVES = [
     Objective(kind="full", direction="forward", focus=0.5),
     Objective(kind="top_k", top_k=5, direction="forward", focus=0.5),
     Objective(kind="top_k", top_k=3, null_contrast=True),
+    Objective(null_contrast=True, contrast_strength=2.0),
+    Objective(kind="full", direction="jsd", null_contrast=True, contrast_strength=2.0),
+    Objective(kind="top_k", top_k=3, null_contrast=True, contrast_strength=2.0),
+    Objective(kind="full", null_contrast=True, contrast_strength=0.5, ignore_first_k=1),
 ]
 
 
@@ -116,6 +121,19 @@ def test_loss_and_gradient_match_the_slow_reference(objective, monkeypatch):
     for weight, slow in zip(policy.parameters(), slow_policy.parameters(), strict=True):
         scale = slow.grad.abs().max()
         assert scale > 0 and (weight.grad - slow.grad).abs().max() < 1e-3 * scale + 1e-7
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_the_strength_of_the_contrast_changes_the_loss_only_with_null_contrast(kind):
+    def gradient(**changes) -> torch.Tensor:
+        policy = small_model(0)
+        loss = HindsightLoss(Teacher("frozen", small_model(1)), Objective(kind=kind, top_k=3, **changes), batch_size=2)
+        loss.loss(policy, CONTEXTS, COMPLETIONS, loss.teacher_targets(CONTEXTS, COMPLETIONS), WEIGHTS).loss.backward()
+        return policy.lm_head.weight.grad
+
+    assert torch.equal(gradient(contrast_strength=2.0), gradient())
+    once, twice = gradient(null_contrast=True), gradient(null_contrast=True, contrast_strength=2.0)
+    assert (once - twice).abs().max() > 0.01 * once.abs().max()
 
 
 def test_the_reported_signal_is_that_of_the_sampled_tokens_for_every_objective():

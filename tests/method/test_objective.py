@@ -191,5 +191,13 @@ def test_contrast_subtracts_the_effect_of_a_null_follow_up():
     assert contrast(torch.tensor(-5.0), torch.tensor(-3.0), torch.tensor(-1.0)).item() == -3.0
 
 
+def test_the_strength_of_a_contrast_is_the_factor_of_what_the_follow_up_changes():
+    hindsight, null, bare = (torch.tensor(values) for values in ([-5.0, -2.0], [-3.0, -2.5], [-1.0, -4.0]))
+    # The differences are -2 and +0.5.
+    for strength, expected in ((1.0, [-3.0, -3.5]), (2.0, [-5.0, -3.0]), (0.5, [-2.0, -3.75]), (0.0, [-1.0, -4.0])):
+        assert contrast(hindsight, null, bare, strength).tolist() == expected
+    assert contrast(hindsight, null, bare).tolist() == contrast(hindsight, null, bare, 1.0).tolist()
+
+
 def test_tokens_outside_the_focus_have_a_small_weight():
     assert focus_weights(torch.tensor([1.0, 0.0, 1.0])).tolist() == pytest.approx([1.0, 0.1, 1.0])

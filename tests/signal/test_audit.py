@@ -17,6 +17,7 @@ from sdpo.signal.annotator import Annotator
 from sdpo.signal.audit_measures import draw_sample, informative_rows, position_kind
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
+from sdpo.text.hindsight import HINDSIGHT
 from sdpo.text.records import interaction_lines
 from sdpo.tiny import MODEL_DIR, language, logged, oracle
 from tests.worlds import run_audit
@@ -144,6 +145,16 @@ def test_a_template_is_compared_with_others_on_the_same_model():
     assert [result.cause for _, _, result in verdicts] == [None, "template", "model"]
 
 
+@pytest.mark.parametrize(
+    ("works", "setting"),
+    [("shipped", "no HINDSIGHT_FILE"), ("system", "HINDSIGHT_TEMPLATE=system"), ("own.txt", "HINDSIGHT_FILE=own.txt")],
+)
+def test_a_template_that_works_is_named_with_its_setting(works, setting):
+    verdicts = [("a", works, judge(metrics_of())), ("a", "other.txt", judge(metrics_of(wins=20, losses=20)))]
+    compare(verdicts)
+    assert [change["setting"] for change in verdicts[1][2].changes] == [setting]
+
+
 # Metrics
 
 
@@ -261,6 +272,9 @@ def test_a_useless_template_is_reported_as_the_cause(tmp_path):
     (shipped, useless), code = run_audit(tmp_path / "run", *flags)
     assert shipped["verdict"] == "go" and code == 0
     assert (useless["verdict"], useless["cause"]) == ("stop", "template")
+    written = json.loads((tmp_path / "run" / audit.RESULT).read_text("utf-8"))["templates"]
+    assert [template["text"] for template in written.values()] == [HINDSIGHT.text, USELESS]
+    assert {template["place"] for template in written.values()} == {HINDSIGHT.place}
     assert [change["setting"] for change in useless["changes"]] == ["no HINDSIGHT_FILE"]
     # The shipped model's signal follows complaints and peaks on the token that they are about.
     sizes, peaks = shipped["figures"]["telling"], shipped["figures"]["peaks"]

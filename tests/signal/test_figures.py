@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sdpo.signal import heatmap, signal_page
 from sdpo.signal.analysis import summarize
 from sdpo.signal.glyphs import figure_text
+from sdpo.signal.relevance import compare_signals
 from tests.browser import Page, needs_browser
 from tests.runtime.test_page import PageReader
 
@@ -135,9 +136,10 @@ def test_labels_of_the_heatmaps_do_not_overlap_and_are_not_cut_off(length, tmp_p
 
 
 def result_of(cases, limit=7.5):
+    relevance = compare_signals(*([case["signal"][kind] for case in cases] for kind in ("unrelated", "followup")))
     return {
-        "model": "m</script>", "template": "<i>{follow_up}", "scale": {"limit": limit}, "cases": cases,
-        "summary": summarize(cases),
+        "model": "m</script>", "template": {"text": "<i>{follow_up}", "place": "before"}, "scale": {"limit": limit},
+        "cases": cases, "summary": summarize(cases), "relevance": relevance.as_dict("before"),
     }  # fmt: skip
 
 
@@ -151,6 +153,8 @@ def test_the_page_holds_every_token_complete_and_escaped(tmp_path):
     assert sum(tag == "script" for tag, _ in read.elements) == 2
     assert sum(tag == "b" for tag, _ in read.elements) == 5  # the labels of the scale; the token <b> is not among them
     assert "😀" in read.texts["span"] and "漢字" in read.texts["span"]
+    assert "1 case is too few to say" in read.texts["strong"] and "raise N_CASES" in read.texts["p"]
+    assert "<i>{follow_up}" in read.texts["p"] and "Shown in this place: before." in read.texts["p"]
 
 
 @needs_browser

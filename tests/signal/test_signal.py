@@ -15,8 +15,9 @@ from sdpo.method.scoring import top_alternatives
 from sdpo.signal.cases import CASES_FILE, read_cases
 from sdpo.signal.colours import colour, ink, limit_of, mark
 from sdpo.signal.loaded_model import LoadedModel
+from sdpo.signal.relevance import CLEARLY_ABOVE
 from sdpo.text.chat import encode_completion
-from sdpo.text.hindsight import with_hindsight
+from sdpo.text.hindsight import HINDSIGHT, with_hindsight
 from tests.worlds import environment
 
 pytestmark = pytest.mark.slow
@@ -143,6 +144,7 @@ def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     assert expected_files <= {path.name for path in out.iterdir()}
     result = json.loads((out / "sdpo_signals.json").read_text("utf-8"))
     assert len(result["cases"]) == 6
+    assert result["template"] == {"text": HINDSIGHT.text, "place": "after"}
     case = result["cases"][1]
     messages = [{"role": "system", "content": case["system"]}, {"role": "user", "content": case["raw_prompt"]}]
     shown = with_hindsight(messages, case["feedback_followup"])
@@ -151,6 +153,14 @@ def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     assert case["signal"]["followup"] == pytest.approx(expected, abs=1e-4)
     sizes = result["summary"]["mean_size"]
     assert sizes["unrelated"] < 0.1 * sizes["followup"]
+    # The verdict in words is in the terminal, on the page and in both files.
+    said = result["relevance"]
+    assert said["verdict"] == CLEARLY_ABOVE and said["advice"] is None and said["interval"][0] > 5
+    assert said["ratio"] == pytest.approx(sizes["followup"] / sizes["unrelated"])
+    assert said["sentence"] in done.stdout and said["sentence"] in (out / "signal.html").read_text("utf-8").replace(
+        "&#39;", "'"
+    )
+    assert json.loads((out / "summary.json").read_text("utf-8"))["relevance"] == said
     # The run is finished: the same run directory is refused, with a one-line error.
     again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=tmp_path)
     assert again.returncode == 1 and len(again.stderr.splitlines()) == 1

@@ -37,6 +37,55 @@ def test_each_measure_warns_before_it_stops(name, values):
     assert any(LIMITS[name].description in reason for reason in detector.reasons)
 
 
+@pytest.mark.parametrize("name", ["surprise", "distance"])
+def test_limits_of_the_start_models_measures(name):
+    """Both are 0 for the start model itself, so neither needs steps to find its baseline."""
+    limit = LIMITS[name]
+
+    def last_level(value: float) -> int:
+        detector = CollapseDetector()
+        return [detector.observe({**HEALTHY, name: value}) for _ in range(30)][-1]
+
+    assert [last_level(value) for value in (-5.0, 0.0, limit.warn - 0.01)] == [OK] * 3
+    assert [last_level(value) for value in (limit.warn + 0.01, limit.stop - 0.01)] == [WARN] * 2
+    assert [last_level(value) for value in (limit.stop + 0.01, 5.0)] == [STOP] * 2
+
+
+@pytest.mark.parametrize("name", ["surprise", "distance"])
+def test_a_policy_that_is_far_from_its_start_at_once_is_found_at_once(name):
+    # A measure with a baseline of its own would take the first steps for normal.
+    detector = CollapseDetector()
+    levels = [detector.observe({**HEALTHY, name: 2.0}) for _ in range(3)]
+    assert levels == [OK, STOP, STOP] and detector.reasons[0].endswith(LIMITS[name].description)
+
+
+def test_surprise_is_smoothed_over_steps_and_distance_is_not():
+    # Surprise comes from a few answers of the step, the distance from the same answers each time.
+    levels = {}
+    for name in ("surprise", "distance"):
+        detector = CollapseDetector()
+        between = (LIMITS[name].warn + LIMITS[name].stop) / 2
+        levels[name] = [detector.observe({**HEALTHY, name: between * (step % 2)}) for step in range(20)]
+        assert detector.smooth[name] == pytest.approx(between * (2 / 3 if name == "surprise" else 1))
+    assert set(levels["surprise"]) == set(levels["distance"]) == {OK}
+    detector = CollapseDetector()
+    levels = [detector.observe({**HEALTHY, "surprise": 0.5 * (LIMITS["surprise"].warn)}) for _ in range(20)]
+    assert set(levels) == {OK} and detector.is_healthy
+
+
+def test_a_resumed_detector_goes_on_where_the_first_one_stood():
+    rows = [
+        {**HEALTHY, "surprise": 0.03 * step, **({"distance": 0.01 * step} if step % 5 == 0 else {})}
+        for step in range(9)
+    ]
+    first, again = CollapseDetector(), CollapseDetector()
+    for row in rows:
+        first.observe(row)
+    for row in rows:
+        again.observe({name: round(value, 5) for name, value in row.items()})
+    assert again.score == pytest.approx(first.score, abs=1e-3) and again.level == first.level
+
+
 @pytest.mark.parametrize(("name", "value"), [("kl", 9.0), ("signal_size", 9.0), ("satisfied", 0.0)])
 def test_measures_that_healthy_runs_may_reach_only_warn(name, value):
     detector = CollapseDetector()

@@ -138,7 +138,9 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
-        self.record.stated_satisfied = (self.record.stated_satisfied or 0) + kinds.count(THANKS)
+        of_usable = [kind for kind, usable in zip(kinds, usable_B.tolist(), strict=True) if usable]
+        self.record.stated += len(of_usable)
+        self.record.stated_satisfied += of_usable.count(THANKS)
         self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
