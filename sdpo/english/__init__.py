@@ -8,3 +8,4 @@ from pathlib import Path
 ENGLISH_DIR = Path(__file__).parent
 PROMPTS_FILE = ENGLISH_DIR / "prompts.jsonl"
 WORDINGS_FILE = ENGLISH_DIR / "wordings.json"
+PROBES_FILE = ENGLISH_DIR / "probes.json"

@@ -156,9 +156,9 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
-        "satisfied": total("satisfied") / max(total("judged"), 1)
-        if records[0].stated_satisfied is None
-        else total("stated_satisfied") / max(total("usable"), 1),
+        "satisfied": total("stated_satisfied") / total("stated")
+        if total("stated")
+        else total("satisfied") / max(total("judged"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "unmoved": total("unmoved"),

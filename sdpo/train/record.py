@@ -26,8 +26,9 @@ class StepRecord:
     """What one process did in one optimizer step. All numbers are sums, so that processes can be added up.
 
     `satisfied` counts the `judged` users whose follow-up made no token of the answer much less probable
-    (COMPLAINT_NATS). `stated_satisfied` counts the follow-ups that an oracle reads as satisfied; None without an
-    oracle. `unmoved` counts the answers with a usable follow-up that changed none of their tokens by FOCUS.
+    (COMPLAINT_NATS). `stated` counts the usable follow-ups of which it is known whether the user is satisfied, because
+    the user says so or an oracle reads it, and `stated_satisfied` those of satisfied users. `unmoved` counts the
+    answers with a usable follow-up that changed none of their tokens by FOCUS.
     """
 
     rows: int = 0
@@ -43,7 +44,8 @@ class StepRecord:
     signal_size: float = 0.0
     judged: float = 0.0
     satisfied: float = 0.0
-    stated_satisfied: int | None = None
+    stated: int = 0
+    stated_satisfied: int = 0
     repetition: float = 0.0
     entropy: float = 0.0
     forwards: int = 0

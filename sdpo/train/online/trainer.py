@@ -135,8 +135,11 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         self.record.prompts += [prompt[-1]["content"] for prompt in prompts]
         self.record.completions += answers.texts
         self.record.repetition += sum(map(repeated_share, answers.completion_ids))
-        if None not in satisfied:
-            self.record.stated_satisfied = (self.record.stated_satisfied or 0) + sum(map(bool, satisfied))
+        known = [
+            value for value, usable in zip(satisfied, usable_B.tolist(), strict=True) if usable and value is not None
+        ]
+        self.record.stated += len(known)
+        self.record.stated_satisfied += sum(known)
         self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
@@ -187,7 +190,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         with self.record.timed("user"):
             for ask, result in requests:
                 again = partial(_after_background_request, last_request, ask)
-                answers.follow_ups += self._collect_follow_ups(result, again)
+                answers.follow_ups += self.collect_follow_ups(result, again)
         return answers
 
     def _replay(self, rows: list[dict]) -> "_Answers":
@@ -203,7 +206,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
         return user.react(prompts, completions)
 
-    def _collect_follow_ups(
+    def collect_follow_ups(
         self, result: Callable[[], list[FollowUp]], again: Callable[[], list[FollowUp]]
     ) -> list[FollowUp]:
         """Return the user's follow-ups: those of `result`, and after a wait those of `again`.
