@@ -1,6 +1,7 @@
 """The user is tried before it teaches: once per run, by one process; a failed trial ends the run before a step."""
 
 import json
+import time
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -118,8 +119,13 @@ def test_a_job_whose_user_praises_everything_ends_before_a_step_and_can_go_on_wi
 
 @pytest.mark.slow
 def test_a_user_who_does_not_respond_in_its_trial_is_waited_for(tmp_path):
-    rule = user_by_rule()
-    with FakeServer(lambda body, number: Answer(status=503) if number < 30 else rule(body, number)) as server:
+    rule, first = user_by_rule(), []
+
+    def script(body, number):
+        first.append(time.monotonic())
+        return Answer(reset=True) if time.monotonic() < first[0] + 5 else rule(body, number)
+
+    with FakeServer(script) as server:
         done = run_job(server.url, tmp_path / "run", train_n=16, eval_n=0, simulator_timeout=2, simulator_wait=60)
     assert "no step is finished yet" in done.stdout and "requesting the missing replies again" in done.stdout
     assert json.loads((tmp_path / "run" / FILE).read_text())["failures"] == []
