@@ -46,6 +46,7 @@ JOB = Job(
         "max_prompt_tokens": 256,
         "max_completion_tokens": 48,
         "user_max_tokens": 48,
+        "user_states_satisfaction": False,  # the tiny model was trained without the question
         "teacher": "frozen",
         "objective": "full",
         "focus": 1.0,

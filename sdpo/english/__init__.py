@@ -9,3 +9,4 @@ ENGLISH_DIR = Path(__file__).parent
 PROMPTS_FILE = ENGLISH_DIR / "prompts.jsonl"
 WORDINGS_FILE = ENGLISH_DIR / "wordings.json"
 FOLLOW_UPS_FILE = ENGLISH_DIR / "follow_ups.jsonl"
+PROBES_FILE = ENGLISH_DIR / "probes.json"

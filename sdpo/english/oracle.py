@@ -7,6 +7,7 @@ from typing import Any
 
 from sdpo.english.checkers import CHECKERS, checker_of
 from sdpo.english.markdown import count_words, has_word
+from sdpo.english.probes import probes
 from sdpo.english.styles import STYLES, praise
 from sdpo.english.users import StyleUser
 from sdpo.text.prompts import GENERAL_PROMPTS
@@ -55,6 +56,10 @@ class EnglishOracle:
     def is_satisfied(self, follow_up: str) -> bool:
         """Return whether a user's message is praise in one of the room's wordings, held out ones among them."""
         return follow_up.strip() in praise() + praise(held_out=True)
+
+    def probes(self, seed: int) -> Sequence[tuple[str, str]]:
+        """Return the shipped answers in many shapes, with their prompts."""
+        return probes()
 
     def verdict(self, first: str, second: str, prompt: str = "") -> str:
         """Return A or B for the only completion that fits the style, C if both or neither do."""

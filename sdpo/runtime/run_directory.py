@@ -6,6 +6,7 @@ samples.jsonl     sampled interactions: prompt, completion, follow-up, signal pe
 guard.jsonl       the guard's measurements and findings, one line per step
 guard-start.json  answers of the starting model with their log-probabilities, the guard's reference
 replies-N.jsonl   process N's reply cache of models behind an API, append-only
+user-trial.json   the simulated user's reactions to answers of which it is known whether they fit the style
 meter.json        the number of requests and their cost so far
 checkpoint-N/     written by the trainer; complete once it contains `complete.json`
 summary.json      results before and after training, and how the run ended
@@ -56,7 +57,7 @@ MAY_CHANGE_ON_RESUME |= {
     "log_steps",
     "eval_batch_size",
 }
-MAY_CHANGE_ON_RESUME |= {"eval_steps"}
+MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
 
 
 class RunDirectory:

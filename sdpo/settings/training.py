@@ -139,6 +139,14 @@ class OnlineSettings(TrainingSettings):
     price_file: Path | None = setting(None, "a JSON file of prices, instead of the shipped one", check=existing_file)
     user_temperature: float = setting(0.7, "the sampling temperature of the user", at_least=0)
     user_max_tokens: int = setting(128, "the maximum length of a follow-up", at_least=1)
+    user_states_satisfaction: bool = setting(
+        True, "ask a user that is a model to state in its reply whether it is satisfied"
+    )
+    user_trial: Literal["stop", "warn", "off"] = setting(
+        "stop",
+        "before training put answers to the user of which it is known whether they fit the style, and stop the run or "
+        "warn if the reactions are wrong",
+    )
     max_prompt_tokens: int = setting(512, "longer prompts are left out and counted", at_least=1)
     max_completion_tokens: int = setting(258, "the maximum length of an answer", at_least=1)
     generation: Literal["transformers", "continuous_batching", "vllm_colocate", "vllm_server"] = setting(

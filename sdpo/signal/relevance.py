@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sdpo.evaluate.statistics import Interval, ratio_interval
+from sdpo.runtime.statistics import Interval, ratio_interval
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
 CLEARLY_ABOVE, ABOVE, NOT_ABOVE, TOO_FEW = "clearly above", "above", "not shown to be above", "too few cases"

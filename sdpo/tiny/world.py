@@ -1,5 +1,6 @@
 """The tiny world as jobs see it: the oracle of one style (see `sdpo.users.oracle.Oracle`) and its user."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -8,6 +9,9 @@ from typing import Any
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import FollowUp
+
+_STYLES = [language.Style(*values) for values in itertools.product((False, True), repeat=len(language.AXES))]
+_PROBES_PER_STYLE = 10  # a style that wants two axes has a quarter of all answers that fit
 
 
 class TinyOracle:
@@ -39,6 +43,15 @@ class TinyOracle:
     def is_satisfied(self, follow_up: str) -> bool:
         """Return whether a follow-up is thanks."""
         return oracle.is_satisfied(follow_up)
+
+    def probes(self, seed: int) -> Sequence[tuple[str, str]]:
+        """Return answers of the language in all its styles, with their posts."""
+        random = Random(seed)
+        posts = [language.sample_post(random) for _ in range(_PROBES_PER_STYLE * len(_STYLES))]
+        styles = _STYLES * _PROBES_PER_STYLE
+        return [
+            (post.text, language.write_answer(random, post, style)) for post, style in zip(posts, styles, strict=True)
+        ]
 
     def verdict(self, first: str, second: str, prompt: str = "") -> str:
         """Return A or B for the completion that fits the style better, C if neither does."""

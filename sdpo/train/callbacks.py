@@ -156,10 +156,9 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "entropy": total("entropy") / tokens,
         "completion_tokens": tokens / rows,
         "repetition": total("repetition") / rows,
-        "satisfied": total("satisfied") / max(total("judged"), 1)
-        # If only some users are known to be satisfied or not, their share is not that of all.
-        if total("stated") < total("usable")
-        else total("stated_satisfied") / max(total("usable"), 1),
+        "satisfied": total("stated_satisfied") / total("stated")
+        if total("stated")
+        else total("satisfied") / max(total("judged"), 1),
         "truncated": total("truncated") / rows,
         "usable": total("usable"),
         "unmoved": total("unmoved"),

@@ -26,9 +26,9 @@ class StepRecord:
     """What one process did in one optimizer step. All numbers are sums, so that processes can be added up.
 
     `satisfied` counts the `judged` users whose follow-up made no token of the answer much less probable
-    (COMPLAINT_NATS). `stated` counts the usable rows of which it is known whether the user is satisfied, because the
-    user states it or an oracle reads it; `stated_satisfied` counts those whose user is. `unmoved` counts the answers
-    with a usable follow-up that changed none of their tokens by FOCUS.
+    (COMPLAINT_NATS). `stated` counts the usable follow-ups of which it is known whether the user is satisfied, because
+    the user says so or an oracle reads it, and `stated_satisfied` those of satisfied users. `unmoved` counts the
+    answers with a usable follow-up that changed none of their tokens by FOCUS.
     """
 
     rows: int = 0

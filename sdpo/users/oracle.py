@@ -47,6 +47,10 @@ class Oracle(Protocol):
         """Return whether this follow-up means that the user is satisfied with the answer."""
         ...
 
+    def probes(self, seed: int) -> Sequence[tuple[str, str]]:
+        """Return pairs of a prompt and an answer to try a user on: many fit the style, and many do not."""
+        ...
+
     def verdict(self, first: str, second: str, prompt: str = "") -> str:
         """Return A or B for the completion of the prompt that fits the style better, C if neither does."""
         ...

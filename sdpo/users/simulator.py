@@ -7,7 +7,8 @@ from pathlib import Path
 
 from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, nearest, one_line
 from sdpo.llm import Client, Reply, Request
-from sdpo.text.prompts import PERSONAS, user_messages
+from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, user_messages
+from sdpo.users.satisfaction import read_reply
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,17 @@ class SimulatedUser:
     """A simulated user. `latest` holds the follow-ups of the last call of `react`, including failed ones.
 
     `round` numbers the samples: the same exchange gets a new reply in another round, and the cached reply in the same
-    round.
+    round. With `states_satisfaction` the user is also asked whether it is satisfied, in the same reply.
     """
 
-    def __init__(self, client: Client, persona: str, temperature: float, max_tokens: int):
+    def __init__(
+        self, client: Client, persona: str, temperature: float, max_tokens: int, states_satisfaction: bool = False
+    ):
         self.client = client
         self.persona = persona
         self.temperature = temperature
         self.max_tokens = max_tokens
+        self.states_satisfaction = states_satisfaction
         self.round = 0
         self.latest: list[FollowUp] = []
 
@@ -79,7 +83,7 @@ class SimulatedUser:
         exchanges requests only the missing ones.
         """
         requests = [self._request(*exchange) for exchange in zip(prompts, completions, strict=True)]
-        self.latest = [_follow_up(reply) for reply in self.client.complete(requests)]
+        self.latest = [self._follow_up(reply) for reply in self.client.complete(requests)]
         errors = [follow_up.error for follow_up in self.latest if follow_up.error is not None]
         if errors:
             raise SimulatorUnavailable(
@@ -91,13 +95,13 @@ class SimulatedUser:
         return self.latest
 
     def _request(self, prompt: str, completion: str) -> Request:
-        messages = user_messages(self.persona, prompt, completion)
-        return Request(messages, self.temperature, self.max_tokens, sample=self.round)
+        messages = user_messages(self.persona, prompt, completion, self.states_satisfaction)
+        schema = USER_REPLY_SCHEMA if self.states_satisfaction else None
+        return Request(messages, self.temperature, self.max_tokens, schema=schema, sample=self.round)
 
-
-def _follow_up(reply: Reply | ServerError) -> FollowUp:
-    """Return the follow-up in a reply, or a failed one for an error."""
-    if isinstance(reply, ServerError):
-        return FollowUp("", "failed", reply)
-    text = reply.text.strip()
-    return FollowUp(text, None if text else "empty")
+    def _follow_up(self, reply: Reply | ServerError) -> FollowUp:
+        """Return the follow-up in a reply, or a failed one for an error."""
+        if isinstance(reply, ServerError):
+            return FollowUp("", "failed", reply)
+        text, satisfied = read_reply(reply.text) if self.states_satisfaction else (reply.text.strip(), None)
+        return FollowUp(text, None if text else "empty", satisfied=satisfied)

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from sdpo.evaluate.statistics import ratio_interval
+from sdpo.runtime.statistics import ratio_interval
 from sdpo.signal.relevance import (
     ABOVE,
     CLEAR_RATIO,

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
+from jobs import train_online_helpsteer, train_online_tldr
 from sdpo.errors import ServerError, SettingError, SimulatorUnavailable
-from sdpo.llm import Client, OpenAIBackend, ScriptedBackend
-from sdpo.text.prompts import PERSONAS
+from sdpo.llm import Client, OpenAIBackend, ReplyCache, ScriptedBackend
+from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, USER_STATES_SATISFACTION, USER_SYSTEM, USER_TURN
 from sdpo.users.simulator import FollowUp, SimulatedUser, persona_of, personas
 from tests.servers import Answer, FakeServer
 
@@ -108,3 +109,52 @@ def test_the_error_for_a_malformed_file_names_the_file_and_key(tmp_path, content
 def test_the_error_for_an_unknown_style_suggests_the_nearest():
     with pytest.raises(SettingError, match="Did you mean no_emojis"):
         persona_of("no_emoji", None)
+
+
+def test_a_user_that_is_asked_whether_it_is_satisfied_states_it_beside_its_message(tmp_path):
+    script = {"alpha": '{"satisfied": false, "message": "No emojis."}', "beta": "Satisfied: yes\nNice.", "gamma": "Hm."}
+    script["delta"] = '{"satisfied": true}'
+    expected = [FollowUp("No emojis.", satisfied=False), FollowUp("Nice.", satisfied=True), FollowUp("Hm.")]
+    expected.append(FollowUp("", "empty", satisfied=True))
+
+    def reply(body, number):
+        return Answer(next(text for word, text in script.items() if word in str(body["messages"][1])))
+
+    with FakeServer(reply) as server:
+        for _ in range(2):  # a resumed run reads the same in the cached replies
+            cache = ReplyCache(tmp_path / "replies.jsonl")
+            client = Client(OpenAIBackend(server.url, "m"), cache=cache)
+            user = SimulatedUser(client, PERSONAS["no_emojis"], 0.7, 128, states_satisfaction=True)
+            assert user.react(["p"] * 4, list(script)) == expected
+        assert len(server.bodies) == 4
+    for body in server.bodies:
+        assert body["response_format"]["json_schema"]["schema"] == USER_REPLY_SCHEMA
+        assert body["messages"][0]["content"].endswith(USER_STATES_SATISFACTION)
+
+
+def test_a_server_that_refuses_structured_output_is_asked_for_the_line():
+    def reply(body, number):
+        return (
+            Answer("no response_format here", 400) if "response_format" in body else Answer("Satisfied: no\nShorter!")
+        )
+
+    with FakeServer(reply) as server:
+        client = Client(OpenAIBackend(server.url, "m", retries=0))
+        user = SimulatedUser(client, PERSONAS["brief"], 0.7, 128, states_satisfaction=True)
+        assert user.react(["p"], ["answer"]) == [FollowUp("Shorter!", satisfied=False)]
+
+
+def test_without_the_question_requests_and_replies_are_as_the_tiny_model_was_trained():
+    text = ' {"satisfied": true, "message": "Nice."}\n'
+    with FakeServer(lambda body, number: Answer(text)) as server:
+        follow_ups = user_of(OpenAIBackend(server.url, "m")).react(["My request?"], ["My answer."])
+    assert follow_ups == [FollowUp(text.strip())]
+    (body,) = server.bodies
+    assert "response_format" not in body
+    assert body["messages"] == [
+        {"role": "system", "content": USER_SYSTEM.format(persona=PERSONAS["no_emojis"])},
+        {"role": "user", "content": USER_TURN.format(prompt="My request?", completion="My answer.")},
+    ]
+    assert all(
+        job.tiny["user_states_satisfaction"] is False for job in (train_online_tldr.JOB, train_online_helpsteer.JOB)
+    )

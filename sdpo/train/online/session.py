@@ -19,6 +19,7 @@ from sdpo.train.online.data import read_training_prompts, read_validation_prompt
 from sdpo.train.online.reconnect import ReconnectCallback, RoundCallback
 from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
 from sdpo.train.online.user import build_rule_user, build_user, user_url
+from sdpo.train.online.user_trial import try_user
 from sdpo.train.session import Session
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser, persona_of
@@ -92,6 +93,11 @@ class OnlineSession(Session[OnlineConfig]):
             complaints_only=settings.learn_from == "complaints",
             peft_config=adapter_config(settings),
         )
+
+    def run(self) -> bool:
+        """Try the user, then train as every session does. Raises SdpoError if the user fails its trial."""
+        try_user(self.trainer, self.oracle, self.settings, self.run_dir, after_asking=self.before_saving_now)
+        return super().run()
 
     def facts(self) -> dict[str, str]:
         """Return what an evaluation has to know, including the user's persona."""

@@ -190,7 +190,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         with self.record.timed("user"):
             for ask, result in requests:
                 again = partial(_after_background_request, last_request, ask)
-                answers.follow_ups += self._collect_follow_ups(result, again)
+                answers.follow_ups += self.collect_follow_ups(result, again)
         return answers
 
     def _replay(self, rows: list[dict]) -> "_Answers":
@@ -206,7 +206,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
         return user.react(prompts, completions)
 
-    def _collect_follow_ups(
+    def collect_follow_ups(
         self, result: Callable[[], list[FollowUp]], again: Callable[[], list[FollowUp]]
     ) -> list[FollowUp]:
         """Return the user's follow-ups: those of `result`, and after a wait those of `again`.

@@ -68,7 +68,9 @@ def build_user(settings: OnlineSettings, folder: Path, process: int, processes: 
         meter=Meter(_price(settings), limit, cache.paid),
     )
     persona = persona_of(settings.style, settings.style_file)
-    return SimulatedUser(client, persona, settings.user_temperature, settings.user_max_tokens)
+    return SimulatedUser(
+        client, persona, settings.user_temperature, settings.user_max_tokens, settings.user_states_satisfaction
+    )
 
 
 def user_url(settings: OnlineSettings) -> str:

@@ -7,6 +7,7 @@ import pytest
 from sdpo.llm import Price
 from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import PERSONAS
+from sdpo.users.trial import PROBES
 from tests.commands import JOBS
 from tests.servers import Answer, FakeServer
 from tests.worlds import rows_of, run_job, user_by_rule
@@ -54,18 +55,19 @@ def test_a_run_stops_before_max_cost_and_resumes_without_paying_twice(tmp_path, 
     reply_cost = Price(1.0, 5.0).of(700, 200)
     with FakeServer(lambda body, number: Answer(rule(body, number).text, tokens=(700, 200))) as server:
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
-        stopped = run_job(None, out, expect=5, max_cost=24 * reply_cost, concurrency=4, **settings)
+        stopped = run_job(None, out, expect=5, max_cost=(PROBES + 24) * reply_cost, concurrency=4, **settings)
         assert "MAX_COST" in stopped.stderr and "RUN_ID=r MAX_COST=..." in stopped.stderr
         assert "Traceback" not in stopped.stderr
         meter = json.loads((out / "meter.json").read_text())
         requests = len(server.bodies)
-        assert 16 < requests < 24 and meter["cost"] == round(requests * reply_cost, 6)
+        assert PROBES + 16 < requests < PROBES + 24 and meter["cost"] == round(requests * reply_cost, 6)
         assert (out / "checkpoint-1" / "complete.json").exists()
         done = run_job(None, out, **settings)
-    assert len(server.bodies) == 48
+    count = PROBES + 48  # the user is tried once
+    assert len(server.bodies) == count
     meter = json.loads((out / "meter.json").read_text())
-    assert (meter["requests"], meter["tokens_in"], meter["tokens_out"]) == (48, 48 * 700, 48 * 200)
-    assert meter["cost"] == round(48 * reply_cost, 6) and f"${48 * reply_cost:.4f}" in done.stdout
+    assert (meter["requests"], meter["tokens_in"], meter["tokens_out"]) == (count, count * 700, count * 200)
+    assert meter["cost"] == round(count * reply_cost, 6) and f"${count * reply_cost:.4f}" in done.stdout
     assert [row["step"] for row in rows_of(out / "metrics.jsonl")] == [1, 2, 3]
     assert {(body["model"], body["temperature"], body["max_tokens"]) for body in server.bodies} == {(CLAUDE, 0.0, 256)}
     assert all(PERSONAS["no_emojis"] in body["system"] for body in server.bodies)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from sdpo.tiny import oracle
 from sdpo.train.online.job import LIVE_STABLE, LIVE_STABLE_CONTRASTED
+from sdpo.users.trial import PROBES
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
@@ -59,9 +60,9 @@ def test_the_signal_of_a_complaint_is_largest_on_the_emoji(finished):
     assert complaints and sum(oracle.read_answer(token).style.emoji for token in worst) >= 0.8 * len(worst)
 
 
-def test_the_user_gets_one_request_per_interaction_with_the_given_settings(finished):
+def test_the_user_gets_one_request_per_probe_and_interaction_with_the_given_settings(finished):
     _, server, _ = finished
-    assert len(server.bodies) == 96
+    assert len(server.bodies) == PROBES + 96
     assert {body["temperature"] for body in server.bodies} == {0.7}
     assert not any("TL;DR:\n" in body["messages"][-1]["content"].split("The answer:")[0] for body in server.bodies)
 
@@ -104,7 +105,8 @@ def test_eval_steps_measure_validation_follow_ups_without_changing_the_run(finis
         run_job(server.url, out, run_id="finished", eval_steps=3)
     rows = rows_of(out / "validation.jsonl")
     assert [(row["step"], row["interactions"], row["answers"]) for row in rows] == [(3, 48, 32), (6, 96, 32)]
-    assert 96 < len(server.bodies) <= 96 + 2 * 32  # replies to an answer that occurs again come from the cache
+    trained = len(server.bodies) - PROBES
+    assert 96 < trained <= 96 + 2 * 32  # replies to an answer that occurs again come from the cache
     for row in rows:
         assert row["satisfied"] == pytest.approx(row["adherence"], abs=1e-4) and row["signal_size"] > 0
         assert all(oracle.read_follow_up(sample["follow_up"]) for sample in row["samples"])
@@ -140,7 +142,7 @@ def test_a_run_that_gets_sigterm_saves_and_can_be_resumed(tmp_path):
 def test_each_of_two_processes_samples_its_own_answers(tmp_path):
     with FakeServer(user_by_rule()) as server:
         run_job(server.url, tmp_path / "run", gpus=2, bs=8, train_n=64, save_steps=10)
-    assert len(server.bodies) == 64
+    assert len(server.bodies) == PROBES + 64  # only one process tries the user
     rows = rows_of(tmp_path / "run" / "metrics.jsonl")
     assert [row["interactions"] for row in rows] == [16, 32, 48, 64]
     assert (tmp_path / "run" / "checkpoint-4" / "complete.json").exists()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sdpo.users.trial import PROBES
 from tests.servers import Answer, FakeServer
 from tests.worlds import PROJECT, rows_of, run_job, user_by_rule
 
@@ -22,7 +23,7 @@ def test_a_missing_server_is_reported_before_a_model_is_loaded(tmp_path):
 
 def test_a_server_that_dies_during_a_step_saves_the_run_which_can_then_be_resumed(tmp_path):
     out, rule = tmp_path / "run", user_by_rule()
-    with FakeServer(lambda body, number: rule(body, number) if number < 40 else Answer(reset=True)) as server:
+    with FakeServer(lambda body, number: rule(body, number) if number < PROBES + 40 else Answer(reset=True)) as server:
         done = run_job(server.url, out, expect=4, simulator_timeout=3, save_steps=50)
     assert "Traceback" not in done.stderr and "RUN_ID=" in done.stderr
     assert (out / "checkpoint-2" / "complete.json").exists()
@@ -38,7 +39,7 @@ def test_requests_to_a_slow_server_are_concurrent(tmp_path):
         return Answer(rule(body, number).text, crowd=16, delay=0.5)
 
     with FakeServer(slowly) as server:
-        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
+        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0, user_trial="off")
     assert server.most == 16
     assert all(row["seconds"]["user"] < 16 * 0.5 / 2 for row in rows_of(tmp_path / "run" / "metrics.jsonl"))
 
@@ -47,14 +48,14 @@ def test_requests_to_a_slow_server_are_concurrent(tmp_path):
 def test_unusable_replies_are_left_out_and_counted(tmp_path, reply, counted):
     rule = user_by_rule()
     with FakeServer(lambda body, number: Answer(reply) if number % 4 == 0 else rule(body, number)) as server:
-        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0)
+        run_job(server.url, tmp_path / "run", train_n=32, eval_n=0, user_trial="off")
     for row in rows_of(tmp_path / "run" / "metrics.jsonl"):
         assert row[counted] == 4 and row["usable"] == 12
 
 
 def test_without_usable_replies_no_weight_changes(tmp_path):
     with FakeServer(lambda body, number: Answer("")) as server:
-        run_job(server.url, tmp_path / "run", train_n=32)
+        run_job(server.url, tmp_path / "run", train_n=32, user_trial="off")
     before, after = (
         load_file(path)
         for path in (PROJECT / "sdpo/tiny/model/model.safetensors", tmp_path / "run/checkpoint-2/model.safetensors")

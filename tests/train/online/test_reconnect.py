@@ -10,6 +10,7 @@ import pytest
 from sdpo.errors import RunStopped, SimulatorUnavailable
 from sdpo.train.online import reconnect
 from sdpo.train.online.reconnect import ReconnectCallback
+from sdpo.users.trial import PROBES
 from tests.servers import Answer, FakeServer, prompt_of
 from tests.worlds import rows_of, run_job, user_by_rule
 
@@ -87,7 +88,7 @@ def test_two_processes_wait_together_and_resume_the_step(tmp_path):
     rule, down_until, replies = user_by_rule(), [None], Counter()
 
     def script(body, number):
-        if number >= 20 and down_until[0] is None:
+        if number >= PROBES + 20 and down_until[0] is None:
             down_until[0] = time.monotonic() + 6
         if down_until[0] is not None and time.monotonic() < down_until[0]:
             return Answer(reset=True)
@@ -103,5 +104,7 @@ def test_two_processes_wait_together_and_resume_the_step(tmp_path):
     assert "requesting the missing replies again" in done.stdout
     assert (tmp_path / "run" / "checkpoint-1" / "complete.json").exists()
     assert [row["interactions"] for row in rows_of(tmp_path / "run" / "metrics.jsonl")] == [16, 32, 48]
-    assert sum(replies.values()) == 48  # each process requested its own replies, and only the missing ones again
-    assert [len(rows_of(tmp_path / "run" / f"replies-{rank}.jsonl")) for rank in (0, 1)] == [24, 24]
+    assert (
+        sum(replies.values()) == PROBES + 48
+    )  # each process requested its own replies, and only the missing ones again
+    assert [len(rows_of(tmp_path / "run" / f"replies-{rank}.jsonl")) for rank in (0, 1)] == [PROBES + 24, 24]

@@ -1,0 +1,13 @@
+"""Answers in many shapes to everyday prompts, to try a simulated user on; written for this and kept as data."""
+
+import json
+from functools import cache
+
+from sdpo.english import PROBES_FILE
+
+
+@cache
+def probes() -> tuple[tuple[str, str], ...]:
+    """Return pairs of a prompt and an answer: for each style of this room some answers fit it and some do not."""
+    rows = json.loads(PROBES_FILE.read_text("utf-8"))
+    return tuple((row["prompt"], answer) for row in rows for answer in row["answers"])
