@@ -60,6 +60,17 @@ MAY_CHANGE_ON_RESUME |= {
 MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
 
 
+# What runs did that were started before a setting existed.
+EARLIER = {
+    "recipe": "paper",
+    "hindsight_template": "framed",
+    "contrast_strength": 1.0,
+    "contrast_margin": 0.0,
+    "learn_from": "all",
+    "user_states_satisfaction": False,
+}
+
+
 class RunDirectory:
     """A directory that belongs to one run. `open` it before heavy work; only the main process writes."""
 
@@ -80,7 +91,7 @@ class RunDirectory:
             raise RunError(f"{self.path} already contains a run and RESUME=never. Choose another RUN_ID.")
         if (self.read_json("summary.json") or {}).get("finished"):
             raise RunError(f"the run in {self.path} is finished. Choose another RUN_ID to train again.")
-        before = started["settings"]
+        before = _completed(started["settings"])
         changed = [name for name in settings if name not in MAY_CHANGE_ON_RESUME and before.get(name) != settings[name]]
         if changed:
             name = changed[0]
@@ -256,3 +267,9 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None
+
+
+def _completed(settings: dict) -> dict:
+    """Return the settings of a run with those that did not exist yet when it was started."""
+    renamed = {"null_follow_up": settings["unrelated_follow_up"]} if "unrelated_follow_up" in settings else {}
+    return EARLIER | renamed | settings

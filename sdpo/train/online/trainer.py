@@ -124,7 +124,8 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         prompts = [row["prompt"] for row in inputs]
-        answers = self._replay(inputs) if "completion" in inputs[0] else self._generate_and_ask(prompts)
+        replays = "completion" in inputs[0]
+        answers = self._replay(inputs) if replays else self._generate_and_ask(prompts)
         contexts, usable_B = self._contexts(prompts, answers)
         with self.record.timed("scoring"):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
@@ -141,7 +142,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         of_usable = [kind for kind, usable in zip(kinds, usable_B.tolist(), strict=True) if usable]
         self.record.stated += len(of_usable)
         self.record.stated_satisfied += of_usable.count(THANKS)
-        self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, prompts)
+        self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, [] if replays else prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
             "weights_B": self._row_weights(usable_B, usable_B & moved_B & learned_from_B),

@@ -41,8 +41,15 @@ def trainer_of(folder, user, complaints_only=True, steps=2, reads=False, **confi
     trainer = study.build_trainer(str(folder), "frozen", 0, steps, user, **config)
     trainer.complaints_only = complaints_only
     if not reads:
-        trainer.is_satisfied = None
+        trainer.is_satisfied, trainer._reader = None, TinyReader()
     return trainer
+
+
+class TinyReader:
+    """Reads the messages of the tiny world; the trainer's own reader is fitted to real language."""
+
+    def kinds(self, messages):
+        return ["thanks" if oracle.is_satisfied(message) else "complaint" for message in messages]
 
 
 def weights_of(trainer, count: int = 8) -> list[float]:
@@ -58,8 +65,8 @@ def weights_of(trainer, count: int = 8) -> list[float]:
     [
         # Two of four are satisfied: the others share the step.
         ([(True, False), (False, True), (True, False), (False, True)], True, [2, 0, 2, 0]),
-        # A user of whom nothing is known is learned from, whatever the follow-up says.
-        ([(False, None), (False, True), (False, None), (False, None)], True, [4 / 3, 0, 4 / 3, 4 / 3]),
+        # What nobody states is read: here the reader finds complaints in the first and third message.
+        ([(True, None), (False, True), (True, None), (False, None)], True, [2, 0, 2, 0]),
         # What the user states counts, not what the follow-up says.
         ([(True, True), (False, False)], True, [0, 2]),
         ([(True, True)], True, [0]),
@@ -105,24 +112,22 @@ def test_with_all_users_satisfied_no_weight_moves(tmp_path):
 
 @pytest.mark.parametrize(
     ("replies", "stated", "satisfied"),
-    [([(True, True), (True, False)], 8, 4), ([(True, None)], 0, 0), ([(True, True), (True, None)], 4, 4)],
+    [([(True, True), (True, False)], 8, 4), ([(True, None)], 8, 0), ([(True, True), (False, None)], 8, 8)],
 )
-def test_the_record_counts_what_users_state(tmp_path, replies, stated, satisfied):
+def test_the_record_counts_what_users_state_or_write(tmp_path, replies, stated, satisfied):
     trainer = trainer_of(tmp_path, StatingUser(*replies))
     weights_of(trainer)
     assert (trainer.record.stated, trainer.record.stated_satisfied) == (stated, satisfied)
 
 
-def test_the_share_of_satisfied_users_is_the_stated_one_only_if_all_are_known():
+def test_the_share_of_satisfied_users_is_that_of_those_of_whom_it_is_known():
     def record(stated: int, satisfied: int) -> StepRecord:
         return StepRecord(rows=4, usable=4, judged=4.0, satisfied=1.0, stated=stated, stated_satisfied=satisfied)
 
     assert _metrics([record(4, 3)], 0.0)["satisfied"] == 0.75
-    assert _metrics([record(0, 0)], 0.0)["satisfied"] == 0.25
     assert _metrics([record(4, 3), record(4, 2)], 0.0)["satisfied"] == 0.625
-    # One process knows all its users and the other does not: both orders are read from the signal.
-    assert _metrics([record(4, 3), record(1, 1)], 0.0)["satisfied"] == 0.25
-    assert _metrics([record(1, 1), record(4, 3)], 0.0)["satisfied"] == 0.25
+    assert _metrics([record(4, 3), record(1, 1)], 0.0)["satisfied"] == 0.8
+    assert _metrics([record(0, 0)], 0.0)["satisfied"] == 0.25, "logged users: read from the signal"
 
 
 # Samples and their replay
