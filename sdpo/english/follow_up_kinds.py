@@ -1,8 +1,9 @@
 """Tells complaints, thanks and new topics apart, with any model and without a prompt.
 
 Prompted to sort messages, a model of half a billion parameters does hardly better than chance; its hidden states
-separate them well. So a linear classifier (multinomial logistic regression) reads the mean hidden state of a message's
-tokens at the middle layer. It is fitted in seconds to labelled messages of our own.
+separate them well. So a linear classifier (multinomial logistic regression) reads the hidden states of a message at a
+few layers: their mean over its tokens, and that of its last token. It is fitted in seconds to labelled messages of our
+own.
 """
 
 import json
@@ -22,6 +23,7 @@ from sdpo.text.prompts import FOLLOW_UP_KINDS
 
 MAX_TOKENS = 128  # the beginning of a message that is read
 BATCH = 32
+LAYERS = (1 / 3, 1 / 2, 2 / 3, 5 / 6)  # which hidden states are read, as shares of the model's depth
 WEIGHT_DECAY = 0.01
 SCALE = 10.0  # of the logits: standardised features, divided by the square root of their number, are small
 
@@ -50,15 +52,15 @@ class FollowUpReader:
     def __init__(self, with_model: WithModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self._with_model, self._tokenizer = with_model, tokenizer
         rows = labelled_messages("train")
-        features_NH = self._features([text for text, _ in rows])
-        self._mean_H, self._deviation_H = features_NH.mean(0), features_NH.std(0) + 1e-5
+        features_NF = self._features([text for text, _ in rows])
+        self._mean_F, self._deviation_F = features_NF.mean(0), features_NF.std(0) + 1e-5
         labels_N = torch.tensor([FOLLOW_UP_KINDS.index(kind) for _, kind in rows])
-        self._weights_HK, self._bias_K = _fit(self._standardised(features_NH), labels_N, len(FOLLOW_UP_KINDS))
+        self._weights_FK, self._bias_K = _fit(self._standardised(features_NF), labels_N, len(FOLLOW_UP_KINDS))
 
     def probabilities(self, messages: Sequence[str]) -> Tensor:
         """Return the probability of each kind, (N, 3) in the order of FOLLOW_UP_KINDS."""
-        standardised_NH = self._standardised(self._features(messages))
-        return (SCALE * standardised_NH @ self._weights_HK + self._bias_K).softmax(-1)
+        standardised_NF = self._standardised(self._features(messages))
+        return (SCALE * standardised_NF @ self._weights_FK + self._bias_K).softmax(-1)
 
     def kinds(self, messages: Sequence[str]) -> list[str]:
         """Return the likeliest kind of each message."""
@@ -66,20 +68,21 @@ class FollowUpReader:
             return []
         return [FOLLOW_UP_KINDS[index] for index in self.probabilities(messages).argmax(-1).tolist()]
 
-    def _standardised(self, features_NH: Tensor) -> Tensor:
-        return (features_NH - self._mean_H) / self._deviation_H / features_NH.shape[1] ** 0.5
+    def _standardised(self, features_NF: Tensor) -> Tensor:
+        return (features_NF - self._mean_F) / self._deviation_F / features_NF.shape[1] ** 0.5
 
     def _features(self, messages: Sequence[str]) -> Tensor:
-        """Return the mean hidden state of each message, (N, H) float32 on the CPU."""
+        """Return the hidden states of each message, (N, F) float32 on the CPU."""
         rows = [encode_text(self._tokenizer, text)[:MAX_TOKENS] or [0] for text in messages]
         parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        return torch.cat([self._with_model(partial(mean_hidden, rows=part)) for part in parts])
+        return torch.cat([self._with_model(partial(message_features, rows=part)) for part in parts])
 
 
-def mean_hidden(model: Any, rows: Sequence[list[int]]) -> Tensor:
-    """Return the mean hidden state at the model's middle layer over each row's tokens, (N, H) float32 on the CPU.
+def message_features(model: Any, rows: Sequence[list[int]]) -> Tensor:
+    """Return the hidden states of each row of token ids, (N, F) float32 on the CPU.
 
-    The first token is left out where there are others: in many models its state is of another size, whatever it is.
+    F is that of the LAYERS, each with the mean over the row's tokens and the last token. The first token is left out
+    of the mean where there are others: in many models its state is of another size, whatever it is.
     """
     device = next(model.parameters()).device
     length = max(map(len, rows))
@@ -88,29 +91,36 @@ def mean_hidden(model: Any, rows: Sequence[list[int]]) -> Tensor:
     output = model(
         input_ids=ids_BL, attention_mask=mask_BL, output_hidden_states=True, use_cache=False, logits_to_keep=1
     )
-    hidden_BLH = output.hidden_states[len(output.hidden_states) // 2].float()
     counted_BL = mask_BL.clone().float()
     counted_BL[:, 0] = (mask_BL.sum(1) == 1).float()
-    return ((hidden_BLH * counted_BL[:, :, None]).sum(1) / counted_BL.sum(1, keepdim=True)).cpu()
+    last_B, rows_B = mask_BL.sum(1) - 1, torch.arange(len(rows), device=device)
+    features = []
+    for share in LAYERS:
+        hidden_BLH = output.hidden_states[round(share * (len(output.hidden_states) - 1))].float()
+        features += [
+            (hidden_BLH * counted_BL[:, :, None]).sum(1) / counted_BL.sum(1, keepdim=True),
+            hidden_BLH[rows_B, last_B],
+        ]
+    return torch.cat(features, dim=-1).cpu()
 
 
-def _fit(features_NH: Tensor, labels_N: Tensor, kinds: int) -> tuple[Tensor, Tensor]:
-    """Return weights (H, K) and bias (K,) of the logistic regression; each kind counts the same in total."""
-    weights_HK = torch.zeros(features_NH.shape[1], kinds, requires_grad=True)
+def _fit(features_NF: Tensor, labels_N: Tensor, kinds: int) -> tuple[Tensor, Tensor]:
+    """Return weights (F, K) and bias (K,) of the logistic regression; each kind counts the same in total."""
+    weights_FK = torch.zeros(features_NF.shape[1], kinds, requires_grad=True)
     bias_K = torch.zeros(kinds, requires_grad=True)
     balance_K = len(labels_N) / kinds / torch.bincount(labels_N, minlength=kinds).clamp(min=1)
-    optimizer = torch.optim.LBFGS([weights_HK, bias_K], max_iter=200)
+    optimizer = torch.optim.LBFGS([weights_FK, bias_K], max_iter=200)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        logits_NK = SCALE * features_NH @ weights_HK + bias_K
-        value = cross_entropy(logits_NK, labels_N, weight=balance_K) + WEIGHT_DECAY * weights_HK.square().sum()
+        logits_NK = SCALE * features_NF @ weights_FK + bias_K
+        value = cross_entropy(logits_NK, labels_N, weight=balance_K) + WEIGHT_DECAY * weights_FK.square().sum()
         value.backward()
         return value
 
     with torch.enable_grad():
         optimizer.step(loss)
-    return weights_HK.detach(), bias_K.detach()
+    return weights_FK.detach(), bias_K.detach()
 
 
 @cache

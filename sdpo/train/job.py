@@ -61,6 +61,10 @@ def check_objective(settings: "TrainingSettings") -> None:
                 )
     elif "direction" in given or "top_k" in given:
         raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Set one of these, or leave them out.")
+    if not settings.null_contrast:
+        for name in ("null_follow_up", "contrast_strength", "contrast_margin"):
+            if name in given:
+                raise SettingError(f"{name.upper()} is for NULL_CONTRAST=1. Set that, or leave it out.")
     if "ema_rate" in given and settings.teacher != "ema":
         raise SettingError("EMA_RATE is for TEACHER=ema. Set that, or leave it out.")
     if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):
