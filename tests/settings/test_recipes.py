@@ -1,0 +1,60 @@
+"""RECIPE: a named group of settings, below what is given and above the job's defaults."""
+
+import pytest
+
+from sdpo import settings
+from sdpo.errors import SettingError
+from sdpo.settings.recipes import RECIPES
+from sdpo.settings.resolve import resolve
+from tests.commands import JOBS
+
+TRAINING = [name for name, job in JOBS.items() if "recipe" in settings.settings_of(job.settings)]
+
+
+def resolved(name: str, *flags: str, tmp_path, **environment: str):
+    job = JOBS[name]
+    return resolve(
+        job.settings, flags, job=job.name, defaults=job.defaults, tiny=job.tiny,
+        environment=environment, dotenv=tmp_path / ".env",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_recipe_sets_what_it_names_in_every_training_job(name, tmp_path):
+    plain, cooked = resolved(name, tmp_path=tmp_path), resolved(name, "--recipe", "recommended", tmp_path=tmp_path)
+    for item, value in RECIPES["recommended"].items():
+        assert getattr(cooked, item) == value and settings.source(cooked, item) == "RECIPE"
+    changed = {
+        item for item in settings.settings_of(JOBS[name].settings) if getattr(plain, item) != getattr(cooked, item)
+    }
+    assert changed == {"recipe", *RECIPES["recommended"]} - {
+        item for item, value in RECIPES["recommended"].items() if getattr(plain, item) == value
+    }
+
+
+def test_the_paper_is_the_default_and_changes_nothing(tmp_path):
+    for name in TRAINING:
+        job = JOBS[name]
+        default = resolved(name, tmp_path=tmp_path)
+        assert default.recipe == "paper" and (default.teacher, default.objective) == ("live", "token")
+        assert default == resolved(name, tmp_path=tmp_path) and job.defaults["lr"] == default.lr
+
+
+def test_what_is_given_counts_before_the_recipe(tmp_path):
+    name = "jobs.train_online_tldr"
+    (tmp_path / ".env").write_text("LR=3e-6\n")
+    cooked = resolved(name, "--recipe", "recommended", "--teacher", "live", tmp_path=tmp_path, OBJECTIVE="token")
+    assert (cooked.teacher, cooked.objective, cooked.lr) == ("live", "token", 3e-6)
+    assert cooked.learn_from == "complaints"
+    tiny = resolved(name, "--recipe", "recommended", "--tiny", tmp_path=tmp_path)
+    assert tiny.lr == JOBS[name].tiny["lr"] and tiny.null_contrast
+    assert tiny.hindsight_template == "framed", "the tiny model knows no other template"
+
+
+def test_a_recipe_in_the_environment_and_in_dotenv(tmp_path):
+    name = "jobs.train_online_tldr"
+    assert resolved(name, tmp_path=tmp_path, RECIPE="recommended").teacher == "frozen"
+    (tmp_path / ".env").write_text("RECIPE=recommended\n")
+    assert resolved(name, tmp_path=tmp_path).teacher == "frozen"
+    with pytest.raises(SettingError, match="recommended"):
+        resolved(name, "--recipe", "recomended", tmp_path=tmp_path)

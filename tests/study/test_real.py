@@ -1,0 +1,111 @@
+"""The study on real models, end to end on the tiny model: every part, resumed without a second run, and its tables."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from sdpo.errors import SettingError
+from sdpo.study import real, real_tables
+from sdpo.study.real import TrainingSpec
+from sdpo.tiny import MODEL_DIR
+from tests.commands import JOBS, ROOT, clean_environment
+
+FIGURES = {
+    "adherence": 0.2,
+    "validity": 1.0,
+    "mean_length": 50.0,
+    "fluency": -2.0,
+    "surprise": 0.0,
+    "topic": 1.0,
+    "leak": 0.0,
+    "distance": 0.0,
+}
+
+
+def row(**after) -> dict:
+    before = FIGURES | {"axes": {"no_lists": 0.5}}
+    shown = before | {"adherence": 0.6}
+    good = before | {"adherence": 0.9, "topic": 0.9, "fluency": -2.1, "distance": 0.03, "axes": {"no_lists": 0.55}}
+    names = {"model": "m", "style": "brief", "variant": "RECIPE=recommended", "seed": 0, "interactions": 240}
+    return {"kind": "training", **names, "before": before, "shown": shown, "after": good | after, "stopped": None}
+
+
+@pytest.mark.parametrize(
+    ("after", "missed"),
+    [
+        ({}, None),
+        ({"adherence": 0.71}, None),  # a gain of half
+        ({"adherence": 0.69}, "style"),
+        ({"fluency": -2.16}, "fluency"),
+        ({"topic": 0.79}, "on topic"),
+        ({"distance": 0.06}, "distance"),
+        ({"axes": {"no_lists": 0.39}}, "other styles"),
+        ({"leak": 0.02}, "no leaks"),
+    ],
+)
+def test_a_run_reaches_the_line_only_with_all_of_it(after, missed):
+    result = real_tables.reached(row(**after))
+    assert [name for name, passed in result.items() if not passed] == ([missed] if missed else [])
+    assert f"| {missed or '-'} |" in real_tables.report([row(**after)])
+
+
+def resolved(tmp_path, **changes):
+    from sdpo.settings.resolve import resolve
+
+    flags = [part for name, value in changes.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    job = JOBS["jobs.study_real"]
+    return resolve(job.settings, flags, job=job.name, environment={}, dotenv=tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": "signals"}, "Did you mean signal"),
+        ({"templates": "befor"}, "Did you mean before"),
+        ({"styles": "breif"}, "brief"),
+        ({"variants": "LR 1e-4"}, "NAME=value|setting such as"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_before_a_model_is_loaded(tmp_path, changes, message):
+    with pytest.raises(SettingError, match=message):
+        real.check(resolved(tmp_path, **changes), JOBS["jobs.study_real"])
+
+
+def test_the_key_of_a_run_is_a_folder_name_and_tells_runs_apart():
+    keys = {
+        TrainingSpec(model, style, variant, seed, 240).key
+        for model in ("a/b", "c") for style in ("brief", "no_lists") for variant in ("LR=1e-4", "LR=1e-4 BS=2")
+        for seed in (0, 1)
+    }  # fmt: skip
+    assert len(keys) == 16 and all(set(key) <= set("abcdefghijklmnopqrstuvwxyzLRBS_0123456789.-") for key in keys)
+
+
+@pytest.mark.slow
+def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
+    model = shutil.copytree(MODEL_DIR, tmp_path / "some-model")  # in its own folder the tiny world reads its styles
+    command = [
+        sys.executable, "-m", "jobs.study_real", "--model", str(model), "--study-dir", str(tmp_path / "docs"),
+        "--study-table", str(tmp_path / "docs" / "real.md"), "--scratch", str(tmp_path / "runs"), "--styles", "brief",
+        "--templates", "before", "--signal-prompts", "3", "--seeds", "1", "--interactions", "16", "--eval-n", "4",
+        "--variants", "RECIPE=recommended; TEACHER=frozen OBJECTIVE=full LR=1e-4", "--max-completion-tokens", "12",
+    ]  # fmt: skip
+
+    def run() -> str:
+        done = subprocess.run(command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert "2 training runs, 0 of them done" in run()
+    lines = (tmp_path / "docs" / "real.jsonl").read_text()
+    rows = [json.loads(line) for line in lines.splitlines()]
+    assert [row["kind"] for row in rows].count("training") == 2
+    trained = [row for row in rows if row["kind"] == "training"]
+    assert {row["interactions"] for row in trained} == {16}
+    assert all(set(FIGURES) <= set(row[when]) for row in trained for when in ("before", "shown", "after"))
+    table = (tmp_path / "docs" / "real.md").read_text()
+    assert "RECIPE=recommended" in table and "complaint / unrelated" in table
+    assert "2 training runs, 2 of them done" in run()
+    assert (tmp_path / "docs" / "real.jsonl").read_text() == lines
