@@ -60,6 +60,9 @@ MAY_CHANGE_ON_RESUME |= {
 MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
 
 
+# Settings without any effect unless NULL_CONTRAST is on.
+OF_NULL_CONTRAST = {"null_follow_up", "contrast_strength", "contrast_margin"}
+
 # What runs did that were started before a setting existed.
 EARLIER = {
     "recipe": "paper",
@@ -92,7 +95,10 @@ class RunDirectory:
         if (self.read_json("summary.json") or {}).get("finished"):
             raise RunError(f"the run in {self.path} is finished. Choose another RUN_ID to train again.")
         before = _completed(started["settings"])
-        changed = [name for name in settings if name not in MAY_CHANGE_ON_RESUME and before.get(name) != settings[name]]
+        may_change = MAY_CHANGE_ON_RESUME
+        if not before.get("null_contrast") and not settings.get("null_contrast"):
+            may_change = may_change | OF_NULL_CONTRAST
+        changed = [name for name in settings if name not in may_change and before.get(name) != settings[name]]
         if changed:
             name = changed[0]
             raise RunError(

@@ -87,11 +87,16 @@ def _measure_signal(settings: "RealStudySettings", directory: RunDirectory, name
     missing = [template for template in _items(settings.templates) if (short, template) not in done]
     if not missing:
         return
+    import torch
+
     from sdpo.models.policy import load_model
     from sdpo.study.real_signal import measure, sample_answers
 
-    tokenizer, model = load_model(name)
-    answers = sample_answers(model.eval(), tokenizer, settings.signal_prompts, settings.seed)
+    on_gpu = torch.cuda.is_available()
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and on_gpu)
+    tokenizer, model = load_model(name, torch.bfloat16 if bf16 else torch.float32)
+    model.to("cuda" if on_gpu else "cpu").eval()  # type: ignore[arg-type]
+    answers = sample_answers(model, tokenizer, settings.signal_prompts, settings.seed)
     for template in missing:
         rows = [{"kind": "signal", "model": short, **row} for row in measure(model, tokenizer, answers, [template])]
         directory.append(RESULTS, rows)
