@@ -22,15 +22,17 @@ from tests.commands import ROOT, clean_environment
 
 MODEL = os.environ.get("SDPO_REAL_MODEL", "")
 
+STOPPED = 6  # the audit's exit code for the verdict "stop"
+
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MODEL, reason="SDPO_REAL_MODEL is not set")]
 
 
-def run(job: str, *flags: object) -> str:
+def run(job: str, *flags: object, expect: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"jobs.{job}", *map(str, flags)],
         env=clean_environment(WANDB_MODE="offline"), cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in expect, done.stdout + done.stderr
     return done.stdout
 
 
@@ -42,7 +44,7 @@ def trained(tmp_path_factory) -> Path:
     run(
         "train_online_helpsteer", "--recipe", "recommended", "--model-name-or-path", MODEL,
         "--user-model-name-or-path", "rule", "--style", "brief", "--data-path", folder / "prompts", "--train-n", 12,
-        "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 40, "--eval-n", 8, "--save-steps", 3,
+        "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 32, "--eval-n", 4, "--save-steps", 3,
         "--output-dir", folder / "run", "--precision", "fp32",
     )  # fmt: skip
     return folder / "run"
@@ -78,7 +80,7 @@ def test_the_audit_reads_complaints_and_says_its_verdict(tmp_path):
             conversation_id=f"conversation-{number}",
             turn_id=0,
             model="somebody",
-            timestamp="",
+            timestamp=None,
             prompt=[{"role": "user", "content": prompt.prompt}],
             completion="First, look at what you have. " * 8,
             user_response=complaints("brief")[number % 8],
@@ -88,7 +90,7 @@ def test_the_audit_reads_complaints_and_says_its_verdict(tmp_path):
     data = tmp_path / "interactions.jsonl"
     data.write_text("".join(interaction_lines(rows)), "utf-8")
     run("audit", "--model", MODEL, "--data", data, "--audit-n", 8, "--max-completion-tokens", 32,
-        "--output-dir", tmp_path / "audit")  # fmt: skip
+        "--output-dir", tmp_path / "audit", expect=(0, STOPPED))  # fmt: skip
     result = json.loads((tmp_path / "audit" / "audit.json").read_text())
     text = json.dumps(result)
     assert '"complaint"' in text and '"relevance"' in text
