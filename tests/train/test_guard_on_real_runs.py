@@ -1,0 +1,38 @@
+"""The guard's decision on what it measured in runs of real models: `real_runs.json`, step by step.
+
+Each run has batches of 8, a user by rule who wants at most 30 words, and answers of at most 64 tokens.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sdpo.train.guard import OK, STOP, CollapseDetector
+
+RUNS = {run["name"]: run for run in json.loads(Path(__file__).with_name("real_runs.json").read_text("utf-8"))}
+
+
+def levels(name: str) -> list[int]:
+    run = RUNS[name]
+    detector = CollapseDetector(run["anchored"])
+    return [detector.observe(measures) for measures in run["measures"]]
+
+
+def test_word_salad_is_stopped_before_answers_are_half_a_nat_less_likely():
+    measured = [measures["surprise"] for measures in RUNS["live-2e-5"]["measures"]]
+    stop = levels("live-2e-5").index(STOP)
+    assert sum(measured[: stop + 1][-3:]) / 3 < 0.5
+
+
+def test_answers_of_one_word_are_stopped_at_once():
+    lengths = [measures["length"] for measures in RUNS["frozen-2e-4"]["measures"]]
+    stop = levels("frozen-2e-4").index(STOP)
+    first_short = next(step for step, length in enumerate(lengths) if length < 20)
+    assert stop - first_short <= 2
+
+
+@pytest.mark.parametrize("name", ["frozen-slow", "frozen-5e-5"])
+def test_runs_that_learn_and_keep_the_language_are_not_stopped(name):
+    assert STOP not in levels(name)
+    assert levels(name)[0] == OK
