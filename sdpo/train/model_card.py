@@ -7,10 +7,20 @@ from sdpo.runtime.run_directory import RunDirectory
 METHOD = "https://arxiv.org/abs/2603.12273"
 # The settings shown on the card; run.json has all of them.
 SHOWN = (
-    "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "teacher", "objective", "direction",
-    "null_contrast", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
+    "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "recipe", "teacher", "objective",
+    "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "learn_from", "focus",
+    "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
-FIGURES = {"adherence": "adherence", "validity": "validity", "faithfulness": "facts kept", "mean_length": "mean words"}
+FIGURES = {
+    "adherence": "adherence",
+    "validity": "validity",
+    "faithfulness": "facts kept",
+    "mean_length": "mean words",
+    "fluency": "fluency",
+    "topic": "on topic",
+    "leak": "leaks",
+    "distance": "distance",
+}
 
 
 def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
@@ -59,6 +69,6 @@ def _figures(summary: dict) -> list[str]:
     rows = [
         f"| {label} | {before[name]:.3f} | {after[name]:.3f} |"
         for name, label in FIGURES.items()
-        if before.get(name) is not None
+        if before.get(name) is not None and after.get(name) is not None
     ]
     return [f"| {after['answers']} sampled answers each time | before | after |", "|---|---|---|", *rows, ""]
