@@ -91,16 +91,10 @@ def measure_surprise(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[Message]],
     completions: Sequence[list[int]],
-    wish: str | None,
-    template: HindsightTemplate,
 ) -> list[float]:
-    """Return the surprise of each completion alone, at one or two forward passes per row."""
-    shown = [] if wish is None else [[with_hindsight(messages, wish, template) for messages in prompts]]
-    surprises = [
-        _surprise(score([encode_prompt(tokenizer, messages) for messages in variant], list(completions)))
-        for variant in (prompts, *shown)
-    ]
-    return torch.stack(surprises).amin(0).tolist()
+    """Return the surprise of each completion after these prompts alone, at one forward pass per row."""
+    contexts = [encode_prompt(tokenizer, messages) for messages in prompts]
+    return _surprise(score(contexts, list(completions))).tolist()
 
 
 def _surprise(scores: Scores) -> Tensor:

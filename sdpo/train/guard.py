@@ -24,7 +24,7 @@ START_FILE = "guard-start.json"
 OK, WARN, STOP = 0, 1, 2
 
 PROBE_EVERY = 5  # steps between measurements on the start model's answers
-SURPRISE_ANSWERS = 16  # the number of a process's answers whose surprise is measured in each step
+SURPRISE_ANSWERS = 8  # the number of a process's answers whose surprise is measured in each step
 PROBE_ANSWERS = 32  # the number of initial answers
 LOST_NATS = 1.0  # fall in log-probability from which a token counts as lost
 FROM_START = ("lost", "kl", "distance")  # measured as differences, on the same answers each time: need no smoothing
@@ -232,7 +232,12 @@ class CollapseGuard(TrainerCallback):
         latest, measures = self.answers(), {}
         if latest.messages:
             rows = slice(SURPRISE_ANSWERS)
-            surprises = gather_object(start.surprise(latest.messages[rows], latest.completions[rows]))
+            answers = latest.messages[rows], latest.completions[rows]
+            surprises = gather_object(start.surprise(*answers))
+            # A second forward pass only where the first gives cause: what is learned is likely once the wish is shown.
+            if start.wish is not None and fmean(surprises) > LIMITS["surprise"].warn / 2:
+                shown = gather_object(start.surprise(*answers, shown=True))
+                surprises = [min(pair) for pair in zip(surprises, shown, strict=True)]
             measures["surprise"] = fmean(surprises)
         if step % PROBE_EVERY == 0 and (distance := start.distance(self.trainer.model)) is not None:
             measures["distance"] = distance

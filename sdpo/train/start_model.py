@@ -68,9 +68,15 @@ class StartModel:
         """Return the quality of the policy's completions (token ids), see `sdpo.models.answer_quality`."""
         return measure_quality(self.score, self.tokenizer, prompts, completions, self.wish, self.template)
 
-    def surprise(self, prompts: Sequence[list[Message]], completions: Sequence[list[int]]) -> list[float]:
-        """Return the surprise of each of the policy's completions, see `sdpo.models.answer_quality`."""
-        return measure_surprise(self.score, self.tokenizer, prompts, completions, self.wish, self.template)
+    def surprise(
+        self, prompts: Sequence[list[Message]], completions: Sequence[list[int]], shown: bool = False
+    ) -> list[float]:
+        """Return the surprise of each of the policy's completions, with `shown` where the prompt has the wish in it.
+
+        See `sdpo.models.answer_quality`, where it is the lower of the two.
+        """
+        contexts = [self.with_wish(messages) for messages in prompts] if shown else prompts
+        return measure_surprise(self.score, self.tokenizer, contexts, completions)
 
     def answer_general_prompts(
         self, policy: Any, run: RunDirectory, main: bool, oracle: Oracle | None, seed: int

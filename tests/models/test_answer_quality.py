@@ -111,7 +111,9 @@ def test_figures_equal_the_slow_reference(start, tokenizer, own, wish, count, pl
     template = template_named(place)
     rows = measure_quality(scorer(start, 2), tokenizer, prompts, completions, wish, template)
     assert_same(rows, slow_quality(start, partial(encode_prompt, tokenizer), prompts, completions, wish, template))
-    surprises = measure_surprise(scorer(start, 2), tokenizer, prompts, completions, wish, template)
+    variants = [prompts] if wish is None else [prompts, [with_hindsight(row, wish, template) for row in prompts]]
+    by_variant = [measure_surprise(scorer(start, 2), tokenizer, variant, completions) for variant in variants]
+    surprises = [min(values) for values in zip(*by_variant, strict=True)]
     assert surprises == pytest.approx([row.surprise for row in rows], abs=1e-5)
 
 
@@ -178,14 +180,16 @@ def shuffled(completions: list[list[int]]) -> list[list[int]]:
 
 def test_the_surprise_of_the_models_own_answers_is_zero_within_its_error(start, tokenizer, own):
     prompts, completions = own
-    surprises = measure_surprise(scorer(start), tokenizer, prompts, completions, None, HINDSIGHT)
+    surprises = measure_surprise(scorer(start), tokenizer, prompts, completions)
     error = stdev(surprises) / len(surprises) ** 0.5
     assert 0 < error < 0.01 and abs(fmean(surprises)) < 3 * error
     # The same for answers that are shown the wish, with the wish.
     encoded = [encode_prompt(tokenizer, with_hindsight(messages, WISH)) for messages in prompts[:128]]
     answers = generate(start, tokenizer, encoded, 48, 64, temperature=1.0, seed=1)
     shown = [encode_answer(tokenizer, *answer) for answer in answers]
-    surprises = measure_surprise(scorer(start), tokenizer, prompts[:128], shown, WISH, HINDSIGHT)
+    surprises = measure_surprise(
+        scorer(start), tokenizer, [with_hindsight(messages, WISH) for messages in prompts[:128]], shown
+    )
     assert fmean(surprises) < 3 * stdev(surprises) / 128**0.5
 
 
@@ -197,7 +201,7 @@ def test_surprise_and_fluency_tell_shuffled_words_from_answers(start, tokenizer,
     ]
     assert rows[0]["surprise"] < 0.1 and rows[1]["surprise"] > 2.0
     assert rows[0]["fluency"] > rows[1]["fluency"] + 2.0
-    surprises = measure_surprise(scorer(start), tokenizer, prompts, shuffled(completions), None, HINDSIGHT)
+    surprises = measure_surprise(scorer(start), tokenizer, prompts, shuffled(completions))
     assert sum(value > 0.35 for value in surprises) >= 0.95 * len(surprises)  # the guard's limit
 
 

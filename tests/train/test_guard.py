@@ -2,7 +2,8 @@
 
 import pytest
 
-from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, repeated_share
+from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, CollapseGuard, repeated_share
+from sdpo.train.record import LatestAnswers
 
 HEALTHY = {"repetition": 0.02, "entropy": 0.2, "length": 18.0, "signal_size": 0.3, "satisfied": 0.5}
 
@@ -147,3 +148,23 @@ def test_close_to_a_warning_is_no_longer_healthy():
     for _ in range(20):
         detector.observe({"lost": LIMITS["lost"].warn * 0.9})
     assert detector.level == OK and not detector.is_healthy
+
+
+@pytest.mark.parametrize(("bare", "calls", "measured"), [(0.05, [False], 0.05), (0.5, [False, True], 0.1)])
+def test_answers_are_scored_with_the_wish_only_if_they_are_unlikely_without(bare, calls, measured):
+    class Start:
+        wish = "shorter, please"
+
+        def __init__(self):
+            self.calls = []
+
+        def surprise(self, messages, completions, shown=False):
+            self.calls.append(shown)
+            return [0.1 if shown else bare] * len(completions)
+
+    start, latest = Start(), LatestAnswers([[1]] * 9, [[2]] * 9, [[{"role": "user", "content": "x"}]] * 9)
+    guard = CollapseGuard(None, None, dict, lambda: latest, stops=True, anchored=True, start=start)
+    assert guard._by_start_model(start, step=1) == {"surprise": pytest.approx(measured)}
+    assert start.calls == calls
+    latest.messages = []  # logged answers are not the policy's own
+    assert guard._by_start_model(start, step=1) == {} and start.calls == calls
