@@ -42,8 +42,8 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     run("prep_english", "--out-dir", folder / "prompts")
     run(
-        "train_online_helpsteer", "--recipe", "recommended", "--model-name-or-path", MODEL,
-        "--user-model-name-or-path", "rule", "--style", "brief", "--data-path", folder / "prompts", "--train-n", 12,
+        "train_online_helpsteer", "--recipe", "recommended", "--lr", 1e-3, "--model-name-or-path", MODEL,
+        "--user-model-name-or-path", "rule", "--style", "exclamation", "--data-path", folder / "prompts", "--train-n", 12,
         "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 32, "--eval-n", 4, "--save-steps", 3,
         "--output-dir", folder / "run", "--precision", "fp32",
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_audit_reads_complaints_and_says_its_verdict(tmp_path):
     ]
     data = tmp_path / "interactions.jsonl"
     data.write_text("".join(interaction_lines(rows)), "utf-8")
-    run("audit", "--model", MODEL, "--data", data, "--audit-n", 8, "--max-completion-tokens", 32,
+    run("audit", "--model", MODEL, "--data", data, "--audit-n", 8, "--max-completion-tokens", 16,
         "--output-dir", tmp_path / "audit", expect=(0, STOPPED))  # fmt: skip
     result = json.loads((tmp_path / "audit" / "audit.json").read_text())
     text = json.dumps(result)
