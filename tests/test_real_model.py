@@ -44,7 +44,8 @@ def trained(tmp_path_factory) -> Path:
     run(
         "train_online_helpsteer", "--recipe", "recommended", "--lr", 1e-3, "--model-name-or-path", MODEL,
         "--user-model-name-or-path", "rule", "--style", "exclamation", "--data-path", folder / "prompts",
-        "--train-n", 12, "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 32, "--eval-n", 4, "--save-steps", 3,
+        "--train-n", 12, "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 32,
+        "--eval-n", 4, "--save-steps", 3,
         "--output-dir", folder / "run", "--precision", "fp32",
     )  # fmt: skip
     return folder / "run"
