@@ -14,6 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.typing import HashableList
 
 SHARES = ("adherence", "validity")
+# The figures of answers that tables show, in this order, by their names in summary.json.
+LABELS = {
+    "adherence": "adherence",
+    "validity": "validity",
+    "faithfulness": "facts kept",
+    "mean_length": "mean words",
+    "fluency": "fluency",
+    "topic": "on topic",
+    "leak": "leaks",
+    "distance": "distance",
+}
 
 
 def print_results(run: RunDirectory, summary: dict) -> None:
@@ -49,17 +60,7 @@ def _wrapped(text: str, width: int, lines: int) -> list[str]:
 def table(summary: dict) -> str:
     """Return the figures before and after training as a text table, one row per figure."""
     before, after = summary["before"], summary["after"]
-    labels = {
-        "adherence": "adherence",
-        "validity": "validity",
-        "faithfulness": "facts kept",
-        "mean_length": "mean words",
-        "fluency": "fluency",
-        "topic": "on topic",
-        "leak": "leaks",
-        "distance": "distance",
-    }
-    figures = [(label, before.get(name), after.get(name)) for name, label in labels.items()]
+    figures = [(label, before.get(name), after.get(name)) for name, label in LABELS.items()]
     figures += [(f"share {axis}", share, after["axes"][axis]) for axis, share in before["axes"].items()]
     width = max(len(label) for label, _, _ in figures)
     rows = [f"{'':{width}}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * (width + 30)]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.train.figures import LABELS
 
 METHOD = "https://arxiv.org/abs/2603.12273"
 # The settings shown on the card; run.json has all of them.
@@ -11,16 +12,6 @@ SHOWN = (
     "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "learn_from", "focus",
     "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
-FIGURES = {
-    "adherence": "adherence",
-    "validity": "validity",
-    "faithfulness": "facts kept",
-    "mean_length": "mean words",
-    "fluency": "fluency",
-    "topic": "on topic",
-    "leak": "leaks",
-    "distance": "distance",
-}
 
 
 def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
@@ -68,7 +59,7 @@ def _figures(summary: dict) -> list[str]:
         return []
     rows = [
         f"| {label} | {before[name]:.3f} | {after[name]:.3f} |"
-        for name, label in FIGURES.items()
+        for name, label in LABELS.items()
         if before.get(name) is not None and after.get(name) is not None
     ]
     return [f"| {after['answers']} sampled answers each time | before | after |", "|---|---|---|", *rows, ""]
