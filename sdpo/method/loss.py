@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sdpo.method import objective as equations
+from sdpo.method.comparison import COMPARE_CHUNK, Comparison, compare
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import COMPARE_CHUNK, Comparison, Projection, Scores, compare, score
+from sdpo.method.scoring import Projection, Scores, score
 from sdpo.method.teacher import Teacher
 
 Ids = list[int]

@@ -21,15 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.utils.checkpoint import checkpoint
 
 from sdpo.errors import SettingError
 from sdpo.method.token_logps import logits, token_logps
 
 # The number of positions whose logits are held at once: 150 MB with a vocabulary of 150,000 in float32.
 CHUNK = 256
-# The same for comparing two distributions, which holds several tensors of this size.
-COMPARE_CHUNK = 64
 
 # An attribute of the LM head, which is the same module whatever wraps the model: True if the model's rows are packed.
 _PACKS_ROWS = "packs_rows"
@@ -53,18 +50,6 @@ class Scores:
 
 
 @dataclass
-class Comparison(Scores):
-    """What `compare` returns: the policy's scores and, in the same shape, the comparison with the target.
-
-    target_logps_BT: the target's log-probability of each token, without gradient.
-    divergence_BT: the divergence at each position, with gradient.
-    """
-
-    target_logps_BT: Tensor
-    divergence_BT: Tensor
-
-
-@dataclass
 class Projection:
     """An LM head's weights as plain tensors, complete on this process: a teacher's, for use outside its forward."""
 
@@ -73,9 +58,12 @@ class Projection:
 
     @classmethod
     def of(cls, model: nn.Module) -> "Projection":
-        """Return the model's projection, without gradient. Sharded weights are gathered: every process must call it."""
+        """Return the model's projection in float32, without gradient.
+
+        Sharded weights are gathered: every process must call it.
+        """
         head = find_head(model)
-        return cls(_full(head.weight), None if head.bias is None else _full(head.bias))
+        return cls(_full(head.weight).float(), None if head.bias is None else _full(head.bias).float())
 
     def log_softmax(self, hidden_NH: Tensor) -> Tensor:
         """Return the log-probabilities over the vocabulary, (N, V) float32."""
@@ -94,7 +82,7 @@ def score(
     One forward pass takes `batch_size` rows (None: all rows). Rows are never truncated. Raises ValueError for an empty
     completion, and for an empty context, after which nothing predicts the completion's first token.
     """
-    targets_N = _flat_ids(completions)
+    targets_N = flat_ids(completions)
 
     def head_for(start: int, stop: int) -> Head:
         def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
@@ -103,8 +91,8 @@ def score(
 
         return project
 
-    columns_N2 = _at_positions(model, contexts, completions, batch_size, head_for)
-    (logps_BT, entropy_BT), mask_BT = _as_rows(columns_N2, completions)
+    columns_N2 = at_positions(model, contexts, completions, batch_size, head_for)
+    (logps_BT, entropy_BT), mask_BT = as_rows(columns_N2, completions)
     return Scores(logps_BT, entropy_BT.detach(), mask_BT)
 
 
@@ -118,41 +106,8 @@ def hidden_states(
 
     Here T is the row's own number of tokens. Arguments and errors are those of `score`.
     """
-    hidden_NH = _at_positions(model, contexts, completions, batch_size, lambda *_: lambda hidden_NH, head: hidden_NH)
+    hidden_NH = at_positions(model, contexts, completions, batch_size, lambda *_: lambda hidden_NH, head: hidden_NH)
     return list(hidden_NH.split([len(completion) for completion in completions]))
-
-
-def compare(
-    model: nn.Module,
-    contexts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    divergence: Callable[..., tuple[Tensor, Tensor]],
-    *targets_N: Tensor,
-) -> Comparison:
-    """Return the scores of the completions and the divergence of the model from a target at each of the N positions.
-
-    `divergence` is called on chunks of C positions with the policy's log-probabilities (C, V), the completions' tokens
-    (C,) and the same chunk of each tensor in `targets_N`. It returns the target's log-probabilities of the tokens and
-    the divergence, both (C,). It is called again in the backward pass, so nothing that it creates is kept.
-    """
-    ids_N = _flat_ids(completions)
-
-    def compared(hidden_CH, weight_VH, bias_V, ids_C, *targets_C):
-        logits_CV = logits(hidden_CH, weight_VH, bias_V)
-        with torch.autocast(hidden_CH.device.type, enabled=False):
-            logps_CV = logits_CV.log_softmax(-1)
-            target_logps_C, divergence_C = divergence(logps_CV, ids_C, *targets_C)
-            with torch.no_grad():
-                entropy_C = -(logps_CV.exp() * logps_CV).sum(-1)
-            logps_C = logps_CV.gather(-1, ids_C[:, None]).squeeze(-1)
-            return torch.stack((logps_C, entropy_C, target_logps_C, divergence_C), dim=-1)
-
-    def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
-        return _in_chunks(compared, COMPARE_CHUNK, head, hidden_NH, ids_N.to(hidden_NH.device), *targets_N)
-
-    columns_N4 = _at_positions(model, contexts, completions, None, lambda *_: project)
-    (logps_BT, entropy_BT, target_logps_BT, divergence_BT), mask_BT = _as_rows(columns_N4, completions)
-    return Comparison(logps_BT, entropy_BT.detach(), mask_BT, target_logps_BT.detach(), divergence_BT)
 
 
 def pack_rows(model: nn.Module) -> bool:
@@ -172,7 +127,7 @@ def pack_rows(model: nn.Module) -> bool:
     return getattr(head, _PACKS_ROWS)
 
 
-def _at_positions(
+def at_positions(
     model: nn.Module,
     contexts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
@@ -260,22 +215,11 @@ def _replaced_forward(head: nn.Linear, forward: Callable[[Tensor], Tensor]) -> I
         del vars(head)["forward"]
 
 
-def _in_chunks(function: Callable[..., Tensor], size: int, head: nn.Linear, *tensors_N: Tensor) -> Tensor:
-    """Return function(hidden, weight, bias, *others) over chunks of positions, recomputed in the backward pass."""
-    pieces = zip(*(tensor.split(size) for tensor in tensors_N), strict=True)
-    return torch.cat(
-        [
-            checkpoint(function, hidden, head.weight, head.bias, *others, use_reentrant=False)
-            for hidden, *others in pieces
-        ]
-    )
-
-
-def _flat_ids(completions: Sequence[Sequence[int]]) -> Tensor:
+def flat_ids(completions: Sequence[Sequence[int]]) -> Tensor:
     return torch.tensor([token for completion in completions for token in completion], dtype=torch.long)
 
 
-def _as_rows(columns_NC: Tensor, completions: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
+def as_rows(columns_NC: Tensor, completions: Sequence[Sequence[int]]) -> tuple[list[Tensor], Tensor]:
     """Return each of the C columns as (B, T), with zeros on padding, and the mask (B, T)."""
     mask_BT = torch.zeros(len(completions), max(map(len, completions)))
     for row, completion in enumerate(completions):

@@ -42,6 +42,8 @@ class Teacher:
         self._has_own_weights = kind != "live" and not self._adapter_disabled
         self._policy = policy
         self._model = copy.deepcopy(policy).eval().requires_grad_(False) if self._has_own_weights else policy
+        if kind == "ema":  # the policy's base weights are bf16 under an adapter
+            self._model.float()
         self._moving_weights: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] = trained_weights
 
     def prepare(
@@ -54,7 +56,7 @@ class Teacher:
         """Use the policy as the trainer has wrapped it, and give the teacher's own weights the same treatment.
 
         `wrap` puts a model on its device or shards it (accelerate's `prepare_model`, FSDP). `dtype` is that of the
-        teacher's own weights; "ema" keeps its dtype, because the change of one step is too small for bf16.
+        teacher's own weights; "ema" stays in float32, because the change of one step is too small for bf16.
         `moving_weights` yields the policy's trained weights under the names that they have without an adapter.
         """
         self._policy, self._moving_weights = policy, moving_weights

@@ -13,8 +13,9 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from sdpo.method.comparison import compare
 from sdpo.method.objective import divergence
-from sdpo.method.scoring import Scores, compare
+from sdpo.method.scoring import Scores
 from sdpo.method.teacher import Teacher
 from sdpo.models.answer_quality import AnswerQuality, measure_quality, measure_surprise, summarize_quality
 from sdpo.models.generate import generate

@@ -1,11 +1,12 @@
 """Every objective's loss and gradient against a slow reference: one row at a time, all logits, in float64."""
 
 import copy
+import weakref
 
 import pytest
 import torch
 
-from sdpo.method import scoring
+from sdpo.method import comparison, scoring
 from sdpo.method.loss import Contexts, HindsightLoss
 from sdpo.method.objective import UNFOCUSED_WEIGHT, Objective, row_weights
 from sdpo.method.teacher import Teacher
@@ -103,13 +104,15 @@ OBJECTIVES = [
 ]
 
 
+@pytest.mark.parametrize("trains_head", [True, False], ids=["head trained", "head frozen"])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
-def test_loss_and_gradient_match_the_slow_reference(objective, monkeypatch):
+def test_loss_and_gradient_match_the_slow_reference(objective, trains_head, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 3)
-    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 3)
+    monkeypatch.setattr(comparison, "COMPARE_CHUNK", 3)
     policy, other = small_model(0), small_model(1)
     for weight, start in zip(other.parameters(), policy.parameters(), strict=True):
         weight.data = 0.7 * start.data + 0.3 * weight.data  # a teacher close to the policy, as in training
+    policy.lm_head.weight.requires_grad_(trains_head)
     slow_policy = copy.deepcopy(policy).double()
     loss = HindsightLoss(Teacher("frozen", other), objective, batch_size=2)
     result = loss.loss(policy, CONTEXTS, COMPLETIONS, loss.teacher_targets(CONTEXTS, COMPLETIONS), WEIGHTS)
@@ -118,7 +121,10 @@ def test_loss_and_gradient_match_the_slow_reference(objective, monkeypatch):
     reference.backward()
     if objective.kind != "token":  # with a ratio of 1 the value of the token objective is 0, only its gradient matters
         assert result.loss.item() == pytest.approx(reference.item(), rel=1e-4)
+    assert (policy.lm_head.weight.grad is not None) == trains_head
     for weight, slow in zip(policy.parameters(), slow_policy.parameters(), strict=True):
+        if not weight.requires_grad:
+            continue
         scale = slow.grad.abs().max()
         assert scale > 0 and (weight.grad - slow.grad).abs().max() < 1e-3 * scale + 1e-7
 
@@ -147,18 +153,27 @@ def test_the_reported_signal_is_that_of_the_sampled_tokens_for_every_objective()
     torch.testing.assert_close(signals[0], signals[2], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("trains_head", [True, False], ids=["head trained", "head frozen"])
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
-def test_no_tensor_with_a_vocabulary_axis_is_saved_for_the_backward_pass(kind, monkeypatch):
+def test_no_tensor_with_a_vocabulary_axis_is_saved_for_the_backward_pass(kind, trains_head, monkeypatch):
     monkeypatch.setattr(scoring, "CHUNK", 2)
-    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
+    monkeypatch.setattr(comparison, "COMPARE_CHUNK", 2)
     saved = []
+
+    def remember(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(weakref.ref(tensor))
+        return tensor
+
     policy = small_model(0)
+    policy.lm_head.weight.requires_grad_(trains_head)
     loss = HindsightLoss(Teacher("live", policy), Objective(kind=kind, top_k=4), batch_size=3)
     targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.shape) or tensor, lambda x: x):
-        loss.loss(policy, CONTEXTS, COMPLETIONS, targets, WEIGHTS)
+    with torch.autograd.graph.saved_tensors_hooks(remember, lambda x: x):
+        result = loss.loss(policy, CONTEXTS, COMPLETIONS, targets, WEIGHTS)
+    shapes = [tensor.shape for reference in saved if (tensor := reference()) is not None]
     weight = policy.lm_head.weight.shape
-    assert saved and not [shape for shape in saved if VOCABULARY in shape and shape != weight]
+    assert result.loss.requires_grad
+    assert shapes and not [shape for shape in shapes if VOCABULARY in shape and shape != weight]
 
 
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
@@ -176,7 +191,7 @@ def test_forwards_returns_the_number_of_teacher_forward_passes(kind):
 
 @pytest.mark.parametrize("kind", ["token", "full", "top_k"])
 def test_focus_marks_the_tokens_where_the_follow_up_moves_the_teacher(kind, monkeypatch):
-    monkeypatch.setattr(scoring, "COMPARE_CHUNK", 2)
+    monkeypatch.setattr(comparison, "COMPARE_CHUNK", 2)
     model = small_model(1)
     moved = [slow_shift(model, *row) for row in ROWS]
     between = torch.cat(moved).median().item() + 1e-4
