@@ -202,7 +202,8 @@ class HindsightLoss:
     def _contrasts_distributions(self) -> bool:
         """Whether the contrast is not linear, so that it cannot be taken between hidden states."""
         objective = self.objective
-        return objective.null_contrast and objective.contrast_margin > 0 and not self._uses_sampled_tokens
+        linear = objective.contrast_margin == objective.contrast_plausibility == 0
+        return objective.null_contrast and not linear and not self._uses_sampled_tokens
 
     def _log_softmax(self, projection: Projection, hidden_NH: Tensor) -> Tensor:
         """Return the log-probabilities of what `_teacher_outputs` returned for "full" and "top_k", (N, V)."""
@@ -210,7 +211,8 @@ class HindsightLoss:
             return projection.log_softmax(hidden_NH)
         hindsight_NV, null_NV, bare_NV = (projection.log_softmax(part) for part in hidden_NH.chunk(3, dim=-1))
         strength, margin = self.objective.contrast_strength, self.objective.contrast_margin
-        return equations.contrast(hindsight_NV, null_NV, bare_NV, strength, margin).log_softmax(-1)
+        plausibility = self.objective.contrast_plausibility
+        return equations.contrast(hindsight_NV, null_NV, bare_NV, strength, margin, plausibility).log_softmax(-1)
 
     def _is_moved(self, outputs: Tensor, bare: Tensor, completions: Sequence[Ids]) -> Tensor:
         """Return where the log-probabilities with and without the follow-up differ by `focus` or more, (N,)."""

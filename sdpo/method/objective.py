@@ -50,6 +50,8 @@ class Objective:
     null_contrast: subtract the effect of a null follow-up from the teacher (see `contrast`).
     contrast_strength, contrast_margin: the factor of the difference between the two follow-ups, and the size in nats
         below which it counts as noise (see `contrast`).
+    contrast_plausibility: for "full" and "top_k", the share of the most likely token's probability that a token needs
+        for the contrast to make it likelier; 0 for no such limit (see `contrast`).
     focus: a threshold in nats, 0 for off. Tokens with |log T(y_t | x, o, y_<t) − log T(y_t | x, y_<t)| below it count
         little (see `focus_weights`). Completions without any token above it are not learned from, and when few others
         are left the step is smaller (see `MINIMUM_TAUGHT_SHARE`).
@@ -65,6 +67,7 @@ class Objective:
     null_contrast: bool = False
     contrast_strength: float = 1.0
     contrast_margin: float = 0.0
+    contrast_plausibility: float = 0.0
     focus: float = 0.0
 
 
@@ -99,7 +102,14 @@ def focus_weights(moved_BT: Tensor) -> Tensor:
     return UNFOCUSED_WEIGHT + (1 - UNFOCUSED_WEIGHT) * moved_BT.float()
 
 
-def contrast(hindsight: Tensor, null: Tensor, bare: Tensor, strength: float = 1.0, margin: float = 0.0) -> Tensor:
+def contrast(
+    hindsight: Tensor,
+    null: Tensor,
+    bare: Tensor,
+    strength: float = 1.0,
+    margin: float = 0.0,
+    plausibility: float = 0.0,
+) -> Tensor:
     """Return the teacher's output without the effect that any follow-up has.
 
         T(x) + strength · S(T(x, o) − T(x, o∅)),   S(d) = sign(d) max(|d| − margin, 0)
@@ -109,8 +119,22 @@ def contrast(hindsight: Tensor, null: Tensor, bare: Tensor, strength: float = 1.
     teacher's output for `x` alone. For a frozen teacher the latter is the model that the run started from. Where the
     difference is within the margin nothing is learned: a small model's distribution moves a little with any context,
     and a larger `strength` would amplify that as well.
+
+    With a `plausibility` p the arguments are log-probabilities over the vocabulary, the last axis. Then the difference
+    makes a token v less likely, but likelier only if T(v | x) or T(v | x, o) is at least p times that of the most
+    likely token. Far down in the distribution the difference is noise, which a larger `strength` would turn into
+    nonsense: the constraint of contrastive decoding (arXiv 2210.15097), there for a ratio of two models.
     """
-    return bare + strength * softshrink(hindsight - null, margin)
+    difference = softshrink(hindsight - null, margin)
+    if plausibility:
+        likely = _likely(bare, plausibility) | _likely(hindsight, plausibility)
+        difference = torch.where(likely, difference, difference.clamp(max=0))
+    return bare + strength * difference
+
+
+def _likely(logps_NV: Tensor, share: float) -> Tensor:
+    """Return which tokens are at least `share` times as likely as the most likely one, (N, V)."""
+    return logps_NV >= logps_NV.amax(-1, keepdim=True) + math.log(share)
 
 
 def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str) -> Tensor:

@@ -61,7 +61,7 @@ MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
 
 
 # Settings without any effect unless NULL_CONTRAST is on.
-OF_NULL_CONTRAST = {"null_follow_up", "contrast_strength", "contrast_margin"}
+OF_NULL_CONTRAST = {"null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"}
 
 # What runs did that were started before a setting existed.
 EARLIER = {
@@ -69,6 +69,7 @@ EARLIER = {
     "hindsight_template": "framed",
     "contrast_strength": 1.0,
     "contrast_margin": 0.0,
+    "contrast_plausibility": 0.0,
     "learn_from": "all",
     "user_states_satisfaction": False,
 }

@@ -67,6 +67,13 @@ class TrainingSettings(LaunchSettings):
     contrast_margin: float = setting(
         0.0, "the nats below which what NULL_CONTRAST leaves of a token's change counts as noise", at_least=0
     )
+    contrast_plausibility: float = setting(
+        0.0,
+        "the share of the most likely token's probability that a token needs for NULL_CONTRAST to make it likelier "
+        "(objectives full and top_k)",
+        at_least=0,
+        at_most=1,
+    )
     learn_from: Literal["all", "complaints"] = setting(
         "all",
         "the follow-ups to learn from: all, or complaints and wishes alone, neither thanks nor new topics",

@@ -61,8 +61,13 @@ def check_objective(settings: "TrainingSettings") -> None:
                 )
     elif "direction" in given or "top_k" in given:
         raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Set one of these, or leave them out.")
+    if settings.contrast_plausibility and settings.objective not in ("full", "top_k"):
+        raise SettingError(
+            "CONTRAST_PLAUSIBILITY compares a token with the most likely one, which "
+            f"OBJECTIVE={settings.objective} does not see. Leave it out, or set OBJECTIVE=full."
+        )
     if not settings.null_contrast:
-        for name in ("null_follow_up", "contrast_strength", "contrast_margin"):
+        for name in ("null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"):
             if name in given:
                 raise SettingError(f"{name.upper()} is for NULL_CONTRAST=1. Set that, or leave it out.")
     if "ema_rate" in given and settings.teacher != "ema":

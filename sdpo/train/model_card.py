@@ -9,8 +9,8 @@ METHOD = "https://arxiv.org/abs/2603.12273"
 # The settings shown on the card; run.json has all of them.
 SHOWN = (
     "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "recipe", "teacher", "objective",
-    "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "learn_from", "focus",
-    "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
+    "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "contrast_plausibility",
+    "learn_from", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
 
 

@@ -229,6 +229,7 @@ class Session(Generic[Config]):
             null_contrast=settings.null_contrast,
             contrast_strength=settings.contrast_strength,
             contrast_margin=settings.contrast_margin,
+            contrast_plausibility=settings.contrast_plausibility,
             **more,
         )
 

@@ -1,6 +1,7 @@
 """Every objective's loss and gradient against a slow reference: one row at a time, all logits, in float64."""
 
 import copy
+import math
 import weakref
 
 import pytest
@@ -35,9 +36,9 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
         with torch.no_grad():
             target_TV = log_softmax(teacher, contexts.hindsight, completion)
             if objective.null_contrast:
-                difference_TV = target_TV - log_softmax(teacher, contexts.null, completion)
+                null_TV = log_softmax(teacher, contexts.null, completion)
                 bare_TV = log_softmax(teacher, contexts.prompt, completion)
-                target_TV = bare_TV + objective.contrast_strength * difference_TV
+                target_TV = slow_contrast(target_TV, null_TV, bare_TV, objective)
         first = objective.ignore_first_k
         if objective.kind == "token":
             signal_T = (target_TV - policy_TV.detach()).gather(-1, ids).squeeze(-1)[first:]
@@ -61,6 +62,19 @@ def slow_loss(policy, teacher, objective: Objective) -> torch.Tensor:
         total = total + weight * (values_T.sum() / max(len(completion) - first, 1))
     assert not objective.focus or 0 < sum(marks) < len(marks)
     return total / len(ROWS)
+
+
+def slow_contrast(hindsight_TV, null_TV, bare_TV, objective: Objective) -> torch.Tensor:
+    """The contrast computed token by token."""
+    target_TV = bare_TV.clone()
+    for position, (hindsight_V, null_V, bare_V) in enumerate(zip(hindsight_TV, null_TV, bare_TV, strict=True)):
+        for token, difference in enumerate((hindsight_V - null_V).tolist()):
+            size = max(abs(difference) - objective.contrast_margin, 0.0)
+            shares = [(logps_V[token] - logps_V.max()).exp() for logps_V in (hindsight_V, bare_V)]
+            if difference > 0 and objective.contrast_plausibility > max(shares):
+                size = 0.0
+            target_TV[position, token] += objective.contrast_strength * math.copysign(size, difference)
+    return target_TV
 
 
 def slow_shift(teacher, contexts: Contexts, completion: list[int]) -> torch.Tensor:
@@ -101,6 +115,10 @@ OBJECTIVES = [
     Objective(kind="full", direction="jsd", null_contrast=True, contrast_strength=2.0),
     Objective(kind="top_k", top_k=3, null_contrast=True, contrast_strength=2.0),
     Objective(kind="full", null_contrast=True, contrast_strength=0.5, ignore_first_k=1),
+    Objective(null_contrast=True, contrast_margin=0.02),
+    Objective(kind="full", null_contrast=True, contrast_strength=3.0, contrast_margin=0.02),
+    Objective(kind="full", null_contrast=True, contrast_strength=3.0, contrast_plausibility=0.8),
+    Objective(kind="top_k", top_k=3, null_contrast=True, contrast_margin=0.02, contrast_plausibility=0.8),
 ]
 
 
@@ -244,3 +262,15 @@ def test_null_contrast_needs_a_null_context_for_every_row():
     loss = HindsightLoss(Teacher("live", small_model(0)), Objective(null_contrast=True), 3)
     with pytest.raises(ValueError, match="null"):
         loss.teacher_targets([*CONTEXTS[:2], Contexts([1], [1, 2])], COMPLETIONS)
+
+
+@pytest.mark.parametrize("changes", [{"contrast_margin": 0.1}, {"contrast_plausibility": 0.8}], ids=str)
+@pytest.mark.parametrize("kind", ["full", "top_k"])
+def test_the_margin_and_the_plausibility_of_the_contrast_change_the_target(kind, changes):
+    def loss_of(**values) -> float:
+        objective = Objective(kind=kind, top_k=3, null_contrast=True, contrast_strength=3.0, **values)
+        loss = HindsightLoss(Teacher("frozen", small_model(1)), objective, batch_size=2)
+        targets = loss.teacher_targets(CONTEXTS, COMPLETIONS)
+        return loss.loss(small_model(0), CONTEXTS, COMPLETIONS, targets, WEIGHTS).loss.item()
+
+    assert abs(loss_of() - loss_of(**changes)) > 1e-3 * loss_of()

@@ -61,6 +61,8 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
         ({"ema_rate": 0.1}, "EMA_RATE"),
         ({"contrast_strength": 2}, "CONTRAST_STRENGTH"),
         ({"contrast_margin": 0.5}, "CONTRAST_MARGIN"),
+        ({"contrast_plausibility": 0.1, "objective": "full"}, "CONTRAST_PLAUSIBILITY is for NULL_CONTRAST"),
+        ({"contrast_plausibility": 0.1, "null_contrast": 1}, "CONTRAST_PLAUSIBILITY compares"),
         ({"null_follow_up": "Fine."}, "NULL_FOLLOW_UP"),
         ({"adapter": "qlora", "teacher": "ema"}, "TEACHER=ema"),
         ({"adapter": "lora", "lora_targets": "q_proj,lm_head"}, "LORA_TARGETS"),
