@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
@@ -51,6 +51,11 @@ ready:
 # no_emojis; a given STYLE takes precedence, as does any other setting (make demo SEED=3).
 demo: ready ## run the complete method with the tiny model on a CPU
 	@TINY=1 STYLE="$${STYLE:-no_emojis}" $(PYTHON) -m jobs.train_online_tldr
+
+# The prompts are written once. Settings such as STYLE are for the demo and unknown to the preparation.
+demo-real: ready ## train a small real model on a CPU or GPU, with a rule as the user (MODEL_NAME_OR_PATH=..., STYLE=...)
+	@[ -n "$(DATA_PATH)$(TINY)" ] || [ -e data/english_prompts/train.jsonl ] || SDPO_MAKE_VARIABLES= $(PYTHON) -m jobs.prep_english
+	@$(PYTHON) -m jobs.demo_real
 
 prep-tldr: ready ## prepare the TL;DR prompts
 	@$(PYTHON) -m jobs.prep_tldr

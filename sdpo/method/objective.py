@@ -125,7 +125,9 @@ def contrast(
     likely token. Far down in the distribution the difference is noise, which a larger `strength` would turn into
     nonsense: the constraint of contrastive decoding (arXiv 2210.15097), there for a ratio of two models.
     """
-    difference = softshrink(hindsight - null, margin)
+    difference = hindsight - null
+    if margin:
+        difference = softshrink(difference, margin)
     if plausibility:
         likely = _likely(bare, plausibility) | _likely(hindsight, plausibility)
         difference = torch.where(likely, difference, difference.clamp(max=0))

@@ -8,7 +8,12 @@ from sdpo.settings.recipes import RECIPES
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS
 
-TRAINING = [name for name, job in JOBS.items() if "recipe" in settings.settings_of(job.settings)]
+# The demo on a real model is the one job that trains by the recommended recipe unless told otherwise.
+TRAINING = [
+    name
+    for name, job in JOBS.items()
+    if "recipe" in settings.settings_of(job.settings) and "recipe" not in (job.defaults or {})
+]
 
 
 def resolved(name: str, *flags: str, tmp_path, **environment: str):
