@@ -135,10 +135,7 @@ def tokenizer_of(model: EvaluatedModel) -> PreTrainedTokenizerBase:
     A checkpoint has its own tokenizer, with the chat template used in training. Raises SettingError if the tokenizer
     is missing or has no chat template.
     """
-    tokenizer = load_tokenizer(model.base or model.source, model.setting)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    return tokenizer
+    return load_tokenizer(model.base or model.source, model.setting)
 
 
 def _load_error(model: EvaluatedModel, error: Exception) -> SettingError:
