@@ -35,7 +35,22 @@ def load_model(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
-    return load_tokenizer(name, "MODEL_NAME_OR_PATH"), load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+    tokenizer = load_tokenizer(name, "MODEL_NAME_OR_PATH")
+    model = load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+    if four_bit:
+        _keep_gradients(model)
+    return tokenizer, model
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers on a CPU from repacking their weights when a model in evaluation mode runs.
+
+    On CPUs with bf16 instructions bitsandbytes repacks them for a kernel that passes no gradient on, and never back:
+    after the first generated answer only the adapters of the last layers would have been trained.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
