@@ -23,8 +23,9 @@ _PARTS = {
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return the size in bytes of each file in a checkpoint, by its path inside, without `complete.json`."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE)
+    """Return the size in bytes of each file in a checkpoint that a run or an evaluation reads, by its path inside."""
+    unread = (COMPLETE, "README.md")
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in unread)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
