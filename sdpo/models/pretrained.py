@@ -41,9 +41,12 @@ def load_weights(source: str, setting: str, dtype: torch.dtype, **arguments: Any
     The model is complete: weights that its files do not hold would be random.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, output_loading_info=True, **arguments)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
+            source, dtype=dtype, output_loading_info=True, **arguments
+        )
     except LOAD_ERRORS as error:
         raise SettingError(f"{setting}={source} cannot be loaded: {one_line(error)}") from None
+    model, report = loaded
     check_loaded(model, report["missing_keys"], source, setting)
     model.get_output_embeddings().register_forward_pre_hook(_contiguous_input)
     return model

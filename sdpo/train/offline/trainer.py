@@ -91,7 +91,7 @@ class OfflineTrainer(HindsightTrainer):
     ) -> None:
         set_seed(args.seed)  # an adapter begins with random weights
         super().__init__(
-            model=with_adapter(model, peft_config, args.gradient_checkpointing),
+            model=with_adapter(model, peft_config, bool(args.gradient_checkpointing)),
             teacher=teacher,
             objective=objective,
             args=args,
