@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.store import Store
-from sdpo.models.pretrained import load_tokenizer, load_weights
+from sdpo.models.pretrained import LOAD_ERRORS, load_tokenizer, load_weights
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
@@ -125,7 +125,7 @@ class ModelCache:
                 self._model.set_adapter(model.name)
                 self._model.delete_adapter(self._adapter)
             self._adapter = model.name
-        except (OSError, ValueError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise _load_error(model, error) from None
 
 

@@ -6,8 +6,8 @@ says in one line why not, before anything is trained, generated or scored.
 
 import os
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
@@ -15,6 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from sdpo.errors import SettingError, nearest
 from sdpo.text.chat import encode_prompt
 from sdpo.text.template import template_facts
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 # The kinds of layers that an adapter is put on; the layers of 4-bit weights are linear ones.
 ADAPTABLE = (nn.Linear, nn.Embedding, Conv1D)
@@ -62,7 +65,7 @@ def check_loaded(model: PreTrainedModel, missing: Iterable[str], source: str, se
         )
 
 
-def check_adapter(model: PreTrainedModel, config: LoraConfig) -> None:
+def check_adapter(model: PreTrainedModel, config: "LoraConfig") -> None:
     """Raise SettingError for LORA_TARGETS that name no layers of the model, or layers that cannot have an adapter."""
     modules = dict(model.named_modules())
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()

@@ -1,6 +1,6 @@
 """What a chat template does with messages, found out by rendering a few of them.
 
-Templates differ in three ways that matter here. Some take no system message, or only turns that alternate strictly.
+Three differences between templates matter here. Some take no system message, or only turns that alternate strictly.
 Some end an answer with another token than the one that the tokenizer calls its end token. Some open a thought in the
 assistant's turn, whatever `enable_thinking` says.
 """
