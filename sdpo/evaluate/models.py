@@ -13,7 +13,7 @@ from transformers.utils import cached_file
 
 from sdpo.errors import SettingError, one_line
 from sdpo.evaluate.store import Store
-from sdpo.models.pretrained import load_tokenizer, load_weights
+from sdpo.models.pretrained import LOAD_ERRORS, load_tokenizer, load_weights
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
@@ -125,7 +125,7 @@ class ModelCache:
                 self._model.set_adapter(model.name)
                 self._model.delete_adapter(self._adapter)
             self._adapter = model.name
-        except (OSError, ValueError, RuntimeError) as error:
+        except LOAD_ERRORS as error:
             raise _load_error(model, error) from None
 
 
@@ -135,10 +135,7 @@ def tokenizer_of(model: EvaluatedModel) -> PreTrainedTokenizerBase:
     A checkpoint has its own tokenizer, with the chat template used in training. Raises SettingError if the tokenizer
     is missing or has no chat template.
     """
-    tokenizer = load_tokenizer(model.base or model.source, model.setting)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = tokenizer.eos_token_id
-    return tokenizer
+    return load_tokenizer(model.base or model.source, model.setting)
 
 
 def _load_error(model: EvaluatedModel, error: Exception) -> SettingError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
 from sdpo.errors import RecordError, RunError, SettingError
+from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
 from sdpo.text.records import read_prompts
@@ -42,8 +43,9 @@ class TrainedRun:
         return self.settings.get("model_name_or_path") or self.settings.get("base_model")
 
     def checkpoints(self) -> dict[int, Path]:
-        """Return step -> folder of the complete checkpoints, in order of their steps."""
-        return RunDirectory(self.path).checkpoints()
+        """Return step -> folder of the complete checkpoints whose weights are whole, in order of their steps."""
+        complete = RunDirectory(self.path).checkpoints()
+        return {step: folder for step, folder in complete.items() if not damage(folder, WEIGHTS)}
 
 
 def read_run(path: Path) -> TrainedRun:

@@ -25,15 +25,17 @@ def generate(
 ) -> list[tuple[str, bool]]:
     """Return (text, finished) for each prompt, in order: greedy at temperature 0, otherwise sampled with `seed`.
 
-    `finished` is False for an answer that was truncated at `max_new_tokens`. `progress` is called with the numbers of
+    `finished` is False for an answer that was truncated at `max_new_tokens`: an answer ends with the tokenizer's end
+    token, or with another one that the model declares. `progress` is called with the numbers of
     finished and of all prompts. The caller's random state is not changed.
     """
     was_training = model.training
     model.eval()
+    ends = end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
         **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
     )
@@ -45,11 +47,18 @@ def generate(
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             for index, ids in zip(chosen, _generate_batch(model, [prompts[i] for i in chosen], config), strict=True):
-                answers[index] = (decode(tokenizer, ids), bool(ids) and ids[-1] == tokenizer.eos_token_id)
+                answers[index] = (decode(tokenizer, ids), bool(ids) and ids[-1] in ends)
             if progress:
                 progress(min(start + batch_size, len(order)), len(order))
     model.train(was_training)
     return answers
+
+
+def end_tokens(model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of the tokens that end an answer: the tokenizer's first, then others that the model declares."""
+    declared = getattr(model.generation_config, "eos_token_id", None)
+    others = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 
 def _generate_batch(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
@@ -61,6 +70,6 @@ def _generate_batch(model: Any, prompts: list[list[int]], config: GenerationConf
     new_BT = model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=config)[:, length:]
     rows = []
     for ids in new_BT.tolist():
-        end = ids.index(config.eos_token_id) + 1 if config.eos_token_id in ids else len(ids)
+        end = next((index + 1 for index, token in enumerate(ids) if token in config.eos_token_id), len(ids))
         rows.append(ids[:end])
     return rows

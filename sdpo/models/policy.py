@@ -8,12 +8,13 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.trainer_utils import align_special_tokens
 
+from sdpo.models.inspection import check_adapter
 from sdpo.models.pretrained import load_tokenizer, load_weights
 
 if TYPE_CHECKING:
@@ -34,16 +35,38 @@ def load_model(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
-    return load_tokenizer(name, "MODEL_NAME_OR_PATH"), load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+    tokenizer = load_tokenizer(name, "MODEL_NAME_OR_PATH")
+    model = load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+    if four_bit:
+        _keep_gradients(model)
+    return tokenizer, model
+
+
+def _keep_gradients(model: PreTrainedModel) -> None:
+    """Keep 4-bit layers on a CPU from repacking their weights when a model in evaluation mode runs.
+
+    On CPUs with bf16 instructions bitsandbytes repacks them for a kernel that passes no gradient on, and never back:
+    after the first generated answer only the adapters of the last layers would have been trained.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            vars(module)["support_avx512bf16_for_cpu"] = False
 
 
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    """Return (tokenizer, model) for a training job, without the adapter."""
+    """Return (tokenizer, model) for a training job, without the adapter, which is known to fit the model.
+
+    Raises SettingError as `load_model` does, and for an adapter that does not fit.
+    """
     # Under an adapter the base weights are never updated, so they need no more precision than the computation. FSDP
     # requires one dtype for all weights of a layer, and the adapter's are float32.
     is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not is_sharded else torch.float32
-    return load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
+    tokenizer, model = load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
+    config = adapter_config(settings)
+    if config is not None:
+        check_adapter(model, config)
+    return tokenizer, model
 
 
 def adapter_config(settings: "TrainingSettings") -> LoraConfig | None:
@@ -60,12 +83,16 @@ def adapter_config(settings: "TrainingSettings") -> LoraConfig | None:
     )
 
 
-def with_adapter(model: PreTrainedModel, settings: "TrainingSettings") -> PreTrainedModel | PeftModel:
-    """Return the model with the adapter added, for a trainer that does not add it itself."""
-    config = adapter_config(settings)
+def with_adapter(
+    model: PreTrainedModel, config: LoraConfig | None, gradient_checkpointing: bool
+) -> PreTrainedModel | PeftModel:
+    """Return the model with a new adapter, for a trainer that does not add it itself; without one as it is.
+
+    Only the adapter's weights then require a gradient.
+    """
     if config is None:
         return model
-    if settings.gradient_checkpointing:
+    if gradient_checkpointing:
         model.enable_input_require_grads()
     return get_peft_model(model, config)
 
@@ -83,5 +110,7 @@ def write_merged_model(base: str, adapter: Path, out: Path) -> None:
     The base model is loaded again in its original precision: merging into a quantized one would round to 4 bits.
     """
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), str(adapter))
-    model.merge_and_unload().save_pretrained(out)
-    AutoTokenizer.from_pretrained(base).save_pretrained(out)
+    merged, tokenizer = model.merge_and_unload(), load_tokenizer(base, "MODEL_NAME_OR_PATH")
+    align_special_tokens(merged, tokenizer)  # a server of the merged model ends answers as training did
+    merged.save_pretrained(out)
+    tokenizer.save_pretrained(out)

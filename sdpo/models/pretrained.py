@@ -4,10 +4,15 @@ import warnings
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from sdpo.errors import SettingError, one_line
+from sdpo.models.inspection import check_loaded, prepare_tokenizer
+
+# What the libraries raise for files that are missing, damaged or of another kind, and for packages that they need.
+LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 def silence_libraries() -> None:
@@ -19,23 +24,30 @@ def silence_libraries() -> None:
 def load_tokenizer(source: str, setting: str) -> PreTrainedTokenizerBase:
     """Return the tokenizer of `source`, a hub name or a folder that the setting named `setting` gave.
 
-    Raises SettingError if it cannot be loaded or has no chat template.
+    It has a chat template, the end token of that template, and a padding token (`sdpo.models.inspection`). Raises
+    SettingError if it cannot be loaded or used.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise SettingError(f"{setting}={source} cannot be loaded: {one_line(error)}") from None
-    if tokenizer.chat_template is None:
-        raise SettingError(f"{setting}={source} has no chat template: choose an instruction-tuned model.")
+    prepare_tokenizer(tokenizer, source, setting)
     return tokenizer
 
 
 def load_weights(source: str, setting: str, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
-    """Return the model of a hub name or a folder. Raises SettingError if it cannot be found or read."""
+    """Return the model of a hub name or a folder. Raises SettingError if it cannot be found or read, or lacks weights.
+
+    The model is complete: weights that its files do not hold would be random.
+    """
     try:
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **arguments)
-    except (OSError, ValueError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
+            source, dtype=dtype, output_loading_info=True, **arguments
+        )
+    except LOAD_ERRORS as error:
         raise SettingError(f"{setting}={source} cannot be loaded: {one_line(error)}") from None
+    model, report = loaded
+    check_loaded(model, report["missing_keys"], source, setting)
     model.get_output_embeddings().register_forward_pre_hook(_contiguous_input)
     return model
 

@@ -8,7 +8,8 @@ guard-start.json  answers of the starting model with their log-probabilities, th
 replies-N.jsonl   process N's reply cache of models behind an API, append-only
 user-trial.json   the simulated user's reactions to answers of which it is known whether they fit the style
 meter.json        the number of requests and their cost so far
-checkpoint-N/     written by the trainer; complete once it contains `complete.json`
+checkpoint-N/     written by the trainer; complete once it contains `complete.json`, with the files' names and sizes
+damaged-...       a checkpoint whose files are no longer as they were written: a resumed run went on from the one before
 summary.json      results before and after training, and how the run ended
 README.md         the model card
 merged/           the model with its adapter merged in, if requested
@@ -29,10 +30,10 @@ from pathlib import Path
 from typing import IO
 
 from sdpo.errors import RunError
+from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
-COMPLETE = "complete.json"
 
 # Settings that may change when a run is resumed: they do not affect what it computes.
 MAY_CHANGE_ON_RESUME = {
@@ -194,7 +195,9 @@ class RunDirectory:
 
     def mark_complete(self, step: int, processes: int = 1) -> None:
         """Mark checkpoint `step` as complete. Call it after its last file is written."""
-        self.write_json(f"checkpoint-{step}/{COMPLETE}", {"step": step, "processes": processes})
+        name = f"checkpoint-{step}"
+        complete = {"step": step, "processes": processes, "files": sizes(self.path / name)}
+        self.write_json(f"{name}/{COMPLETE}", complete)
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, None if there is none."""
@@ -206,6 +209,21 @@ class RunDirectory:
         for path in incomplete:
             shutil.rmtree(path)
         return sorted(path.name for path in incomplete)
+
+    def set_damaged_checkpoints_aside(self) -> dict[str, str]:
+        """Rename the newest checkpoints until one has its files as they were written.
+
+        Returns what is wrong with each, by its new name.
+        """
+        renamed: dict[str, str] = {}
+        for folder in reversed(self.checkpoints().values()):
+            if not (fault := damage(folder)):
+                break
+            target = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+            renamed[target.name] = fault
+        return renamed
 
     def _replace(self, name: str, text: str) -> None:
         replace_file(self.path / name, text.encode())

@@ -2,7 +2,7 @@
 
 A chat template puts the contents of messages between control tokens, and a literal `<|im_end|>` in a content would
 become one. Here such strings are tokenized as ordinary characters. Everything else is tokenized exactly as by
-`apply_chat_template`.
+`apply_chat_template`, with what `sdpo.text.template` adds for templates that take no system message or open a thought.
 """
 
 import re
@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sdpo.text.prompts import Message
+from sdpo.text.template import control_strings, render_prompt
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
@@ -27,9 +28,7 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         else message
         for message in messages
     ]
-    text: Any = tokenizer.apply_chat_template(  # a string, because of tokenize=False
-        defused, tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
+    text = render_prompt(tokenizer, defused)
     if not literals:
         return tokenizer(text, add_special_tokens=False)["input_ids"]
     ids: list[int] = []
@@ -65,9 +64,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 @lru_cache(maxsize=8)
 def _control_strings(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Return a pattern that matches the tokenizer's added tokens, the longest first."""
-    added = sorted((str(token) for token in tokenizer.get_added_vocab()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    return control_strings(tokenizer)
 
 
 def _unused_mark(messages: Sequence[Message]) -> str:

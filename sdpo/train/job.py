@@ -4,14 +4,16 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 """
 
 import os
+import re
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunStopped, ServerError, SettingError
-from sdpo.runtime.processes import visible_gpus
+from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings import OnlineSettings
 from sdpo.settings.inputs import check_model_path, read_template
 
 if TYPE_CHECKING:
@@ -79,6 +81,10 @@ def check_objective(settings: "TrainingSettings") -> None:
         )
     if settings.adapter != "none" and "lm_head" in settings.lora_targets:
         raise SettingError("LORA_TARGETS cannot include lm_head: scoring uses its weights directly. Leave it out.")
+    if settings.adapter == "none":
+        for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
+            if name in given:
+                raise SettingError(f"{name.upper()} is for an adapter. Set ADAPTER=lora or qlora, or leave it out.")
     if settings.merge_adapter and settings.adapter == "none":
         raise SettingError("MERGE_ADAPTER needs an adapter. Set ADAPTER=lora or qlora, or leave it out.")
 
@@ -109,15 +115,22 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
 def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
     """Return the Make command that resumes this run with the same settings.
 
-    With `higher_cost` MAX_COST is left for the user to fill in.
+    With `higher_cost` MAX_COST is left for the user to fill in, as is a password in an address.
     """
-    left_out = {"run_id", "output_dir", "simulator_url", *(["max_cost"] if higher_cost else [])}
+    left_out = {"run_id", "output_dir", *(["max_cost"] if higher_cost else [])}
+    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
+        left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    words = [f"{name.upper()}={shlex.quote(settings_module.as_text(value))}" for name, value in given.items()]
+    words = [f"{name.upper()}={shlex.quote(_shown(value))}" for name, value in given.items()]
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
     return " ".join(["make", job.name, *words])
+
+
+def _shown(value: Any) -> str:
+    """Return a setting's value as text, an address with "..." in place of a user and password."""
+    return re.sub(r"^(https?://)[^/@]+@", r"\1...@", settings_module.as_text(value))
 
 
 def check_driver() -> None:

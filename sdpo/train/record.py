@@ -155,7 +155,7 @@ class HindsightTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         teacher: Teacher,
         objective: Objective,
         args: TrainingArguments,

@@ -60,13 +60,13 @@ class Session(Generic[Config]):
         silence_libraries()
         config = self.configure(training_arguments(settings))  # first: it starts the process group
         self.main = config.process_index == 0
+        set_seed(settings.seed)
+        self.tokenizer, model = load_policy(settings, config.bf16)  # a model that cannot be used leaves no folder
         self.run_dir = RunDirectory(settings.run_directory_path)
         with config.main_process_first(local=False):
             if self.main:
                 self._open_run_dir()
-        set_seed(settings.seed)
         self.oracle = self._oracle()
-        self.tokenizer, model = load_policy(settings, config.bf16)
         has_adapter = settings.adapter != "none"
         self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=has_adapter)
         self.start_scorer: Teacher | None = None
@@ -294,6 +294,9 @@ class Session(Generic[Config]):
         if state == "continued":
             for name in self.run_dir.remove_incomplete_checkpoints():
                 print(f"removed {name}: incomplete checkpoint", flush=True)
+            for name, fault in self.run_dir.set_damaged_checkpoints_aside().items():
+                before = "the checkpoint before it" if self.run_dir.last_checkpoint() else "the start"
+                print(f"{name}: {fault}; it cannot be resumed, so the run goes on from {before}", flush=True)
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
             for name in ("metrics.jsonl", "samples.jsonl", VALIDATION_FILE, guard.FILE):

@@ -1,6 +1,8 @@
 """What stops a run or keeps it from starting (losses that are not finite, refused settings), and its model card."""
 
+import dataclasses
 import json
+import shlex
 from types import SimpleNamespace
 
 import pytest
@@ -8,12 +10,13 @@ import torch
 import yaml
 
 from sdpo.errors import LossNotFinite, SettingError
+from sdpo.runtime import processes
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.study import run as study
 from sdpo.tiny.users import OracleUser
-from sdpo.train.job import check_objective
+from sdpo.train.job import check_objective, resume_command
 from sdpo.train.model_card import card
 from sdpo.train.session import Session
 
@@ -67,6 +70,8 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
         ({"adapter": "qlora", "teacher": "ema"}, "TEACHER=ema"),
         ({"adapter": "lora", "lora_targets": "q_proj,lm_head"}, "LORA_TARGETS"),
         ({"merge_adapter": 1}, "MERGE_ADAPTER"),
+        ({"lora_rank": 8}, "LORA_RANK"),
+        ({"lora_targets": "all-linear"}, "LORA_TARGETS"),
     ],
 )
 def test_settings_that_have_no_effect_or_do_harm_are_refused(values, named):
@@ -81,6 +86,26 @@ def test_settings_that_have_no_effect_or_do_harm_are_refused(values, named):
 )  # fmt: skip
 def test_compatible_settings_are_accepted(values):
     check_objective(settings(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ({"simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
+        ({"simulator_url": "https://me:secret@gpu7/v1"}, "SIMULATOR_URL=https://...@gpu7/v1"),
+        ({"simulator_api_key": "secret", "simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
+    ],
+)
+def test_the_command_to_resume_has_the_users_server_and_no_secret(values, shown):
+    run = dataclasses.replace(settings(run_id="mine", **values), output_dir="runs/mine")
+    command = resume_command(run, SimpleNamespace(name="train-online-tldr"))
+    assert shown in shlex.split(command) and "secret" not in command and "RUN_ID=mine" in command
+
+
+def test_the_command_to_resume_leaves_out_a_server_that_ends_with_the_job(monkeypatch):
+    monkeypatch.setenv(processes.OWN_SIMULATOR_VARIABLE, "1")
+    run = settings(run_id="mine", simulator_url="http://127.0.0.1:4567/v1")
+    assert "SIMULATOR_URL" not in resume_command(run, SimpleNamespace(name="train-online-tldr"))
 
 
 def test_model_card():

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.errors import SettingError
 from sdpo.method import scoring
+from sdpo.models.policy import adapter_config
 from sdpo.settings.inputs import read_template
 from sdpo.text.prompts import FOLLOW_UP_KINDS, Message
 from sdpo.text.records import read_interactions
@@ -77,6 +78,7 @@ class OfflineSession(Session[TrainingArguments]):
             args=config,
             train_dataset=self.rows.training,
             processing_class=self.tokenizer,
+            peft_config=adapter_config(settings),
         )
         self.rows = self.rows._replace(training=self._learned_from(trainer))
         trainer.train_dataset = self._with_initial_signal(trainer)

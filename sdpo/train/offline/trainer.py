@@ -6,15 +6,17 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from sdpo.errors import LossNotFinite
 from sdpo.method.loss import Contexts, Target, TokenTarget
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
+from sdpo.models.policy import with_adapter
 from sdpo.train.guard import repeated_share
 from sdpo.train.record import HindsightTrainer, LatestAnswers
 
@@ -73,7 +75,7 @@ class EpochOrder(Sampler[int]):
 
 
 class OfflineTrainer(HindsightTrainer):
-    """Trainer with the hindsight loss of logged interactions."""
+    """Trainer with the hindsight loss of logged interactions. With `peft_config` it trains an adapter on the model."""
 
     train_dataset: Dataset
 
@@ -84,10 +86,17 @@ class OfflineTrainer(HindsightTrainer):
         teacher: Teacher,
         objective: Objective,
         args: TrainingArguments,
+        peft_config: LoraConfig | None = None,
         **arguments: Any,
     ) -> None:
+        set_seed(args.seed)  # an adapter begins with random weights
         super().__init__(
-            model=model, teacher=teacher, objective=objective, args=args, data_collator=collate, **arguments
+            model=with_adapter(model, peft_config, bool(args.gradient_checkpointing)),
+            teacher=teacher,
+            objective=objective,
+            args=args,
+            data_collator=collate,
+            **arguments,
         )
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochOrder:

@@ -1,0 +1,137 @@
+"""Checkpoints whose files are no longer as they were written: the run goes on from the one before, and says so."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdpo.evaluate.trained_run import TrainedRun
+from sdpo.runtime.checkpoint_files import COMPLETE, damage
+from sdpo.runtime.run_directory import RunDirectory
+from tests.training import OFFLINE, session_of, weights_of, write_interactions, write_model
+from tests.worlds import curve, rows_of
+
+pytestmark = pytest.mark.slow
+
+STEPS = 4
+KINDS = [("train_offline", "lora"), ("train_online_tldr", "none")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with a random model and logged interactions."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    write_model(folder / "model")
+    write_interactions(folder / "logs.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "disabled")
+        yield folder
+
+
+def session(folder: Path, name: str, job: str, adapter: str):
+    data = {"train_jsonl": folder / "logs.jsonl"} if job in OFFLINE else {}
+    settings = {"adapter": adapter, "teacher": "ema", "train_n": 4 * STEPS, "save_steps": 1, "guard": "off"}
+    return session_of(job, folder / name, model_name_or_path=folder / "model", **data, **settings)
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=["-".join(kind) for kind in KINDS])
+def complete(request, folder):
+    """Return job, adapter, folder and final weights of a run that was not interrupted."""
+    job, adapter = request.param
+    name = f"run-{KINDS.index(request.param)}"
+    run = session(folder, name, job, adapter)
+    assert run.run()
+    return job, adapter, folder / name, weights_of(run.trainer.model)
+
+
+def interrupted(run: Path, name: str, after: int = 3) -> Path:
+    """Return a copy of the run as a kill after this step leaves it; its path is as long as the run's."""
+    copy = run.with_name(f"{run.name[-1]}{name}")
+    assert len(copy.name) == len(run.name)
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".lock"))
+    for file in ("summary.json", "README.md", "training.png"):
+        (copy / file).unlink()
+    for step in range(after + 1, STEPS + 1):
+        shutil.rmtree(copy / f"checkpoint-{step}")
+    return copy
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def weights_file(adapter: str) -> str:
+    return "model.safetensors" if adapter == "none" else "adapter_model.safetensors"
+
+
+def damaged(checkpoint: Path, what: str, adapter: str) -> str:
+    """Damage a file of the checkpoint and return the file's name."""
+    verb, name = what.split()
+    path = checkpoint / (weights_file(adapter) if name == "weights" else name)
+    cut(path) if verb == "cut" else path.unlink()
+    return path.name
+
+
+WHAT = [
+    *("cut optimizer.pt", "cut weights", "no trainer_state.json", "no scheduler.pt", "no rng_state.pth"),
+    *("no optimizer.pt", "no weights", "cut trainer_state.json", "cut rng_state.pth", "cut complete.json"),
+    *("cut teacher.safetensors", "no teacher.safetensors"),
+]
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_damage_is_seen_and_named(what, complete):
+    _, adapter, run, _ = complete
+    copy = interrupted(run, f"s-{WHAT.index(what):02}")
+    assert [damage(folder) for folder in RunDirectory(copy).checkpoints().values()] == ["", "", ""]
+    name = damaged(copy / "checkpoint-3", what, adapter)
+    assert name in damage(copy / "checkpoint-3")
+    # An evaluation needs the weights alone.
+    needed = name in (weights_file(adapter), COMPLETE)
+    assert list(TrainedRun(copy).checkpoints()) == ([1, 2] if needed else [1, 2, 3])
+    shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("what", [what for what in WHAT if "complete" not in what and "no teacher" not in what])
+def test_damage_is_seen_in_checkpoints_without_recorded_sizes(what, complete):
+    _, adapter, run, _ = complete
+    copy = interrupted(run, f"o-{WHAT.index(what):02}")
+    checkpoint = copy / "checkpoint-3"
+    (checkpoint / COMPLETE).write_text(json.dumps({"step": 3, "processes": 1}))
+    assert damage(checkpoint) == ""
+    name = damaged(checkpoint, what, adapter)
+    if "teacher" not in name:  # not every run has one
+        assert damage(checkpoint)
+    shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("what", ["cut optimizer.pt", "no scheduler.pt", "no rng_state.pth"])
+def test_a_run_goes_on_from_the_checkpoint_before_to_the_same_weights(what, complete, capsys):
+    job, adapter, run, expected = complete
+    copy = interrupted(run, f"g-{WHAT.index(what):02}")
+    name = damaged(copy / "checkpoint-3", what, adapter)
+    resumed = session(copy.parent, copy.name, job, adapter)
+    printed = capsys.readouterr().out
+    assert f"damaged-checkpoint-3: {name}" in printed and "the checkpoint before it" in printed
+    assert "after step 2" in printed
+    assert resumed.run()
+    assert curve(copy) == curve(run)
+    for weight_name, weight in weights_of(resumed.trainer.model).items():
+        assert torch.equal(weight, expected[weight_name]), weight_name
+    assert sorted(path.name for path in copy.glob("*checkpoint-*")) == [
+        *(f"checkpoint-{step}" for step in range(1, STEPS + 1)),
+        "damaged-checkpoint-3",
+    ]
+
+
+def test_without_a_whole_checkpoint_the_run_begins_again(complete, capsys):
+    job, adapter, run, expected = complete
+    copy = interrupted(run, "both", after=2)
+    for step in (1, 2):
+        damaged(copy / f"checkpoint-{step}", "cut weights", adapter)
+    resumed = session(copy.parent, copy.name, job, adapter)
+    assert "the run goes on from the start" in capsys.readouterr().out
+    assert resumed.run() and len(rows_of(copy / "metrics.jsonl")) == STEPS
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights_of(resumed.trainer.model).items())
