@@ -1,14 +1,19 @@
 """The health check of a server, also behind a password, at a bare address, and while its model is loading."""
 
 import base64
+import dataclasses
 import json
 import threading
 
 import pytest
 
+from jobs.train_online_tldr import JOB
 from sdpo.errors import ServerError, SettingError
 from sdpo.llm import Client, OpenAIBackend, Request, health
 from sdpo.llm.health import check_health
+from sdpo.runtime.launch import main
+from sdpo.settings import given, redacted
+from sdpo.settings.resolve import resolve
 from tests.servers import Answer, FakeServer
 
 MODELS = Answer(raw=json.dumps({"data": [{"id": "here"}]}).encode())
@@ -80,6 +85,36 @@ def test_a_user_and_a_password_in_the_address_reach_the_server_and_no_message(pa
         with pytest.raises(ServerError) as caught:
             check_health(gone, timeout=2)
         assert "p%40ss" not in str(caught.value) and "p@ss" not in str(caught.value)
+
+
+def test_a_dry_run_with_a_password_in_the_address_reaches_the_server_and_does_not_print_it(capsys, monkeypatch):
+    with FakeServer(gets={"/health": guarded(Answer(raw=b"{}"))}) as server:
+        url = server.url.replace("://", f"://{IN_ADDRESS}@")
+        assert main(JOB, ["--tiny", "--dry-run", "--simulator-url", url, "--gpus", "2"]) == 0
+        monkeypatch.setenv("SIMULATOR_URL", url)
+        assert main(JOB, ["--tiny", "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    assert server.url in shown.out and "p%40ss" not in shown.out + shown.err and "some%20one" not in shown.out
+    settings = resolve(JOB.settings, ["--tiny", "--simulator-url", url], job=JOB.name, tiny=JOB.tiny)
+    assert redacted(settings)["simulator_url"] == given(settings)["simulator_url"] == server.url
+
+
+def test_a_job_waits_for_a_server_that_loads_its_model(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(health, "LOADING_PAUSE_SECONDS", 0.1)
+    job = dataclasses.replace(JOB, run="tests.llm.test_health:no_work")
+    gets = {"/health": Answer("Loading model", status=503)}
+    flags = ["--tiny", "--output-dir", str(tmp_path / "run"), "--simulator-wait", "30"]
+    with FakeServer(gets=gets) as server:
+        flags += ["--simulator-url", server.url]
+        assert main(job, [*flags, "--dry-run"]) == 3  # which only says it
+        threading.Timer(0.5, lambda: gets.update({"/health": Answer(raw=b"{}")})).start()
+        assert main(job, flags) == 0
+    shown = capsys.readouterr()
+    assert "waiting up to 30 s (SIMULATOR_WAIT)" in shown.out and "HTTP 503" in shown.err
+
+
+def no_work(settings, job) -> int:
+    return 0
 
 
 def test_a_bare_address_is_checked_under_v1_too():
