@@ -28,7 +28,7 @@ def shown_url(url: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Return a text in which the addresses have no user and no password."""
-    return re.sub(r"(?<=://)[^/\s@]*@", "", text)
+    return re.sub(r"(?<=//)[^/\s?#]*@", "", text)
 
 
 def has_version(url: str) -> bool:

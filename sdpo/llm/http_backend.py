@@ -37,7 +37,7 @@ class _DeadlinePassedError(BaseException):
     """A BaseException, because the SDKs retry after any Exception."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Refusal(Exception):
     """An answer that is no reply: the error for people, the status, and the parts that the server's words name.
 

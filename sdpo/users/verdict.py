@@ -12,11 +12,12 @@ _FENCED = re.compile(r"(?:\A|(?<=\n))[ \t]*```[\w-]*[ \t]*\n?(?P<inside>(?:(?!``
 _OBJECT = re.compile(r"(?:\A|(?<=\n))\s*\{[^{}]*\}\s*\Z")
 
 # What may not stand above a verdict unless it says the same: another verdict, or another answer that is preferred.
-_LABEL = r"[\"'*`(\[]*(?:(?:answer|option|response)\s+)?[\"'*`(\[]*\b([ABC])\b"
+# A lower-case letter is a label only right behind "verdict": elsewhere it is the article.
+_LABEL = r"[\"'*`(\[]*(?:(?:answer|option|response)\s+)?[\"'*`(\[]*\b((?-i:[ABC]))\b"
 _PREFERRED = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"verdict\W*(?:is|would be)?\W*{_LABEL}",
+        r"verdict\W*(?:(?:is|would be)\W+)?(?:(?:answer|option|response)\W+)?([ABC])\b",
         rf"(?:better|best|winner|choice|preferred)(?:\s+\w+)?\s*(?:is|:|=|would be)\s*{_LABEL}",
         rf"(?:choose|chose|pick|select|prefer|favou?r|go(?:ing)? with|vote for|lean(?:ing)? towards?)\s+{_LABEL}",
         rf"{_LABEL}[\"'*`)\]]*(?:\s+\w+){{0,3}}\s+(?:better|best|wins|preferable|preferred|superior)\b",
@@ -35,6 +36,8 @@ def read_verdict(text: str) -> str | None:
     A reply is a verdict if its last line is, or JSON at its end, and nothing above contradicts that.
     """
     text = text.strip()
+    if (label := _label_of(text)) is not None:
+        return label
     if found := _FENCED.search(text):
         above, end = text[: found.start()], found["inside"].strip()
     elif found := _OBJECT.search(text):

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import json
-import threading
 
 import pytest
 
@@ -12,6 +11,7 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import Client, OpenAIBackend, Request, health
 from sdpo.llm.health import check_health
 from sdpo.runtime.launch import main
+from sdpo.runtime.run_directory import provenance
 from sdpo.settings import given, redacted
 from sdpo.settings.resolve import resolve
 from tests.servers import Answer, FakeServer
@@ -96,18 +96,22 @@ def test_a_dry_run_with_a_password_in_the_address_reaches_the_server_and_does_no
     shown = capsys.readouterr()
     assert server.url in shown.out and "p%40ss" not in shown.out + shown.err and "some%20one" not in shown.out
     settings = resolve(JOB.settings, ["--tiny", "--simulator-url", url], job=JOB.name, tiny=JOB.tiny)
+    for wrong in (f"htp://{IN_ADDRESS}@host/v1", "http:// u:p@ss@host"):
+        assert main(JOB, ["--tiny", "--simulator-url", wrong]) == 2
+    assert "p%40ss" not in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["job", "--simulator-url", url])
+    assert provenance()["command"] == ["job", "--simulator-url", server.url]
     assert redacted(settings)["simulator_url"] == given(settings)["simulator_url"] == server.url
 
 
 def test_a_job_waits_for_a_server_that_loads_its_model(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(health, "LOADING_PAUSE_SECONDS", 0.1)
     job = dataclasses.replace(JOB, run="tests.llm.test_health:no_work")
-    gets = {"/health": Answer("Loading model", status=503)}
+    gets = {"/health": loading_at_first(Answer(raw=b"{}"), 3)}
     flags = ["--tiny", "--output-dir", str(tmp_path / "run"), "--simulator-wait", "30"]
     with FakeServer(gets=gets) as server:
         flags += ["--simulator-url", server.url]
         assert main(job, [*flags, "--dry-run"]) == 3  # which only says it
-        threading.Timer(0.5, lambda: gets.update({"/health": Answer(raw=b"{}")})).start()
         assert main(job, flags) == 0
     shown = capsys.readouterr()
     assert "waiting up to 30 s (SIMULATOR_WAIT)" in shown.out and "HTTP 503" in shown.err
@@ -126,22 +130,27 @@ def test_a_bare_address_is_checked_under_v1_too():
         check_health(f"{server.url}/chat/completions")
 
 
+def loading_at_first(answer: Answer, times: int):
+    """Return an answer that is HTTP 503 for the first few requests."""
+    answers = iter([Answer("Loading model", status=503)] * times)
+    return lambda headers: next(answers, answer)
+
+
 @pytest.mark.parametrize("path", ["/health", "/v1/models"])
 def test_a_server_that_loads_its_model_is_waited_for(path, monkeypatch, capsys):
     monkeypatch.setattr(health, "LOADING_PAUSE_SECONDS", 0.1)
-    loading = Answer("Loading model", status=503)
-    gets = {path: loading}
-    with FakeServer(gets=gets) as server:
-        threading.Timer(0.5, lambda: gets.update({path: MODELS})).start()
+    with FakeServer(gets={path: loading_at_first(MODELS, 3)}) as server:
         check_health(server.url, "here", wait=20)
         assert capsys.readouterr().out.count("waiting up to 20 s (SIMULATOR_WAIT)") == 1
-        gets[path] = loading
+    with FakeServer(gets={path: Answer("Loading model", status=503)}) as server:
         for wait in (0, 0.3):
             with pytest.raises(ServerError, match="HTTP 503"):
                 check_health(server.url, "here", wait=wait)
         with pytest.raises(ServerError, match="JUDGE_URL"):
-            check_health(server.url, "here", setting="JUDGE_URL", wait=0.1, wait_setting="JUDGE_TIMEOUT")
-        assert "0.1 s (JUDGE_TIMEOUT)" in capsys.readouterr().out
+            check_health(server.url, "here", setting="JUDGE_URL")
+    with FakeServer(gets={path: loading_at_first(MODELS, 1)}) as server:
+        check_health(server.url, "here", setting="JUDGE_URL", wait=20, wait_setting="JUDGE_TIMEOUT")
+        assert "20 s (JUDGE_TIMEOUT)" in capsys.readouterr().out
 
 
 def test_another_fault_is_not_waited_for():

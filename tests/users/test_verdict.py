@@ -25,8 +25,12 @@ READ = {
     "Both have emojis. Neither fits better.\nVerdict: C": "C",
     'Answer A is longer.\n{"verdict": "B"}': "B",
     "Verdict: B\n\nVerdict: B": "B",
+    "B gives a better answer and is a good choice.\nVerdict: B": "B",
+    '{\n  "verdict": "A",\n  "scores": {"A": 9, "B": 3}\n}': "A",
 }
 UNREAD = [
+    "verdict: a\nverdict: b",
+    "My verdict is answer a.\nVerdict: B",
     "Verdict: A\nVerdict: B",
     'Verdict: A\n```json\n{"verdict": "B"}\n```',
     "Answer A is better.\nVerdict: B",
