@@ -36,6 +36,10 @@ class SimulatorUnavailable(ServerError):
     exit_code = 4
 
 
+class UnusableReplies(SdpoError):
+    """Most of the first replies of a simulated user, or of the first verdicts of a judge, cannot be used."""
+
+
 class BudgetReached(SdpoError):
     """The next request could exceed MAX_COST. The run was saved and can be resumed."""
 

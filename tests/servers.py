@@ -28,6 +28,7 @@ class Answer:
     tokens: tuple[int, int] = (7, 3)
     raw: bytes | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    message: dict = field(default_factory=dict)  # more fields of the message, or other values
 
     def body(self, path: str = "") -> bytes:
         if self.raw is not None:
@@ -36,7 +37,7 @@ class Answer:
             return json.dumps({"type": "error", "error": {"type": "error", "message": self.text}}).encode()
         if path.endswith("/messages"):
             return self.claude_message()
-        message = {"role": "assistant", "content": self.text}
+        message = {"role": "assistant", "content": self.text} | self.message
         usage = {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1], "total_tokens": 10}
         choice = {"index": 0, "message": message, "finish_reason": "content_filter" if self.declined else "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
@@ -54,7 +55,8 @@ class Answer:
 class FakeServer:
     """Answers each chat request with `script(body, number)`; `number` counts requests from 0.
 
-    Records bodies, headers and paths of the requests, and in `most` the largest number at once.
+    `gets` are the answers to other requests by path, or functions of the request's headers that return them. Records
+    bodies, headers and paths of the requests, and in `most` the largest number at once.
     """
 
     def __init__(self, script: Callable[[dict, int], Answer] = lambda body, number: Answer(), gets=None):
@@ -83,7 +85,8 @@ class FakeServer:
 
             def do_GET(self):
                 server.paths.append(self.path)
-                self.send(server.gets.get(self.path, Answer("not found", status=404)))
+                answer = server.gets.get(self.path, Answer("not found", status=404))
+                self.send(answer if isinstance(answer, Answer) else answer(dict(self.headers)))
 
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -94,7 +97,7 @@ class FakeServer:
                     server._now += 1
                     server.most = max(server.most, server._now)
                 try:
-                    answer = server.script(body, number)
+                    answer = server.answer_at(self.path) or server.script(body, number)
                     until(lambda: server.most >= answer.crowd, 20)
                     server._closing.wait(answer.delay)
                 finally:
@@ -140,6 +143,10 @@ class FakeServer:
         self._closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+    def answer_at(self, path: str) -> Answer | None:
+        """Return the answer to a chat request at this path, None for the scripted one."""
+        return None
 
     @property
     def root(self) -> str:

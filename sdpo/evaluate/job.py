@@ -55,9 +55,11 @@ def run(settings: EvalSettings, job: "Job") -> int:
 
 
 def _check_servers(settings: EvalSettings) -> None:
+    """Raise ServerError if a server does not respond; one that is loading has the time that a reply may take."""
     from sdpo.llm.server import check_health
 
+    wait = 0 if settings.dry_run else settings.judge_timeout
     if settings.answer_url:
-        check_health(settings.answer_url, setting="ANSWER_URL")
+        check_health(settings.answer_url, setting="ANSWER_URL", wait=wait, wait_setting="JUDGE_TIMEOUT")
     if settings.judge_url and any(judge_kind(judge, settings) == "server" for judge in settings.judges):
-        check_health(settings.judge_url, setting="JUDGE_URL")
+        check_health(settings.judge_url, setting="JUDGE_URL", wait=wait, wait_setting="JUDGE_TIMEOUT")

@@ -4,7 +4,7 @@ A backend answers one request over its transport; `Client` sends many requests a
 A new kind of model needs only a new backend. An SDK is imported when its backend is created.
 """
 
-from sdpo.llm.address import checked_url, is_loopback, shown_url
+from sdpo.llm.address import checked_url, is_loopback, shown_url, without_credentials
 from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, ScriptedBackend, deadline_error
 from sdpo.llm.cache import ReplyCache
 from sdpo.llm.claude_backend import ClaudeBackend, claude_url
@@ -12,6 +12,7 @@ from sdpo.llm.client import Client
 from sdpo.llm.http_backend import escape_control_strings
 from sdpo.llm.meter import Meter, Price, Usage, price_of, read_prices
 from sdpo.llm.openai_backend import OpenAIBackend
+from sdpo.llm.thoughts import has_thoughts, without_thoughts
 
 __all__ = [
     "Backend",
@@ -30,8 +31,11 @@ __all__ = [
     "claude_url",
     "deadline_error",
     "escape_control_strings",
+    "has_thoughts",
     "is_loopback",
     "price_of",
     "read_prices",
     "shown_url",
+    "without_credentials",
+    "without_thoughts",
 ]

@@ -9,12 +9,7 @@ from sdpo.errors import ServerError
 
 
 class RequestRefused(ServerError):
-    """The server refuses every request like this one: a setting has to be corrected first.
-
-    `status` is the HTTP status, None if the request was not sent.
-    """
-
-    status: int | None = None
+    """The server refuses every request like this one: a setting has to be corrected first."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +29,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """A model's reply; the text is empty if the model declined. Token counts are None if the server sends none."""
+    """A model's reply; the text is empty if the model declined. Token counts are None if the server sends none.
+
+    A client returns the text without thoughts. `raw` is what the model wrote if the text differs from it, for messages.
+    """
 
     text: str
     tokens_in: int | None
     tokens_out: int | None
-    seconds: float
+    seconds: float = 0.0
     retries: int = 0
+    raw: str | None = None
+
+    @property
+    def written(self) -> str:
+        """All that the model wrote: thoughts, and the words in which it declined."""
+        return self.text if self.raw is None else self.raw
 
 
 class Backend(Protocol):

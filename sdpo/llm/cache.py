@@ -37,6 +37,7 @@ class ReplyCache:
         row: dict[str, Any] = {"key": key, "text": reply.text}
         row |= {"tokens_in": reply.tokens_in, "tokens_out": reply.tokens_out}
         row |= {"seconds": round(reply.seconds, 3), "retries": reply.retries}
+        row |= {} if reply.raw is None else {"raw": reply.raw}
         with self._lock:
             self._replies[key] = reply
             if self.path is not None:
@@ -57,7 +58,8 @@ class ReplyCache:
         for number, line in enumerate(complete.splitlines(), start=1):
             try:
                 row = json.loads(line)
-                reply = Reply(row["text"], row["tokens_in"], row["tokens_out"], row["seconds"], row["retries"])
+                counts = (row["tokens_in"], row["tokens_out"], row["seconds"], row["retries"])
+                reply = Reply(row["text"], *counts, raw=row.get("raw"))
                 self._replies[row["key"]] = reply
                 self.paid.append(reply)
             except (ValueError, KeyError, TypeError):

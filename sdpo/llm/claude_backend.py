@@ -1,12 +1,14 @@
 """Claude, over Anthropic's API."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from sdpo.errors import SettingError
 from sdpo.llm.address import checked_url, is_loopback
-from sdpo.llm.backend import Request, RequestRefused
+from sdpo.llm.backend import Reply, Request
 from sdpo.llm.http_backend import HttpBackend
+from sdpo.llm.refusals import SCHEMA, TEMPERATURE
 
 URL = "https://api.anthropic.com"
 
@@ -47,15 +49,15 @@ class ClaudeBackend(HttpBackend):
             base_url=url,
             api_key=api_key,
             max_retries=retries,
-            http_client=anthropic.DefaultHttpxClient(event_hooks={"request": [self._keep_deadline]}, mounts=no_proxy),
+            http_client=anthropic.DefaultHttpxClient(event_hooks=self._hooks(), mounts=no_proxy),
         )
 
-    def _create(self, request: Request, left_out: frozenset[str], timeout: float) -> Any:
+    def _create(self, request: Request, changes: frozenset[str], timeout: float) -> Any:
         system = "\n\n".join(message["content"] for message in request.messages if message["role"] == "system")
         optional: dict[str, Any] = {"system": system} if system else {}
-        if request.schema and "schema" not in left_out:
+        if request.schema and SCHEMA not in changes:
             optional["output_config"] = {"format": {"type": "json_schema", "schema": request.schema}}
-        if "temperature" not in left_out:
+        if TEMPERATURE not in changes:
             # This release of the SDK has no temperature argument.
             optional["extra_body"] = {"temperature": request.temperature}
         messages: list[Any] = [message for message in request.messages if message["role"] != "system"]
@@ -67,10 +69,7 @@ class ClaudeBackend(HttpBackend):
             **optional,
         )
 
-    def _read(self, body: Any) -> tuple[str, int | None, int | None]:
+    def _read(self, body: Any) -> Reply:
         text = "".join(block.text for block in body.content if block.type == "text")
-        return "" if body.stop_reason == "refusal" else text, body.usage.input_tokens, body.usage.output_tokens
-
-    def _unknown_part(self, refusal: RequestRefused, request: Request) -> str | None:
-        # Newer models refuse a temperature, because they choose their sampling themselves.
-        return "temperature" if "temperature" in str(refusal) else super()._unknown_part(refusal, request)
+        reply = Reply(text, body.usage.input_tokens, body.usage.output_tokens)
+        return replace(reply, text="", raw=text) if body.stop_reason == "refusal" else reply

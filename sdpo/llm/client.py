@@ -5,11 +5,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sdpo.errors import BudgetReached, ServerError, SettingError
 from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, deadline_error
 from sdpo.llm.cache import ReplyCache, keys_of
 from sdpo.llm.meter import Meter, Usage
+from sdpo.llm.thoughts import without_thoughts
 
 
 class Client:
@@ -48,7 +50,7 @@ class Client:
         return self.meter.usage
 
     def complete(self, requests: Sequence[Request]) -> list[Reply | ServerError]:
-        """Return for each request, in order, its reply or the ServerError that it failed with.
+        """Return for each request, in order, its reply without thoughts or the ServerError that it failed with.
 
         Each request has `timeout` seconds, retries included, and the batch has `batch_timeout`. Raises RequestRefused
         as soon as the backend does, and BudgetReached before a request that could exceed the cost limit.
@@ -83,7 +85,7 @@ class _Batch:
             self._send()
             if self.deadlines:
                 self._take()
-        return [self.outcomes[index] for index in range(len(self.requests))]
+        return [_without_thoughts(self.outcomes[index]) for index in range(len(self.requests))]
 
     def _send(self) -> None:
         client = self.client
@@ -136,3 +138,10 @@ class _Batch:
             self.outcomes[index] = ServerError(f"{self.client.name}: not sent within the batch's {seconds:g} s.")
         self.client.usage.failures += len(self.waiting)
         self.waiting.clear()
+
+
+def _without_thoughts(outcome: Reply | ServerError) -> Reply | ServerError:
+    """Return a reply without its thoughts. Here and not in a backend: the cache keeps replies as they were paid for."""
+    if isinstance(outcome, ServerError) or (text := without_thoughts(outcome.text)) == outcome.text:
+        return outcome
+    return replace(outcome, text=text, raw=outcome.written)

@@ -1,4 +1,4 @@
-"""The simulated user's server: a health check, and `transformers serve` as a child that ends with its parent."""
+"""The simulated user's server: `transformers serve` as a child process that ends with its parent."""
 
 import ctypes
 import http.client
@@ -10,19 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from sdpo.errors import ServerError, SettingError
-from sdpo.llm import checked_url, is_loopback, shown_url
+from sdpo.llm.health import cause_of, check_health, get
 
-START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
-OTHER_HINT = "Start it, correct {setting}, or leave that unset and the job loads the model itself."
+__all__ = ["check_health", "serve"]
+
 STOP_SECONDS = 10
 REPORT_EVERY_SECONDS = 15
 
@@ -32,34 +29,6 @@ _NEEDED_SECRETS = {"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
 _RANKS = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"}
 _LAUNCHERS = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_")
 _PR_SET_PDEATHSIG = 1
-
-
-def check_health(url: str, model: str | None = None, timeout: float = 10, *, setting: str = "SIMULATOR_URL") -> None:
-    """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`.
-
-    Raises ServerError if none does, or if it lists its models and `model` is not among them, and SettingError for an
-    invalid URL.
-    """
-    url = checked_url(url, setting)
-    hint = START_HINT if setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=setting)
-    parts = urlsplit(url)
-    # Not /v1/models first: transformers serve reads the complete model cache for it.
-    health = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/health"))
-    models = urlunsplit(parts._replace(path=parts.path + "/models"))
-    tried = health
-    try:
-        status, _ = _get(health, timeout)
-        if status in (401, 403, 404, 405):
-            tried = models
-            status, body = _get(models, timeout)
-            if status in (401, 403):
-                return  # the server responds; the first request will show whether the key is valid
-            if status == 200 and model is not None:
-                _check_listed(body, model, tried)
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"No server responds at {shown_url(tried)} ({_cause(error)}). {hint}") from None
-    if status != 200:
-        raise ServerError(f"The server at {shown_url(tried)} is not healthy (HTTP {status}). {hint}")
 
 
 @contextmanager
@@ -189,7 +158,7 @@ def _wait(process: subprocess.Popen, health: str, model: str, deadline: float) -
         if process.poll() is not None:
             raise ServerError(f"The server for {model} ended with code {process.returncode} before it was ready.")
         try:
-            if _get(health, timeout=5)[0] == 200:
+            if get(health, timeout=5)[0] == 200:
                 return
         except (OSError, http.client.HTTPException):
             pass
@@ -210,9 +179,9 @@ def _first_request(url: str, model: str, temperature: float, deadline: float) ->
         "messages": [{"role": "user", "content": "Hi"}],
     }
     try:
-        status, _ = _get(url, max(1.0, deadline - time.monotonic()), json.dumps(body).encode())
+        status, _ = get(url, max(1.0, deadline - time.monotonic()), json.dumps(body).encode())
     except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"The server for {model} did not answer its first request ({_cause(error)}).") from None
+        raise ServerError(f"The server for {model} did not answer its first request ({cause_of(error)}).") from None
     if status != 200:
         raise ServerError(f"The server for {model} answered its first request with HTTP {status}.")
     if temperature > 0 and not _samples_with_temperature(model):
@@ -245,34 +214,6 @@ def _stop(process: subprocess.Popen) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _get(url: str, timeout: float, data: bytes | None = None) -> tuple[int, bytes]:
-    """Return status and body; the body is empty for an error status. Raises OSError or HTTPException."""
-    proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
-            return answer.status, answer.read(1_000_000)
-    except urllib.error.HTTPError as error:
-        return error.code, b""
-
-
-def _check_listed(body: bytes, model: str, url: str) -> None:
-    try:
-        listed = [entry["id"] for entry in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
-        raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {START_HINT}") from None
-    if model not in listed:
-        raise ServerError(
-            f"The server at {shown_url(url)} has no model {model}: set USER_MODEL_NAME_OR_PATH to one of "
-            f"{', '.join(map(str, listed[:5]))}."
-        )
-
-
-def _cause(error: BaseException) -> str:
-    reason = getattr(error, "reason", error)
-    return getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
 
 
 def _last_log_error(log_path: Path, start: int) -> str:

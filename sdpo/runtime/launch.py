@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
+from sdpo.llm.address import without_credentials
 from sdpo.runtime import processes
 from sdpo.runtime.run_directory import disk_full
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
@@ -124,7 +125,8 @@ def _main(job: Job, arguments: list[str]) -> int:
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
             _load(job.check)(settings, job)
         if _needs_simulated_user(settings, job) and settings.user_needs_server and settings.simulator_url:
-            _server().check_health(settings.simulator_url, settings.user_model_name_or_path)
+            wait = 0 if settings.dry_run else settings.simulator_wait
+            _server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
     if settings.dry_run:
         _print_plan(settings, job, arguments)
         return 0
@@ -339,7 +341,7 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
     ]
     lines.append("  " + " ".join([*variables, shlex.join(command)]))
     try:
-        print("\n".join(lines), flush=True)
+        print(without_credentials("\n".join(lines)), flush=True)
     except BrokenPipeError:
         # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

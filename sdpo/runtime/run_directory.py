@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO
 
 from sdpo.errors import RunError
+from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
@@ -270,7 +271,7 @@ def provenance() -> dict:
             versions[name] = None
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *map(without_credentials, sys.argv[1:])],
         "commit": _commit(),
         "python": platform.python_version(),
         "versions": versions,

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sdpo.llm.address import without_credentials
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
@@ -102,10 +103,14 @@ def given(settings: CommonSettings) -> dict[str, Any]:
 
 
 def redacted(settings: CommonSettings) -> dict[str, Any]:
-    """Return all settings as JSON values. A secret is "redacted", whether it is set or not."""
+    """Return all settings as JSON values. A secret is "redacted", whether it is set or not.
+
+    An address has no user and no password.
+    """
     values = {}
     for name, declared in settings_of(type(settings)).items():
         value = getattr(settings, name)
+        value = without_credentials(value) if isinstance(value, str) else value
         values[name] = "redacted" if declared.secret else str(value) if isinstance(value, Path) else value
     return values
 

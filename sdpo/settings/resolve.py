@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TypeVar
 from dotenv.parser import parse_stream
 
 from sdpo.errors import SettingError, nearest
+from sdpo.llm.address import without_credentials
 from sdpo.settings import (
     DEFAULT,
     DOTENV,
@@ -194,7 +195,7 @@ def _parse(declared: Setting, item: _Given) -> Any:
     try:
         return declared.parse(text)
     except ValueError as allowed:
-        shown = "the secret" if declared.secret else text
+        shown = "the secret" if declared.secret else without_credentials(text)
         raise SettingError(
             f"{item.name.upper()}={shown} (from {item.origin}) must be {allowed}.{nearest(text, declared.choices)} "
             "Give another value, or leave it out."

@@ -77,9 +77,16 @@ class Annotator:
             return LocalJudge(other.model, other.tokenizer, max(1, settings.bs // 3))
         backend: Backend
         if settings.judge_url is None:
-            backend = ClaudeBackend(name, settings.anthropic_api_key)
+            backend = ClaudeBackend(name, settings.anthropic_api_key, model_setting="JUDGE_MODEL")
         else:
-            backend = OpenAIBackend(settings.judge_url, name, settings.judge_api_key)
+            backend = OpenAIBackend(
+                settings.judge_url,
+                name,
+                settings.judge_api_key,
+                url_setting="JUDGE_URL",
+                model_setting="JUDGE_MODEL",
+                key_setting="JUDGE_API_KEY",
+            )
         cache = ReplyCache(self._folder / "replies-judge.jsonl")
         meter = Meter(price_of(name, read_prices()), settings.max_cost, cache.paid)
         return ApiJudge(Client(backend, settings.concurrency, cache=cache, meter=meter))

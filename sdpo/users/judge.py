@@ -1,7 +1,5 @@
 """Judges: which of two completions fits a persona better, asked in both orders."""
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,13 +8,12 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sdpo.errors import ServerError, one_line
-from sdpo.llm import Client, Request
+from sdpo.llm import Client, Reply, Request
 from sdpo.method.scoring import score
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.prompts import VERDICT_SCHEMA, VERDICTS, judge_messages
-
-# The complete reply, apart from marks that a model may put around it. A letter elsewhere is not a verdict.
-_FORM = re.compile(r"[\s\"'*`]*verdict:[\s*]*([ABC])[\s\"'*`.]*", re.IGNORECASE)
+from sdpo.users.usable import FirstReplies
+from sdpo.users.verdict import read_verdict
 
 
 @dataclass(frozen=True)
@@ -63,28 +60,46 @@ class LocalJudge:
 
 
 class ApiJudge:
-    """A model behind an API. If a reply is not a verdict, the judge is asked once more."""
+    """A model behind an API. If a reply is not a verdict, the judge is asked once more.
+
+    A judge whose first reply is empty, or nothing but thoughts that the limit cut off, then has room to think.
+    """
 
     MAX_TOKENS = 64
+    MAX_TOKENS_WITH_THOUGHTS = 4096
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._first_verdicts = FirstReplies(
+            f"verdicts of the judge ({client.name})",
+            "Choose another JUDGE_MODEL: one that answers with a verdict and nothing else.",
+            "It thinks aloud: start its server with thinking off, or choose a JUDGE_MODEL that does not think.",
+        )
 
     def verdicts(self, pairs: Sequence[Pair]) -> list[str | None]:
         """Return A, B or C for each pair, in its given order only; None if neither of two replies was a verdict.
 
-        Raises ServerError if any request failed. The replies to the others are in the client's reply cache.
+        Raises ServerError if any request failed; the replies to the others are in the client's reply cache. Raises
+        UnusableReplies if most of the first verdicts cannot be read, before the other pairs are asked about.
         """
-        verdicts = self._ask(pairs, again=False)
-        unread = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        for index, verdict in zip(unread, self._ask([pairs[index] for index in unread], again=True), strict=True):
-            verdicts[index] = verdict
+        verdicts: list[str | None] = []
+        for part in (pairs[: self.client.concurrency], pairs[self.client.concurrency :]):
+            replies = self._ask(part, [self.MAX_TOKENS] * len(part), again=False)
+            unread = [index for index, reply in enumerate(replies) if read_verdict(reply.text) is None]
+            limits = [self.MAX_TOKENS if replies[i].text.strip() else self.MAX_TOKENS_WITH_THOUGHTS for i in unread]
+            for index, reply in zip(unread, self._ask([part[i] for i in unread], limits, again=True), strict=True):
+                replies[index] = reply
+            verdicts += (new := [read_verdict(reply.text) for reply in replies])
+            self._first_verdicts.add([reply.written for reply in replies], [verdict is not None for verdict in new])
         return verdicts
 
-    def _ask(self, pairs: Sequence[Pair], again: bool) -> list[str | None]:
-        requests = [judge_messages(pair.persona, pair.prompt, pair.first, pair.second, again) for pair in pairs]
+    def _ask(self, pairs: Sequence[Pair], limits: Sequence[int], again: bool) -> list[Reply]:
+        prompts = [judge_messages(pair.persona, pair.prompt, pair.first, pair.second, again) for pair in pairs]
         replies = self.client.complete(
-            [Request(messages, 0.0, self.MAX_TOKENS, schema=VERDICT_SCHEMA) for messages in requests]
+            [
+                Request(messages, 0.0, limit, schema=VERDICT_SCHEMA)
+                for messages, limit in zip(prompts, limits, strict=True)
+            ]
         )
         failed = [reply for reply in replies if isinstance(reply, ServerError)]
         if failed:
@@ -92,19 +107,7 @@ class ApiJudge:
                 f"{len(failed)} of {len(replies)} verdicts of the judge ({self.client.name}) are missing. "
                 f"First error: {one_line(failed[0], 200)} Run the same command again: it asks only for those."
             )
-        return [read_verdict(reply.text) for reply in replies if not isinstance(reply, ServerError)]
-
-
-def read_verdict(text: str) -> str | None:
-    """Return A, B or C if the complete reply is a verdict, as text or as JSON, otherwise None."""
-    if match := _FORM.fullmatch(text):
-        return match[1].upper()
-    try:
-        reply = json.loads(text)
-    except ValueError:
-        return None
-    verdict = reply.get("verdict") if isinstance(reply, dict) and len(reply) == 1 else None
-    return verdict if isinstance(verdict, str) and verdict in VERDICTS else None
+        return [reply for reply in replies if not isinstance(reply, ServerError)]
 
 
 # The verdicts on a pair and on the same pair swapped.

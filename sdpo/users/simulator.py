@@ -2,26 +2,29 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, nearest, one_line
 from sdpo.llm import Client, Reply, Request
 from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, user_messages
 from sdpo.users.satisfaction import read_reply
+from sdpo.users.usable import FirstReplies
 
 
 @dataclass(frozen=True)
 class FollowUp:
     """A follow-up. `problem` is None, "empty" or "failed"; `error` is the cause if it failed, otherwise None.
 
-    `satisfied` is whether the user is content with the answer; None if that is not known.
+    `satisfied` is whether the user is content with the answer; None if that is not known. `written` is all that a model
+    wrote, thoughts included.
     """
 
     text: str
     problem: str | None = None
     error: ServerError | None = None
     satisfied: bool | None = None
+    written: str = field(default="", compare=False)
 
 
 def personas(style_file: Path | None = None) -> dict[str, str]:
@@ -75,6 +78,17 @@ class SimulatedUser:
         self.states_satisfaction = states_satisfaction
         self.round = 0
         self.latest: list[FollowUp] = []
+        self._first_replies: FirstReplies | None = None
+
+    def watch_first_replies(self) -> None:
+        """From now on end with UnusableReplies if most of the first replies are empty."""
+        self._first_replies = FirstReplies(
+            f"replies of the simulated user ({self.client.name})",
+            "Choose another USER_MODEL_NAME_OR_PATH; a model that thinks without showing it needs a larger "
+            "USER_MAX_TOKENS.",
+            "It thinks aloud: start its server with thinking off, choose a model that does not think, or raise "
+            f"USER_MAX_TOKENS ({self.max_tokens}).",
+        )
 
     def react(self, prompts: Sequence[str], completions: Sequence[str]) -> list[FollowUp]:
         """Return the follow-up to each exchange, and begin the next round.
@@ -91,6 +105,9 @@ class SimulatedUser:
                 f"First error: {one_line(errors[0], 200)} "
                 "Restart its server (local: make simulator), then run the same command with this RUN_ID to resume."
             )
+        if self._first_replies is not None:
+            usable = [follow_up.problem is None for follow_up in self.latest]
+            self._first_replies.add([follow_up.written for follow_up in self.latest], usable)
         self.round += 1
         return self.latest
 
@@ -104,4 +121,4 @@ class SimulatedUser:
         if isinstance(reply, ServerError):
             return FollowUp("", "failed", reply)
         text, satisfied = read_reply(reply.text) if self.states_satisfaction else (reply.text.strip(), None)
-        return FollowUp(text, None if text else "empty", satisfied=satisfied)
+        return FollowUp(text, None if text else "empty", satisfied=satisfied, written=reply.written)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from sdpo.llm import has_thoughts
 from sdpo.text.prompts import USER_STATES_SATISFACTION, USER_SYSTEM, USER_TURN
 from sdpo.users.language import language_of
 from sdpo.users.satisfaction import reads_as_satisfied
@@ -45,7 +46,8 @@ class Probe:
 class Reaction:
     """A probe, the user's reply, and what is wrong with it. `right` is None if it is not known whether the probe fits.
 
-    An empty reply and one that is neither praise nor a wish are not right.
+    An empty reply and one that is neither praise nor a wish are not right. `reply` is all that the user wrote if its
+    reply is empty: its thoughts, say.
     """
 
     probe: Probe
@@ -109,8 +111,12 @@ class Trial:
             failures.append(f"{figures['right']:.0%} of its reactions were right, {RIGHT_AT_LEAST:.0%} have to be")
         for name, (limit, words) in _LIMITS.items():
             if (share := figures[name] or 0.0) > limit:
+                words = _THOUGHTS if name == "empty" and self._thinks_aloud() else words
                 failures.append(f"{share:.0%} of its replies {words}, at most {limit:.0%} may")
         return failures
+
+    def _thinks_aloud(self) -> bool:
+        return any(not reaction.words and has_thoughts(reaction.reply) for reaction in self.reactions)
 
     def table(self) -> str:
         """Return the figures with their limits as lines of text."""
@@ -164,7 +170,9 @@ def read_reaction(probe: Probe, follow_up: FollowUp, is_satisfied: Callable[[str
     copied = _runs(text) & set().union(*map(_runs, (probe.answer, *_INSTRUCTIONS)))
     expected, found = language_of(probe.prompt), language_of(text)
     foreign = None not in (expected, found) and expected != found
-    return Reaction(probe, text, satisfied, right, bool(copied), foreign, len(text.split()))
+    return Reaction(
+        probe, text or follow_up.written.strip(), satisfied, right, bool(copied), foreign, len(text.split())
+    )
 
 
 def is_faulty(reaction: Reaction) -> bool:
@@ -180,6 +188,11 @@ _LIMITS: dict[str, tuple[float, str]] = {
     "empty": (EMPTY_AT_MOST, "are empty"),
     "long": (LONG_AT_MOST, f"have more than {LONG_WORDS} words"),
 }
+
+_THOUGHTS = (
+    "are thoughts and nothing else (start its server with thinking off, choose a model that does not think, or raise "
+    "USER_MAX_TOKENS)"
+)
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:

@@ -93,6 +93,14 @@ def test_five_checkpoints_cost_six_passes_and_a_second_judge_no_generation(run, 
     assert sum(generations) == 2 * 4
 
 
+def test_a_judge_of_which_nothing_can_be_read_ends_the_evaluation(run, capsys):
+    add_checkpoint(run, 3, noise=0.01)
+    with FakeServer(lambda body, number: Answer("Both are fine.")) as judge:
+        evaluate(run, expect=1, eval_n=8, judge_model="somebody", judge_url=judge.url)
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "verdicts of the judge (somebody at" in line and "“Both are fine.”" in line and "JUDGE_MODEL" in line
+
+
 def test_prompts_and_settings_are_those_of_the_run(run):
     add_checkpoint(run, 3)
     bodies = []

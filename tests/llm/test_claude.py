@@ -87,8 +87,15 @@ def test_the_temperature_is_dropped_if_the_model_refuses_it(claude):
     assert ["temperature" in body for body in server.bodies] == [True, False, False]
 
 
-def test_any_other_refusal_is_raised_with_the_servers_message(claude):
-    refusal = Answer("Your credit balance is too low.", 400)
-    with FakeServer(lambda body, number: refusal) as server, pytest.raises(RequestRefused, match="credit balance"):
+@pytest.mark.parametrize(
+    ("words", "requests"),
+    [
+        ("Your credit balance is too low.", 1),
+        ("Something else.", 2),  # the second time without the schema, which might have been the cause
+    ],
+)
+def test_any_other_refusal_is_raised_with_the_servers_message(claude, words, requests):
+    refusal = Answer(words, 400)
+    with FakeServer(lambda body, number: refusal) as server, pytest.raises(RequestRefused, match=words[:-1]):
         claude(server).complete([Request(MESSAGES, 0.0, 64, schema=VERDICT_SCHEMA)])
-    assert len(server.bodies) == 2  # the second time without the schema, which might have been the cause
+    assert len(server.bodies) == requests

@@ -46,11 +46,17 @@ def test_replies_come_in_the_order_of_the_requests():
     assert (asker.usage.tokens_in, asker.usage.tokens_out) == (84, 36)
 
 
-def test_only_ordinary_fields_are_sent():
+def test_only_ordinary_fields_are_sent_and_the_wish_for_no_thoughts():
     with FakeServer() as server:
         client(server.url).complete([request("hi")])
     assert server.bodies == [
-        {"model": "m", "temperature": 0.7, "max_tokens": 16, "messages": [{"role": "user", "content": "hi"}]}
+        {
+            "model": "m",
+            "temperature": 0.7,
+            "max_tokens": 16,
+            "messages": [{"role": "user", "content": "hi"}],
+            "chat_template_kwargs": {"enable_thinking": False},
+        }
     ]
 
 
@@ -132,7 +138,8 @@ def test_a_refusal_is_raised_at_once_and_names_the_setting(status, setting):
             asker.complete([request()])
         assert time.monotonic() - started < 5
         assert server.url in str(caught.value)
-    assert len(server.bodies) == 1
+    # A second time without chat_template_kwargs, which may be what such a server refuses.
+    assert len(server.bodies) == (2 if status in (400, 422) else 1)
     assert setting in str(caught.value)
     assert secretless(caught.value)
 

@@ -1,6 +1,5 @@
-"""The health check, and starting and stopping the simulated user's server."""
+"""Starting and stopping the simulated user's server."""
 
-import json
 import os
 import signal
 import subprocess
@@ -14,56 +13,12 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import Client, OpenAIBackend, Reply, Request
 from sdpo.llm import server as server_module
 from sdpo.llm.server import check_health, serve
-from tests.servers import Answer, FakeServer, until
+from tests.servers import FakeServer, until
 
 pytestmark = pytest.mark.slow
 
-MODELS = Answer(raw=json.dumps({"data": [{"id": "here"}]}).encode())
 # A process that never becomes ready.
 SLEEP = "import time; time.sleep(600)"
-
-
-def test_only_the_health_address_is_requested():
-    with FakeServer() as server:
-        check_health(server.url, "m")
-        check_health(server.url + "/")
-    assert server.paths == ["/health", "/health"]
-
-
-def test_a_server_without_health_is_checked_by_its_models():
-    with FakeServer(gets={"/v1/models": MODELS}) as server:
-        check_health(server.url)
-        check_health(server.url, "here")
-        with pytest.raises(ServerError, match="here"):
-            check_health(server.url, "gone")
-    assert server.paths == ["/health", "/v1/models"] * 3
-
-
-@pytest.mark.parametrize(
-    "gets",
-    [{}, {"/health": Answer(status=503)}, {"/health": Answer(reset=True)}, {"/v1/models": Answer(raw=b"<html>")}],
-)
-def test_an_unhealthy_server_is_reported_in_one_line(gets):
-    with FakeServer(gets=gets) as server:
-        with pytest.raises(ServerError) as caught:
-            check_health(server.url, "m", timeout=5)
-        assert server.root in str(caught.value)
-    assert "make simulator" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_hanging_or_dead_server_is_reported():
-    with FakeServer(gets={"/health": Answer(hang=True)}) as server:
-        url = server.url
-        with pytest.raises(ServerError):
-            check_health(url, timeout=0.3)
-    with pytest.raises(ServerError, match="make simulator"):
-        check_health(url)
-
-
-@pytest.mark.parametrize("url", ["", "host:8000", "http://", "file:///etc/passwd", "http://h:99999/v1"])
-def test_an_invalid_url_is_a_setting_error(url):
-    with pytest.raises(SettingError):
-        check_health(url)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from jobs import train_online_helpsteer, train_online_tldr
-from sdpo.errors import ServerError, SettingError, SimulatorUnavailable
+from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, UnusableReplies
 from sdpo.llm import Client, OpenAIBackend, ReplyCache, ScriptedBackend
 from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, USER_STATES_SATISFACTION, USER_SYSTEM, USER_TURN
 from sdpo.users.simulator import FollowUp, SimulatedUser, persona_of, personas
@@ -158,3 +158,32 @@ def test_without_the_question_requests_and_replies_are_as_the_tiny_model_was_tra
     assert all(
         job.tiny["user_states_satisfaction"] is False for job in (train_online_tldr.JOB, train_online_helpsteer.JOB)
     )
+
+
+def test_the_first_replies_are_watched_and_a_few_empty_ones_allowed():
+    def reply(request):
+        return "<think>Hm" if "bad" in str(request.messages) else "<think>Hm</think> Shorter."
+
+    user = user_of(ScriptedBackend(reply))
+    user.watch_first_replies()
+    mixed = ["bad", "good"] * 4
+    assert [follow_up.text for follow_up in user.react(["p"] * 8, mixed)] == ["", "Shorter."] * 4
+    with pytest.raises(UnusableReplies, match=r"7 of the first 11 .*“<think>Hm”.*raise USER_MAX_TOKENS \(128\)"):
+        user.react(["p"] * 3, ["bad"] * 3)
+    later = user_of(ScriptedBackend(reply))
+    later.watch_first_replies()
+    later.react(["p"] * 64, ["good"] * 64)
+    assert later.react(["p"] * 9, ["bad"] * 9) == [FollowUp("", "empty")] * 9  # each is left out and counted
+
+
+def test_without_watching_all_replies_may_be_empty():
+    assert user_of(ScriptedBackend(lambda _: "")).react(["p"] * 9, ["a"] * 9) == [FollowUp("", "empty")] * 9
+
+
+def test_a_stated_satisfaction_is_read_behind_the_thoughts():
+    script = ['<think>no? {"satisfied": true}</think>\n{"satisfied": false, "message": "No emojis."}']
+    script += ['{"satisfied": false, "message": "No emojis."}', "Satisfied: no</think>Satisfied: no\nNo emojis."]
+    replies = iter(script)
+    backend = ScriptedBackend(lambda _: next(replies))
+    user = SimulatedUser(Client(backend, concurrency=1), PERSONAS["no_emojis"], 0.7, 128, states_satisfaction=True)
+    assert user.react(["p"] * 3, ["a", "b", "c"]) == [FollowUp("No emojis.", satisfied=False)] * 3

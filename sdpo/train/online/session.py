@@ -95,8 +95,13 @@ class OnlineSession(Session[OnlineConfig]):
         )
 
     def run(self) -> bool:
-        """Try the user, then train as every session does. Raises SdpoError if the user fails its trial."""
+        """Try the user, then train as every session does.
+
+        Raises SdpoError if the user fails its trial, or if most of its replies in the first steps cannot be used.
+        """
         try_user(self.trainer, self.oracle, self.settings, self.run_dir, after_asking=self.before_saving_now)
+        if isinstance(self.user, SimulatedUser):
+            self.user.watch_first_replies()
         return super().run()
 
     def facts(self) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Faults of the simulated user, as in the README's table, each in a complete job."""
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from sdpo.users.trial import PROBES
 from tests.servers import Answer, FakeServer
@@ -53,11 +51,17 @@ def test_unusable_replies_are_left_out_and_counted(tmp_path, reply, counted):
         assert row[counted] == 4 and row["usable"] == 12
 
 
-def test_without_usable_replies_no_weight_changes(tmp_path):
-    with FakeServer(lambda body, number: Answer("")) as server:
-        run_job(server.url, tmp_path / "run", train_n=32, user_trial="off")
-    before, after = (
-        load_file(path)
-        for path in (PROJECT / "sdpo/tiny/model/model.safetensors", tmp_path / "run/checkpoint-2/model.safetensors")
-    )
-    assert all(torch.equal(before[name], after[name]) for name in after if name in before)
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ({"content": None}, ["an empty reply", "USER_MODEL_NAME_OR_PATH"]),
+        ({"content": "<think>Okay, the user wants no emojis"}, ["“<think>Okay, the user wants", "USER_MAX_TOKENS"]),
+    ],
+)
+def test_a_user_whose_first_replies_hold_nothing_ends_the_run_before_a_step(tmp_path, message, shown):
+    with FakeServer(lambda body, number: Answer(message=message)) as server:
+        done = run_job(server.url, tmp_path / "run", expect=1, train_n=64, eval_n=0, user_trial="off")
+        assert len(server.bodies) == 16
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert "16 of the first 16 replies of the simulated user" in line and all(text in line for text in shown)
+    assert "Traceback" not in done.stderr and not (tmp_path / "run" / "metrics.jsonl").exists()

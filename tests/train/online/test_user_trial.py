@@ -65,6 +65,15 @@ def test_a_run_tries_its_user_once_and_reads_what_it_found(script, user_trial, e
         assert bool(saved["failures"]) is (script == "Fine.") and len(saved["reactions"]) == PROBES
 
 
+def test_a_user_that_thinks_aloud_fails_with_its_thoughts_shown_and_what_to_do(tmp_path, capsys):
+    with FakeServer(lambda body, number: Answer("<think>Okay, so the user")) as server:
+        user = SimulatedUser(Client(OpenAIBackend(server.url, "m")), persona_of(STYLE), 0.7, 128)
+        for _ in range(2):  # the second time from what was found
+            with pytest.raises(SdpoError, match=r"100% of its replies are thoughts and nothing else .*USER_MAX_TOKENS"):
+                try_user(stub_trainer(user), TinyOracle(STYLE), settings("stop"), RunDirectory(tmp_path))
+    assert "reply   <think>Okay, so the user" in capsys.readouterr().out
+
+
 def test_a_replay_has_no_user_to_try(tmp_path):
     try_user(stub_trainer(None), TinyOracle(STYLE), settings("stop"), RunDirectory(tmp_path))
     assert not list(tmp_path.iterdir())

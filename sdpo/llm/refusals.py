@@ -1,0 +1,104 @@
+"""What a server's error says: its words without the prompt, what it does not accept, and what no retry resolves.
+
+Servers agree on the statuses and on little else, so their words are read.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+# The parts of a request that a server may refuse -> the words by which it names them, in the order in which they are
+# changed. `address` has no words: a server that does not know the path answers 404.
+THOUGHTS, SCHEMA, TEMPERATURE, MAX_TOKENS, SYSTEM = "thoughts", "schema", "temperature", "max_tokens", "system"
+ADDRESS = "address"
+_NAMES = {
+    THOUGHTS: r"chat_template|enable_thinking|extra_body",
+    SCHEMA: r"response_format|json_schema|structured.?output|guided|output_config|output_format|json.?mode",
+    MAX_TOKENS: r"max_completion_tokens|max_tokens\W+(?:is|are|was)?\s*(?:not supported|unsupported|deprecated)",
+    TEMPERATURE: r"\btemperature\b",
+    SYSTEM: r"system\W{0,3}(?:role|message|prompt|instruction)|\brole\b.{0,60}\bsystem\b|\bsystem\b.{0,40}\brole"
+    r"|roles? must alternate|developer instruction|messages\[0\]\.role|support\w*.{0,20}\bsystem\b",
+}
+# A value that is out of range is for its owner to correct.
+_OUT_OF_RANGE = re.compile(r"less than|greater than|between|(?:maxi|mini)mum value|range|too (?:large|high|low)", re.I)
+
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|context (?:length|window|size)|maximum context|max_model_len|prompt (?:is )?too long"
+    r"|input (?:is )?too long|too many (?:input )?tokens|request.{0,20}too large|payload too large"
+    r"|(?:longer|exceeds?) .{0,40}(?:context|tokens)",
+    re.IGNORECASE,
+)
+_NO_CREDIT = re.compile(
+    r"insufficient[_ ](?:quota|balance|credits?|funds)|billing_(?:hard_limit|not_active)|credit balance is too low"
+    r"|payment required|exceeded your monthly",
+    re.IGNORECASE,
+)
+_QUOTED = 300  # characters of a server's words that a message repeats
+_REPEATED = 16  # so many characters in a row that the prompt has too are its words, not the server's
+
+
+def words_of(body: object) -> str:
+    """Return an error's code and message from a body of any common form; empty if there is none."""
+    if isinstance(body, str):
+        return "" if body.lstrip().startswith("<") else body  # a page is for a browser
+    if isinstance(body, list):
+        return "; ".join(filter(None, map(words_of, body)))
+    if not isinstance(body, dict):
+        return ""
+    if body.get("error"):
+        return words_of(body["error"])
+    message = next((body[name] for name in ("message", "detail", "msg", "error_message") if body.get(name)), "")
+    text = message if isinstance(message, str) else words_of(message)
+    if isinstance(location := body.get("loc"), list):
+        text = f"{'.'.join(map(str, location))}: {text}"
+    return text
+
+
+def is_too_long(status: int, words: str) -> bool:
+    """Return whether a server refuses a request because of its length."""
+    return status == 413 or bool(status in (400, 422, 500) and _TOO_LONG.search(words))
+
+
+def is_out_of_credit(status: int, body: object) -> bool:
+    """Return whether a server refuses requests until somebody pays: no retry helps, unlike with a rate limit."""
+    return status == 402 or bool(status in (400, 403, 429) and _NO_CREDIT.search(_all_of(body)))
+
+
+def names_of(words: str) -> list[str]:
+    """Return the parts of a request that a server's words name as not supported."""
+    if _TOO_LONG.search(words):
+        return []
+    named = [part for part, pattern in _NAMES.items() if re.search(pattern, words, re.IGNORECASE)]
+    return [part for part in named if part != TEMPERATURE or not _OUT_OF_RANGE.search(words)]
+
+
+def quotable(words: str, private: Sequence[str]) -> str:
+    """Return the words as ": words", shortened, without stretches of the private texts; empty if nothing is left."""
+    words = " ".join(words.split())[: 2 * _QUOTED]
+    repeated = [False] * len(words)
+    for text in private:
+        text = " ".join(text.split())
+        size = min(_REPEATED, len(text))
+        for start in range(len(words) - size + 1 if size > 2 else 0):
+            if words[start : start + size] in text:
+                repeated[start : start + size] = [True] * size
+    shown = re.sub("\0+", "…", "".join("\0" if hidden else char for char, hidden in zip(words, repeated, strict=True)))
+    shown = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 1] + "…"
+    return f": {shown.rstrip('.')}" if re.search(r"\w{3}", shown) else ""
+
+
+def embedded_error(body: Any) -> tuple[int, object] | None:
+    """Return status and error of a body that is an error although its status was 200; None if it is none."""
+    choices = getattr(body, "choices", None)
+    for holder in (body, *(choices[:1] if isinstance(choices, list) else [])):
+        error = holder.get("error") if isinstance(holder, dict) else getattr(holder, "error", None)
+        if error:
+            code = error.get("code") if isinstance(error, dict) else None
+            return (code if isinstance(code, int) and 400 <= code < 600 else 200), error
+    return None
+
+
+def _all_of(body: object) -> str:
+    """Return the complete body as text: codes and types are in it too."""
+    return body if isinstance(body, str) else json.dumps(body, default=str)
