@@ -276,7 +276,9 @@ def test_any_text_is_rejected_or_a_finite_number_in_range(text):
         assert math.isfinite(value) and (name == "tiny" or value > 0)
 
 
-@pytest.mark.parametrize("value", ["${HOME}/m", "'${HOME}/m'", '"${HOME}/m"', "${NOT_SET_ANYWHERE:-x}/m", "${OWN}/m", "a/${}"])
+@pytest.mark.parametrize(
+    "value", ["${HOME}/m", "'${HOME}/m'", '"${HOME}/m"', "${NOT_SET_ANYWHERE:-x}/m", "${OWN}/m", "a/${}"]
+)
 def test_variables_in_dotenv_are_expanded_as_python_dotenv_does(value, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     text = f"HF_HOME=/models\nPIP_X=${{HF_HOME}}/x\nMODEL_NAME_OR_PATH={value}\n"
