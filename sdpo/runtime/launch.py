@@ -324,8 +324,8 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
 
 
 def _failed(code: int, message: str) -> int:
-    print(message, file=sys.stderr, flush=True)
-    processes.record_failure(code, message)
+    if not processes.record_failure(code, message):
+        print(message, file=sys.stderr, flush=True)
     return code
 
 

@@ -1,18 +1,18 @@
-"""What all training jobs share outside of their session: checks before a model is loaded, tracking, exit codes.
+"""What all training jobs share outside of their session: checks before a model is loaded, and exit codes.
 
 Importing this is cheap: torch, transformers and TRL are imported when the run starts.
 """
 
-import os
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
-from sdpo.errors import BudgetReached, RunStopped, ServerError, SettingError
+from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
 from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -47,6 +47,7 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
         )
     check_objective(settings)
     RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+    check_tracking(settings)
 
 
 def check_objective(settings: "TrainingSettings") -> None:
@@ -95,6 +96,13 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         session.save_now()
         command = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
         raise type(error)(f"{error} The run is saved; resume it with: {command}") from None
+    except Exception as error:
+        if not is_tracking_error(error):
+            raise
+        raise RunError(
+            f"wandb cannot track the run: {one_line(error)}. Correct WANDB_ENTITY, WANDB_PROJECT or the key, or set "
+            f"WANDB_MODE=offline, and resume with: {resume_command(settings, job)}"
+        ) from None
     if not finished:
         print(f"stopped and saved; resume with: {resume_command(settings, job)}", flush=True)
         return RunStopped.exit_code
@@ -123,14 +131,3 @@ def check_driver() -> None:
         built = torch.version.cuda
         needs = f"CUDA {built}; this release needs NVIDIA driver 580 or newer" if built else "the CPU alone"
         raise SettingError(f"torch cannot use this machine's GPUs: it is built for {needs}.")
-
-
-def prepare_tracking(settings: "TrainingSettings") -> None:
-    """Configure wandb through the environment: online with a key, else offline, files in the run directory."""
-    os.environ.setdefault("WANDB_PROJECT", "sdpo")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ["WANDB_DIR"] = str(settings.output_dir)
-    if not os.environ.get("WANDB_API_KEY"):
-        os.environ["WANDB_MODE"] = "offline"
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)

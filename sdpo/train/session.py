@@ -29,6 +29,7 @@ from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
+from sdpo.train.tracking import trackers
 from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
@@ -329,6 +330,6 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_limit,
         "logging_steps": settings.log_steps,
-        "report_to": ["wandb"],
+        "report_to": trackers(),
         "disable_tqdm": True,
     }

@@ -16,11 +16,12 @@ V1 = {
     "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "250000",
     "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000",
 }
+ABOVE = {"sys/fs/cgroup/pod/job/cpu.max": "max 100000", "sys/fs/cgroup/pod/cpu.max": "200000 100000"}
 QUOTAS = {
     "none": ("0::/\n", {}, 16),
     "no files": (None, {}, 16),
     "version 2": ("0::/job\n", {"sys/fs/cgroup/job/cpu.max": "300000 100000\n"}, 3),
-    "of a group above": ("0::/pod/job\n", {"sys/fs/cgroup/pod/job/cpu.max": "max 100000", "sys/fs/cgroup/pod/cpu.max": "200000 100000"}, 2),
+    "of a group above": ("0::/pod/job\n", ABOVE, 2),
     "of the container": ("0::/not/seen/here\n", {"sys/fs/cgroup/cpu.max": "400000 100000"}, 4),
     "part of a core": ("0::/\n", {"sys/fs/cgroup/cpu.max": "50000 100000"}, 1),
     "version 1": ("5:memory:/a\n4:cpu,cpuacct:/a\n", V1, 2),
