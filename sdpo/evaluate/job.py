@@ -3,6 +3,7 @@
 Importing this is cheap; torch and transformers are imported when the evaluation starts.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sdpo.evaluate.judges import check_judges, judge_kind
@@ -27,7 +28,7 @@ def check(settings: EvalSettings, job: "Job") -> None:
 
     Raises SdpoError on the first problem.
     """
-    from sdpo.settings.inputs import check_model_path
+    from sdpo.settings.inputs import check_model
 
     if settings.run_dir is None and settings.dry_run:
         print(f"note: {no_run(settings)}\n")
@@ -36,8 +37,8 @@ def check(settings: EvalSettings, job: "Job") -> None:
     persona(settings, run)
     chosen_checkpoints(settings, run)
     read_prompts(prompts_file(settings), job.data_command)
-    check_model_path("baseline", baseline_model(settings, run))
-    check_judges(settings, job, check_model_path)
+    check_model(settings, "baseline", baseline_model(settings, run))
+    check_judges(settings, job, partial(check_model, settings))
     _check_servers(settings)
     for difference in differences(settings, run, job):
         print(f"note: {difference}", flush=True)

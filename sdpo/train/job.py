@@ -11,7 +11,7 @@ from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
 from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.settings.inputs import check_model, read_template
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
@@ -31,14 +31,9 @@ class TrainingRun(Protocol):
         ...
 
 
-def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("model_name_or_path",)) -> None:
-    """Check the settings that all training jobs share, without loading a model.
-
-    `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
-    """
+def check_training(settings: "TrainingSettings") -> None:
+    """Check the settings that all training jobs share, without loading a model. Raises SdpoError on the first fault."""
     read_template(settings.hindsight_template, settings.hindsight_file)
-    for name in models:
-        check_model_path(name, getattr(settings, name))
     batch = settings.bs * settings.ga * settings.world_size
     if settings.train_n is not None and settings.train_n < batch:
         raise SettingError(
@@ -47,6 +42,15 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
         )
     check_objective(settings)
     RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def check_outside(settings: "TrainingSettings", *models: str) -> None:
+    """Check what may need the network, after all that does not: the models, and where the run is tracked.
+
+    `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
+    """
+    for name in models:
+        check_model(settings, name, getattr(settings, name))
     check_tracking(settings)
 
 
