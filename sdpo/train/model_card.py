@@ -45,7 +45,8 @@ def card(job: str, started: dict, summary: dict) -> str:
     if stopped := summary.get("stopped_by_guard"):
         lines += [
             "",
-            f"The guard stopped the run after step {stopped['step']}: {'; '.join(stopped['reasons'])}. {_advice(summary)}",
+            f"The guard stopped the run after step {stopped['step']}: {'; '.join(stopped['reasons'])}. "
+            f"{_advice(summary)}",
         ]
     lines += ["", f"Started {started.get('started')}, commit {started.get('commit')}. "]
     lines[-1] += ", ".join(f"{name} {version}" for name, version in versions.items() if version) + "."
