@@ -109,7 +109,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
     for name in models(settings):
         candidates += _audit_model(name, rows, settings, folder.path)
     verdicts = [(row["model"], row["template"], judge(row["figures"])) for row in candidates]
-    compare(verdicts)
+    compare(verdicts, str(settings.hindsight_file) if settings.hindsight_file else None)
     for row, (_, _, verdict) in zip(candidates, verdicts, strict=True):
         row |= verdict.as_dict()
     result = {
