@@ -191,7 +191,7 @@ def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]
         changes.append(
             _change(
                 "IGNORE_FIRST_K=2",
-                f"{places['first']:.0%} of the signal is on the first two tokens (offline training ignores them already)",
+                f"{places['first']:.0%} of the signal is on the first two tokens (offline training ignores them)",
             )
         )
     if places["end"] > limits.place:
