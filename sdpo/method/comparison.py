@@ -107,7 +107,8 @@ class _CompareWithFrozenHead(torch.autograd.Function):
     def forward(ctx, hidden_NH, weight_VH, bias_V, divergence, tensors):
         needs_gradient = ctx.needs_input_grad[0]
         weight_VH = weight_VH.float()  # once, not for every chunk
-        columns, gradients = [], []
+        columns: list[Tensor] = []
+        gradients: list[Tensor] = []
         for hidden_CH, *tensors_C in _chunks(hidden_NH, *tensors):
             hidden_CH = hidden_CH.detach().requires_grad_(needs_gradient)
             with torch.set_grad_enabled(needs_gradient):
