@@ -8,6 +8,7 @@ from sdpo.errors import ServerError
 from sdpo.runtime.launch import Job, main
 from sdpo.runtime.processes import visible_gpus
 from sdpo.settings import SimulatorSettings
+from sdpo.settings.inputs import check_model
 from sdpo.tiny import MODEL_DIR
 
 JOB = Job(
@@ -16,12 +17,18 @@ JOB = Job(
     settings=SimulatorSettings,
     folder="simulator-logs",
     run="jobs.simulator:run",
+    check="jobs.simulator:check",
     defaults={"user_model_name_or_path": "Qwen/Qwen3-4B", "port": 8000},
     tiny={"user_model_name_or_path": MODEL_DIR},
 )
 
 _SECONDS_BETWEEN_CHECKS = 10
 _FAILED_CHECKS = 6
+
+
+def check(settings: SimulatorSettings, job: Job) -> None:
+    """Raise SettingError if the model to serve does not exist."""
+    check_model(settings, "user_model_name_or_path", settings.user_model_name_or_path)
 
 
 def run(settings: SimulatorSettings, job: Job) -> None:

@@ -1,21 +1,12 @@
-"""The data of one evaluation: prompts, answers, verdicts and results."""
+"""The data of one evaluation: answers, verdicts and results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import WinRate
-from sdpo.text.prompts import Message
 from sdpo.users.judge import VerdictPair
-
-
-@dataclass(frozen=True)
-class EvaluationPrompt:
-    """A validation prompt: its id, the user's text, and the chat messages sent to a model."""
-
-    id: str
-    text: str
-    messages: list[Message]
 
 
 @dataclass(frozen=True)

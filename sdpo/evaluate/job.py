@@ -3,20 +3,15 @@
 Importing this is cheap; torch and transformers are imported when the evaluation starts.
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
-from sdpo.evaluate.judges import check_judges, judge_kind
-from sdpo.evaluate.trained_run import (
-    baseline_model,
-    chosen_checkpoints,
-    differences,
-    evaluated_run,
-    no_run,
-    persona,
-    prompts_file,
-)
+from sdpo.errors import SdpoError, SettingError, one_line
+from sdpo.evaluate.judges import check_judge, judge_kind
+from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
+from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run, no_run
 from sdpo.settings import EvalSettings
-from sdpo.text.records import read_prompts
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -25,22 +20,45 @@ if TYPE_CHECKING:
 def check(settings: EvalSettings, job: "Job") -> None:
     """Check everything that needs no model, and print where the settings differ from those of the training run.
 
-    Raises SdpoError on the first problem.
+    Raises SdpoError; if several things are missing or wrong, one SettingError that names them all.
     """
-    from sdpo.settings.inputs import check_model_path
-
     if settings.run_dir is None and settings.dry_run:
         print(f"note: {no_run(settings)}\n")
         return
     run = evaluated_run(settings)
-    persona(settings, run)
-    chosen_checkpoints(settings, run)
-    read_prompts(prompts_file(settings), job.data_command)
-    check_model_path("baseline", baseline_model(settings, run))
-    check_judges(settings, job, check_model_path)
-    _check_servers(settings)
+    errors = list(_errors(_checks(settings, job)).values())
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        texts = " ".join(f"({number}) {one_line(error)}" for number, error in enumerate(errors, start=1))
+        raise SettingError(f"{len(errors)} things are missing or wrong: {texts}")
     for difference in differences(settings, run, job):
         print(f"note: {difference}", flush=True)
+
+
+def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]]:
+    """Yield the checks, each independent of the others; those that may need the network come last."""
+    from sdpo.settings.inputs import check_model
+
+    run = evaluated_run(settings)
+    yield lambda: chosen_checkpoints(settings, run)
+    yield lambda: judged_persona(settings, run)
+    yield lambda: evaluation_prompts(settings, run, job)
+    for judge in settings.judges:
+        yield partial(check_judge, judge, settings, job, partial(check_model, settings))
+    yield lambda: check_model(settings, "baseline", baseline_model(settings, run))
+    yield lambda: _check_servers(settings)
+
+
+def _errors(checks: Iterator[Callable[[], object]]) -> dict[str, SdpoError]:
+    """Run all checks and return the errors that they raise by their texts, in order."""
+    errors: dict[str, SdpoError] = {}
+    for run_check in checks:
+        try:
+            run_check()
+        except SdpoError as error:
+            errors.setdefault(str(error), error)
+    return errors
 
 
 def run(settings: EvalSettings, job: "Job") -> int:

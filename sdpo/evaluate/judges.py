@@ -46,29 +46,31 @@ def judge_kind(judge: str, settings: EvalSettings) -> str:
     return "server" if settings.judge_url and judge != SHIPPED else "local"
 
 
-def check_judges(settings: EvalSettings, job: "Job", check_path: Callable[[str, str], None]) -> None:
+def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Callable[[str, str], None]) -> None:
     """Raise SettingError if a judge cannot be used, or if MAX_COST is set and its price is unknown.
 
     `check_path(setting, value)` checks the folder of a judge that is loaded in this job.
     """
     prices = read_prices(settings.price_file)
-    for judge in settings.judges:
-        kind = judge_kind(judge, settings)
-        if kind == ORACLE:
-            make_oracle(settings, job)
-        elif kind == "local":
-            check_path("judge_model", judge_source(judge))
-        elif kind == "claude":
-            claude_url()
-            if not settings.anthropic_api_key:
-                raise SettingError(f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env.")
-            if find_spec("anthropic") is None:
-                raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
-        if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
+    kind = judge_kind(judge, settings)
+    if kind == ORACLE:
+        make_oracle(settings, job)
+    elif kind == "local":
+        check_path("judge_model", judge_source(judge))
+    elif kind == "claude":
+        claude_url()
+        if not settings.anthropic_api_key:
             raise SettingError(
-                f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "
-                '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
+                f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env, or set another "
+                "JUDGE_MODEL."
             )
+        if find_spec("anthropic") is None:
+            raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+    if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
+        raise SettingError(
+            f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "
+            '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
+        )
 
 
 def _costs_money(kind: str, settings: EvalSettings) -> bool:

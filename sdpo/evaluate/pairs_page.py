@@ -5,6 +5,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.page import data_block, write_page
 from sdpo.users.judge import VerdictPair, outcome
@@ -30,7 +31,7 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
     """Write the page and return its path. Each text is in it once, however many judges read it."""
     names = [name for name in comparison.answers if name != BASELINE]
     data = {
-        "prompts": [[prompt.id, prompt.text] for prompt in comparison.prompts],
+        "prompts": [[prompt.id, _shown(prompt, comparison.persona)] for prompt in comparison.prompts],
         "answers": {name: [answer.text for answer in answers] for name, answers in comparison.answers.items()},
         "checkpoints": sorted(names, key=lambda name: int(name.rsplit("-", 1)[1])),
         "verdicts": {
@@ -44,6 +45,11 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
     body = _BODY.format(title=title, persona=comparison.persona) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
+
+
+def _shown(prompt: EvaluationPrompt, persona: str) -> str:
+    """Return the prompt's text, with its own persona if that is not the one of all prompts."""
+    return prompt.text if prompt.persona in ("", persona) else f"{prompt.text}\n\n[{prompt.persona}]"
 
 
 def _verdict(verdict_pair: VerdictPair | None) -> list[str]:

@@ -14,17 +14,15 @@ from accelerate.utils import broadcast_object_list
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
-from sdpo.evaluate import judges, results, trained_run, win_rates
+from sdpo.evaluate import judges, prompts, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
-from sdpo.evaluate.comparison import EvaluationPrompt
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
+from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.store import Store
 from sdpo.llm import OpenAIBackend, ReplyCache
 from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_prompt
-from sdpo.text.records import read_prompts
-from sdpo.train.online.data import training_prompts
 from sdpo.users.judge import Pair, VerdictPair
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ class EvalSession:
         self.trained_run = trained_run.evaluated_run(settings)
         self.baseline = trained_run.baseline_model(settings, self.trained_run)
         self.base = self.trained_run.model or self.baseline  # what the run started from
-        self.persona = trained_run.persona(settings, self.trained_run)
+        self.persona = prompts.judged_persona(settings, self.trained_run) or prompts.OWN_FOLLOW_UPS
         self.steps = trained_run.chosen_checkpoints(settings, self.trained_run)
         self.folder = RunDirectory(settings.run_directory_path)
         if self.state.is_main_process:
@@ -63,20 +61,20 @@ class EvalSession:
 
     def run(self) -> int:
         """Answer, judge and report; return the exit code: 1 if a checkpoint was missing, else 0."""
-        prompts, too_long = self._prompts()
+        used, too_long = self._prompts()
         models = self._models()
         weights = self._weights(models)
-        messages = [prompt.messages for prompt in prompts]
+        messages = [prompt.messages for prompt in used]
         answers = {name: self.source.of(models[name], weights[name], messages) for name in models}
         self.model_cache.clear()
         if isinstance(self.source, ServerAnswers):
             answers = self._broadcast(answers)
-        verdict_pairs = self._all_verdicts(prompts, answers)
+        verdict_pairs = self._all_verdicts(used, answers)
         if not self.state.is_main_process:
             return 0
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
         comparison = results.Comparison(
-            prompts=prompts,
+            prompts=used,
             too_long=too_long,
             persona=self.persona,
             weights=weights,
@@ -85,7 +83,7 @@ class EvalSession:
             verdict_pairs=verdict_pairs,
             rows=table,
             agreement=win_rates.agreement(verdict_pairs),
-            warnings=[*self._training_overlap(prompts), *win_rates.warnings(table)],
+            warnings=[*self._training_overlap(used), *win_rates.warnings(table)],
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
@@ -97,25 +95,26 @@ class EvalSession:
 
     def _prompts(self) -> tuple[list[EvaluationPrompt], int]:
         """Return the first EVAL_N prompts within MAX_PROMPT_TOKENS, and the number of longer ones skipped before."""
-        settings, job = self.settings, trained_run.job_as_trained(self.job, self.trained_run)
-        tokenizer, file = tokenizer_of(self._baseline(self.base)), trained_run.prompts_file(settings)
-        prompts: list[EvaluationPrompt] = []
+        settings, file = self.settings, trained_run.prompts_file(self.settings)
+        tokenizer = tokenizer_of(self._baseline(self.base))
+        used: list[EvaluationPrompt] = []
         too_long = 0
-        for row in training_prompts(read_prompts(file, job.data_command), job):
-            if len(encode_prompt(tokenizer, row["prompt"])) > settings.max_prompt_tokens:
+        for prompt in prompts.evaluation_prompts(settings, self.trained_run, self.job):
+            if len(encode_prompt(tokenizer, prompt.messages)) > settings.max_prompt_tokens:
                 too_long += 1
             else:
-                prompts.append(EvaluationPrompt(row["id"], row["prompt"][-1]["content"], row["prompt"]))
-            if len(prompts) == settings.eval_n:
+                used.append(prompt)
+            if len(used) == settings.eval_n:
                 break
-        if len(prompts) < settings.eval_n:
+        asked_for = not self.trained_run.is_offline or "eval_n" in settings_module.given(settings)
+        if not used or (asked_for and len(used) < settings.eval_n):
             raise SettingError(
-                f"EVAL_N={settings.eval_n}, but {file} has only {len(prompts)} prompts of at most "
+                f"EVAL_N={settings.eval_n}, but {file} has only {len(used)} prompts of at most "
                 f"{settings.max_prompt_tokens} tokens. Lower EVAL_N or raise MAX_PROMPT_TOKENS."
             )
         if self.state.is_main_process:
-            print(f"{len(prompts)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens", flush=True)
-        return prompts, too_long
+            print(f"{len(used)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens", flush=True)
+        return used, too_long
 
     def _models(self) -> dict[str, EvaluatedModel]:
         """Return the models by name: the baseline, then the complete checkpoints, those with adapters first."""
@@ -169,7 +168,7 @@ class EvalSession:
     # Verdicts
 
     def _all_verdicts(
-        self, prompts: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
+        self, used: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
     ) -> dict[str, dict[str, list[VerdictPair | None]]]:
         """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
         kinds = {judge: judges.judge_kind(judge, self.settings) for judge in self.settings.judges}
@@ -181,7 +180,7 @@ class EvalSession:
                 continue
             pairwise_judge = self._build_judge(judge, kinds[judge], spent)
             try:
-                verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, prompts, answers)
+                verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, used, answers)
             except BudgetReached as error:
                 raise BudgetReached(
                     f"{error} The verdicts so far are stored; resume with {self._resume_command()}"
@@ -206,7 +205,7 @@ class EvalSession:
         self,
         judge: str,
         pairwise_judge: judges.PairwiseJudge,
-        prompts: Sequence[EvaluationPrompt],
+        used: Sequence[EvaluationPrompt],
         answers: dict[str, list[Answer]],
     ) -> dict[str, list[VerdictPair | None]]:
         """Return checkpoint -> verdicts of one judge; a pair that occurs more than once is judged once."""
@@ -216,8 +215,8 @@ class EvalSession:
             if name == win_rates.BASELINE:
                 continue
             pairs = [
-                None if same(one.text, other.text) else Pair(self.persona, prompt.text, one.text, other.text)
-                for prompt, one, other in zip(prompts, answers[name], answers[win_rates.BASELINE], strict=True)
+                None if same(one.text, other.text) else Pair(prompt.persona, prompt.text, one.text, other.text)
+                for prompt, one, other in zip(used, answers[name], answers[win_rates.BASELINE], strict=True)
             ]
             new = [pair for pair in dict.fromkeys(pairs) if pair is not None and pair not in verdicts]
             report_progress = (
@@ -246,13 +245,11 @@ class EvalSession:
         words = [f"{name.upper()}={shlex.quote(settings_module.as_text(value))}" for name, value in given.items()]
         return " ".join(["make", self.job.name, *words, "MAX_COST=..."])
 
-    def _training_overlap(self, prompts: Sequence[EvaluationPrompt]) -> list[str]:
+    def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> list[str]:
         """Return a warning if the run may have been trained on some of the prompts."""
-        suffix = trained_run.job_as_trained(self.job, self.trained_run).prompt_suffix
-        trained = trained_run.training_texts(self.trained_run, self.job)
-        trained = {text.removesuffix(suffix) for text in trained}
-        overlap = sum(prompt.text in trained for prompt in prompts)
-        return [f"{overlap} of the {len(prompts)} prompts are in the run's training file"] if overlap else []
+        trained = prompts.training_texts(self.trained_run, self.job)
+        overlap = sum(prompt.text in trained for prompt in used)
+        return [f"{overlap} of the {len(used)} prompts are in the run's training file"] if overlap else []
 
 
 def same(one: str, other: str) -> bool:

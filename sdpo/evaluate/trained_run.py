@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RecordError, RunError, SettingError
+from sdpo.errors import RunError, SettingError
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
-from sdpo.text.records import read_prompts
 from sdpo.users.simulator import persona_of
 
 if TYPE_CHECKING:
@@ -41,6 +40,18 @@ class TrainedRun:
     def model(self) -> str | None:
         """The model the run started from, None if it was not recorded."""
         return self.settings.get("model_name_or_path") or self.settings.get("base_model")
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the run was trained on logged conversations."""
+        return self.job.startswith("train-offline")
+
+    def warned_steps(self) -> set[int]:
+        """Return the steps of which the guard warned, if it stopped the run; else an empty set."""
+        folder = RunDirectory(self.path)
+        if not (folder.read_json("summary.json") or {}).get("stopped_by_guard"):
+            return set()
+        return {row["step"] for row in folder.read_rows("guard.jsonl") if row.get("level")}
 
     def checkpoints(self) -> dict[int, Path]:
         """Return step -> folder of the complete checkpoints whose weights are whole, in order of their steps."""
@@ -79,6 +90,9 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     recorded["baseline"] = run.model or BASELINE
     if run.job == job.name.replace("eval", "train-online", 1):
         recorded["val_jsonl"] = run.settings.get("val_jsonl")
+    if run.is_offline:
+        recorded["val_jsonl"] = _offline_prompts(run)
+        recorded["max_prompt_tokens"] = run.settings.get("max_context_tokens")
     for name in ("style_file", "val_jsonl"):
         recorded[name] = Path(recorded[name]) if recorded.get(name) else None
     values = {name: value for name, value in recorded.items() if value is not None and _is_default(settings, name)}
@@ -87,6 +101,12 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     if settings.output_dir is None:
         values["output_dir"] = path / "eval" / (settings.run_id or "")
     return _replaced(settings, **values)
+
+
+def _offline_prompts(run: TrainedRun) -> str | None:
+    """Return the interactions whose prompts an evaluation of an offline run answers: VAL_JSONL, else TRAIN_JSONL."""
+    files = (run.settings.get("val_jsonl"), run.settings.get("train_jsonl"))
+    return next((file for file in files if file and Path(file).is_file()), None)
 
 
 def no_run(settings: EvalSettings) -> str:
@@ -121,8 +141,12 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
         if before is not None and str(before) != str(now):
             verb = "started from" if name == "baseline" else "was trained with"
             yield f"{name.upper()}={now}, but the run {verb} {before}"
-    if run.job and not run.job.endswith(job.name.removeprefix("eval-")):
+    own_prompts = settings_module.source(settings, "val_jsonl") == RUN
+    if run.job and not own_prompts and not run.job.endswith(job.name.removeprefix("eval-")):
         yield f"{job.name} on a run of {run.job}: prompts of another job, with the system prompt of the run"
+    if "ckpts" not in settings_module.given(settings) and (warned := run.warned_steps() & set(run.checkpoints())):
+        steps = ", ".join(map(str, sorted(warned)))
+        yield f"the guard stopped the run and had warned of checkpoint {steps}: left out unless CKPTS names it"
     if run.model is None:
         yield f"the run did not record the model it started from: the baseline is {settings.baseline}"
 
@@ -130,10 +154,22 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
 def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path | None]:
     """Return step -> folder of the checkpoints that CKPTS asks for, None for a missing or incomplete one.
 
-    Raises RunError if none of them is complete.
+    If CKPTS is not given and the run has none of its default steps, these are all checkpoints. Those that the guard
+    warned of, before it stopped the run, have to be asked for. Raises RunError if none is left.
     """
-    complete = run.checkpoints()
+    complete, given = run.checkpoints(), "ckpts" in settings_module.given(settings)
     steps = list(complete) if settings.steps is None else settings.steps
+    if not given:
+        warned = run.warned_steps()
+        if complete and warned >= set(complete):
+            raise RunError(
+                f"the guard stopped {run.path} and had warned of every checkpoint: none is good to use. To evaluate "
+                f"them all the same, set CKPTS to some of {', '.join(map(str, complete))}."
+            )
+        complete = {step: folder for step, folder in complete.items() if step not in warned}
+        steps = [step for step in steps if step not in warned]
+        if not any(step in complete for step in steps):
+            steps = list(complete)
     if not any(step in complete for step in steps):
         existing = (
             f"Complete are {', '.join(map(str, complete))}; set CKPTS to some of these."
@@ -148,28 +184,15 @@ def _step_list(steps: list[int]) -> str:
     return f"step {', '.join(map(str, steps))}" if steps else "any step"
 
 
-def persona(settings: EvalSettings, run: TrainedRun) -> str:
+def persona(settings: EvalSettings, run: TrainedRun) -> str | None:
     """Return the persona whose preferences the judges apply: the run's, unless the user gives a style.
 
-    Raises SettingError if neither the user nor the run has one.
+    None if neither has one. Raises SettingError for a style that does not exist.
     """
     given = {"style", "style_file"} & set(settings_module.given(settings))
     if run.persona and not given:
         return run.persona
-    if settings.style is None:
-        raise SettingError("STYLE is not set, and the run was not trained on a single style. Set the one to judge by.")
-    return persona_of(settings.style, settings.style_file)
-
-
-def training_texts(run: TrainedRun, job: "Job") -> set[str]:
-    """Return the prompts of the run's training file; an empty set if it is gone or does not hold prompts."""
-    path = run.settings.get("train_jsonl")
-    if not path or not Path(path).exists():
-        return set()
-    try:
-        return {row.prompt for row in read_prompts(Path(path), job.data_command)}
-    except RecordError:
-        return set()  # for example a file of conversations
+    return None if settings.style is None else persona_of(settings.style, settings.style_file)
 
 
 def job_as_trained(job: "Job", run: TrainedRun) -> "Job":

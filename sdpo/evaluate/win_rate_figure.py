@@ -71,8 +71,9 @@ def _draw_lengths(axes: "Axes", rows: Sequence[WinRate]) -> None:
     errors = [values - _column(rows, "length_low"), highest - values]
     x = range(len(rows))
     axes.errorbar(x, values, yerr=errors, color=BLUE, marker="o", linewidth=1.2, capsize=3, label="checkpoint")
-    axes.axhline(_column(rows, "baseline_length")[0], color=GREY, linestyle="--", linewidth=1.2, label="baseline")
-    axes.set_ylim(0, 1.08 * highest.max())
+    baseline = _column(rows, "baseline_length")[0]
+    axes.axhline(baseline, color=GREY, linestyle="--", linewidth=1.2, label="baseline")
+    axes.set_ylim(0, 1.08 * max(highest.max(), baseline) or 1)
     axes.set_ylabel("mean length (characters)")
     axes.set_title("length of the answers (bars: 95 % of the mean)", fontsize=10)
     axes.legend(fontsize=8, loc="lower right")

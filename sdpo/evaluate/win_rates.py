@@ -156,15 +156,10 @@ def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | No
 
 
 def warnings(rows: Sequence[WinRate]) -> list[str]:
-    """Return warnings about rows whose win rates need care in reading."""
-    messages = []
+    """Return warnings about rows whose win rates need care in reading; each kind that concerns all rows once."""
+    messages = [*_nothing_changed(rows), *_length_explains(rows)]
     for row in rows:
         name = f"checkpoint-{row.checkpoint} by {row.judge}"
-        if row.length_explains:
-            messages.append(
-                f"{name}: length alone explains the win (at equal length {row.controlled_rate:.2f}, "
-                f"{row.length:.0f} against {row.baseline_length:.0f} characters). Fine only if the style asks for it"
-            )
         if row.contradictory is not None and row.contradictory > _MANY_CONTRADICTORY:
             messages.append(
                 f"{name}: in {row.contradictory:.0%} of the pairs the judge chose by position, not by answer"
@@ -175,6 +170,34 @@ def warnings(rows: Sequence[WinRate]) -> list[str]:
                 "of the baseline's were truncated. Raise MAX_COMPLETION_TOKENS"
             )
     return messages
+
+
+def _nothing_changed(rows: Sequence[WinRate]) -> list[str]:
+    """Return a warning if all of an evaluation has no win and no loss; missing verdicts say nothing."""
+    judged = [row for row in rows if not row.problem and row.unreadable <= row.prompts / 2]
+    if not judged or any(row.wins or row.losses for row in rows):
+        return []
+    if all(row.same == row.prompts for row in judged):
+        found = "every answer is the same as the baseline's"
+    else:
+        found = "no answer is judged better or worse than the baseline's"
+    return [f"{found}: training changed nothing that these prompts show. Check LR, the steps taken and the signal"]
+
+
+def _length_explains(rows: Sequence[WinRate]) -> list[str]:
+    """Return one warning that names all wins that length alone explains; empty if there are none."""
+    explained = [row for row in rows if row.length_explains]
+    by_judge = {row.judge: [other for other in explained if other.judge == row.judge] for row in explained}
+    cases = [
+        f"{', '.join(f'checkpoint-{row.checkpoint} ({row.controlled_rate:.2f})' for row in own)} by {judge}"
+        for judge, own in by_judge.items()
+    ]
+    if not cases:
+        return []
+    return [
+        f"length alone explains the win of {'; '.join(cases)} (in parentheses the win rate at equal length). Fine only "
+        "if the style asks for that length"
+    ]
 
 
 def _unfinished(answers: Sequence[Answer]) -> float | None:

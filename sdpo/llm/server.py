@@ -42,6 +42,7 @@ def serve(
     timeout: float = 600,
     memory_share: float | None = None,
     temperature: float | None = None,
+    threads: int | None = None,
 ) -> Iterator[str]:
     """Serve the model on this machine while the block runs, and yield the URL, which ends in /v1.
 
@@ -49,6 +50,7 @@ def serve(
     CUDA_VISIBLE_DEVICES: None leaves it unchanged, an empty string means the CPU. `memory_share` is the share of that
     GPU's total memory to reserve for the cache. With `temperature` one short request is sent before the block starts:
     it fixes the sampling settings for the server's lifetime, and a cache that does not fit fails now instead of later.
+    `threads` is the number to compute with on a CPU.
     Raises ServerError if the server ends or is not ready after `timeout` seconds. Enter and leave the block
     in one thread: the server ends with that thread.
     """
@@ -65,7 +67,7 @@ def serve(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(gpu),
+            env=_environment(gpu, threads),
             # Not in the terminal's process group: Ctrl-C is for the trainer, which still needs the server to save.
             start_new_session=True,
             preexec_fn=_end_with_parent(),
@@ -102,7 +104,7 @@ def _command(model: str, host: str, port: int, gpu: str | None, memory_share: fl
     return command
 
 
-def _environment(gpu: str | None) -> dict[str, str]:
+def _environment(gpu: str | None, threads: int | None = None) -> dict[str, str]:
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -112,6 +114,7 @@ def _environment(gpu: str | None) -> dict[str, str]:
     }
     # Two processes that each use every core wait for each other: 20 times slower on two cores.
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    environment |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
     environment |= {"PYTHONUNBUFFERED": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1"}
     return environment if gpu is None else environment | {"CUDA_VISIBLE_DEVICES": gpu}
 

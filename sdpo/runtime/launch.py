@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SdpoError, SettingError, one_line
-from sdpo.llm.address import without_credentials
-from sdpo.runtime import processes
+from sdpo.llm.address import is_loopback, without_credentials
+from sdpo.runtime import cores, processes
 from sdpo.runtime.run_directory import disk_full
-from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, SimulatorSettings
 from sdpo.settings.resolve import export_dotenv, resolve
 from sdpo.users.simulator import personas
 
@@ -133,9 +133,10 @@ def _main(job: Job, arguments: list[str]) -> int:
     if worker or "LOCAL_RANK" in os.environ:
         return _run_here(settings, job)
     settings = _create_run_folder(settings, job) if isinstance(settings, JobSettings) else settings
+    server_threads = _set_threads(settings, job)
     with ExitStack() as stack:
         if _starts_simulator(settings, job):
-            settings = stack.enter_context(_simulated_user(settings))
+            settings = stack.enter_context(_simulated_user(settings, server_threads))
         if _is_launched(settings):
             return processes.run_launched(settings, job.module_name, arguments)
         return _run_here(settings, job)
@@ -239,9 +240,33 @@ def _starts_simulator(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSet
     return _needs_simulated_user(settings, job) and settings.user_needs_server and not settings.simulator_url
 
 
+def _set_threads(settings: CommonSettings, job: Job) -> int | None:
+    """Choose the threads of a job on a CPU, say so, and return those of the server that it starts there, if any."""
+    gpus = processes.visible_gpus()
+    if gpus:
+        return None
+    partner = isinstance(settings, SimulatorSettings)  # serves a trainer that may well run on the same machine
+    if _needs_simulated_user(settings, job) and settings.user_needs_server and settings.simulator_url:
+        partner = is_loopback(settings.simulator_url)
+    chosen = cores.set_threads(
+        settings.processes_here if isinstance(settings, LaunchSettings) else 1,
+        _starts_simulator(settings, job) and not processes.simulator_gpu(settings, gpus)[0],
+        2 if partner else 1,
+    )
+    if chosen is None:
+        return None
+    threads, line = chosen
+    if isinstance(settings, JobSettings):
+        print(line, flush=True)
+    return threads.server or None
+
+
 @contextmanager
-def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
-    """Run the simulated user's server for the duration of the job; yield settings with its URL."""
+def _simulated_user(settings: OnlineSettings, threads: int | None = None) -> Iterator[OnlineSettings]:
+    """Run the simulated user's server for the duration of the job; yield settings with its URL.
+
+    On a CPU the server computes with this many threads.
+    """
     gpus = processes.visible_gpus()
     gpu, description = processes.simulator_gpu(settings, gpus)
     print(f"simulated user: {settings.user_model_name_or_path} on {description}", flush=True)
@@ -255,6 +280,7 @@ def _simulated_user(settings: OnlineSettings) -> Iterator[OnlineSettings]:
         gpu=gpu,
         log_path=log,
         memory_share=processes.SHARED_GPU_MEMORY if shared else None,
+        threads=threads,
         temperature=settings.user_temperature,
     ) as url:
         yield _replaced(settings, processes.STARTED_FOR_JOB, simulator_url=url)
@@ -299,8 +325,8 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
 
 
 def _failed(code: int, message: str) -> int:
-    print(message, file=sys.stderr, flush=True)
-    processes.record_failure(code, message)
+    if not processes.record_failure(code, message):
+        print(message, file=sys.stderr, flush=True)
     return code
 
 

@@ -211,11 +211,22 @@ def end_rank(code: int) -> None:
     os._exit(code)
 
 
-def record_failure(code: int, message: str) -> None:
-    """Write exit code and message for the process that launched this one. Only the first failure is kept."""
-    if path := os.environ.get(EXIT_FILE_VARIABLE):
-        with suppress(OSError), open(path, "x", encoding="utf-8") as file:
+def record_failure(code: int, message: str) -> bool:
+    """Write exit code and message for the process that launched this one, and return whether there is such a process.
+
+    Only the first failure is kept: that process prints it, once for all.
+    """
+    path = os.environ.get(EXIT_FILE_VARIABLE)
+    if not path:
+        return False
+    try:
+        with open(path, "x", encoding="utf-8") as file:
             json.dump([code, message], file)
+    except FileExistsError:
+        pass
+    except OSError:
+        return False
+    return True
 
 
 def check(settings: CommonSettings) -> None:
@@ -233,11 +244,22 @@ def check(settings: CommonSettings) -> None:
             f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine, which has {', '.join(installed)}. "
             "Name some of these, or leave it empty to use the CPU."
         )
+    if not gpus and settings.processes_here > 1 and not _cpu_chosen(settings):
+        raise SettingError(
+            f"GPUS={settings.world_size} (from: {settings_module.source(settings, 'world_size')}), but this machine "
+            "has no GPU. Set GPUS=1 to run one process on the CPU, or TINY=1 to try the job with the tiny model."
+        )
     if gpus and settings.processes_here > len(gpus):
         raise SettingError(
             f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
             f"the {len(gpus)} GPU(s) visible here. Set GPUS={len(gpus) * settings.nnodes} or less."
         )
+
+
+def _cpu_chosen(settings: LaunchSettings) -> bool:
+    """Return whether the user asked for several processes on the CPU: by hiding all GPUs and giving their number."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "none given").strip() in ("", "-1")
+    return hidden and settings_module.given_by_user(settings_module.source(settings, "world_size"))
 
 
 def check_nodes(settings: LaunchSettings) -> None:

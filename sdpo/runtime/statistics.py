@@ -121,12 +121,15 @@ class LengthControl:
 
     `rate` and its 95 % `interval` are for answers of equal length; `length_effect` is the coefficient of length.
     `p_value` tests the hypothesis that length alone explains the outcomes: the model is no better at equal length.
+    `observed` is the win rate as it is, `by_length` the one that the lengths would give to an equally good model.
     """
 
     rate: float
     interval: Interval | None
     length_effect: float
     p_value: float
+    observed: float
+    by_length: float
 
 
 def length_controlled(
@@ -162,12 +165,19 @@ def length_controlled(
         length_effect=float(fitted_12[0, 1]),
         # Likelihood-ratio test: twice the difference of the log-posteriors is chi-squared with 1 degree of freedom.
         p_value=erfc(sqrt(max(0.0, float(log_posterior_1[0] - without_model_1[0])))),
+        observed=float(wins_N.mean()),
+        by_length=float(_sigmoid(fitted_12[0, 1] * lengths_N).mean()),
     )
 
 
 def length_explains(wilson_interval: Interval | None, control: LengthControl | None) -> bool:
-    """Return whether a significant win is no longer one at equal length."""
+    """Return whether a significant win is no longer one at equal length, and most of it follows from the lengths.
+
+    With few verdicts an interval at equal length is wide even where the lengths hardly differ: they explain nothing.
+    """
     if wilson_interval is None or control is None or wilson_interval[0] <= 0.5:
+        return False
+    if control.by_length - 0.5 < (control.observed - 0.5) / 2:
         return False
     low = control.interval[0] if control.interval else control.rate
     return low <= 0.5 or control.p_value > 0.05

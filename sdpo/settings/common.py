@@ -12,6 +12,8 @@ from sdpo.settings.declare import setting
 
 Template = Literal["earlier_turn", "system", "before", "after", "framed"]  # the names in HINDSIGHT_TEMPLATES
 
+MODEL_ELSEWHERE = ("model_name_or_path", "base_model")  # the names that training jobs have for MODEL
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommonSettings:

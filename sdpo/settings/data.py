@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpo.settings.checks import existing_path
-from sdpo.settings.common import CommonSettings
+from sdpo.settings.common import MODEL_ELSEWHERE, CommonSettings
 from sdpo.settings.declare import setting
 
 
@@ -17,7 +17,9 @@ class PrepSettings(CommonSettings):
     out_dir: Path = setting(Path("data"), "the folder for the data and the report about it")
     force: bool = setting(False, "overwrite existing output")
     model: str | None = setting(
-        None, "report lengths in tokens of this model, a hub name or a folder; if not set, in characters"
+        None,
+        "report lengths in tokens of this model, a hub name or a folder; if not set, in characters",
+        elsewhere=MODEL_ELSEWHERE,
     )
 
 

@@ -24,15 +24,18 @@ def setting(
     below: float | None = None,
     secret: bool = False,
     alias: str | None = None,
+    elsewhere: tuple[str, ...] = (),
     check: Callable[[Any], str | None] | None = None,
 ) -> Any:
     """Return a dataclass field that declares a setting with its help and its limits.
 
-    `alias` is a second name for the same setting. `check` gets the value and returns None if it is valid, otherwise
+    `alias` is a second name for the same setting, `elsewhere` are its names in other jobs, which this one accepts too.
+    `check` gets the value and returns None if it is valid, otherwise
     a description of what is allowed. A secret has no flag and is never shown.
     """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
-    metadata = {"help": help, "limits": limits, "secret": secret, "alias": alias, "check": check}
+    names = {"alias": alias, "elsewhere": elsewhere}
+    metadata = {"help": help, "limits": limits, "secret": secret, **names, "check": check}
     return field(default=default, repr=not secret, metadata=metadata)
 
 
@@ -48,13 +51,14 @@ class Setting:
     limits: Mapping[str, float | None]
     secret: bool
     alias: str | None
+    elsewhere: tuple[str, ...]
     check: Callable[[Any], str | None] | None
     group: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The setting's lower-case names: its own and its alias."""
-        return (self.name, self.alias) if self.alias else (self.name,)
+        """The setting's lower-case names: its own, its alias, and those that other jobs have for it."""
+        return tuple(dict.fromkeys((self.name, *([self.alias] if self.alias else []), *self.elsewhere)))
 
     @property
     def allowed(self) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, one_line
+from sdpo.settings.common import CommonSettings
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
 
@@ -13,6 +14,51 @@ def check_model_path(name: str, value: str) -> None:
     if looks_local and not (folder / "config.json").exists():
         problem = "has no config.json" if folder.exists() else "does not exist"
         raise SettingError(f"{name.upper()}={value} {problem}. Give a model's folder or its hub id.")
+
+
+def check_model(settings: CommonSettings, name: str, value: str) -> None:
+    """Raise SettingError if the value of the setting `name` is neither a model's folder nor a model of the hub.
+
+    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so.
+    """
+    check_model_path(name, value)
+    if not Path(value).expanduser().exists() and (problem := _hub_problem(value, settings.hf_token)):
+        certain, text = problem
+        message = f"{name.upper()}={value} {text}"
+        if certain or not settings.dry_run:
+            raise SettingError(message)
+        print(f"note: {message}", flush=True)
+
+
+def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
+    """Return whether the hub's answer about a model is certain, and what is wrong with it; None if nothing is."""
+    from httpx import HTTPError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        if isinstance(try_to_load_from_cache(model, "config.json"), str):
+            return None
+        get_hf_file_metadata(hf_hub_url(model, "config.json"), token=token)
+    except HFValidationError:
+        return True, "is neither a folder nor a hub id such as Qwen/Qwen3-4B. Correct it."
+    except GatedRepoError:
+        return True, "is gated on the hub. Ask for access on its page there, and set HF_TOKEN."
+    except RepositoryNotFoundError:
+        return True, "does not exist on the hub, or is private. Correct the name, or set HF_TOKEN."
+    except EntryNotFoundError:
+        return True, "has no config.json on the hub. Give a model in the format of transformers."
+    except OfflineModeIsEnabled:
+        return False, "is not in the hub's cache, and HF_HUB_OFFLINE is set. Unset that, or give a folder."
+    except (HTTPError, OSError) as error:
+        return False, f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). Try again."
+    return None
 
 
 def read_template(name: str, path: Path | None) -> HindsightTemplate:

@@ -11,7 +11,12 @@ from sdpo.settings.training import TrainingSettings
 class OfflineSettings(TrainingSettings):
     """Offline training on logged conversations."""
 
-    model_name_or_path: str = setting("Qwen/Qwen3-8B", "the model to train: a hub name or a folder", alias="base_model")
+    model_name_or_path: str = setting(
+        "Qwen/Qwen3-8B",
+        "the model to train: a hub name or a folder",
+        alias="base_model",
+        elsewhere=("model_name_or_path", "model"),  # in .env the first is meant for online training
+    )
     mix: str | None = setting(
         None, "further interactions files and their share of the rows: 'logs/a.jsonl=0.3 logs/b.jsonl=0.2'"
     )

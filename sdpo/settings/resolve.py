@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from dotenv.parser import parse_stream
+from dotenv.variables import parse_variables
 
 from sdpo.errors import SettingError, nearest
 from sdpo.llm.address import without_credentials
@@ -119,9 +120,11 @@ def export_dotenv(
     for name in private & set(environment):
         if not environment[name].strip():
             del environment[name]
-    for name, text, _ in _read_dotenv(dotenv):
-        if text.strip() and (name in private or name.lower() not in known_names()) and (secrets or name not in private):
-            environment.setdefault(name, text.strip())
+    # The last entry of a name counts, as for settings.
+    values = {name: text.strip() for name, text, _ in _read_dotenv(dotenv) if text.strip()}
+    for name, text in values.items():
+        if (name in private or name.lower() not in known_names()) and (secrets or name not in private):
+            environment.setdefault(name, text)
 
 
 def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Given]]) -> dict[str, Any]:
@@ -176,11 +179,13 @@ def _from_mapping(settings: Mapping[str, Setting], values: Mapping[str, Any], so
 def _one_layer(items: Iterable[_Given], by_name: Mapping[str, Setting]) -> dict[str, _Given]:
     """Return one source's values by setting name. Raises SettingError if a name and its alias have different values."""
     layer: dict[str, _Given] = {}
-    for item in items:
-        if item.name not in by_name or not item.text.strip():
-            continue
+    known = [item for item in items if item.name in by_name and item.text.strip()]
+    for item in sorted(known, key=lambda item: item.name in by_name[item.name].elsewhere):
         declared = by_name[item.name]
         other = layer.get(declared.name)
+        # .env serves all jobs: there another job's name for the setting yields to the job's own.
+        if other and item.source == DOTENV and item.name in declared.elsewhere and other.name not in declared.elsewhere:
+            continue
         if other and other.name != item.name and _parse(declared, other) != _parse(declared, item):
             raise SettingError(
                 f"{other.name.upper()}={other.text} and {item.name.upper()}={item.text} (from {item.origin}) are the "
@@ -281,7 +286,10 @@ def _is_foreign(name: str) -> bool:
 
 
 def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, str, int]]:
-    """Return name, value and line of each entry. Raises SettingError for an invalid line or an unknown name."""
+    """Return name, value and line of each entry, with ${NAME} and ${NAME:-default} expanded as python-dotenv does.
+
+    Raises SettingError for an invalid line or an unknown name.
+    """
     try:
         content = path.read_text("utf-8-sig")
     except FileNotFoundError:
@@ -292,14 +300,17 @@ def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, st
     entries: list[tuple[str, str, int]] = []
     for binding in parse_stream(io.StringIO(content)):
         # The parser counts blank lines before an entry as part of it.
-        text = binding.original.string
-        line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+        original = binding.original.string
+        line = binding.original.line + original[: len(original) - len(original.lstrip())].count("\n")
         if binding.error:
             raise SettingError(f"{path}, line {line} is not NAME=value. Correct it, or put a # before it.")
         if binding.key is None:
             continue
         name = binding.key
-        entries.append((name, binding.value or "", line))
+        # A variable of the environment takes precedence over an earlier entry, as it does for settings.
+        known_values = {**{other: text for other, text, _ in entries}, **os.environ}
+        text = "".join(part.resolve(known_values) for part in parse_variables(binding.value or ""))
+        entries.append((name, text, line))
         if refuse_unknown and not (name.isupper() and name.lower() in known):
             secrets = {own.upper() for own, declared in known.items() if declared.secret}
             misspelled_secret = get_close_matches(name.upper(), secrets, n=1, cutoff=0.9)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_file, http_address, template_file
-from sdpo.settings.common import JobSettings, Template
+from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings, Template
 from sdpo.settings.declare import setting
 
 
@@ -15,7 +15,7 @@ from sdpo.settings.declare import setting
 class SignalSettings(JobSettings):
     """The model and how it is prompted."""
 
-    model: str = setting("Qwen/Qwen3-8B", "the model to analyse, a hub name or a folder")
+    model: str = setting("Qwen/Qwen3-8B", "the model to analyse, a hub name or a folder", elsewhere=MODEL_ELSEWHERE)
     output_dir: Path | None = setting(None, "the run directory, instead of one in SCRATCH", alias="out_dir")
     precision: Literal["auto", "bf16", "fp32"] = setting(
         "auto", "the dtype of the weights; auto: fp32; probabilities are always float32"
@@ -47,6 +47,7 @@ class AuditSettings(SignalSettings):
     model: str = setting(
         "Qwen/Qwen3-8B",
         "the model to analyse, a hub name or a folder; several are separated by spaces (quote a name with spaces)",
+        elsewhere=MODEL_ELSEWHERE,
     )
     data: Path | None = setting(None, "the interactions to audit with, as a preparation job writes them")
     templates: str | None = setting(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.common import CommonSettings
+from sdpo.settings.common import MODEL_ELSEWHERE, CommonSettings
 from sdpo.settings.declare import setting
 
 
@@ -47,7 +47,11 @@ class StudySettings(CommonSettings):
 class RealStudySettings(CommonSettings):
     """The study on real models."""
 
-    model: str = setting("HuggingFaceTB/SmolLM2-135M-Instruct", "the models, hub names or folders, separated by spaces")
+    model: str = setting(
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "the models, hub names or folders, separated by spaces",
+        elsewhere=MODEL_ELSEWHERE,
+    )
     study_dir: Path = setting(Path("docs"), "the folder of real.jsonl, which has one line per result")
     study_table: Path = setting(Path("docs/real.md"), "the file for the tables")
     scratch: Path = setting(Path("runs/study-real"), "the folder for the training runs, which can be resumed there")

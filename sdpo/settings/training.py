@@ -18,7 +18,9 @@ RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
 class TrainingSettings(LaunchSettings):
     """Training."""
 
-    model_name_or_path: str = setting("Qwen/Qwen3-4B", "the model to train: a hub name or a folder")
+    model_name_or_path: str = setting(
+        "Qwen/Qwen3-4B", "the model to train: a hub name or a folder", elsewhere=("base_model", "model")
+    )
     lr: float = setting(5e-6, "the learning rate", above=0, alias="learning_rate")
     adam_beta1: float = setting(
         0.9, "AdamW's momentum; a lower value forgets an earlier style sooner", at_least=0, below=1

@@ -5,7 +5,7 @@ Importing this module is cheap; torch, transformers and matplotlib are imported 
 
 from typing import TYPE_CHECKING, Any
 
-from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.settings.inputs import check_model, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of
 from sdpo.signal.run_folder import check_run, open_run
@@ -29,7 +29,7 @@ def check(settings: "AnalysisSettings", job: "Job") -> None:
     """Check everything that can be checked without loading a model. Raises SdpoError on the first problem."""
     read_cases(settings.cases_json or CASES_FILE)
     read_template(settings.hindsight_template, settings.hindsight_file)
-    check_model_path("model", settings.model)
+    check_model(settings, "model", settings.model)
     check_run(settings)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, SettingError, nearest
 from sdpo.llm import claude_url
-from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.settings.inputs import check_model, read_template
 from sdpo.signal.run_folder import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HindsightTemplate, template_named
@@ -32,7 +32,7 @@ RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
 def check(settings: "AuditSettings", job: "Job") -> None:
     """Check everything that can be checked without loading a model. Raises SdpoError on the first problem."""
     for name in models(settings):
-        check_model_path("model", name)
+        check_model(settings, "model", name)
     templates(settings)
     _check_judge(settings)
     # Only the first row; the complete file is read and checked when the sample is drawn.
@@ -88,7 +88,7 @@ def _check_judge(settings: "AuditSettings") -> None:
             raise SettingError(
                 f"JUDGE_MODEL={name} is not a judge.{hint} Name a hub id, a folder, or a claude-… model."
             )
-        return check_model_path("judge_model", name)
+        return check_model(settings, "judge_model", name)
     claude_url()
     if not settings.anthropic_api_key:
         raise SettingError(f"JUDGE_MODEL={name} needs ANTHROPIC_API_KEY. Set it in the environment or in .env.")
@@ -109,7 +109,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
     for name in models(settings):
         candidates += _audit_model(name, rows, settings, folder.path)
     verdicts = [(row["model"], row["template"], judge(row["figures"])) for row in candidates]
-    compare(verdicts)
+    compare(verdicts, str(settings.hindsight_file) if settings.hindsight_file else None)
     for row, (_, _, verdict) in zip(candidates, verdicts, strict=True):
         row |= verdict.as_dict()
     result = {

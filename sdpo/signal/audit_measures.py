@@ -2,8 +2,10 @@
 
 import random
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log
 from typing import Any, TypeVar
 
 from sdpo.runtime.statistics import ratio_interval, wilson
@@ -129,11 +131,31 @@ def measure_candidate(
     sizes = {name: [size_of(signal) for signal in rows] for name, rows in signals.items()}
     metrics = _sizes(prepared, sizes, signals)
     metrics |= _by_kind(prepared, sizes)
+    metrics["reading"] = reading(prepared.completions, prepared.bare, subject.tokenizer.unk_token_id)
     metrics["places"] = _places(prepared, signals["true"], range(len(sample.rows)))
     if annotator.tiny:
         metrics["peaks"] = _peaks(prepared, signals["true"])
     metrics["preference"] = _preference(prepared, template, annotator, length, temperature, seed)
     return metrics
+
+
+def reading(
+    completions: Sequence[Sequence[int]], logps: Sequence[Sequence[float]], unknown: int | None
+) -> dict[str, float]:
+    """Return how well a model reads logged answers, from their tokens and its log-probability of each.
+
+    `nats` is the model's mean surprise per token; `frequencies` that of a reader who knows only how often each token
+    occurs elsewhere in these answers, with add-one smoothing; `unknown` the share of tokens that the tokenizer does
+    not know.
+    """
+    tokens = [token for row in completions for token in row]
+    counts = Counter(tokens)
+    return {
+        "nats": -statistics.fmean(value for row in logps for value in row),
+        # The token itself is left out, so that (count - 1) + 1 remain, of (all - 1) + (kinds + 1).
+        "frequencies": statistics.fmean(log((len(tokens) + len(counts)) / counts[token]) for token in tokens),
+        "unknown": counts[unknown] / len(tokens) if unknown is not None else 0.0,
+    }
 
 
 def _sizes(

@@ -32,6 +32,8 @@ THRESHOLD_LABELS = {
     "template_alone": "the same ratio; from this value on the template is the cause of a stop",
     "carrying": "share of interactions that carry signal, at least (else MIN_SIGNAL)",
     "place": "share of |signal| on the first tokens or the end token, at most (else IGNORE_FIRST_K or GUARD)",
+    "reading": "nats per token of logged answers over those of their frequencies, below (else the model is the cause)",
+    "unknown": "share of the answers' tokens that the tokenizer does not know, at most (else the model is the cause)",
     "rows": "conversations, complaints or decided pairs needed for a conclusion, at least",
 }
 

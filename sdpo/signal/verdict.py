@@ -11,6 +11,7 @@ from typing import Any
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
 GO, CHANGES, STOP = "go", "go with changes", "stop"
+COMPARE_OTHERS = "Compare others with TEMPLATES, and take the one that does best."
 SHIPPED = "shipped"  # the name of this project's own template
 
 
@@ -32,6 +33,10 @@ class Thresholds:
     carrying: float = 0.4
     # If one position of the answer holds more of the signal than this, training mostly changes that position: share.
     place: float = 0.5
+    # A model that predicts the logged answers no better than their token frequencies does not read the language, nor
+    # does one whose tokenizer lacks more than this share of its tokens.
+    reading: float = 1.0
+    unknown: float = 0.2
     # Fewer rows than this are too few for any conclusion.
     rows: int = 8
 
@@ -64,20 +69,28 @@ def judge(metrics: dict[str, Any], limits: Thresholds = THRESHOLDS) -> Verdict:
     return Verdict(CHANGES if changes else GO, None, reasons, changes)
 
 
-def compare(verdicts: Sequence[tuple[str, str, Verdict]]) -> None:
+def compare(verdicts: Sequence[tuple[str, str, Verdict]], file: str | None = None) -> None:
     """Correct the cause of stops in place, by how other templates did with the same model.
 
-    Each row is (model, template, verdict). If a model follows hindsight under one template, it is not the cause of a
-    stop under another.
+    Each row is (model, template, verdict); `file` is the template that HINDSIGHT_FILE names, if it is set. If a model
+    follows hindsight under one template, it is not the cause of a stop under another.
     """
     for model, _, verdict in verdicts:
+        if verdict.cause == "model" and "cannot read the language" in verdict.reasons[-1]:
+            continue
         works = [name for other, name, result in verdicts if other == model and result.verdict != STOP]
         if verdict.verdict == STOP and works:
             verdict.cause = "template"
             verdict.reasons[-1] = f"The same model follows hindsight under {works[0]}: this template is the cause."
+            why = f"the {works[0]} template works with this model and data"
             name = "HINDSIGHT_TEMPLATE" if works[0] in HINDSIGHT_TEMPLATES else "HINDSIGHT_FILE"
-            setting = "no HINDSIGHT_FILE" if works[0] == SHIPPED else f"{name}={works[0]}"
-            verdict.changes = [_change(setting, f"the {works[0]} template works with this model and data")]
+            # What is set already is no change.
+            if works[0] == SHIPPED:
+                verdict.changes = [_change("no HINDSIGHT_FILE", why)] if file else []
+            elif works[0] != file:
+                verdict.changes = [_change(f"{name}={works[0]}", why)]
+        elif verdict.cause == "template" and len({name for other, name, _ in verdicts if other == model}) > 1:
+            verdict.reasons[-1] = verdict.reasons[-1].replace(COMPARE_OTHERS, "No other template tried does better.")
 
 
 def _relevance(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
@@ -118,17 +131,36 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
 
 
 def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
+    if text := _unread(metrics, limits):
+        return "model", text
     share = metrics["template_share"]["value"]
     if share >= limits.template_alone and metrics["telling"]["size"] >= limits.size:
         return "template", (
             f"The template without a follow-up makes a signal {share:.0%} the size of the one with a follow-up: the "
-            "template is the cause. Leave HINDSIGHT_FILE unset, or reword the template."
+            f"template is the cause. {COMPARE_OTHERS}"
         )
     if metrics["kinds"]["complaint"]["rows"] < limits.rows and metrics["telling"]["of"] != "complaint":
         return "data", (
             "Hardly any follow-up in DATA is about the answer before it: the data is the cause. Audit other data."
         )
     return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
+
+
+def _unread(metrics: dict[str, Any], limits: Thresholds) -> str | None:
+    """Return in words that the model cannot read the language of the data; None if it can, or if that is not known."""
+    reading = metrics.get("reading")
+    if reading is None:
+        return None
+    if reading["unknown"] > limits.unknown:
+        found = f"The model's tokenizer does not know {reading['unknown']:.0%} of the tokens of the logged answers"
+    elif reading["nats"] >= limits.reading * reading["frequencies"]:
+        found = (
+            f"The model predicts the logged answers ({reading['nats']:.1f} nats per token) no better than the "
+            f"frequencies of their tokens do ({reading['frequencies']:.1f})"
+        )
+    else:
+        return None
+    return f"{found}: it cannot read the language of DATA, and is the cause. Choose a MODEL for that language."
 
 
 def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]]:
@@ -156,10 +188,17 @@ def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]
         )
     places = metrics["places"]
     if places["first"] > limits.place:
-        changes.append(_change("IGNORE_FIRST_K=2", f"{places['first']:.0%} of the signal is on the first two tokens"))
+        changes.append(
+            _change(
+                "IGNORE_FIRST_K=2",
+                f"{places['first']:.0%} of the signal is on the first two tokens (offline training ignores them)",
+            )
+        )
     if places["end"] > limits.place:
         changes.append(
-            _change("GUARD=stop", f"{places['end']:.0%} of the signal is on the end token: watch the answers' length")
+            _change(
+                "keep GUARD=stop", f"{places['end']:.0%} of the signal is on the end token: watch the answers' length"
+            )
         )
     return changes
 

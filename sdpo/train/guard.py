@@ -146,9 +146,14 @@ class CollapseDetector:
             self.distances["drift"] = LIMITS["drift"].distance(self.smooth["drift"], 0.0)
 
     @property
+    def within_limits(self) -> bool:
+        """Whether no measure is beyond its warning, confirmed or not."""
+        return self.score < 1 and self.level == OK
+
+    @property
     def is_healthy(self) -> bool:
         """Whether no measure is near its warning, so that a checkpoint saved now is a good one."""
-        return self.score < 0.75
+        return self.score < 0.75 and self.level == OK
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,11 @@ class CollapseGuard(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args, state, control, **_) -> None:
-        """Remember the last healthy checkpoint as the best one: SAVE_LIMIT then keeps it."""
-        if self.detector.is_healthy or state.best_model_checkpoint is None:
+        """Remember the last healthy checkpoint as the best one: SAVE_LIMIT then keeps it.
+
+        Until there is one, the last whose measures are within their limits. A state beyond them is never the best.
+        """
+        if self.detector.is_healthy or (state.best_model_checkpoint is None and self.detector.within_limits):
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
     def _by_start_model(self, start: StartModel, step: int) -> dict[str, float]:

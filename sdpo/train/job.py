@@ -1,20 +1,20 @@
-"""What all training jobs share outside of their session: checks before a model is loaded, tracking, exit codes.
+"""What all training jobs share outside of their session: checks before a model is loaded, and exit codes.
 
 Importing this is cheap: torch, transformers and TRL are imported when the run starts.
 """
 
-import os
-import re
 import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpo import settings as settings_module
-from sdpo.errors import BudgetReached, RunStopped, ServerError, SettingError
+from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
+from sdpo.llm.address import without_credentials
 from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
-from sdpo.settings.inputs import check_model_path, read_template
+from sdpo.settings.inputs import check_model, read_template
+from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -33,14 +33,9 @@ class TrainingRun(Protocol):
         ...
 
 
-def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("model_name_or_path",)) -> None:
-    """Check the settings that all training jobs share, without loading a model.
-
-    `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
-    """
+def check_training(settings: "TrainingSettings") -> None:
+    """Check the settings that all training jobs share, without loading a model. Raises SdpoError on the first fault."""
     read_template(settings.hindsight_template, settings.hindsight_file)
-    for name in models:
-        check_model_path(name, getattr(settings, name))
     batch = settings.bs * settings.ga * settings.world_size
     if settings.train_n is not None and settings.train_n < batch:
         raise SettingError(
@@ -49,6 +44,16 @@ def check_training(settings: "TrainingSettings", models: tuple[str, ...] = ("mod
         )
     check_objective(settings)
     RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def check_outside(settings: "TrainingSettings", *models: str) -> None:
+    """Check what may need the network, after all that does not: the models, and where the run is tracked.
+
+    `models` are the names of the settings that name a model. Raises SdpoError on the first fault.
+    """
+    for name in models:
+        check_model(settings, name, getattr(settings, name))
+    check_tracking(settings)
 
 
 def check_objective(settings: "TrainingSettings") -> None:
@@ -106,6 +111,13 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         session.save_now()
         command = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
         raise type(error)(f"{error} The run is saved; resume it with: {command}") from None
+    except Exception as error:
+        if not is_tracking_error(error):
+            raise
+        raise RunError(
+            f"wandb cannot track the run: {one_line(error)}. Correct WANDB_ENTITY, WANDB_PROJECT or the key, or set "
+            f"WANDB_MODE=offline, and resume with: {resume_command(settings, job)}"
+        ) from None
     if not finished:
         print(f"stopped and saved; resume with: {resume_command(settings, job)}", flush=True)
         return RunStopped.exit_code
@@ -121,16 +133,11 @@ def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool =
     if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
         left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    words = [f"{name.upper()}={shlex.quote(_shown(value))}" for name, value in given.items()]
+    words = [f"{name.upper()}={shlex.quote(without_credentials(settings_module.as_text(value)))}" for name, value in given.items()]
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
     return " ".join(["make", job.name, *words])
-
-
-def _shown(value: Any) -> str:
-    """Return a setting's value as text, an address with "..." in place of a user and password."""
-    return re.sub(r"^(https?://)[^/@]+@", r"\1...@", settings_module.as_text(value))
 
 
 def check_driver() -> None:
@@ -141,14 +148,3 @@ def check_driver() -> None:
         built = torch.version.cuda
         needs = f"CUDA {built}; this release needs NVIDIA driver 580 or newer" if built else "the CPU alone"
         raise SettingError(f"torch cannot use this machine's GPUs: it is built for {needs}.")
-
-
-def prepare_tracking(settings: "TrainingSettings") -> None:
-    """Configure wandb through the environment: online with a key, else offline, files in the run directory."""
-    os.environ.setdefault("WANDB_PROJECT", "sdpo")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ["WANDB_DIR"] = str(settings.output_dir)
-    if not os.environ.get("WANDB_API_KEY"):
-        os.environ["WANDB_MODE"] = "offline"
-        if os.environ.get("LOCAL_RANK", "0") == "0":
-            print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)

@@ -46,11 +46,18 @@ def card(job: str, started: dict, summary: dict) -> str:
         lines += [
             "",
             f"The guard stopped the run after step {stopped['step']}: {'; '.join(stopped['reasons'])}. "
-            f"Use {summary.get('best_checkpoint') or 'none of its checkpoints'}.",
+            f"{_advice(summary)}",
         ]
     lines += ["", f"Started {started.get('started')}, commit {started.get('commit')}. "]
     lines[-1] += ", ".join(f"{name} {version}" for name, version in versions.items() if version) + "."
     return "\n".join(lines) + "\n"
+
+
+def _advice(summary: dict) -> str:
+    """Return which checkpoint of a run that the guard stopped is good to use."""
+    if best := summary.get("best_checkpoint"):
+        return f"Use {best}, of which the figures after training are."
+    return "None of its checkpoints is good to use; the figures after training are those of the model as it stopped."
 
 
 def _figures(summary: dict) -> list[str]:

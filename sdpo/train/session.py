@@ -17,6 +17,7 @@ from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
 from sdpo.models.pretrained import silence_libraries
+from sdpo.models.tied_head import expect_no_tied_head
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.text.prompts import Message
@@ -29,6 +30,7 @@ from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
+from sdpo.train.tracking import trackers
 from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Session(Generic[Config]):
             if self.main:
                 self._open_run_dir()
         self.oracle = self._oracle()
+        expect_no_tied_head(model)
         has_adapter = settings.adapter != "none"
         self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=has_adapter)
         self.start_scorer: Teacher | None = None
@@ -158,9 +161,10 @@ class Session(Generic[Config]):
             print_results(self.run_dir, summary)
             self._write_card_and_merge()
         if stopped:
+            advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
             raise GuardStopped(
-                f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. The best checkpoint is "
-                f"{best or 'none'}; {self.run_dir.path / guard.FILE} has its measures."
+                f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. {advice}; "
+                f"{self.run_dir.path / guard.FILE} has its measures."
             )
         return True
 
@@ -195,6 +199,9 @@ class Session(Generic[Config]):
         if self.settings.merge_adapter:
             best = self._best_checkpoint() if self.guard and self.guard.stopped else None
             checkpoint = self.run_dir.path / best if best else self.run_dir.last_checkpoint()
+            if self.guard and self.guard.stopped and not best:
+                print("no merged model: the guard stopped the run before any good checkpoint", flush=True)
+                return write_card(self.run_dir, self.job.name)
             if checkpoint is None:
                 raise RunError(f"{self.run_dir.path} has no checkpoint whose adapter could be merged.")
             merged = self.run_dir.path / "merged"
@@ -333,6 +340,6 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_limit,
         "logging_steps": settings.log_steps,
-        "report_to": ["wandb"],
+        "report_to": trackers(),
         "disable_tqdm": True,
     }

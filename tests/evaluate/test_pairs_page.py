@@ -3,8 +3,9 @@
 import pytest
 
 from sdpo.evaluate.answers import Answer
-from sdpo.evaluate.comparison import Comparison, EvaluationPrompt
+from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.pairs_page import write_pairs
+from sdpo.evaluate.prompts import EvaluationPrompt
 from tests.browser import needs_browser, rendered_html, run_in_page
 
 HOSTILE = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\"> </script>"

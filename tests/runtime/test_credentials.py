@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 TRACK = """
 import sys
 from types import SimpleNamespace
-from sdpo.train.job import prepare_tracking
+from sdpo.train.tracking import prepare_tracking
 prepare_tracking(SimpleNamespace(output_dir=sys.argv[1]))
 import wandb
 wandb.init()

@@ -11,7 +11,7 @@ import pytest
 
 from sdpo import settings
 from sdpo.runtime import launch, processes
-from tests.commands import clean_environment
+from tests.commands import JOBS, clean_environment
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def run(settings, job):
         (settings.output_dir / f"rank-{rank}").write_text(f"{state.process_index} of {state.num_processes}")
         left = settings.output_dir / f"left-{rank}"
         atexit.register(lambda: left.write_text("no" if distributed.is_initialized() else "yes"))
-    if settings.behaviour == "fail" and rank in ("none", "1"):
+    if settings.behaviour == "fail" and rank in ("none", "1") or settings.behaviour == "fail everywhere":
         raise ServerError("the user does not respond")
     if settings.behaviour == "killed" and rank == "1":
         os.kill(os.getpid(), 9)
@@ -156,7 +156,10 @@ def test_two_processes_start_connect_and_pass_on_their_exit_code(fake, tmp_path)
     assert [file.read_text() for file in fake.folder.glob("left-*")] == ["yes", "yes"]
     failed = fake("--gpus", "2", "--behaviour", "fail", CUDA_VISIBLE_DEVICES="")
     assert failed.returncode == 3
-    assert failed.stderr.splitlines()[-1].startswith("error:") and "Traceback" not in failed.stderr
+    assert [line for line in failed.stderr.splitlines() if line.startswith("error:")] == failed.stderr.splitlines()[-1:]
+    everywhere = fake("--gpus", "2", "--behaviour", "fail everywhere", CUDA_VISIBLE_DEVICES="")
+    assert everywhere.returncode == 3
+    assert everywhere.stderr.count("the user does not respond") == 1 and "Traceback" not in everywhere.stderr
     killed = fake("--gpus", "2", "--behaviour", "killed", CUDA_VISIBLE_DEVICES="")
     assert killed.returncode == 1
     assert "process 1" in killed.stderr and "SIGKILL" in killed.stderr and "Traceback" not in killed.stderr
@@ -265,6 +268,40 @@ def test_more_processes_than_gpus_are_rejected_before_anything_starts(online, mo
     assert online("--gpus", "3") == 2
     assert online.server.served == []
     assert "GPUS=2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--dry-run"]])
+def test_several_processes_without_a_gpu_are_refused_before_anything_starts(online, monkeypatch, capsys, flags):
+    monkeypatch.setattr(processes, "installed_gpus", lambda: [])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def fail(settings, job):
+        raise AssertionError("the check of GPUs comes first")
+
+    given = (["--gpus", "4"], ["--world-size", "2"])
+    for arguments in given:
+        assert online(*arguments, *flags, check=fail) == 2
+        message = capsys.readouterr().err
+        assert len(message.splitlines()) == 1
+        assert f"GPUS={arguments[1]} " in message and "GPUS=1" in message and "TINY=1" in message
+    assert not online.server.served and not online.seen
+    allowed = ([], ["--gpus", "1"], ["--gpus", "2", "--tiny"])
+    for arguments in allowed:
+        assert online(*arguments, "--dry-run", check=lambda settings, job: None) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # the CPU, on purpose
+    assert online("--gpus", "2", "--dry-run") == 0
+
+
+@pytest.mark.parametrize("module", [name for name, job in JOBS.items() if job.defaults.get("world_size", 1) > 1])
+def test_the_defaults_of_every_job_are_refused_without_a_gpu(module, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(processes, "installed_gpus", lambda: [])
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert launch.main(JOBS[module], []) == 2
+    error = capsys.readouterr().err
+    assert "GPUS=4" in error and "TINY=1" in error and not list(tmp_path.iterdir())
 
 
 def test_names_of_missing_gpus_do_not_mean_the_cpu(online, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from math import log
 from random import Random
 
 import pytest
@@ -14,7 +15,7 @@ from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.audit_measures import draw_sample, informative_rows, position_kind
+from sdpo.signal.audit_measures import draw_sample, informative_rows, position_kind, reading
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HINDSIGHT
@@ -126,7 +127,7 @@ def test_data_without_complaints_is_the_cause():
         ({"template": 0.4}, "NULL_CONTRAST=1"),
         ({"carrying": 0.3}, "MIN_SIGNAL=0.02"),
         ({"first": 0.6}, "IGNORE_FIRST_K=2"),
-        ({"end": 0.6}, "GUARD=stop"),
+        ({"end": 0.6}, "keep GUARD=stop"),
     ],
 )
 def test_a_change_names_the_trainer_setting(changed, setting):
@@ -151,8 +152,72 @@ def test_a_template_is_compared_with_others_on_the_same_model():
 )
 def test_a_template_that_works_is_named_with_its_setting(works, setting):
     verdicts = [("a", works, judge(metrics_of())), ("a", "other.txt", judge(metrics_of(wins=20, losses=20)))]
-    compare(verdicts)
+    compare(verdicts, "other.txt")
     assert [change["setting"] for change in verdicts[1][2].changes] == [setting]
+
+
+@pytest.mark.parametrize(("works", "file"), [("shipped", None), ("own.txt", "own.txt")])
+def test_what_is_set_already_is_not_advised(works, file):
+    verdicts = [("a", works, judge(metrics_of())), ("a", "after", judge(metrics_of(wins=20, losses=20)))]
+    compare(verdicts, file)
+    assert verdicts[1][2].cause == "template" and verdicts[1][2].changes == []
+
+
+def test_other_templates_are_advised_only_until_they_have_been_tried():
+    alone = {"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}
+    one = [("a", "shipped", judge(metrics_of(**alone)))]
+    compare(one)
+    assert "TEMPLATES" in one[0][2].reasons[-1] and "HINDSIGHT_FILE" not in one[0][2].reasons[-1]
+    several = [("a", name, judge(metrics_of(**alone))) for name in ("shipped", "after", "system")]
+    compare(several)
+    assert not any("TEMPLATES" in verdict.reasons[-1] for _, _, verdict in several)
+
+
+# What the model can read
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        ({"nats": 9.0, "frequencies": 5.0, "unknown": 0.0}, "no better than"),
+        ({"nats": 2.0, "frequencies": 5.0, "unknown": 0.9}, "does not know 90%"),
+    ],
+)
+def test_a_model_that_cannot_read_the_language_is_the_cause_and_no_template_is_blamed(reading, words):
+    alone = {"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}
+    verdicts = [(name, "shipped", judge(metrics_of(**alone) | {"reading": reading})) for name in ("a", "b")]
+    compare(verdicts)
+    for _, _, verdict in verdicts:
+        assert verdict.cause == "model" and words in verdict.reasons[-1] and "language" in verdict.reasons[-1]
+        assert "TEMPLATE" not in " ".join(verdict.reasons) and not verdict.changes
+    readable = {"nats": 2.0, "frequencies": 5.0, "unknown": 0.01}
+    assert judge(metrics_of(**alone) | {"reading": readable}).cause == "template"
+
+
+def test_reading_is_compared_with_the_tokens_own_frequencies():
+    even = [[1, 2, 3, 4]] * 5  # each token a quarter: log((20 + 4) / 5)
+    found = reading(even, [[-0.5] * 4] * 5, unknown=4)
+    assert found == {"nats": 0.5, "frequencies": pytest.approx(log(24 / 5)), "unknown": 0.25}
+    assert reading([[7], [8]], [[-1.0], [-3.0]], None) == {"nats": 2.0, "frequencies": log(4), "unknown": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("answers", "reads"),
+    [
+        ([row.completion for row in logged.interactions(24, seed=3)], True),
+        ([f"Dear reader, chapter {n} explains how the committee weighed {n * 7} proposals." for n in range(24)], False),
+        ([f"第{n}章：委员会审查了{n * 7}项提案，并于次日公布结果。" for n in range(24)], False),
+    ],
+    ids=["its own", "English", "Chinese"],
+)
+def test_the_tiny_model_reads_its_own_language_alone(answers, reads):
+    subject = LoadedModel.load(str(MODEL_DIR), "auto", 32)
+    completions = [subject.completion(answer) for answer in answers]
+    contexts = [subject.context([{"role": "user", "content": answer[:20]}]) for answer in answers]
+    found = reading(
+        completions, subject.logps(contexts, completions, lambda done, total: None), subject.tokenizer.unk_token_id
+    )
+    assert (found["nats"] < found["frequencies"] and found["unknown"] < 0.2) == reads, found
 
 
 # Metrics

@@ -1,6 +1,10 @@
 """The collapse detector on made-up measures: what it ignores, warns about and stops for."""
 
+from types import SimpleNamespace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, CollapseGuard, repeated_share
 from sdpo.train.record import LatestAnswers
@@ -168,3 +172,46 @@ def test_answers_are_scored_with_the_wish_only_if_they_are_unlikely_without(bare
     assert start.calls == calls
     latest.messages = []  # logged answers are not the policy's own
     assert guard._by_start_model(start, step=1) == {} and start.calls == calls
+
+
+# The best checkpoint
+
+
+def best_of(run_of_scores, save_every=1):
+    """Return the best checkpoint of a run with these shares of lost tokens, None if there is none, and its levels."""
+    guard = CollapseGuard(None, None, dict, lambda: None, stops=True, anchored=True)
+    state, levels = SimpleNamespace(best_model_checkpoint=None, global_step=0), []
+    for step, lost in enumerate(run_of_scores, start=1):
+        state.global_step = step
+        levels.append(guard.detector.observe({**HEALTHY, "lost": lost}))
+        if step % save_every == 0 or levels[-1] == STOP:
+            guard.on_save(SimpleNamespace(output_dir="/run"), state, None)
+        if levels[-1] == STOP:
+            break
+    best = state.best_model_checkpoint
+    return (int(best.rsplit("-", 1)[1]) if best else None), levels
+
+
+@pytest.mark.parametrize(
+    ("lost", "save_every", "best"),
+    [
+        ([0.0, 0.01, 0.02, 0.5, 0.5, 0.5], 1, 3),
+        ([0.5] * 5, 1, None),  # from the first step on
+        ([0.0, 0.01, 0.5, 0.5, 0.5], 4, None),  # saved only after the collapse
+        ([0.11] * 4 + [0.5] * 3, 1, None),  # a warning is enough
+        ([0.08, 0.09, 0.5, 0.5], 1, 1),  # near the warning, but within the limits: better than nothing
+        ([0.08, 0.0, 0.09, 0.5, 0.5], 1, 2),
+        ([0.0] * 8, 3, 6),
+    ],
+)
+def test_the_best_checkpoint_is_never_one_that_the_guard_warned_of(lost, save_every, best):
+    found, levels = best_of(lost, save_every)
+    assert found == best
+    assert found is None or levels[found - 1] == OK
+
+
+@given(st.lists(st.floats(0, 0.6), min_size=1, max_size=12), st.integers(1, 4))
+def test_no_run_has_a_best_checkpoint_beyond_a_limit(lost, save_every):
+    found, levels = best_of(lost, save_every)
+    if found is not None:
+        assert levels[found - 1] == OK and lost[found - 1] < LIMITS["lost"].warn

@@ -132,6 +132,8 @@ def test_model_card():
         "abc",
     ):
         assert part in text
+    none = card("a-job", started, summary | {"stopped_by_guard": stopped, "best_checkpoint": None})
+    assert "None of its checkpoints" in none and "checkpoint-" not in none
     # A local folder is not named as the base model, and a run without measurements has no figures.
     bare = card("a-job", {"settings": {"model_name_or_path": "/models/mine"}}, {})
     assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare

@@ -1,6 +1,5 @@
 """The rows of an offline run: tokenized, truncated, mixed and split by conversation, with a summary line."""
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpo.errors import SettingError
 from sdpo.train.offline.mixture import mix_of, train_file
+from sdpo.train.offline.split import is_held_out
 from sdpo.train.offline.tokenized import tokenized
 from sdpo.train.offline.truncation import TruncationLimits
 
@@ -62,7 +62,7 @@ def read_rows(
         rows = interleave_datasets(
             files, list(shares.values()), seed=settings.seed, stopping_strategy="first_exhausted"
         )
-    flags = [_is_held_out(name, settings.holdout) for name in rows["conversation_id"]]
+    flags = [is_held_out(name, settings.holdout) for name in rows["conversation_id"]]
     training = rows.select([index for index, out in enumerate(flags) if not out][: settings.train_n])
     held_out = rows.select([index for index, out in enumerate(flags) if out])
     summary = (
@@ -83,9 +83,3 @@ def _has_trainable_tokens(row: dict, settings: "OfflineSettings") -> bool:
     """Return whether the settings (MASK_TRUNCATED, IGNORE_FIRST_K) leave any token of the completion to train on."""
     masked = row["completion_cut"] and settings.mask_truncated
     return not masked and len(row["completion"]) > settings.ignore_first_k
-
-
-def _is_held_out(conversation: str, share: float) -> bool:
-    """Return whether a conversation is held out. Only its id decides, so more data does not change the split."""
-    digest = hashlib.sha256(conversation.encode("utf-8", "surrogatepass")).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64 < share

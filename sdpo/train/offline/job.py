@@ -6,7 +6,7 @@ Importing this module is cheap: torch and transformers are imported when the run
 from typing import TYPE_CHECKING
 
 from sdpo.text.records import read_interactions
-from sdpo.train.job import check_training, run_session
+from sdpo.train.job import check_outside, check_training, run_session
 from sdpo.train.offline.mixture import mix_of, train_file, validation_file
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def check(settings: "OfflineSettings", job: "Job") -> None:
     for path in (train, *mix_of(settings.mix), *validation):
         for _ in read_interactions(path, job.data_command):
             pass
+    check_outside(settings, "model_name_or_path")
 
 
 def run(settings: "OfflineSettings", job: "Job") -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
 from sdpo.text.records import read_replays
-from sdpo.train.job import TrainingRun, check_training, run_session
+from sdpo.train.job import TrainingRun, check_outside, check_training, run_session
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts
 from sdpo.train.online.user import check_user
 
@@ -42,7 +42,9 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
         raise SettingError(f"EVAL_STEPS={settings.eval_steps} needs {missing}.")
     if not settings.asks_user and len(rows) < settings.train_n:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
-    check_training(settings, ("model_name_or_path", *(["user_model_name_or_path"] if settings.asks_user else [])))
+    served_here = settings.asks_user and settings.user_needs_server and not settings.simulator_url
+    check_training(settings)
+    check_outside(settings, "model_name_or_path", *(["user_model_name_or_path"] if served_here else []))
     warn_of_live_collapse(settings)
 
 

@@ -1,0 +1,110 @@
+"""The prompts of an evaluation: a file of prompts, or one of interactions, each with the follow-up that it got.
+
+Importing this is cheap.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo.errors import RecordError, SettingError
+from sdpo.evaluate.trained_run import TrainedRun, job_as_trained, persona, prompts_file
+from sdpo.text.prompts import FOLLOW_UP_PERSONA, Message
+from sdpo.text.records import Interaction, read_interactions, read_prompts
+from sdpo.train.offline.split import is_held_out
+from sdpo.train.online.data import training_prompts
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+    from sdpo.settings import EvalSettings
+
+_MAKE_INTERACTIONS = "make prep-logs"
+OWN_FOLLOW_UPS = "the user who wrote the logged follow-up to each prompt"
+
+
+@dataclass(frozen=True)
+class EvaluationPrompt:
+    """A validation prompt: its id, the user's text, the chat messages sent to a model, and whose taste is judged by."""
+
+    id: str
+    text: str
+    messages: list[Message]
+    persona: str = ""
+
+
+def holds_interactions(path: Path) -> bool:
+    """Return whether the first row of a JSONL file is an interaction and not a prompt; False if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as lines:
+            row = json.loads(next((line for line in lines if line.strip()), "null"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and isinstance(row.get("prompt"), list)
+
+
+def judged_persona(settings: "EvalSettings", run: TrainedRun) -> str | None:
+    """Return the persona that all answers are judged by; None if it is each prompt's own follow-up.
+
+    Raises SettingError if there is neither a style nor a file with follow-ups.
+    """
+    of_all = persona(settings, run)
+    if of_all is None and not (settings.val_jsonl and holds_interactions(settings.val_jsonl)):
+        raise SettingError(
+            "STYLE is not set, and the run was not trained on a single style. Set the one to judge by, or set "
+            "DATA_PATH to a file of interactions, whose follow-ups are then what answers are judged by."
+        )
+    return of_all
+
+
+def evaluation_prompts(settings: "EvalSettings", run: TrainedRun, job: "Job") -> list[EvaluationPrompt]:
+    """Return the prompts of the evaluation's file, in its order.
+
+    Of the interactions that a run was trained on, only the held-out ones are used, if it held some out. Raises
+    SettingError and RecordError if the file cannot be used.
+    """
+    path, shared = prompts_file(settings), persona(settings, run)
+    if not holds_interactions(path):
+        rows = training_prompts(read_prompts(path, job.data_command), job_as_trained(job, run))
+        return [EvaluationPrompt(row["id"], row["prompt"][-1]["content"], row["prompt"], shared or "") for row in rows]
+    interactions = list(read_interactions(path, _MAKE_INTERACTIONS))
+    held_out = _held_out(interactions, run) if _is_training_file(path, run) else []
+    return [
+        EvaluationPrompt(
+            row.id,
+            row.prompt[-1]["content"],
+            row.prompt,
+            shared or FOLLOW_UP_PERSONA.format(follow_up=row.user_response),
+        )
+        for row in held_out or interactions
+    ]
+
+
+def training_texts(run: TrainedRun, job: "Job") -> set[str]:
+    """Return the last user text of each row that the run was trained on; empty if its file cannot be read."""
+    path = Path(run.settings.get("train_jsonl") or "")
+    if not path.is_file():
+        return set()
+    try:
+        if holds_interactions(path):
+            return {row.prompt[-1]["content"] for row in _trained(path, run)}
+        suffix = job_as_trained(job, run).prompt_suffix
+        return {row.prompt.removesuffix(suffix) for row in read_prompts(path, job.data_command)}
+    except RecordError:
+        return set()
+
+
+def _trained(path: Path, run: TrainedRun) -> Iterator[Interaction]:
+    share = run.settings.get("holdout") or 0.0
+    return (row for row in read_interactions(path, _MAKE_INTERACTIONS) if not is_held_out(row.conversation_id, share))
+
+
+def _held_out(interactions: list[Interaction], run: TrainedRun) -> list[Interaction]:
+    share = run.settings.get("holdout") or 0.0
+    return [row for row in interactions if is_held_out(row.conversation_id, share)]
+
+
+def _is_training_file(path: Path, run: TrainedRun) -> bool:
+    recorded = run.settings.get("train_jsonl")
+    return recorded is not None and path.resolve() == Path(recorded).resolve()

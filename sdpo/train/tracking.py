@@ -1,0 +1,125 @@
+"""Where a run is tracked: online in wandb, offline in the run directory, or nowhere.
+
+`check_tracking` decides before anything is loaded; the processes started later inherit its decision through WANDB_MODE.
+Importing this module is cheap.
+"""
+
+import base64
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from configparser import ConfigParser, Error
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo.errors import SettingError
+from sdpo.llm import checked_url, is_loopback, shown_url
+
+if TYPE_CHECKING:
+    from sdpo.settings import TrainingSettings
+
+ONLINE, OFFLINE, DISABLED = "online", "offline", "disabled"
+_MODES = {"online": ONLINE, "run": ONLINE, "shared": "shared", "offline": OFFLINE, "dryrun": OFFLINE} | {
+    "disabled": DISABLED
+}
+_TRUE = ("1", "true", "yes", "on")
+_HOST = "https://api.wandb.ai"
+_TIMEOUT = 10.0
+_QUERY = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
+# What wandb itself demands of a key: 40 characters, after a prefix and a dash on servers of one's own; or a token.
+_KEY = re.compile(r"\w{40,}|[^-]*-[\w-]{40,}|[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
+
+
+def check_tracking(settings: "TrainingSettings") -> None:
+    """Decide where the run is tracked, and set WANDB_MODE accordingly.
+
+    A server is asked only if tracking is online. If it does not respond, tracking is offline, with a note. Raises
+    SettingError for an unknown mode, and for a key that wandb does not accept.
+    """
+    mode = _given_mode()
+    key = (settings.wandb_api_key or "").strip()
+    if mode in (ONLINE, "shared") and key and os.environ.get("LOCAL_RANK", "0") == "0":
+        if not _KEY.fullmatch(key):
+            raise SettingError(
+                f"WANDB_API_KEY cannot be a key of wandb: those have 40 letters, digits and underscores or "
+                f"more, this one has {len(key)} characters. "
+                "Correct it, or set WANDB_MODE=offline."
+            )
+        if problem := _server_problem(key):
+            print(f"tracking offline, in the run directory: {problem}. `wandb sync` uploads it later", flush=True)
+            mode = OFFLINE
+    os.environ["WANDB_MODE"] = mode
+
+
+def prepare_tracking(settings: "TrainingSettings") -> None:
+    """Configure wandb through the environment: online with a key, else offline, files in the run directory."""
+    os.environ.setdefault("WANDB_PROJECT", "sdpo")
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ["WANDB_DIR"] = str(settings.output_dir)
+    os.environ["WANDB_MODE"] = mode = _given_mode()
+    if mode != DISABLED and not os.environ.get("WANDB_API_KEY"):
+        os.environ["WANDB_MODE"] = OFFLINE
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)
+
+
+def trackers() -> list[str]:
+    """Return the trackers that a trainer reports to: wandb, unless it is disabled."""
+    return [] if _given_mode() == DISABLED else ["wandb"]
+
+
+def is_tracking_error(error: Exception) -> bool:
+    """Return whether wandb raised the error, for example for a project that the key may not write to."""
+    return type(error).__module__.partition(".")[0] == "wandb"
+
+
+def _given_mode() -> str:
+    """Return the mode that WANDB_MODE and WANDB_DISABLED ask for. Raises SettingError for an unknown one."""
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in _TRUE:
+        return DISABLED
+    text = os.environ.get("WANDB_MODE", "").strip().lower() or ONLINE
+    if text not in _MODES:
+        raise SettingError(f"WANDB_MODE={text} must be one of online, offline, disabled.")
+    return _MODES[text]
+
+
+def _server_problem(key: str) -> str | None:
+    """Return why wandb's server cannot be used now; None if it can. Raises SettingError if it rejects the key."""
+    host = _host()
+    user = base64.b64encode(f"api:{key}".encode()).decode()
+    headers = {"Authorization": f"Basic {user}", "Content-Type": "application/json"}
+    try:
+        request = urllib.request.Request(f"{host}/graphql", _QUERY, headers)
+        proxies = urllib.request.ProxyHandler({} if is_loopback(host) else None)
+        with urllib.request.build_opener(proxies).open(request, timeout=_TIMEOUT) as answer:
+            data = json.loads(answer.read(100_000)).get("data") or {}
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403):
+            return f"{shown_url(host)} answers with HTTP {error.code}"
+        data = {"viewer": None}
+    except (OSError, HTTPException, ValueError, AttributeError) as error:
+        reason = getattr(error, "reason", error)
+        return f"{shown_url(host)} does not respond ({getattr(reason, 'strerror', None) or reason})"
+    if "viewer" in data and data["viewer"] is None:
+        raise SettingError(
+            f"{shown_url(host)} does not accept WANDB_API_KEY. Copy the key from its settings page again, or set "
+            "WANDB_MODE=offline."
+        )
+    return None
+
+
+def _host() -> str:
+    """Return the address of wandb's server: from the environment, wandb's settings files, or the public one."""
+    address = os.environ.get("WANDB_BASE_URL", "").strip()
+    own = os.environ.get("WANDB_CONFIG_DIR") or Path.home() / ".config" / "wandb"
+    for path in (Path("wandb/settings"), Path(own) / "settings"):
+        parser = ConfigParser(interpolation=None)
+        try:
+            parser.read(path, "utf-8")
+        except (Error, OSError, UnicodeDecodeError):
+            continue
+        address = address or parser.get("default", "base_url", fallback="")
+    return checked_url(address or _HOST, "WANDB_BASE_URL")

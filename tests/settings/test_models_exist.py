@@ -1,0 +1,103 @@
+"""A model's name is checked before anything is loaded and before a run's folder is made, in every job."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from sdpo.tiny import MODEL_DIR
+from tests.commands import clean_environment
+from tests.hub import AnyHub, Hub
+
+JOBS = {
+    "train_online_tldr": ("MODEL_NAME_OR_PATH", {}),
+    "train_offline": ("MODEL_NAME_OR_PATH", {}),
+    "simulator": ("USER_MODEL_NAME_OR_PATH", {}),
+    "audit": ("MODEL", {}),
+    "signal_analysis": ("MODEL", {}),
+}
+
+
+def start(job, hub_url, folder, **variables):
+    hub = {"HF_ENDPOINT": hub_url, "HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "0" if hub_url else "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"jobs.{job}"], cwd=folder, capture_output=True, text=True, timeout=60,
+        env=clean_environment(**hub, TINY="1", WANDB_MODE="disabled", **variables),
+    )  # fmt: skip
+
+
+def one_line(done, code=2):
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+class Replies(AnyHub):
+    """A hub that gives the same status to every request."""
+
+    def __init__(self, status: int, code: str = "") -> None:
+        self.status, self.code, self.asked = status, code, 0
+
+    def reply(self, request, body):
+        self.asked += 1
+        return self.status, {"X-Error-Code": self.code} if self.code else {}, b""
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_model_that_the_hub_does_not_have_is_one_line_before_the_runs_folder(job, tmp_path):
+    name, given = JOBS[job]
+    with Replies(401, "RepoNotFound") as hub:
+        error = one_line(start(job, hub.url, tmp_path, **{name: "Qwen/Qwen3-4BB"}, **given))
+        assert f"{name}=Qwen/Qwen3-4BB does not exist on the hub" in error
+        dry = start(job, hub.url, tmp_path, **{name: "Qwen/Qwen3-4BB"}, **given, DRY_RUN="1")
+        assert one_line(dry) == error
+    assert not [path for path in tmp_path.iterdir() if path.name != "hub"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "words"),
+    [(403, "GatedRepo", "gated"), (404, "EntryNotFound", "config.json"), (404, "RepoNotFound", "does not exist"),
+     (500, "", "does not respond"), (429, "", "does not respond")],
+)  # fmt: skip
+def test_the_hubs_answers_are_told_apart(status, code, words, tmp_path):
+    with Replies(status, code) as hub:
+        assert words in one_line(start("signal_analysis", hub.url, tmp_path, MODEL="some/model"))
+        assert 1 <= hub.asked <= 2
+
+
+def test_what_is_no_hub_id_is_refused_without_a_request(tmp_path):
+    with Replies(200) as hub:
+        assert "hub id" in one_line(start("signal_analysis", hub.url, tmp_path, MODEL="a b/c?"))
+        assert hub.asked == 0
+
+
+def test_offline_only_the_cache_counts_and_a_dry_run_says_so(tmp_path):
+    error = one_line(start("signal_analysis", "", tmp_path, MODEL="some/model"))
+    assert "HF_HUB_OFFLINE" in error
+    dry = start("signal_analysis", "", tmp_path, MODEL="some/model", DRY_RUN="1")
+    assert dry.returncode == 0 and "note: MODEL=some/model is not in the hub's cache" in dry.stdout
+
+
+def test_a_token_from_dotenv_counts_in_a_dry_run(tmp_path):
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_right\n")
+    with Hub("org/private", MODEL_DIR, "hf_right") as hub:
+        assert start("signal_analysis", hub.url, tmp_path, MODEL="org/private", DRY_RUN="1").returncode == 0
+        (tmp_path / ".env").write_text("HF_TOKEN=hf_wrong\n")
+        assert "gated" in one_line(start("signal_analysis", hub.url, tmp_path, MODEL="org/private", DRY_RUN="1"))
+
+
+def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
+    from sdpo.train.online import job as online
+
+    seen = []
+    for name in ("check_user", "_check_generation", "warn_of_live_collapse"):
+        monkeypatch.setattr(online, name, lambda *_: None)
+    monkeypatch.setattr(online, "read_training_prompts", lambda *_: [])
+    monkeypatch.setattr(online, "check_training", lambda settings: None)
+    monkeypatch.setattr(online, "check_outside", lambda settings, *models: seen.append(models))
+    base = {"replay_jsonl": None, "eval_n": 0, "eval_steps": 0, "asks_user": True, "user_needs_server": True}
+    for url in ("http://user/v1", None):
+        online.check(SimpleNamespace(**base, simulator_url=url), None)
+    assert seen == [("model_name_or_path",), ("model_name_or_path", "user_model_name_or_path")]
