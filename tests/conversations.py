@@ -5,9 +5,16 @@ import io
 import json
 from collections import Counter
 
-from sdpo.data import exports, logs
+from sdpo.data import logs
 from sdpo.data.conversation import Conversation, Dropped
 
+OPENAI, SHAREGPT_FORM, CHATGPT, CLAUDE = (
+    "OpenAI messages",
+    "ShareGPT conversations",
+    "ChatGPT export",
+    "Claude export",
+)
+LINES = "one message per line"
 MESSAGES = [
     ("user", "ask 😀"),
     ("assistant", "answer"),
@@ -86,16 +93,16 @@ def claude(messages=MESSAGES):
 PARTS = openai([(role, [{"type": "text", "text": text}]) for role, text in MESSAGES], id="c")
 SHAREGPT = {"id": "c", "conversations": [{"from": SHAREGPT_NAMES[role], "value": text} for role, text in MESSAGES]}
 FORMS = {
-    "openai.jsonl": (json.dumps(openai(id="c")) + "\n", exports.OPENAI),
-    "openai.json": (json.dumps([openai(id="c")], indent=2), exports.OPENAI),
-    "one-object.json": (json.dumps(openai(id="c"), indent=2), exports.OPENAI),
-    "parts.jsonl": (json.dumps(PARTS), exports.OPENAI),
-    "sharegpt.json": (json.dumps([SHAREGPT]), exports.SHAREGPT),
-    "conversations.json": (json.dumps([tree()]), exports.CHATGPT),
-    "claude.json": (json.dumps([claude()]), exports.CLAUDE),
-    "lines.jsonl": (_lines(), exports.MESSAGES),
-    "times.jsonl": (_lines(order=False), exports.MESSAGES),
-    "lines.csv": (_lines(","), exports.MESSAGES),
-    "times.csv": (_lines(";", order=False), exports.MESSAGES),
-    "lines.tsv": ("\ufeff" + _lines("\t"), exports.MESSAGES),
+    "openai.jsonl": (json.dumps(openai(id="c")) + "\n", OPENAI),
+    "openai.json": (json.dumps([openai(id="c")], indent=2), OPENAI),
+    "one-object.json": (json.dumps(openai(id="c"), indent=2), OPENAI),
+    "parts.jsonl": (json.dumps(PARTS), OPENAI),
+    "sharegpt.json": (json.dumps([SHAREGPT]), SHAREGPT_FORM),
+    "conversations.json": (json.dumps([tree()]), CHATGPT),
+    "claude.json": (json.dumps([claude()]), CLAUDE),
+    "lines.jsonl": (_lines(), LINES),
+    "times.jsonl": (_lines(order=False), LINES),
+    "lines.csv": (_lines(","), LINES),
+    "times.csv": (_lines(";", order=False), LINES),
+    "lines.tsv": ("\ufeff" + _lines("\t"), LINES),
 }

@@ -129,10 +129,10 @@ def slow_helpsteer(rows):
 def slow_conversation(name, messages, longest_user=None):
     """Return a conversation's interactions as written, [] if it is left out; messages are (role, text or None)."""
     messages = [(role, (words or "").strip()) for role, words in messages]
-    messages = [(role, words) for role, words in messages if words]
-    if len(messages) < 3 or sum(len(words) for _, words in messages) > 100_000:
+    said = [(role, words) for role, words in messages if words]
+    if len(said) < 3 or sum(len(words) for _, words in said) > 100_000:
         return []
-    for role, words in messages:
+    for role, words in said:
         if role == "assistant" and len(words) > 4096:
             return []
         if role == "user" and longest_user and len(words) > longest_user:
@@ -140,13 +140,25 @@ def slow_conversation(name, messages, longest_user=None):
     return slow_interactions(name, messages)
 
 
+def slow_turn(run):
+    """Return the text of a run of messages of one role, None if one without text lies between two with text."""
+    texts = [words for _, words in run]
+    while texts and not texts[0]:
+        texts = texts[1:]
+    while texts and not texts[-1]:
+        texts = texts[:-1]
+    return "\n\n".join(texts) if texts and all(texts) else None
+
+
 def slow_interactions(name, messages):
-    merged = [(role, "\n\n".join(words for _, words in run)) for role, run in groupby(messages, key=lambda m: m[0])]
+    merged = [(role, slow_turn(run)) for role, run in groupby(messages, key=lambda m: m[0])]
     interactions = []
     for index in range(1, len(merged) - 1):
         if merged[index][0] != "assistant" or merged[index + 1][0] != "user":
             continue
         start = next(start for start in range(max(0, index - 5), index) if merged[start][0] == "user")
+        if any(words is None for _, words in merged[start : index + 2]):
+            continue
         prompt = [{"role": role, "content": words} for role, words in merged[start:index]]
         assert len(prompt) <= 5 and prompt[-1]["role"] == "user"
         answer, reply = merged[index][1], merged[index + 1][1]

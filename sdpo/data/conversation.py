@@ -2,23 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sdpo.text.prompts import Message
-from sdpo.text.records import Interaction, is_encodable
+from sdpo.text.records import Interaction
 
 HISTORY = 5  # messages kept before the answer, not counting the system message
 
-# The names of the roles in the various formats.
-ROLES = {
-    "user": ("user", "human", "prompter"),
-    "assistant": ("assistant", "gpt", "chatgpt", "claude", "model", "ai", "bot"),
-    "system": ("system", "developer"),
-    "tool": ("tool", "function", "observation", "function_call", "function_response", "tool_call", "tool_response"),
-}
-_ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-_TOOL_PARTS = {"tool_use", "tool_result", "tool_call", "function_call", "server_tool_use"}
+# Why a turn has no text, or no text that can be learned from.
+NO_TEXT = "a turn without text"
+MEDIA = "a turn that is only a picture, a file or sound"
+REFUSAL = "a refusal instead of an answer"
+THOUGHTS = "an answer that is only thoughts"
+PLACEHOLDER = "an answer that the export does not hold"
+FAILED = "an answer that failed"
+HALF = "text with half a character"
 
 
 class Dropped(NamedTuple):
@@ -29,28 +27,64 @@ class Dropped(NamedTuple):
 
 
 class SourceMessage(NamedTuple):
-    """The text of one message; the role is user, assistant, system or tool."""
+    """The text of one message; the role is user, assistant, system or tool.
+
+    missing: why there is no text (it then still separates the messages around it). leave_out: why this answer, though
+    its text is known, is not to be learned from. beside: a picture or file belongs to the text. rating: the user's
+    rating of the answer, 1 for thumbs up and -1 for thumbs down. id: its name in the source, if ratings refer to it.
+    """
 
     role: str
     text: str
+    missing: str = ""
+    leave_out: str = ""
+    beside: bool = False
+    rating: float | None = None
+    id: str = ""
 
 
 @dataclass
 class Conversation:
-    """A conversation in chronological order; `rows` is the number of rows of the source that it came from."""
+    """A conversation in chronological order; `rows` is the number of rows of the source that it came from.
+
+    `note` is what was decided in reading it, for the report.
+    """
 
     id: str
     messages: list[SourceMessage]
     model: str | None = None
     timestamp: str | None = None
     rows: int = 1
+    note: str = ""
 
 
 @dataclass
 class _Turn:
     role: str
-    text: str
+    text: str = ""
     uses_tools: bool = False
+    missing: str = ""  # why there is no text, or no complete text
+    leave_out: str = ""
+    rating: float | None = None
+    hole: str = ""  # why a message after the text so far has none
+
+    def add(self, message: SourceMessage) -> None:
+        """Add a message of this role: texts are joined, unless a message without text lies between them."""
+        if message.text and self.text:
+            self.text = f"{self.text}\n\n{message.text}"
+            self.missing = self.missing or self.hole
+        elif message.text:
+            self.text, self.missing = message.text, ""
+        elif not self.text:
+            self.missing = self.missing or message.missing or NO_TEXT
+        elif message.missing != THOUGHTS:  # thoughts are never shown, so what is around them is one answer
+            self.hole = message.missing or NO_TEXT
+        self.leave_out = self.leave_out or message.leave_out
+        self.rating = self.rating if message.rating is None else message.rating
+
+    def fault(self) -> str:
+        """Return why this turn cannot be part of an interaction, or an empty string."""
+        return "a tool was used" if self.uses_tools else self.missing
 
 
 @dataclass(frozen=True)
@@ -82,13 +116,14 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
     for index, (turn, reply) in enumerate(zip(joined.turns, joined.turns[1:], strict=False)):
         if turn.role != "assistant":
             continue
-        history = joined.turns[max(0, index - HISTORY) : index]
-        if history and history[0].role == "assistant":
-            history = history[1:]
+        history = _history(joined.turns, index)
+        faults = [one.fault() for one in (turn, *history, reply) if one.fault()]
         if not history:
             results.append(Dropped("nothing was asked before the answer"))
-        elif turn.uses_tools or any(earlier.uses_tools for earlier in history):
-            results.append(Dropped("a tool was used"))
+        elif faults:
+            results.append(Dropped("a tool was used" if "a tool was used" in faults else faults[0]))
+        elif turn.leave_out:
+            results.append(Dropped(turn.leave_out))
         else:
             system = "\n\n".join(text for before, text in joined.systems if before <= index)
             prompt: list[Message] = [{"role": "system", "content": system}] if system else []
@@ -103,14 +138,34 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
                     prompt=prompt,
                     completion=turn.text,
                     user_response=reply.text,
+                    rating=turn.rating,
                 )
             )
     return results
 
 
+def rated_answers(conversation: Conversation) -> list[tuple[tuple[str, ...], str, float]]:
+    """Return the texts before each answer that was rated, the answer, and its rating; also of the last answer."""
+    turns = _joined(conversation.messages).turns
+    return [
+        (tuple(earlier.text for earlier in _history(turns, index)), turn.text, turn.rating)
+        for index, turn in enumerate(turns)
+        if turn.role == "assistant" and turn.rating is not None and turn.text
+    ]
+
+
+def _history(turns: list[_Turn], index: int) -> list[_Turn]:
+    """Return the turns before an answer, from one of the user's on."""
+    history = turns[max(0, index - HISTORY) : index]
+    return history[1:] if history and history[0].role == "assistant" else history
+
+
 def over_limits(messages: Sequence[SourceMessage], limits: Limits) -> Dropped | None:
     """Return why a conversation is too short or too long, or None if it is within the limits."""
-    lengths = {role: [len(text) for who, text in messages if text and who == role] for role in ("user", "assistant")}
+    lengths = {
+        role: [len(message.text) for message in messages if message.text and message.role == role]
+        for role in ("user", "assistant")
+    }
     users, answers = lengths["user"], lengths["assistant"]
     if len(users) + len(answers) < limits.messages:
         return Dropped(f"fewer than {limits.messages} messages")
@@ -124,117 +179,22 @@ def over_limits(messages: Sequence[SourceMessage], limits: Limits) -> Dropped | 
 
 
 def _joined(messages: Iterable[SourceMessage]) -> Turns:
-    """Return the turns: consecutive messages of one role are joined, empty ones skipped, tools noted on their turn."""
+    """Return the turns: consecutive messages of one role are joined, tools noted on their turn.
+
+    A message without text still is a turn: the messages around it belong to different questions or answers.
+    """
     joined = Turns()
     turns = joined.turns
-    for role, text in messages:
-        if role == "tool":
-            if not turns or turns[-1].role != "assistant":
-                turns.append(_Turn("assistant", ""))
-            turns[-1].uses_tools = True
-        elif not text:
-            continue
-        elif role == "system":
-            joined.systems.append((len(turns), text))
-        elif turns and turns[-1].role == role:
-            turns[-1].text = f"{turns[-1].text}\n\n{text}" if turns[-1].text else text
-        else:
-            turns.append(_Turn(role, text))
-    return joined
-
-
-# Reading messages
-
-
-def read_messages(messages: Any) -> list[SourceMessage] | Dropped:
-    """Return the messages of a list; each may be in any of the usual formats."""
-    if not isinstance(messages, list) or not messages:
-        return Dropped("no messages")
-    results: list[SourceMessage] = []
     for message in messages:
-        if not isinstance(message, dict):
-            return Dropped("a message that is not an object")
-        role = role_of(message.get("role") or message.get("from"))
-        if role is None:
-            return Dropped("a message of unknown role")
-        content = message.get("content")
-        text = text_of(message.get("value") if content is None else content)
-        if isinstance(text, Dropped):
-            return text
-        results += text_and_tools(role, text, bool(message.get("tool_calls") or message.get("function_call")))
-    return results
-
-
-def text_and_tools(role: str, text: tuple[str, bool], uses_tools: bool) -> list[SourceMessage]:
-    """Return the message, with a tool message after it (before a user's) if a tool was called.
-
-    `text` is the message's text and whether its content holds tool calls, as from `text_of`.
-    """
-    content, tool_parts = text
-    if not (uses_tools or tool_parts):
-        return [SourceMessage(role, content)]
-    return (
-        [SourceMessage("tool", ""), SourceMessage(role, content)]
-        if role == "user"
-        else [SourceMessage(role, content), SourceMessage("tool", "")]
-    )
-
-
-def role_of(name: Any) -> str | None:
-    """Return the role that a format's name stands for, or None for an unknown name."""
-    return _ROLE_OF.get(name.strip().lower()) if isinstance(name, str) else None
-
-
-def text_of(content: Any) -> tuple[str, bool] | Dropped:
-    """Return the text of a message's content and whether it holds tool calls; content is a string or a list."""
-    if content is None:
-        return "", False
-    if isinstance(content, str):
-        text, tools = content, False
-    elif isinstance(content, list):
-        texts = [part if isinstance(part, str) else part.get("text") for part in content if _is_part(part)]
-        tools = any(isinstance(part, dict) and part.get("type") in _TOOL_PARTS for part in content)
-        text = "\n".join(text for text in texts if isinstance(text, str) and text)
-    else:
-        return Dropped("a message that is not text")
-    if not is_encodable(text):
-        return Dropped("text with half a character")
-    return text.strip(), tools
-
-
-def _is_part(part: Any) -> bool:
-    """Return whether a part of a content is shown as text; thoughts, images and tool calls are not."""
-    if isinstance(part, dict):
-        return part.get("type") in (None, "text", "input_text", "output_text")
-    return isinstance(part, str)
-
-
-def id_of(row: dict, *names: str) -> str | None:
-    """Return the first of the named fields that is usable as an id, or None."""
-    for name in names:
-        value = row.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if isinstance(value, str) and value.strip() and is_encodable(value):
-            return value.strip()
-    return None
-
-
-def nonempty_text(value: Any) -> str | None:
-    """Return a string that is not blank, stripped, or None for everything else."""
-    return value.strip() if isinstance(value, str) and value.strip() and is_encodable(value) else None
-
-
-def time_of(value: Any) -> str | None:
-    """Return a point in time as a string, or None.
-
-    A date, or a number of seconds or milliseconds since 1970, becomes ISO 8601; a string is kept, stripped.
-    """
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return datetime.fromtimestamp(value / 1000 if abs(value) > 1e11 else value, UTC).isoformat()
-        except (ValueError, OverflowError, OSError):
-            return None
-    return nonempty_text(value)
+        if message.role == "tool":
+            if not turns or turns[-1].role != "assistant":
+                turns.append(_Turn("assistant"))
+            turns[-1].uses_tools = True
+        elif message.role == "system":
+            if message.text:
+                joined.systems.append((len(turns), message.text))
+        else:
+            if not turns or turns[-1].role != message.role:
+                turns.append(_Turn(message.role))
+            turns[-1].add(message)
+    return joined

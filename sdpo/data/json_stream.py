@@ -1,5 +1,6 @@
 """Reads JSON lines, one JSON array or one JSON object, gzip-compressed or not, without loading the complete file."""
 
+import codecs
 import gzip
 import io
 import json
@@ -7,8 +8,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast
 
 from sdpo.data.conversation import Dropped
 from sdpo.errors import RecordError
@@ -17,26 +17,63 @@ NOT_JSON = Dropped("not JSON")
 _CHUNK = 1 << 20  # characters read at once
 _LONGEST = 1 << 28  # the most characters that one item of an array may have
 _GZIP = b"\x1f\x8b"
+_PEEK = 64  # bytes by which an encoding is recognised
+
+
+class Openable(Protocol):
+    """A path, or a file in an archive."""
+
+    def open(self, mode: str) -> IO[bytes]:
+        """Open the file for reading bytes."""
+        ...
 
 
 @contextmanager
-def open_text(path: Path, newline: str | None = None) -> Iterator[IO[str]]:
-    """Open a UTF-8 file, gzip-compressed or not. Errors while reading it become a RecordError of one line."""
+def open_text(path: Openable, newline: str | None = None) -> Iterator[IO[str]]:
+    """Open a file in UTF-8, UTF-16 or UTF-32, gzip-compressed or not.
+
+    Errors while reading it become a RecordError of one line.
+    """
     try:
         with path.open("rb") as raw:
             compressed = raw.read(2) == _GZIP
             raw.seek(0)
-            plain = gzip.GzipFile(fileobj=raw) if compressed else raw
-            yield io.TextIOWrapper(io.BufferedReader(plain), encoding="utf-8-sig", newline=newline)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path} is not UTF-8 ({error.reason}). Save it as UTF-8.") from None
+            plain = io.BufferedReader(_unpacked(raw) if compressed else _raw(raw))
+            yield io.TextIOWrapper(plain, encoding=encoding_of(plain.peek(_PEEK)[:_PEEK]), newline=newline)
+    except UnicodeError as error:
+        reason = getattr(error, "reason", str(error))
+        raise RecordError(f"{path} is not UTF-8 or UTF-16 ({reason}). Save it as UTF-8.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise RecordError(f"{path} is a corrupt or truncated gzip file. Copy or download it again.") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror or error}.") from None
 
 
-def read_json(path: Path) -> Iterator[Any]:
+def _raw(file: IO[bytes]) -> io.BufferedReader:
+    return cast(io.BufferedReader, file)
+
+
+def _unpacked(file: IO[bytes]) -> io.BufferedReader:
+    return cast(io.BufferedReader, gzip.GzipFile(fileobj=file))
+
+
+def encoding_of(head: bytes) -> str:
+    """Return the encoding of a text by its first bytes: its mark, or where the zeros of ASCII characters stand."""
+    for mark, name in (
+        (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+    ):  # fmt: skip
+        if head.startswith(mark):
+            return name
+    pairs = [head[index : index + 2] for index in range(0, min(len(head), _PEEK) - 1, 2)]
+    if pairs and all(pair[1] == 0 and 9 <= pair[0] < 127 for pair in pairs[:2]):
+        return "utf-16-le"
+    if pairs and all(pair[0] == 0 and 9 <= pair[1] < 127 for pair in pairs[:2]):
+        return "utf-16-be"
+    return "utf-8-sig"
+
+
+def read_json(path: Openable) -> Iterator[Any]:
     """Yield the values of a JSON file: its lines, the items of its array, or its one object.
 
     Invalid JSON is yielded as the reason `NOT_JSON`: once per line or, in an array, once for the rest of it.

@@ -1,18 +1,17 @@
-"""The prep-logs job: detects the format of the user's own conversations and writes their interactions."""
+"""The prep-logs job: detects the form of the user's own conversations and writes their interactions."""
 
-import csv
 import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.data import exports
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage
-from sdpo.data.exports import Line
-from sdpo.data.json_stream import open_text, read_json
+from sdpo.data.conversation import Conversation, Dropped, interactions
+from sdpo.data.forms import Form, Piece, form_of, forms
+from sdpo.data.inputs import FEEDBACK, Member, Source, paths_of, ratings_of, rows_of, skip_reason, sources_of
+from sdpo.data.messages import rating_of
 from sdpo.data.output import Outputs
 from sdpo.data.prepare import (
     KINDS,
@@ -24,8 +23,12 @@ from sdpo.data.prepare import (
     check_output_folder,
     finish,
 )
+from sdpo.data.redact import Redactor, check_names
+from sdpo.data.repeats import REPEATED, Spool
 from sdpo.data.report import Lengths, measure_of
+from sdpo.data.seen_hashes import SeenHashes
 from sdpo.errors import RecordError, SettingError
+from sdpo.text.records import Interaction
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -33,48 +36,174 @@ if TYPE_CHECKING:
 
 OUTPUT = "logs_interactions.jsonl"
 UNKNOWN = Dropped("a form that is not known")
-_LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
+NO_CONVERSATIONS = "no conversations"
 
 
 def check(settings: "LogsPrepSettings", job: "Job") -> None:
     """Check all that can be checked without reading the files. Raises SdpoError for the first problem."""
     check_output_folder(settings, (OUTPUT, REPORT, PICTURE))
     source = _input(settings)
-    if not _paths(source):
+    if not paths_of(source):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
+    if settings.redact_names:
+        check_names(settings.redact)
+
+
+@dataclass
+class Counts:
+    """What is counted beside rows and interactions: forms and decisions, skipped files, ratings, pictures."""
+
+    forms: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
+    ratings: Counter[str] = field(default_factory=Counter)
+    beside: int = 0
 
 
 def run(settings: "LogsPrepSettings", job: "Job") -> None:
-    """Write the interactions of the conversations in a file, or in all files of a folder."""
+    """Write the interactions of the conversations in a file, or in all files of a folder or an archive."""
     lengths = Lengths(KINDS, measure_of(settings.model))
-    writer, formats = InteractionWriter(lengths), Counter[str]()
-    paths = _paths(_input(settings))
-    output = settings.out_dir / OUTPUT
+    writer, counts = InteractionWriter(lengths), Counts()
+    redactor = Redactor(settings.redact, settings.redact_names)
     names = (OUTPUT, REPORT, PICTURE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
-        for path in paths:
-            file_formats = Counter[str]()
-            with Progress(f"{job.name} {path.name}", None) as advance:
-                for conversation in read_conversations(path, settings.out_dir, file_formats):
-                    writer.add(conversation, outputs[output])
-                    advance(1)
-            print(f"{path}: {', '.join(file_formats) or 'unknown format'}", flush=True)
-            formats.update(file_formats)
+        sources = sources_of(_input(settings), settings.out_dir)
+        with Spool(settings.out_dir) as spool:
+            _read_all(sources, settings, job, writer, counts, spool)
+            _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / OUTPUT])
         if not writer.rows.kept:
-            print(f"supported formats: {', '.join(exports.FORMATS)} (with a conversation id)", flush=True)
+            print(f"supported forms: {', '.join(form.name for form in forms())}", flush=True)
+        if not writer.rows.seen and counts.skipped:
+            skipped = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())
+            raise RecordError(f"nothing in INPUT={settings.input} can be used (files skipped: {skipped}).")
         check_not_empty(writer.rows, f"INPUT={settings.input}")
-        counts = {"rows": writer.rows, "interactions": writer.interactions}
-        report: dict[str, Any] = {
-            "job": job.name,
-            "source": str(settings.input),
-            "files": [path.name for path in paths],
-            "forms": dict(formats),
-            "seed": settings.seed,
-            "counts": {name: tally.as_dict() for name, tally in counts.items()},
-            "duplicates": writer.duplicates,
-            "lengths": lengths.as_dict(),
-        }
-        finish(settings, outputs, report, lengths)
+        finish(settings, outputs, _report(settings, job, sources, writer, counts, redactor, lengths), lengths)
+
+
+def _report(
+    settings: "LogsPrepSettings",
+    job: "Job",
+    sources: list[Source],
+    writer: InteractionWriter,
+    counts: Counts,
+    redactor: Redactor,
+    lengths: Lengths,
+) -> dict[str, Any]:
+    tallies = {"rows": writer.rows, "interactions": writer.interactions}
+    return {
+        "job": job.name,
+        "source": str(settings.input),
+        "files": [source.name for source in sources],
+        "skipped_files": dict(counts.skipped),
+        "forms": dict(counts.forms),
+        "notes": dict(counts.notes),
+        "seed": settings.seed,
+        "counts": {name: tally.as_dict() for name, tally in tallies.items()},
+        "pictures_or_files_not_shown": counts.beside,
+        "ratings": dict(counts.ratings),
+        "redacted": redactor.report(),
+        "duplicates": writer.duplicates,
+        "lengths": lengths.as_dict(),
+    }
+
+
+def _read_all(
+    sources: list[Source], settings: "LogsPrepSettings", job: "Job", writer: InteractionWriter, counts: Counts,
+    spool: Spool,
+) -> None:  # fmt: skip
+    """Read all files: conversations go to the spool, what is dropped and which files hold none is counted."""
+    alone = len(sources) == 1
+    ratings: dict[str, Any] = {}
+    for source in sources:
+        if source.name == FEEDBACK and not alone:
+            ratings |= ratings_of(source)
+    for source in sources:
+        reason = "ratings" if source.name == FEEDBACK and not alone else skip_reason(source)
+        if reason is not None and alone:
+            raise RecordError(
+                f"{source} has no conversations that can be read: {reason}. Give JSON, CSV, parquet or a ZIP of these."
+            )
+        if reason is None:
+            reason = _read(source, alone, settings, job, writer, counts, spool, ratings)
+        if reason is not None:
+            counts.skipped[reason] += 1
+        if isinstance(source, Member):
+            source.close()
+
+
+def _read(
+    source: Source, alone: bool, settings: "LogsPrepSettings", job: "Job", writer: InteractionWriter, counts: Counts,
+    spool: Spool, ratings: dict[str, Any],
+) -> str | None:  # fmt: skip
+    """Read a file; return why it is skipped if there is nothing in it that could be a conversation."""
+    found, others = Counter[str](), list[Dropped]()
+    conversations = others_count = 0
+    with Progress(f"{job.name} {source.name}", None) as advance:
+        for result in read_conversations(source, settings.out_dir, found):
+            advance(1)
+            if isinstance(result, Conversation):
+                conversations += 1
+                counts.notes[result.note] += bool(result.note)
+                spool.add(_rated(result, ratings) if ratings else result)
+            elif result.reason == UNKNOWN.reason:
+                others += [result] if not others else []
+                others_count += 1
+            else:
+                conversations += 1
+                writer.rows.drop(result.reason, where=result.where)
+    counts.notes = +counts.notes
+    counts.forms.update(found)
+    print(f"{source}: {', '.join(found) or 'no conversations'}", flush=True)
+    if not conversations and not found and not alone:
+        return NO_CONVERSATIONS
+    if others:
+        writer.rows.drop(UNKNOWN.reason, others_count, where=others[0].where)
+    return None
+
+
+def _write_all(spool: Spool, writer: InteractionWriter, redactor: Redactor, counts: Counts, file: Any) -> None:
+    """Write each interaction once, without what is private, and count ratings and what was beside the texts."""
+    ids, again = SeenHashes(), dict[str, int]()
+    for spooled in spool.conversations():
+        shown = spooled.conversation
+        if spooled.has_new:
+            shown = redactor.conversation(shown)
+            shown.id = _unique(shown.id, ids, again)
+        results: list[Interaction | Dropped] = []
+        for one in interactions(shown):
+            if isinstance(one, Interaction) and one.turn_id in spooled.repeated:
+                results.append(REPEATED)
+            elif isinstance(one, Interaction) and one.turn_id in spooled.ratings:
+                results.append(replace(one, rating=spooled.ratings[one.turn_id]))
+            else:
+                results.append(one)
+        kept = writer.write(shown, results, file)
+        counts.ratings.update(_shown_rating(one.rating) for one in kept if one.rating is not None)
+        counts.beside += sum(message.beside for message in shown.messages) if kept else 0
+
+
+def _unique(name: str, ids: SeenHashes, again: dict[str, int]) -> str:
+    """Return a conversation's id, with a number if an earlier conversation has it."""
+    if ids.add(hash(name)):
+        return name
+    number = again.get(name, 1) + 1
+    while not ids.add(hash(f"{name}~{number}")):
+        number += 1
+    again[name] = number
+    return f"{name}~{number}"
+
+
+def _rated(conversation: Conversation, ratings: dict[str, Any]) -> Conversation:
+    """Return the conversation with the ratings that a file beside it holds."""
+    conversation.messages = [
+        message._replace(rating=rating_of(ratings[message.id])) if message.id in ratings else message
+        for message in conversation.messages
+    ]
+    return conversation
+
+
+def _shown_rating(rating: float) -> str:
+    return {1.0: "thumbs up", -1.0: "thumbs down"}.get(rating, f"{rating:g}")
 
 
 def _input(settings: "LogsPrepSettings") -> Path:
@@ -83,125 +212,56 @@ def _input(settings: "LogsPrepSettings") -> Path:
     return settings.input
 
 
-def _paths(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
-    return sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
-
-
-def read_conversations(path: Path, scratch: Path, formats: Counter[str]) -> Iterator[Conversation | Dropped]:
-    """Yield each conversation of a file, or the reason why a row is dropped; `formats` counts the rows per format.
+def read_conversations(source: Source, scratch: Path, found: Counter[str]) -> Iterator[Conversation | Dropped]:
+    """Yield each conversation of a file, or the reason why a row is dropped; `found` counts the rows per form.
 
     Each row is counted once: on its own, or in the `rows` of its conversation. `scratch` is a folder for a temporary
-    file with the messages of the format with one message per line, which are grouped after the last row.
+    file with the pieces of conversations, which are joined after the last row.
     """
-    with _Lines(scratch) as lines:
-        for number, row in enumerate(_rows(path)):
-            format_name = exports.format_of(row) if isinstance(row, dict) else None
-            if format_name is None:
-                yield _located(row if isinstance(row, Dropped) else UNKNOWN, path, number)
+    with _Pieces(scratch) as pieces:
+        for number, row in enumerate(rows_of(source)):
+            where = f"{source.name}, row {number + 1}"
+            form = form_of(row) if isinstance(row, dict) else None
+            if form is None:
+                yield (row if isinstance(row, Dropped) else UNKNOWN)._replace(where=where)
                 continue
-            formats[format_name] += 1
-            if format_name != exports.MESSAGES:
-                yield _located(exports.conversation_of(row, format_name, f"{path.name}-{number}"), path, number)
-            elif isinstance(line := exports.line_of(row), Dropped):
-                yield _located(line, path, number)
+            found[form.name] += 1
+            result = form.read(row, f"{source.name}-{number}")
+            if isinstance(result, Dropped):
+                yield result._replace(where=f"{where}: {result.where}" if result.where else where)
+            elif isinstance(result, Piece):
+                pieces.add(form, result, where)
             else:
-                lines.add(line)
-        for group in lines.groups():
-            conversation = exports.conversation_of_lines(group)
-            if isinstance(conversation, Dropped):
-                yield from [conversation] * len(group)
-            else:
-                yield conversation
+                yield result
+        for form, group in pieces.groups():
+            assert form.join is not None
+            yield from form.join(group)
 
 
-def _located(result: Conversation | Dropped, path: Path, number: int) -> Conversation | Dropped:
-    return result._replace(where=f"{path.name}, row {number + 1}") if isinstance(result, Dropped) else result
-
-
-def _rows(path: Path) -> Iterator[Any]:
-    """Yield the rows of a JSON or CSV file; a bare list of messages becomes a row with `messages`."""
-    if _is_csv(path):
-        yield from _csv_rows(path)
-        return
-    for value in read_json(path):
-        yield {"messages": value} if isinstance(value, list) else value
-
-
-def _is_csv(path: Path) -> bool:
-    """Return whether a file is CSV, judged by its first line: its name may be anything."""
-    with open_text(path) as text:
-        head = text.read(1 << 16).lstrip()
-    return head[:1] not in ("", "{", "[") and _is_header(head.splitlines()[0])
-
-
-def _is_header(line: str) -> bool:
-    names = {_column_name(name) for name in line.split(_delimiter(line))}
-    groups = (exports.CONVERSATION_NAMES, exports.ROLE_NAMES, exports.TEXT_NAMES)
-    return all(names & set(group) for group in groups)
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
-
-
-def _column_name(name: str) -> str:
-    return "_".join(name.strip().strip('"').strip().lower().split())
-
-
-def _csv_rows(path: Path) -> Iterator[dict | Dropped]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    with open_text(path, newline="") as text:
-        header = ""
-        while not header.strip():
-            header = text.readline()
-        names = [_column_name(name) for name in next(csv.reader([header], delimiter=_delimiter(header)))]
-        rows = csv.reader(text, delimiter=_delimiter(header))
-        while True:
-            try:
-                fields = next(rows)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield Dropped("not CSV")
-                continue
-            if len(fields) > len(names):
-                yield Dropped("more fields than the header has")
-            elif fields:
-                yield dict(zip(names, fields, strict=False))
-
-
-class _Lines:
-    """Messages of the format with one message per line, by conversation, in an anonymous temporary file."""
+class _Pieces:
+    """The pieces of conversations, by form and key, in an anonymous temporary file."""
 
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed in __exit__)
-        self._offsets: dict[str, list[int]] = {}
+        self._offsets: dict[tuple[str, str], list[int]] = {}
+        self._forms: dict[str, Form] = {}
 
-    def __enter__(self) -> "_Lines":
+    def __enter__(self) -> "_Pieces":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def add(self, line: Line) -> None:
-        self._offsets.setdefault(line.conversation, []).append(self._file.tell())
-        self._file.write(json.dumps(asdict(line)).encode() + b"\n")
+    def add(self, form: Form, piece: Piece, where: str) -> None:
+        self._forms[form.name] = form
+        self._offsets.setdefault((form.name, piece.key), []).append(self._file.tell())
+        self._file.write(json.dumps({**asdict(piece), "where": where}).encode() + b"\n")
 
-    def groups(self) -> Iterator[list[Line]]:
-        """Yield the lines of each conversation, in the order they were added."""
-        for offsets in self._offsets.values():
+    def groups(self) -> Iterator[tuple[Form, list[Piece]]]:
+        """Yield the pieces of each key, in the order they were added."""
+        for (name, _), offsets in self._offsets.items():
             group = []
             for offset in offsets:
                 self._file.seek(offset)
-                fields = json.loads(self._file.readline())
-                messages = fields["messages"]
-                # As JSON, Dropped is a list of strings and messages are a list of pairs.
-                fields["messages"] = (
-                    Dropped(messages[0])
-                    if isinstance(messages[0], str)
-                    else [SourceMessage(*part) for part in messages]
-                )
-                group.append(Line(**fields))
-            yield group
+                group.append(Piece(**json.loads(self._file.readline())))
+            yield self._forms[name], group

@@ -5,14 +5,15 @@ Importing this module is cheap: the libraries for reading and drawing are import
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.data import rows as rows_module
-from sdpo.data.conversation import Conversation, Dropped, interactions, nonempty_text
+from sdpo.data.conversation import Conversation, Dropped, interactions
 from sdpo.data.files import batches, count_rows, find, rows
+from sdpo.data.messages import nonempty_text
 from sdpo.data.output import Outputs, refuse_existing
 from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.seen_hashes import SeenHashes
@@ -179,22 +180,26 @@ class InteractionWriter:
         self.duplicates = 0  # kept conversations whose messages equal an earlier one's
         self._ids, self._contents = SeenHashes(), SeenHashes()
 
-    def add(self, conversation: Conversation | Dropped, file: IO[bytes]) -> None:
-        """Write the interactions of a conversation, if it has any."""
+    def add(self, conversation: Conversation | Dropped, file: IO[bytes]) -> list[Interaction]:
+        """Write the interactions of a conversation, if it has any, and return them."""
         if isinstance(conversation, Dropped):
             self.rows.drop(conversation.reason, where=conversation.where)
-            return
-        id_hash = hash(conversation.id)
-        if id_hash in self._ids:
+            return []
+        if hash(conversation.id) in self._ids:
             self.rows.drop("an id that an earlier conversation has", conversation.rows)
-            return
-        results = interactions(conversation)
+            return []
+        return self.write(conversation, interactions(conversation), file)
+
+    def write(
+        self, conversation: Conversation, results: Sequence[Interaction | Dropped], file: IO[bytes]
+    ) -> list[Interaction]:
+        """Write those of a conversation's interactions that are not dropped, and return them."""
         kept = [result for result in results if isinstance(result, Interaction)]
         reasons = [result.reason for result in results if isinstance(result, Dropped)]
         if not kept:
             self.rows.drop(reasons[0] if reasons else "no answer that the user replied to", conversation.rows)
-            return
-        self._ids.add(id_hash)
+            return []
+        self._ids.add(hash(conversation.id))
         self.duplicates += not self._contents.add(hash(tuple(conversation.messages)))
         self.rows.kept += conversation.rows
         self.interactions.kept += len(kept)
@@ -204,6 +209,7 @@ class InteractionWriter:
             self._lengths.add("prompt", [message["content"] for message in interaction.prompt])
             self._lengths.add("completion", [interaction.completion])
             self._lengths.add("user_response", [interaction.user_response])
+        return kept
 
 
 # Shared by all preparation jobs

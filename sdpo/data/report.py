@@ -11,6 +11,10 @@ from sdpo.errors import SettingError, one_line
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # distinguishable by colour-blind readers
 _BATCH = 500  # items whose texts are measured at once
 _SHARES = (0.5, 0.9, 0.99)
+_EXTRAS = (
+    "forms", "not_read", "skipped_files", "duplicates", "languages", "notes", "pictures_or_files_not_shown", "ratings",
+    "redacted",
+)  # fmt: skip
 
 
 @dataclass
@@ -136,13 +140,15 @@ def table(report: Mapping[str, Any]) -> str:
         lines += [
             f"  dropped: {reason:33} {count:>10,}{first.get(reason, '')}" for reason, count in counts["dropped"].items()
         ]
-    extras = {name: report[name] for name in ("forms", "not_read", "duplicates", "languages") if report.get(name)}
+    extras = {name: report[name] for name in _EXTRAS if report.get(name)}
     lines += [""] if extras else []
     for name, value in extras.items():
         details = (
             ", ".join(f"{key} {count:,}" for key, count in list(value.items())[:6]) if isinstance(value, dict) else ""
         )
-        lines.append(f"{name.replace('_', ' ')}: {details or format(value, ',')}")
+        lines.append(
+            f"{name.replace('_', ' ')}: {details or (value if isinstance(value, str) else format(value, ','))}"
+        )
     kinds = {kind: values for kind, values in report["lengths"].items() if kind != "unit"}
     if kinds:
         names = list(next(iter(kinds.values())))

@@ -3,16 +3,9 @@
 import re
 from typing import Any
 
-from sdpo.data.conversation import (
-    Conversation,
-    Dropped,
-    Limits,
-    id_of,
-    nonempty_text,
-    over_limits,
-    read_messages,
-    time_of,
-)
+from sdpo.data.conversation import Conversation, Dropped, Limits, over_limits
+from sdpo.data.messages import id_of, nonempty_text, read_messages
+from sdpo.data.times import time_of
 from sdpo.text.records import is_encodable
 
 TLDR_SUFFIX = "\nTL;DR:\n"

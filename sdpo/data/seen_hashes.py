@@ -19,17 +19,18 @@ class SeenHashes:
             self._database.execute(statement)
 
     def __contains__(self, value: int) -> bool:
-        with _full_disk_as_os_error():
+        with full_disk_as_os_error():
             return self._database.execute("SELECT 1 FROM hashes WHERE hash = ?", (value,)).fetchone() is not None
 
     def add(self, value: int) -> bool:
         """Add a hash and return whether it is new. Raises OSError if the disk is full."""
-        with _full_disk_as_os_error():
+        with full_disk_as_os_error():
             return self._database.execute("INSERT OR IGNORE INTO hashes VALUES (?)", (value,)).rowcount == 1
 
 
 @contextmanager
-def _full_disk_as_os_error() -> Iterator[None]:
+def full_disk_as_os_error() -> Iterator[None]:
+    """Turn SQLite's error for a full disk into an OSError."""
     try:
         yield
     except sqlite3.OperationalError as error:

@@ -52,4 +52,10 @@ class ConversationPrepSettings(SourcePrepSettings):
 class LogsPrepSettings(PrepSettings):
     """Your own conversations."""
 
-    input: Path | None = setting(None, "the conversations: a file, or a folder of files", check=existing_path)
+    input: Path | None = setting(
+        None, "the conversations: a file, a ZIP archive, or a folder of these", check=existing_path
+    )
+    redact: bool = setting(
+        True, "replace keys, passwords, e-mail, phone, card and IBAN numbers and addresses of machines by marks"
+    )
+    redact_names: bool = setting(False, "replace names of persons too; needs presidio")

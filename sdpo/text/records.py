@@ -29,7 +29,7 @@ class Interaction:
 
     `prompt` may begin with a system message; then user and assistant alternate, and the first and last messages are the
     user's. `user_response` is the follow-up. `turn_id` is the index of the answer in the conversation. `id` is unique
-    in its file.
+    in its file. `rating` is what the user rated the answer with, if that is known: 1 for thumbs up, -1 for thumbs down.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Interaction:
     prompt: list[Message]
     completion: str
     user_response: str
+    rating: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
     """
     for interaction in interactions:
         row = _checked(vars(interaction), _interaction_fault)
+        row = row if row["rating"] is not None else {name: row[name] for name in row if name != "rating"}
         yield _encode(row | _lengths(row)) + "\n"
 
 
@@ -125,6 +127,8 @@ def _interaction_fault(row: dict) -> str | None:
     for field in ("model", "timestamp"):
         if row.get(field) is not None and not _is_text(row[field]):
             return f"field {field} must be a non-empty string or null"
+    if type(row.get("rating")) not in (int, float, type(None)):
+        return "field rating must be a number or null"
     turn = row.get("turn_id")
     if type(turn) is not int or turn < 0:
         return "field turn_id must be an integer of at least 0"

@@ -5,8 +5,20 @@ import json
 
 import pytest
 
-from sdpo.data import exports
-from tests.conversations import FORMS, MESSAGES, claude, node, openai, read, read_rows, tree
+from tests.conversations import (
+    CHATGPT,
+    CLAUDE,
+    FORMS,
+    LINES,
+    MESSAGES,
+    OPENAI,
+    claude,
+    node,
+    openai,
+    read,
+    read_rows,
+    tree,
+)
 
 # The same conversation in every format
 
@@ -18,9 +30,9 @@ def test_every_format_gives_the_same_conversation(tmp_path, name, compressed):
     path = tmp_path / name
     path.write_bytes(gzip.compress(content.encode()) if compressed else content.encode())
     (conversation,), reasons, formats = read(path, tmp_path)
-    assert (conversation.id, [tuple(part) for part in conversation.messages]) == ("c", MESSAGES)
+    assert (conversation.id, [part[:2] for part in conversation.messages]) == ("c", MESSAGES)
     assert not reasons
-    assert formats == {format_name: len(MESSAGES) if format_name == exports.MESSAGES else 1}
+    assert formats == {format_name: len(MESSAGES) if format_name == LINES else 1}
     assert conversation.rows == sum(formats.values())
 
 
@@ -29,7 +41,7 @@ def test_a_bare_list_of_messages_is_a_conversation(tmp_path):
     path.write_text((json.dumps(openai()["messages"]) + "\n") * 2)
     kept, _, formats = read(path, tmp_path)
     assert [one.id for one in kept] == ["bare.jsonl-0", "bare.jsonl-1"]
-    assert formats == {exports.OPENAI: 2}
+    assert formats == {OPENAI: 2}
 
 
 # Exports
@@ -47,13 +59,13 @@ def test_the_current_branch_of_a_chatgpt_export_is_read(tmp_path):
     mapping |= node("r", "a2", "user", "reply")
     mapping |= node("r2", "a2", "user", "edited reply")
     row = {"mapping": mapping, "current_node": "r2", "id": "c", "create_time": 0}
-    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
-    assert [text for _, text in one.messages if text] == ["question", "second answer", "edited reply"]
+    (one,), _ = read_rows(tmp_path, [row], CHATGPT)
+    assert [text for _, text, *_ in one.messages if text] == ["question", "second answer", "edited reply"]
     assert (one.model, one.timestamp) == ("gpt-4o", None)  # a time of 0 means unknown
     # If the export does not name the current branch, the newest is read.
     for name, when in (("r", 5.0), ("r2", 4.0), ("old answer", 3.0)):
         mapping[name]["message"]["create_time"] = when
-    (one,), _ = read_rows(tmp_path, [{"mapping": mapping, "current_node": "gone"}], exports.CHATGPT)
+    (one,), _ = read_rows(tmp_path, [{"mapping": mapping, "current_node": "gone"}], CHATGPT)
     assert one.messages[-1].text == "reply"
 
 
@@ -64,15 +76,15 @@ def test_contents_that_were_never_shown_are_skipped(tmp_path):
     row["mapping"] |= thoughts
     row["mapping"]["n1"]["parent"] = "t"
     row["mapping"]["n0"]["message"]["content"]["parts"] = [{"content_type": "image_asset_pointer"}, "q", ""]
-    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
-    assert [tuple(part) for part in one.messages] == [("user", "q"), ("assistant", "a"), ("user", "r")]
+    (one,), _ = read_rows(tmp_path, [row], CHATGPT)
+    assert [part[:2] for part in one.messages] == [("user", "q"), ("assistant", "a"), ("user", "r")]
 
 
 def test_tool_calls_in_an_export_become_tool_messages(tmp_path):
     row = tree([("user", "q"), ("assistant", "print(1)"), ("tool", "1"), ("assistant", "one"), ("user", "thanks")])
     row["mapping"]["n1"]["message"]["recipient"] = "python"
-    (one,), _ = read_rows(tmp_path, [row], exports.CHATGPT)
-    assert [role for role, _ in one.messages] == ["user", "tool", "tool", "assistant", "user"]
+    (one,), _ = read_rows(tmp_path, [row], CHATGPT)
+    assert [role for role, *_ in one.messages] == ["user", "tool", "tool", "assistant", "user"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +101,7 @@ def test_tool_calls_in_an_export_become_tool_messages(tmp_path):
     ],
 )
 def test_a_broken_export_gives_the_reason(tmp_path, row, reason):
-    _, reasons = read_rows(tmp_path, [row], exports.CHATGPT)
+    _, reasons = read_rows(tmp_path, [row], CHATGPT)
     assert [reason in given for given in reasons] == [True]
 
 
@@ -98,16 +110,16 @@ def test_the_last_branch_of_a_claude_export_is_read(tmp_path):
     parents = ["zero", "m0", "zero", "m2", "m3"]
     for message, parent in zip(row["chat_messages"], parents, strict=True):
         message["parent_message_uuid"] = parent
-    (one,), _ = read_rows(tmp_path, [row], exports.CLAUDE)
-    assert [text for _, text in one.messages] == ["new", "a", "r"]
-    (one,), _ = read_rows(tmp_path, [row | {"current_leaf_message_uuid": "m1"}], exports.CLAUDE)
-    assert [text for _, text in one.messages] == ["old", "old answer"]
+    (one,), _ = read_rows(tmp_path, [row], CLAUDE)
+    assert [text for _, text, *_ in one.messages] == ["new", "a", "r"]
+    (one,), _ = read_rows(tmp_path, [row | {"current_leaf_message_uuid": "m1"}], CLAUDE)
+    assert [text for _, text, *_ in one.messages] == ["old", "old answer"]
 
 
 def test_older_claude_exports_have_only_text(tmp_path):
     messages = [{"uuid": "1", "sender": "human", "text": "q"}, {"uuid": "2", "sender": "assistant", "text": "a"}]
-    (one,), _ = read_rows(tmp_path, [{"uuid": "c", "chat_messages": messages}], exports.CLAUDE)
-    assert [text for _, text in one.messages] == ["q", "a"]
+    (one,), _ = read_rows(tmp_path, [{"uuid": "c", "chat_messages": messages}], CLAUDE)
+    assert [text for _, text, *_ in one.messages] == ["q", "a"]
 
 
 # One message per line
@@ -121,8 +133,8 @@ def test_messages_are_grouped_by_conversation_and_sorted(tmp_path):
     rows = lines(
         ("b", "user", "3", 3), ("a", "bot", "2", 20), ("b", "user", "1", 1), ("a", "user", "1", 3), (7, "ai", "x", 1)
     )
-    kept, _ = read_rows(tmp_path, rows, exports.MESSAGES)
-    assert [(one.id, [text for _, text in one.messages]) for one in kept] == [
+    kept, _ = read_rows(tmp_path, rows, LINES)
+    assert [(one.id, [text for _, text, *_ in one.messages]) for one in kept] == [
         ("b", ["1", "3"]),
         ("a", ["1", "2"]),
         ("7", ["x"]),
@@ -131,14 +143,14 @@ def test_messages_are_grouped_by_conversation_and_sorted(tmp_path):
 
 def test_lines_without_order_or_time_keep_their_order(tmp_path):
     rows = lines(("a", "user", "2", None), ("a", "bot", "1", None))
-    (one,), _ = read_rows(tmp_path, rows, exports.MESSAGES)
-    assert [text for _, text in one.messages] == ["2", "1"]
+    (one,), _ = read_rows(tmp_path, rows, LINES)
+    assert [text for _, text, *_ in one.messages] == ["2", "1"]
 
 
 def test_a_conversation_with_one_unreadable_line_is_dropped(tmp_path):
     rows = lines(("a", "user", "1", 1), ("a", "martian", "2", 2), ("b", "user", "1", 1), ("b", "bot", "2", None))
     rows += lines(("c", "user", "1", "yesterday"), (None, "user", "1", 1))
-    kept, reasons = read_rows(tmp_path, rows, exports.MESSAGES)
+    kept, reasons = read_rows(tmp_path, rows, LINES)
     assert kept == []
     assert reasons == {
         "a message of unknown role": 2,

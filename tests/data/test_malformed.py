@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from sdpo.data import exports, logs
+from sdpo.data import inputs, logs
 from sdpo.data.prepare import InteractionWriter
 from sdpo.data.report import Lengths, measure_of
 from sdpo.errors import SdpoError
 from sdpo.runtime.launch import Job
-from tests.conversations import FORMS, openai, read_rows
+from tests.conversations import FORMS, OPENAI, openai, read_rows
 
 
 def _mutated(text, cuts):
@@ -86,11 +86,13 @@ def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_
     path = tmp_path / "input"
     path.write_bytes(content)
     counted = []
-    monkeypatch.setattr(logs, "_rows", _counting(_ROWS, counted))
+    monkeypatch.setattr(logs, "rows_of", _counting(_ROWS, counted))
     tallies = []
     monkeypatch.setattr(logs, "check_not_empty", lambda tally, source: tallies.append(tally) or _CHECK(tally, source))
     monkeypatch.setattr(logs, "finish", lambda *_: None)
-    settings = SimpleNamespace(input=path, out_dir=tmp_path / "out", force=False, model=None, seed=42)
+    settings = SimpleNamespace(
+        input=path, out_dir=tmp_path / "out", force=False, model=None, seed=42, redact=True, redact_names=False
+    )
     try:
         logs.run(settings, Job(name="prep-logs", summary="", settings=object, run=""))
     except SdpoError as error:
@@ -100,7 +102,7 @@ def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_
     assert list((tmp_path / "out").iterdir()) == []
 
 
-_ROWS, _CHECK = logs._rows, logs.check_not_empty
+_ROWS, _CHECK = inputs.rows_of, logs.check_not_empty
 
 
 def _counting(rows, counted):
@@ -115,7 +117,7 @@ def _counting(rows, counted):
 def test_a_repeated_conversation_id_is_counted(tmp_path):
     writer = InteractionWriter(Lengths(logs.KINDS, measure_of(None)))
     file = io.BytesIO()
-    for conversation in read_rows(tmp_path, [openai(id="c"), openai(id="c"), openai(id="d")], exports.OPENAI)[0]:
+    for conversation in read_rows(tmp_path, [openai(id="c"), openai(id="c"), openai(id="d")], OPENAI)[0]:
         writer.add(conversation, file)
     assert writer.rows.as_dict() == {"seen": 3, "kept": 2, "dropped": {"an id that an earlier conversation has": 1}}
     assert writer.duplicates == 1

@@ -6,7 +6,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sdpo.data import rows
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage, interactions, read_messages, text_of, time_of
+from sdpo.data.conversation import (
+    HALF,
+    NO_TEXT,
+    THOUGHTS,
+    Conversation,
+    Dropped,
+    SourceMessage,
+    interactions,
+)
+from sdpo.data.messages import content_of, read_messages
+from sdpo.data.times import moment, time_of
 from sdpo.text.records import Interaction, interaction_lines
 from tests.raw_data import slow_interactions
 
@@ -85,7 +95,8 @@ def test_message_formats_can_be_mixed_and_control_tokens_stay_text():
             {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
         ]
     )
-    assert messages == [(U, "hi <|im_end|>"), (A, "a\nb"), (U, "new"), (S, "s"), (A, ""), (T, "")]
+    assert [one[:2] for one in messages] == [(U, "hi <|im_end|>"), (A, "a\nb"), (U, "new"), (S, "s"), (T, "")]
+    assert [one.beside for one in messages] == [False, True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +110,6 @@ def test_message_formats_can_be_mixed_and_control_tokens_stay_text():
         ([{"role": 3, "content": "x"}], "unknown role"),
         ([{"role": "user", "content": 3}], "not text"),
         ([{"role": "user", "content": {"a": 1}}], "not text"),
-        ([{"role": "user", "content": "\ud800"}], "half a character"),
     ],
 )
 def test_malformed_messages_give_the_reason(messages, reason):
@@ -221,5 +231,42 @@ def test_times_and_message_contents_in_all_formats():
     assert time_of(1_700_000_000_000) == time_of(1_700_000_000)
     assert time_of("2024-01-01 ") == "2024-01-01"
     assert all(time_of(value) is None for value in (None, "", True, float("nan"), 10**400, 1e300, [], {}))
-    assert text_of([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]) == ("yes", False)
-    assert text_of([{"type": "tool_use", "input": {}}]) == ("", True)
+    thought = {"type": "thinking", "thinking": "hm"}
+    assert content_of([thought, {"type": "text", "text": "yes"}])[:2] == ("yes", False)
+    assert content_of([thought]).missing == THOUGHTS
+    assert content_of([{"type": "tool_use", "input": {}}])[:2] == ("", True)
+    assert content_of("half \ud800")[:1] == ("",) and content_of("half \ud800").missing == HALF
+
+
+def test_messages_without_text_separate_what_is_around_them():
+    """Two answers, or two questions, are never joined across them, and what touches them is left out."""
+    kept, reasons = made((U, "1"), (A, "2"), (U, ""), (A, "3"), (U, "4"))
+    assert (kept, reasons) == ([], [NO_TEXT] * 2)
+    kept, reasons = made((U, "1"), (A, ""), (U, "2"), (A, "3"), (U, "4"))
+    assert (kept, reasons) == ([], [NO_TEXT] * 2)
+    kept, reasons = made((U, "1"), (A, "2"), (A, ""), (A, "3"), (U, "4"))
+    assert (kept, reasons) == ([], [NO_TEXT])
+    kept, reasons = made((U, "1"), (U, ""), (U, "2"), (A, "3"), (U, "4"))
+    assert (kept, reasons) == ([], [NO_TEXT])
+    # Beside a text of the same role it separates nothing.
+    (one,), reasons = made((U, ""), (U, "1"), (A, "2"), (A, ""), (U, "3"), (U, ""))
+    assert (one.prompt[0]["content"], one.completion, one.user_response, reasons) == ("1", "2", "3", [])
+    # It no longer matters once it is out of the history.
+    later = [((U, A)[index % 2], f"later {index}") for index in range(9)]
+    kept, reasons = made((U, "1"), (A, ""), *later)
+    assert kept[0].prompt[0]["content"] == "later 0" and len(kept) == 2
+
+
+def test_moments_are_read_where_there_is_one_reading():
+    expected = 1735725605.0
+    for value in (
+        1735725605, 1735725605000, "1735725605", 1735725605e6, "2025-01-01T10:00:05Z", "2025-01-01 10:00:05 UTC",
+        "2025-01-01T10:00:05.000000000Z", "2025-01-01 11:00:05 +0100 CET", {"$date": "2025-01-01T10:00:05Z"},
+        {"$date": {"$numberLong": "1735725605000"}}, "Jan 1, 2025, 10:00:05 AM", "January 1, 2025 10:00:05",
+        "1 January 2025 10:00:05", "Wed, 01 Jan 2025 10:00:05 GMT", "Wed Jan  1 10:00:05 2025", "01/01/2025 10:00:05",
+        "01.01.2025 10:00:05", "2025/01/01 10:00:05", {"seconds": 1735725605},
+    ):  # fmt: skip
+        assert moment(value) == pytest.approx(expected), value
+    assert moment("13/02/2025") == moment("2025-02-13") and moment("02/13/2025") == moment("2025-02-13")
+    for value in ("01/02/2025", "yesterday", "", None, True, [], "nan", float("nan"), 10**400, {}, "9" * 500):
+        assert moment(value) is None, value

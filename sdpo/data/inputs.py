@@ -1,0 +1,280 @@
+"""The files that hold someone's conversations: in a folder, alone, or in a ZIP archive; and their rows."""
+
+import csv
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from sdpo.data import columns
+from sdpo.data.conversation import Dropped
+from sdpo.data.forms import form_of
+from sdpo.data.json_stream import NOT_JSON, encoding_of, open_text, read_json
+from sdpo.data.messages import read_message
+from sdpo.data.shapes import value_of
+from sdpo.errors import RecordError, one_line
+
+FEEDBACK = "message_feedback.json"  # the ratings of a ChatGPT account, beside its conversations
+_TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".parquet")
+_LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
+_HEAD = 1 << 16
+_WRAPPERS = ("conversations", "data", "items", "results", "chats", "rows", "records", "entries", "traces", "runs",
+             "requests", "threads", "sessions", "history")  # fmt: skip
+_OFFICE = "an Excel or other office file"
+
+
+class Source(Protocol):
+    """A file that may be opened more than once; as a string, what messages call it."""
+
+    @property
+    def name(self) -> str:
+        """The file's name, without its folder."""
+        ...
+
+    def open(self, mode: str) -> IO[bytes]:
+        """Open the file for reading bytes, from its start."""
+        ...
+
+
+class Member:
+    """A file in a ZIP archive, unpacked into a file without a name when it is first opened."""
+
+    def __init__(self, archive: Path, name: str, scratch: Path) -> None:
+        self.name = name.rpartition("/")[2]
+        self._archive, self._member, self._scratch = archive, name, scratch
+        self._file: IO[bytes] | None = None
+
+    def __str__(self) -> str:
+        return f"{self._archive} ({self._member})"
+
+    def open(self, mode: str) -> IO[bytes]:
+        """Open the unpacked file. Raises RecordError if it cannot be unpacked."""
+        if self._file is None:
+            file = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115 (closed by `close`)
+            try:
+                with zipfile.ZipFile(self._archive) as archive, archive.open(self._member) as packed:
+                    shutil.copyfileobj(packed, file)
+                file.flush()
+            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+                file.close()
+                raise RecordError(
+                    f"{self} cannot be unpacked: {one_line(error)}. Unpack the archive and give the folder."
+                ) from None
+            self._file = file
+        opened = os.fdopen(os.dup(self._file.fileno()), "rb")
+        opened.seek(0)
+        return opened
+
+    def close(self) -> None:
+        """Free the disk space."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def paths_of(source: Path) -> list[Path]:
+    """Return the file, or all files of the folder that are not hidden."""
+    if source.is_file():
+        return [source]
+    return sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def sources_of(source: Path, scratch: Path) -> list[Source]:
+    """Return the files to read, those in ZIP archives one by one. Raises RecordError for an archive that is broken."""
+    results: list[Source] = []
+    for path in paths_of(source):
+        if _head(path)[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
+            results.append(path)
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [info.filename for info in archive.infolist() if not info.is_dir()]
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            if path.suffix.lower() == ".zip":
+                raise RecordError(
+                    f"{path} cannot be read as a ZIP archive: {one_line(error)}. Download it again."
+                ) from None
+            results.append(path)
+            continue
+        if "[Content_Types].xml" in names:
+            results.append(path)
+            continue
+        shown = [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
+        results += [Member(path, name, scratch) for name in sorted(shown)]
+    return results
+
+
+def skip_reason(source: Source) -> str | None:
+    """Return why a file cannot hold conversations, or None if it may: pictures, pages and other programs' files."""
+    head = _head(source)
+    if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _OFFICE
+    if head[:4] == b"PAR1" or head[:2] == b"\x1f\x8b":
+        return None
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"%pdf")):
+        return "not JSON, CSV or parquet"
+    named = source.name.lower().endswith(_TEXTS)
+    if not named and encoding_of(head) == "utf-8-sig" and (b"\0" in head or not _is_utf8(head)):
+        return "not text"
+    return None
+
+
+def rows_of(source: Source) -> Iterator[Any]:
+    """Yield the rows of a JSON, CSV or parquet file.
+
+    Exports inside one object are unwrapped; the messages of one list become one row with `messages`.
+    """
+    if _head(source)[:4] == b"PAR1":
+        rows: Iterator[Any] = _parquet_rows(source)
+    else:
+        rows = _csv_rows(source) if _is_csv(source) else read_json(source)
+    alone: list[dict] = []  # messages that name no conversation: those of the file are one
+    for value in rows:
+        if isinstance(value, list):
+            yield from ({"messages": value},) if _are_messages(value) or not value else _unwrapped(value)
+        elif isinstance(value, dict):
+            value = {name: value_of(field) if name in columns.LIST_NAMES else field for name, field in value.items()}
+            if form_of(value) is None and _is_message(value):
+                alone.append(value)
+            else:
+                yield from _unwrapped(value)
+        else:
+            yield value
+    if alone:
+        yield {"messages": alone}
+
+
+def ratings_of(source: Source) -> dict[str, Any]:
+    """Return the rating of each message that a file of ratings names."""
+    ratings = {}
+    for value in rows_of(source):
+        for row in value if isinstance(value, list) else [value]:
+            if isinstance(row, dict) and isinstance(row.get("id"), str):
+                ratings[row["id"]] = row.get("rating")
+    return ratings
+
+
+def _head(source: Source) -> bytes:
+    try:
+        with source.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError as error:
+        raise RecordError(f"{source} cannot be read: {error.strerror or error}.") from None
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start >= len(head) - 4 and len(head) == _HEAD  # cut in the middle of a character
+    return True
+
+
+def _are_messages(values: list) -> bool:
+    return all(isinstance(value, dict) for value in values) and bool(values) and _is_message(values[0])
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict) or not ({"content", "value", "parts", "text"} & set(value)):
+        return False
+    return any(name in value for name in ("role", "from", "author", "sender")) and isinstance(read_message(value), list)
+
+
+def _unwrapped(value: Any) -> Iterator[Any]:
+    """Yield the conversations inside an object or a list of exports, or the value itself."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _unwrapped(item) if isinstance(item, dict) else (item,)
+        return
+    for name in _WRAPPERS:
+        items = value.get(name)
+        inner = list(items.values()) if isinstance(items, dict) else items
+        known = [one for one in inner if isinstance(one, dict)] if isinstance(inner, list) else []
+        if known and not _are_messages(known) and form_of(known[0]) is not None:
+            yield from inner if isinstance(inner, list) else ()
+            return
+    inside = list(value.values())
+    if form_of(value) is None and inside and all(isinstance(one, dict) and form_of(one) for one in inside):
+        yield from inside
+        return
+    yield value
+
+
+# Parquet
+
+
+def _parquet_rows(source: Source) -> Iterator[dict]:
+    import pyarrow.parquet
+
+    try:
+        with source.open("rb") as file:
+            reader = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
+            for batch in reader.iter_batches(500, use_threads=False):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise RecordError(f"{source} cannot be read as parquet: {one_line(error)}. Download it again.") from None
+
+
+# CSV
+
+
+def _is_csv(source: Source) -> bool:
+    """Return whether a file is CSV, judged by its first line, and by its name if it has columns that are not known."""
+    with open_text(source) as text:
+        head = text.read(_HEAD).lstrip()
+    if head[:1] in ("", "{", "["):
+        return False
+    lines = [line for line in head.splitlines() if line.strip()]
+    delimiter, header = _header(lines)
+    if not header:
+        return False
+    return columns.are_known(header) or (source.name.lower().endswith((".csv", ".tsv")) and bool(delimiter))
+
+
+def _header(lines: list[str]) -> tuple[str, list[str]]:
+    """Return the delimiter and the names of the columns in a file's first lines; Excel may name the delimiter first."""
+    if lines and lines[0].strip().strip('"').lower().startswith("sep=") and len(lines) > 1:
+        delimiter = lines[0].strip().strip('"')[4:5] or "\t"
+        line = lines[1]
+    else:
+        line = lines[0] if lines else ""
+        delimiter = max(",;\t|", key=line.count)
+    try:
+        return delimiter, [columns.column_name(name) for name in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return delimiter, []
+
+
+def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with open_text(source, newline="") as text:
+        lines: list[str] = []
+        while len(lines) < 1 or (len(lines) == 1 and lines[0].strip().strip('"').lower().startswith("sep=")):
+            line = text.readline()
+            if not line:
+                break
+            lines += [line] if line.strip() else []
+        delimiter, names = _header(lines)
+        if not columns.are_known(names):
+            found = ", ".join(name or "(no name)" for name in names[:12])
+            raise RecordError(f"{source} has the columns {found}. Needed are {columns.NEEDED}: rename the columns.")
+        rows = csv.reader(text, delimiter=delimiter)
+        while True:
+            try:
+                fields = next(rows)
+            except StopIteration:
+                return
+            except csv.Error:
+                yield Dropped("not CSV")
+                continue
+            if any(field.strip() for field in fields[len(names) :]):
+                yield Dropped("more fields than the header has")
+            elif any(fields):
+                yield dict(zip(names, fields, strict=False))
+
+
+__all__ = ["FEEDBACK", "NOT_JSON", "Member", "Source", "paths_of", "ratings_of", "rows_of", "skip_reason", "sources_of"]

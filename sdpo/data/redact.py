@@ -1,0 +1,218 @@
+"""Replaces what is private in conversations by marks such as [EMAIL_1], the same value by the same mark.
+
+Keys, tokens and passwords are found by detect-secrets' detectors; addresses and numbers by their form and, where they
+have one, their checksum; names, if asked for, by presidio. What was replaced is counted by kind, and kept nowhere.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+from sdpo.data.conversation import Conversation
+from sdpo.data.patterns import numbers_and_addresses
+from sdpo.errors import SettingError, one_line
+
+_MARK = re.compile(r"\[([A-Z]+)_(\d+)\]")
+_KEY_BLOCK = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?"
+    r"(?:-----END (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    re.DOTALL,
+)
+_PASSWORD = re.compile(
+    r"""(?ix)\b(?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|senha)\b
+    \s*(?:is|ist|es|est|:|=)\s*(?P<value>[^\s"'`,;]{4,})"""
+)
+_NAMED_KEY = re.compile(
+    r"""(?ix)\b(?:[\w-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token)\b
+    ["']?\s*(?:is|:|=|\s)\s*["']?(?P<value>[A-Za-z0-9_\-+/=.]{12,})"""
+)
+_TOKEN = re.compile(r"(?<![\w/+.=-])[A-Za-z0-9_+=-]{20,}(?![\w/+=-])")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/:@]+:(?P<value>[^\s/@]+)(?=@)")
+# Formats of keys that detect-secrets' own detectors do not know yet.
+_NEWER_KEYS = re.compile(
+    r"\b(?:sk-(?:ant|proj|svcacct|admin|or|lf)-[\w-]{16,}|sk-[A-Za-z0-9]{32,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}"
+    r"|github_pat_\w{22,}|gh[opsur]_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}"
+    r"|r8_[A-Za-z0-9]{30,}|nvapi-[\w-]{40,}|xox[abeoprs]-[\w-]{10,}|pk_live_\w{20,}|whsec_\w{20,}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
+)
+_ENTROPY = 4.0  # bits per character, above which a long word of letters in both cases and digits is no word
+# Detectors for which detect-secrets takes any quoted word, or which are done by other means here.
+_NOT_BY_PATTERN = {"Secret Keyword", "Private Key", "Public IP (ipv4)", "Basic Auth Credentials"}
+_KINDS = ("KEY", "PASSWORD", "EMAIL", "IBAN", "CARD", "PHONE", "IP", "MAC", "NAME")
+
+
+class Span(NamedTuple):
+    """A private value in a text: where it is, its kind, and the value in the form in which equal ones agree."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+
+
+class Redactor:
+    """Redacts conversations, and counts what it replaced by kind."""
+
+    def __init__(self, redact: bool, names: bool = False) -> None:
+        self._on, self._names = redact, redact and names
+        self.counts: Counter[str] = Counter()
+
+    def report(self) -> dict[str, int] | str:
+        """Return the counts by kind, or in words that nothing was looked for or found."""
+        if not self._on:
+            return "nothing (REDACT=0)"
+        return {kind: self.counts[kind] for kind in _KINDS if self.counts[kind]} or "nothing was found (REDACT=1)"
+
+    def conversation(self, conversation: Conversation) -> Conversation:
+        """Return a conversation whose texts and id show marks instead of private values."""
+        if not self._on:
+            return conversation
+        marks = _Marks(message.text for message in conversation.messages)
+        messages = [message._replace(text=self._text(message.text, marks)) for message in conversation.messages]
+        name = self._text(conversation.id, marks, names=False)
+        return Conversation(
+            name, messages, conversation.model, conversation.timestamp, conversation.rows, conversation.note
+        )
+
+    def _text(self, text: str, marks: "_Marks", names: bool = True) -> str:
+        spans = private_spans(text)
+        if self._names and names:
+            spans = _apart([*spans, *_name_spans(text)])
+        for span in reversed(spans):
+            text = text[: span.start] + marks.of(span) + text[span.end :]
+            self.counts[span.kind] += 1
+        return text
+
+
+class _Marks:
+    """The marks of one conversation: each value has one, and none that the conversation itself already contains."""
+
+    def __init__(self, texts: Iterator[str]) -> None:
+        self._taken = {match[0] for text in texts for match in _MARK.finditer(text)}
+        self._marks: dict[tuple[str, str], str] = {}
+        self._last: Counter[str] = Counter()
+
+    def of(self, span: Span) -> str:
+        key = (span.kind, span.value)
+        while key not in self._marks:
+            self._last[span.kind] += 1
+            mark = f"[{span.kind}_{self._last[span.kind]}]"
+            if mark not in self._taken:
+                self._marks[key] = mark
+        return self._marks[key]
+
+
+def private_spans(text: str) -> list[Span]:
+    """Return the private values in a text, in order, none of which overlap."""
+    found = [Span(match.start(), match.end(), "KEY", match[0]) for match in _KEY_BLOCK.finditer(text)]
+    found += _secrets(text)
+    found += [Span(*one) for one in numbers_and_addresses(text)]
+    return _apart(found)
+
+
+def _apart(found: list[Span]) -> list[Span]:
+    """Return spans that do not overlap, in order: of those that do, the kind named first, then the longest."""
+    chosen: list[Span] = []
+    for span in sorted(found, key=lambda one: (_KINDS.index(one.kind), one.start - one.end)):
+        if span.end > span.start and all(span.end <= one.start or span.start >= one.end for one in chosen):
+            chosen.append(span)
+    return sorted(chosen)
+
+
+def _secrets(text: str) -> Iterator[Span]:
+    """Yield keys, tokens and passwords."""
+    patterns, keyword, entropy = _detectors()
+    for pattern, kind in patterns:
+        for match in pattern.finditer(text):
+            yield Span(match.start(), match.end(), kind, match[0])
+    for pattern, kind in (
+        (_NEWER_KEYS, "KEY"),
+        (_CREDENTIALS, "PASSWORD"),
+        (_PASSWORD, "PASSWORD"),
+        (_NAMED_KEY, "KEY"),
+    ):
+        for match in pattern.finditer(text):
+            group = "value" if "value" in pattern.groupindex else 0
+            if _is_secret(match[group], kind):
+                yield Span(match.start(group), match.end(group), kind, match[group])
+    if "=" in text or ":" in text:
+        yield from _by_keyword(text, keyword)
+    for match in _TOKEN.finditer(text):
+        if _is_mixed(match[0]) and entropy.calculate_shannon_entropy(match[0]) > _ENTROPY:
+            yield Span(match.start(), match.end(), "KEY", match[0])
+
+
+def _by_keyword(text: str, keyword: Any) -> Iterator[Span]:
+    """Yield the values that detect-secrets finds beside a word such as `secret`, line by line."""
+    start = 0
+    for line in text.splitlines(keepends=True):
+        if ("=" in line or ":" in line) and any(quote in line for quote in "\"'"):
+            for value in keyword.analyze_string(line):
+                at = line.find(value) if value and len(value) >= 4 else -1
+                if at >= 0 and not _MARK.search(value):
+                    yield Span(start + at, start + at + len(value), "PASSWORD", value)
+        start += len(line)
+
+
+def _is_secret(value: str, kind: str) -> bool:
+    """Return whether a word beside `password` or `token` is one: words of a sentence have no digits or signs."""
+    if kind == "PASSWORD":
+        return bool(re.search(r"\d|[^\w.?!)]", value)) and not _MARK.search(value)
+    return bool(re.search(r"\d", value)) and bool(re.search(r"[A-Za-z]", value))
+
+
+def _is_mixed(value: str) -> bool:
+    digits = sum(letter.isdigit() for letter in value)
+    return digits >= 2 and any(one.isupper() for one in value) and any(one.islower() for one in value)
+
+
+@cache
+def _detectors() -> tuple[list[tuple[re.Pattern, str]], Any, Any]:
+    """Return the patterns of detect-secrets with their kinds, its detector by keyword, and the one by entropy."""
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+
+    classes: dict[str, Any] = get_mapping_from_secret_type_to_class()
+    patterns = [
+        (pattern if isinstance(pattern, re.Pattern) else re.compile(pattern), "KEY")
+        for name, detector in classes.items()
+        if name not in _NOT_BY_PATTERN and not name.endswith("Entropy String")
+        for pattern in getattr(detector, "denylist", ())
+    ]
+    return patterns, classes["Secret Keyword"](), classes["Base64 High Entropy String"](limit=_ENTROPY)
+
+
+# Names of persons
+
+
+def check_names(redact: bool) -> None:
+    """Raise SettingError if REDACT_NAMES cannot be done: without REDACT, or without presidio and a language model."""
+    if not redact:
+        raise SettingError("REDACT_NAMES=1 needs REDACT=1. Give both, or neither.")
+    if find_spec("presidio_analyzer") is None:
+        raise SettingError(
+            "REDACT_NAMES=1 needs presidio, which is not installed. Install it: pip install 'sdpo[names]', then "
+            "python -m spacy download en_core_web_lg; or leave REDACT_NAMES out."
+        )
+
+
+def _name_spans(text: str) -> Iterator[Span]:
+    for found in _analyzer().analyze(text=text, language="en", entities=["PERSON"]):
+        value = text[found.start : found.end]
+        yield Span(found.start, found.end, "NAME", " ".join(value.split()).lower())
+
+
+@cache
+def _analyzer() -> Any:
+    check_names(True)
+    from presidio_analyzer import AnalyzerEngine
+
+    try:
+        return AnalyzerEngine()
+    except (Exception, SystemExit) as error:  # it exits where the language model is missing and cannot be had
+        raise SettingError(
+            f"REDACT_NAMES=1: presidio does not start: {one_line(error, 120)} Install its language model: python -m "
+            "spacy download en_core_web_lg; or leave REDACT_NAMES out."
+        ) from None
