@@ -5,7 +5,7 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 
 import shlex
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
@@ -127,13 +127,14 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
 def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
     """Return the Make command that resumes this run with the same settings.
 
-    With `higher_cost` MAX_COST is left for the user to fill in, as is a password in an address.
+    With `higher_cost` MAX_COST is left for the user to fill in. A user and password in an address are left out.
     """
     left_out = {"run_id", "output_dir", *(["max_cost"] if higher_cost else [])}
     if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
         left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    words = [f"{name.upper()}={shlex.quote(without_credentials(settings_module.as_text(value)))}" for name, value in given.items()]
+    texts = {name: without_credentials(settings_module.as_text(value)) for name, value in given.items()}
+    words = [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]

@@ -92,7 +92,7 @@ def test_compatible_settings_are_accepted(values):
     ("values", "shown"),
     [
         ({"simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
-        ({"simulator_url": "https://me:secret@gpu7/v1"}, "SIMULATOR_URL=https://...@gpu7/v1"),
+        ({"simulator_url": "https://me:secret@gpu7/v1"}, "SIMULATOR_URL=https://gpu7/v1"),
         ({"simulator_api_key": "secret", "simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
     ],
 )
