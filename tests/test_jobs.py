@@ -149,6 +149,20 @@ def test_the_demo_is_the_tiny_tldr_job_and_takes_settings(fake_python, variables
     assert result.stdout.split("|")[:-1] == ["1", style, seed, "-m jobs.train_online_tldr"]
 
 
+def test_the_demo_on_a_real_model_prepares_its_prompts_unless_they_are_given(fake_python):
+    python = fake_python(MAKE_VARIABLES, "STYLE")
+    own = make("demo-real", python, "STYLE=brief", "DATA_PATH=mine")
+    names, style, arguments, _ = own.stdout.split("|")
+    assert (set(names.split()), style) == ({"PYTHON", "STYLE", "DATA_PATH"}, "brief")
+    assert arguments == "-m jobs.demo_real"
+    # The preparation does not know the demo's settings, and is not told of them.
+    jobs = make("demo-real", python, "STYLE=brief").stdout.split("|")
+    if (ROOT / "data/english_prompts/train.jsonl").exists():
+        assert jobs[2::3] == ["-m jobs.demo_real"]
+    else:
+        assert jobs[0] == "" and jobs[2] == "-m jobs.prep_english" and jobs[-2] == "-m jobs.demo_real"
+
+
 def test_make_prints_one_line_for_a_missing_interpreter():
     result = make("test", "PYTHON=no-such-python")
     assert result.returncode == 2

@@ -38,13 +38,12 @@ def run(job: str, *flags: object, expect: tuple[int, ...] = (0,)) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """Return the run directory of three steps with the recommended settings."""
+    """Return the run directory of three steps of the demo, which trains by the recommended settings."""
     folder = tmp_path_factory.mktemp("real")
     run("prep_english", "--out-dir", folder / "prompts")
     run(
-        "train_online_helpsteer", "--recipe", "recommended", "--lr", 1e-3, "--model-name-or-path", MODEL,
-        "--user-model-name-or-path", "rule", "--style", "exclamation", "--data-path", folder / "prompts",
-        "--train-n", 12, "--bs", 4, "--ga", 1, "--world-size", 1, "--max-completion-tokens", 32,
+        "demo_real", "--lr", 1e-3, "--model-name-or-path", MODEL, "--style", "exclamation",
+        "--data-path", folder / "prompts", "--train-n", 12, "--bs", 4, "--max-completion-tokens", 32,
         "--eval-n", 4, "--save-steps", 3,
         "--output-dir", folder / "run", "--precision", "fp32",
     )  # fmt: skip
