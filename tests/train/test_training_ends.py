@@ -93,11 +93,12 @@ def test_compatible_settings_are_accepted(values):
     [
         ({"simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
         ({"simulator_url": "https://me:secret@gpu7/v1"}, "SIMULATOR_URL=https://gpu7/v1"),
-        ({"simulator_api_key": "secret", "simulator_url": "http://gpu7:8000/v1"}, "SIMULATOR_URL=http://gpu7:8000/v1"),
     ],
 )
 def test_the_command_to_resume_has_the_users_server_and_no_secret(values, shown):
-    run = dataclasses.replace(settings(run_id="mine", **values), output_dir="runs/mine")
+    run = settings(run_id="mine", **values)
+    sources = run.sources | {"simulator_api_key": "environment"}
+    run = dataclasses.replace(run, simulator_api_key="secret", sources=sources)
     command = resume_command(run, SimpleNamespace(name="train-online-tldr"))
     assert shown in shlex.split(command) and "secret" not in command and "RUN_ID=mine" in command
 
