@@ -15,7 +15,6 @@ from sdpo.text.prompts import FOLLOW_UP_PERSONA
 from sdpo.text.records import Prompt, interaction_lines, prompt_lines
 from sdpo.tiny import MODEL_DIR, logged
 from sdpo.train.offline.split import is_held_out
-from tests.evaluations import add_checkpoint
 from tests.servers import Answer, FakeServer, prompt_of
 
 LOGS = logged.interactions(40, seed=5)
@@ -156,6 +155,8 @@ def test_by_default_nothing_that_the_guard_warned_of_is_evaluated(levels, flags,
 @pytest.mark.slow
 def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsys):
     """A judge behind HTTP prefers what the follow-up asks for, and sees the follow-up of the prompt in each request."""
+    from tests.evaluations import add_checkpoint
+
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     (run / "checkpoint-20" / "complete.json").unlink()
     (run / "checkpoint-20").rmdir()
