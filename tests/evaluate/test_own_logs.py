@@ -100,6 +100,10 @@ def test_everything_that_is_missing_is_said_at_once(logs, tmp_path, capsys, monk
     assert len(error.splitlines()) == 1 and "5 things" in error
     for name in ("checkpoint", "STYLE", "DATA_PATH", "validation.jsonl", "ANTHROPIC_API_KEY", "BASELINE"):
         assert name in error
+    (tmp_path / "raw.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    assert launch.main(eval_job.JOB, [*flags, "--style", "brief", "--data-path", "raw.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert "make prep-logs" in error and "raw.jsonl, line 1" in error
     # One thing alone is said as before.
     alone = ["--run-dir", str(run), "--gpus", "1", "--data-path", str(logs)]
     assert launch.main(eval_job.JOB, alone) == 2
