@@ -66,7 +66,8 @@ def evaluation_prompts(settings: "EvalSettings", run: TrainedRun, job: "Job") ->
     """
     path, shared = prompts_file(settings), persona(settings, run)
     if not holds_interactions(path):
-        rows = training_prompts(read_prompts(path, job.data_command), job_as_trained(job, run))
+        make_with = _MAKE_INTERACTIONS if run.is_offline else job.data_command
+        rows = training_prompts(read_prompts(path, make_with), job_as_trained(job, run))
         return [EvaluationPrompt(row["id"], row["prompt"][-1]["content"], row["prompt"], shared or "") for row in rows]
     interactions = list(read_interactions(path, _MAKE_INTERACTIONS))
     held_out = _held_out(interactions, run) if _is_training_file(path, run) else []

@@ -15,7 +15,6 @@ from sdpo.text.prompts import FOLLOW_UP_PERSONA
 from sdpo.text.records import Prompt, interaction_lines, prompt_lines
 from sdpo.tiny import MODEL_DIR, logged
 from sdpo.train.offline.split import is_held_out
-from tests.evaluations import add_checkpoint
 from tests.servers import Answer, FakeServer, prompt_of
 
 LOGS = logged.interactions(40, seed=5)
@@ -101,6 +100,10 @@ def test_everything_that_is_missing_is_said_at_once(logs, tmp_path, capsys, monk
     assert len(error.splitlines()) == 1 and "5 things" in error
     for name in ("checkpoint", "STYLE", "DATA_PATH", "validation.jsonl", "ANTHROPIC_API_KEY", "BASELINE"):
         assert name in error
+    (tmp_path / "raw.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    assert launch.main(eval_job.JOB, [*flags, "--style", "brief", "--data-path", "raw.jsonl"]) == 2
+    error = capsys.readouterr().err
+    assert "make prep-logs" in error and "raw.jsonl, line 1" in error
     # One thing alone is said as before.
     alone = ["--run-dir", str(run), "--gpus", "1", "--data-path", str(logs)]
     assert launch.main(eval_job.JOB, alone) == 2
@@ -156,6 +159,8 @@ def test_by_default_nothing_that_the_guard_warned_of_is_evaluated(levels, flags,
 @pytest.mark.slow
 def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsys):
     """A judge behind HTTP prefers what the follow-up asks for, and sees the follow-up of the prompt in each request."""
+    from tests.evaluations import add_checkpoint
+
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     (run / "checkpoint-20" / "complete.json").unlink()
     (run / "checkpoint-20").rmdir()
