@@ -142,9 +142,8 @@ WORDS = [
 
 @pytest.mark.parametrize(("answer", "words", "advice"), WORDS)
 def test_what_no_retry_resolves_is_raised_at_once_with_the_servers_words(answer, words, advice):
-    with FakeServer(lambda body, number: answer) as server:
-        with pytest.raises(RequestRefused) as caught:
-            client(server).complete([request()])
+    with FakeServer(lambda body, number: answer) as server, pytest.raises(RequestRefused) as caught:
+        client(server).complete([request()])
     assert words in str(caught.value) and advice in str(caught.value) and "\n" not in str(caught.value)
     assert PROMPT not in str(caught.value) and KEY not in str(caught.value) and PERSONA not in str(caught.value)
     if advice != "USER_MODEL_NAME_OR_PATH":
