@@ -1,7 +1,6 @@
 """What servers refuse, each in its own words: the request is changed once and for all, or the words are shown."""
 
 import json
-import time
 from itertools import pairwise
 
 import pytest
@@ -96,9 +95,7 @@ def test_a_newer_model_that_refuses_several_fields_gets_none_of_them(capsys):
 def test_without_a_system_role_its_text_goes_before_the_users(refusal, capsys):
     with FakeServer(lambda body, number: refusal if len(body["messages"]) > 1 else Answer("fine")) as server:
         asker = client(server, concurrency=1)
-        started = time.monotonic()
         assert [reply.text for reply in asker.complete([request(), request("two")])] == ["fine"] * 2
-        assert time.monotonic() - started < 5
     assert server.bodies[-1]["messages"] == [{"role": "user", "content": f"{PERSONA}\n\ntwo"}]
     assert len(server.bodies) <= 4
     assert THINKS in server.bodies[-1]
@@ -145,11 +142,8 @@ WORDS = [
 
 @pytest.mark.parametrize(("answer", "words", "advice"), WORDS)
 def test_what_no_retry_resolves_is_raised_at_once_with_the_servers_words(answer, words, advice):
-    with FakeServer(lambda body, number: answer) as server:
-        started = time.monotonic()
-        with pytest.raises(RequestRefused) as caught:
-            client(server).complete([request()])
-        assert time.monotonic() - started < 2
+    with FakeServer(lambda body, number: answer) as server, pytest.raises(RequestRefused) as caught:
+        client(server).complete([request()])
     assert words in str(caught.value) and advice in str(caught.value) and "\n" not in str(caught.value)
     assert PROMPT not in str(caught.value) and KEY not in str(caught.value) and PERSONA not in str(caught.value)
     if advice != "USER_MODEL_NAME_OR_PATH":
