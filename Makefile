@@ -53,7 +53,7 @@ demo: ready ## run the complete method with the tiny model on a CPU
 	@TINY=1 STYLE="$${STYLE:-no_emojis}" $(PYTHON) -m jobs.train_online_tldr
 
 # The prompts are written once. Settings such as STYLE are for the demo and unknown to the preparation.
-demo-real: ready ## train a small real model on a CPU or GPU, with a rule as the user (MODEL_NAME_OR_PATH=..., STYLE=...)
+demo-real: ready ## train a small real model on a CPU or GPU, with a rule as the user (MODEL=..., STYLE=...)
 	@[ -n "$(DATA_PATH)$(TINY)" ] || [ -e data/english_prompts/train.jsonl ] || SDPO_MAKE_VARIABLES= $(PYTHON) -m jobs.prep_english
 	@$(PYTHON) -m jobs.demo_real
 

@@ -155,7 +155,7 @@ def test_the_demo_on_a_real_model_prepares_its_prompts_unless_they_are_given(fak
     names, style, arguments, _ = own.stdout.split("|")
     assert (set(names.split()), style) == ({"PYTHON", "STYLE", "DATA_PATH"}, "brief")
     assert arguments == "-m jobs.demo_real"
-    # The preparation does not know the demo's settings, and is not told of them.
+    # The preparation does not know the demo's settings, and does not get them.
     jobs = make("demo-real", python, "STYLE=brief").stdout.split("|")
     if (ROOT / "data/english_prompts/train.jsonl").exists():
         assert jobs[2::3] == ["-m jobs.demo_real"]

@@ -8,7 +8,7 @@ from sdpo.settings.recipes import RECIPES
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS
 
-# The demo on a real model is the one job that trains by the recommended recipe unless told otherwise.
+# The demo on a real model is the one job whose default is the recommended recipe.
 TRAINING = [
     name
     for name, job in JOBS.items()
