@@ -68,7 +68,7 @@ def check_objective(settings: "TrainingSettings") -> None:
                 )
     elif "direction" in given or "top_k" in given:
         raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Set one of these, or leave them out.")
-    if settings.contrast_plausibility and settings.objective not in ("full", "top_k"):
+    if "contrast_plausibility" in given and settings.objective not in ("full", "top_k"):
         raise SettingError(
             "CONTRAST_PLAUSIBILITY compares a token with the most likely one, which "
             f"OBJECTIVE={settings.objective} does not see. Leave it out, or set OBJECTIVE=full."
