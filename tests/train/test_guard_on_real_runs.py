@@ -25,14 +25,21 @@ def test_word_salad_is_stopped_before_answers_are_half_a_nat_less_likely():
     assert sum(measured[: stop + 1][-3:]) / 3 < 0.5
 
 
-def test_answers_of_one_word_are_stopped_at_once():
-    lengths = [measures["length"] for measures in RUNS["frozen-2e-4"]["measures"]]
-    stop = levels("frozen-2e-4").index(STOP)
-    first_short = next(step for step, length in enumerate(lengths) if length < 20)
-    assert stop - first_short <= 2
+@pytest.mark.parametrize(("name", "short", "steps"), [("frozen-2e-4", 20, 2), ("ema-5e-5", 12, 1)])
+def test_answers_of_a_few_words_are_stopped_at_once(name, short, steps):
+    lengths = [measures["length"] for measures in RUNS[name]["measures"]]
+    stop = levels(name).index(STOP)
+    first_short = next(step for step, length in enumerate(lengths) if length < short)
+    assert stop - first_short <= steps
 
 
-@pytest.mark.parametrize("name", ["frozen-slow", "frozen-5e-5"])
+def test_a_live_teacher_is_stopped_with_a_contrast_too():
+    measured = [measures["surprise"] for measures in RUNS["live-contrast-1e-4"]["measures"]]
+    stop = levels("live-contrast-1e-4").index(STOP)
+    assert sum(measured[: stop + 1][-3:]) / 3 < 0.5
+
+
+@pytest.mark.parametrize("name", ["frozen-slow", "frozen-5e-5", "plausible-5e-5"])
 def test_runs_that_learn_and_keep_the_language_are_not_stopped(name):
     assert STOP not in levels(name)
     assert levels(name)[0] == OK
