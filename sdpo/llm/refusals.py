@@ -34,6 +34,8 @@ _NO_CREDIT = re.compile(
     r"|payment required|exceeded your monthly",
     re.IGNORECASE,
 )
+# A repeated header, or what looks like a key of any kind.
+_CREDENTIAL = re.compile(r"\b(?:authorization\b\W*)?bearer\b|\bauthorization\b|\b(?:sk|pk|hf|key)[-_][\w*-]{8,}", re.I)
 _QUOTED = 300  # characters of a server's words that a message repeats
 _REPEATED = 16  # so many characters in a row that the prompt has too are its words, not the server's
 
@@ -75,7 +77,7 @@ def names_of(words: str) -> list[str]:
 
 def quotable(words: str, private: Sequence[str]) -> str:
     """Return the words as ": words", shortened, without stretches of the private texts; empty if nothing is left."""
-    words = " ".join(words.split())[: 2 * _QUOTED]
+    words = _CREDENTIAL.sub("…", " ".join(words.split()))[: 2 * _QUOTED]
     repeated = [False] * len(words)
     for text in private:
         text = " ".join(text.split())

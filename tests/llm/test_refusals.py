@@ -234,8 +234,9 @@ def test_words_are_quoted_without_stretches_of_private_texts():
     words = "invalid prompt 'Tell me about the weather in Lisbon and the temp…': unsupported 'temperature' value"
     shown = quotable(words, [prompt, KEY])
     assert "Lisbon" not in shown and "unsupported 'temperature' value" in shown
-    assert quotable(f"{KEY} is wrong", [prompt, KEY]) == ": … is wrong"
+    assert quotable(f"{KEY} is wrong", [prompt, KEY]) == quotable("secret42 is wrong", ["secret42"]) == ": … is wrong"
     assert quotable(prompt, [prompt]) == ""
+    assert quotable("no: Authorization: Bearer sk-another-key-of-somebody is wrong", []) == ": no: … … is wrong"
     assert quotable("4711 is not it", ["4711"]) == ": … is not it"
     assert len(quotable("x y " * 1000, [])) < 310
     # No stretch of sixteen characters of the prompt is left, however it is broken into lines.
