@@ -68,6 +68,12 @@ class Redactor:
             return "nothing (REDACT=0)"
         return {kind: self.counts[kind] for kind in _KINDS if self.counts[kind]} or "nothing was found (REDACT=1)"
 
+    def words(self, text: str) -> str:
+        """Return a text for the report or an error with the kinds of its private values in their places."""
+        for span in reversed(private_spans(text) if self._on else []):
+            text = f"{text[: span.start]}[{span.kind}]{text[span.end :]}"
+        return text
+
     def conversation(self, conversation: Conversation) -> Conversation:
         """Return a conversation whose texts and id show marks instead of private values."""
         if not self._on:

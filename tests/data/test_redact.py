@@ -120,6 +120,14 @@ def test_the_job_redacts_unless_told_not_to_and_says_so(capsys):
 
 
 @pytest.mark.usefixtures("empty_folder")
+def test_what_cannot_be_read_is_shown_without_private_values(capsys):
+    Path("in.csv").write_text("conversation_id,sender,content\n1,ann@x.example,hello\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "in.csv, row 1: sender '[EMAIL]'" in error and "ann@" not in error
+
+
+@pytest.mark.usefixtures("empty_folder")
 def test_names_need_presidio_which_is_said_in_one_line(capsys, monkeypatch):
     write(Path("logs.jsonl"), [openai(SAID)])
     monkeypatch.setitem(sys.modules, "presidio_analyzer", None)
