@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import prep_logs
+from sdpo.data import prepare
 from sdpo.runtime import launch
 from tests.conversations import claude, openai, tree
 from tests.preparation import report_of, rows_of, run, write
@@ -15,6 +16,12 @@ from tests.preparation import report_of, rows_of, run, write
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SAID = [("user", "Ask."), ("assistant", "Answer."), ("user", "Reply.")]
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+
+
+@pytest.fixture(autouse=True)
+def no_figure(monkeypatch):
+    """Leave the figure empty: it takes longer than all the rest, and other tests look at it."""
+    monkeypatch.setattr(prepare, "draw", lambda lengths, title, file: None)
 
 
 def interactions_of(folder):

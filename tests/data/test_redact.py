@@ -49,7 +49,7 @@ def test_each_kind_becomes_its_mark(kind, value):
     "text",
     [
         "on 2024-01-02 at 10:20:30, or 02.01.2024", "1735725605000 and 3.14159265358979", "ISBN 978-3-16-148410-0",
-        "order 12345678", "4111 1111 1111 1112", "DE89 3704 0044 0532 0130 02", "version 1.2.3.4 of it", "std::vector",
+        "order 12345678", "4111 1111 1111 1112", "GB82WEST12345698765433", "version 1.2.3.4 of it", "std::vector",
         "127.0.0.1 and 0.0.0.0", "the password is required", "the token limit is 4096 tokens", "user @home said",
         "SomeClassNameThatIsLong2Also3 and snake_case_name_that_is_long_2", "1990-2000, 2019 2020 2021",
         "123e4567-e89b-12d3-a456-426614174000", "a::b", "x = [EMAIL_1]", "12:34:56:78", "1,234,567,890",
