@@ -144,14 +144,12 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
     return results
 
 
-def rated_answers(conversation: Conversation) -> list[tuple[tuple[str, ...], str, float]]:
-    """Return the texts before each answer that was rated, the answer, and its rating; also of the last answer."""
+def rated_end(conversation: Conversation) -> tuple[tuple[str, ...], str, float] | None:
+    """Return the texts before the answer that a conversation ends with, the answer and its rating, if it was rated."""
     turns = _joined(conversation.messages).turns
-    return [
-        (tuple(earlier.text for earlier in _history(turns, index)), turn.text, turn.rating)
-        for index, turn in enumerate(turns)
-        if turn.role == "assistant" and turn.rating is not None and turn.text
-    ]
+    if not turns or turns[-1].role != "assistant" or turns[-1].rating is None or not turns[-1].text:
+        return None
+    return tuple(earlier.text for earlier in _history(turns, len(turns) - 1)), turns[-1].text, turns[-1].rating
 
 
 def _history(turns: list[_Turn], index: int) -> list[_Turn]:

@@ -69,7 +69,7 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         sources = sources_of(_input(settings), settings.out_dir)
         with Spool(settings.out_dir) as spool:
-            _read_all(sources, settings, job, writer, counts, spool)
+            _read_all(sources, settings, job, writer, counts, spool, redactor)
             _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / OUTPUT])
         if not writer.rows.kept:
             print(f"supported forms: {', '.join(form.name for form in forms())}", flush=True)
@@ -109,7 +109,7 @@ def _report(
 
 def _read_all(
     sources: list[Source], settings: "LogsPrepSettings", job: "Job", writer: InteractionWriter, counts: Counts,
-    spool: Spool,
+    spool: Spool, redactor: Redactor,
 ) -> None:  # fmt: skip
     """Read all files: conversations go to the spool, what is dropped and which files hold none is counted."""
     alone = len(sources) == 1
@@ -124,7 +124,7 @@ def _read_all(
                 f"{source} has no conversations that can be read: {reason}. Give JSON, CSV, parquet or a ZIP of these."
             )
         if reason is None:
-            reason = _read(source, alone, settings, job, writer, counts, spool, ratings)
+            reason = _read(source, alone, settings, job, writer, counts, spool, ratings, redactor)
         if reason is not None:
             counts.skipped[reason] += 1
         if isinstance(source, Member):
@@ -133,7 +133,7 @@ def _read_all(
 
 def _read(
     source: Source, alone: bool, settings: "LogsPrepSettings", job: "Job", writer: InteractionWriter, counts: Counts,
-    spool: Spool, ratings: dict[str, Any],
+    spool: Spool, ratings: dict[str, Any], redactor: Redactor,
 ) -> str | None:  # fmt: skip
     """Read a file; return why it is skipped if there is nothing in it that could be a conversation."""
     found, others = Counter[str](), list[Dropped]()
@@ -150,7 +150,7 @@ def _read(
                 others_count += 1
             else:
                 conversations += 1
-                writer.rows.drop(result.reason, where=result.where)
+                writer.rows.drop(result.reason, where=redactor.words(result.where))
     counts.notes = +counts.notes
     counts.forms.update(found)
     print(f"{source}: {', '.join(found) or 'no conversations'}", flush=True)

@@ -12,9 +12,9 @@ _IBAN = re.compile(
 )
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
 _PHONES = (
-    re.compile(r"(?<![\w+.])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}(?!\w)"),
+    re.compile(r"(?<![\w+.])(?<!\d[ -])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}(?!\w)"),
     re.compile(r"(?<![\w+.])\(\d{2,5}\)[ ./-]?\d{2,5}(?:[ ./-]?\d{2,5}){1,3}(?!\w)"),
-    re.compile(r"(?<![\w+.-])(?:1[ .-])?\d{3}([ .-])\d{3}\1\d{4}(?![\w-])"),
+    re.compile(r"(?<![\w+.-])(?:1[ .-])?[2-9]\d\d([ .-])[2-9]\d\d\1\d{4}(?![\w-])"),
     re.compile(r"(?<![\w+.-])0[1-9]\d{0,4}(?:[ ./-]\d{2,8}){1,4}(?![\w-])"),
     re.compile(r"(?<![\w+.-])0\d{9,11}(?![\w.-])"),
 )
@@ -52,7 +52,7 @@ def numbers_and_addresses(text: str) -> Iterator[Found]:
         yield from _iban(match)
     for match in _CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if digits[0] in "23456" and is_luhn(digits) and len(set(digits)) > 2:
+        if digits[0] in "23456" and is_luhn(digits) and len(set(digits)) > 1:
             yield match.start(), match.end(), "CARD", digits
     for match in _IP4.finditer(text):
         if _is_machine(match[0]) and not _VERSION.search(text[: match.start()][-12:]):

@@ -23,7 +23,7 @@ _KEY_BLOCK = re.compile(
 )
 _PASSWORD = re.compile(
     r"""(?ix)\b(?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|senha)\b
-    \s*(?:is|ist|es|est|:|=)\s*(?P<value>[^\s"'`,;]{4,})"""
+    \s*(?:is|ist|es|est|:|=)\s*(?P<value>[^\s"'`,;]{3,}[^\s"'`,;.!?)])"""
 )
 _NAMED_KEY = re.compile(
     r"""(?ix)\b(?:[\w-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token)\b
@@ -39,6 +39,8 @@ _NEWER_KEYS = re.compile(
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
 )
 _ENTROPY = 4.0  # bits per character, above which a long word of letters in both cases and digits is no word
+_PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
+_PIECES = 0.4  # words and numbers per character, above which it is no name in a program either
 # Detectors for which detect-secrets takes any quoted word, or which are done by other means here.
 _NOT_BY_PATTERN = {"Secret Keyword", "Private Key", "Public IP (ipv4)", "Basic Auth Credentials"}
 _KINDS = ("KEY", "PASSWORD", "EMAIL", "IBAN", "CARD", "PHONE", "IP", "MAC", "NAME")
@@ -66,6 +68,12 @@ class Redactor:
             return "nothing (REDACT=0)"
         return {kind: self.counts[kind] for kind in _KINDS if self.counts[kind]} or "nothing was found (REDACT=1)"
 
+    def words(self, text: str) -> str:
+        """Return a text for the report or an error with the kinds of its private values in their places."""
+        for span in reversed(private_spans(text) if self._on else []):
+            text = f"{text[: span.start]}[{span.kind}]{text[span.end :]}"
+        return text
+
     def conversation(self, conversation: Conversation) -> Conversation:
         """Return a conversation whose texts and id show marks instead of private values."""
         if not self._on:
@@ -81,10 +89,12 @@ class Redactor:
         spans = private_spans(text)
         if self._names and names:
             spans = _apart([*spans, *_name_spans(text)])
-        for span in reversed(spans):
-            text = text[: span.start] + marks.of(span) + text[span.end :]
+        parts, end = [], 0
+        for span in spans:
+            parts += [text[end : span.start], marks.of(span)]
+            end = span.end
             self.counts[span.kind] += 1
-        return text
+        return "".join(parts) + text[end:]
 
 
 class _Marks:
@@ -165,8 +175,9 @@ def _is_secret(value: str, kind: str) -> bool:
 
 
 def _is_mixed(value: str) -> bool:
-    digits = sum(letter.isdigit() for letter in value)
-    return digits >= 2 and any(one.isupper() for one in value) and any(one.islower() for one in value)
+    """Return whether a word has letters in both cases and digits in no order, unlike names in a program."""
+    mixed = sum(one.isdigit() for one in value) >= 2 and value != value.lower() and value != value.upper()
+    return mixed and len(_PIECE.findall(value)) / len(value) > _PIECES
 
 
 @cache

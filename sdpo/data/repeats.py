@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage, interactions, rated_answers
+from sdpo.data.conversation import Conversation, Dropped, SourceMessage, interactions, rated_end
 from sdpo.data.seen_hashes import SeenHashes, full_disk_as_os_error
 from sdpo.text.records import Interaction
 
@@ -58,7 +58,8 @@ class Spool:
         owner, self._count = self._count, self._count + 1
         said = _said(conversation)
         rows = [(_key(one), length, owner, said) for one in interactions(conversation) if isinstance(one, Interaction)]
-        rated = [(hash((history, answer)), rating) for history, answer, rating in rated_answers(conversation)]
+        end = rated_end(conversation)
+        rated = [(hash(end[:2]), end[2])] if end else []
         with full_disk_as_os_error():
             self._database.executemany(
                 "INSERT INTO owners VALUES (?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET length = excluded.length, "

@@ -80,7 +80,9 @@ def request_messages(value: Any) -> Messages:
 
 
 def _is_item(one: Any) -> bool:
-    return isinstance(one, dict) and isinstance(one.get("type"), str) and not one.get("role") and "content" not in one
+    """Return whether this is an item of OpenAI's Responses that is no message, or has no role as one."""
+    named = isinstance(one, dict) and isinstance(one.get("type"), str) and not one.get("role")
+    return named and not any(name in one for name in ("content", "kwargs", "data", "text"))
 
 
 def response_items(items: Any) -> Messages:

@@ -1,4 +1,4 @@
-"""Points in time and positions, in the ways that tools write them. Pure functions."""
+"""Points in time and positions, in the forms that tools write. Pure functions."""
 
 import re
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -24,7 +24,7 @@ _TAIL = ("", " %H:%M:%S", " %H:%M", ", %H:%M:%S", ", %H:%M", " %I:%M:%S %p", " %
 
 
 def moment(value: Any) -> float | None:
-    """Return a point in time as seconds since 1970, or None if it cannot be read or could be read in two ways.
+    """Return a point in time as seconds since 1970, or None if it cannot be read or could mean two.
 
     It may be a date, a number of seconds, milliseconds, microseconds or nanoseconds, or one of the usual texts.
     """

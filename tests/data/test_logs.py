@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sdpo.data.conversation import interactions
 from tests.conversations import (
     CHATGPT,
     CLAUDE,
@@ -77,7 +78,9 @@ def test_contents_that_were_never_shown_are_skipped(tmp_path):
     row["mapping"]["n1"]["parent"] = "t"
     row["mapping"]["n0"]["message"]["content"]["parts"] = [{"content_type": "image_asset_pointer"}, "q", ""]
     (one,), _ = read_rows(tmp_path, [row], CHATGPT)
-    assert [part[:2] for part in one.messages] == [("user", "q"), ("assistant", "a"), ("user", "r")]
+    assert [part[:2] for part in one.messages if part.text] == [("user", "q"), ("assistant", "a"), ("user", "r")]
+    (interaction,) = interactions(one)
+    assert (interaction.prompt[-1]["content"], interaction.completion) == ("q", "a")
 
 
 def test_tool_calls_in_an_export_become_tool_messages(tmp_path):

@@ -12,7 +12,7 @@ from sdpo.data.times import moment, time_of
 
 MINUTES = 10
 NOTE = f"questions at most {MINUTES} minutes apart, taken for one conversation"
-_PROMPTED = re.compile(r"\s*(?:Prompted|Asked|Said)\s+", re.IGNORECASE)
+_PROMPTED = re.compile(r"\s*(?:prompted|asked|said)\s+", re.IGNORECASE)
 _BLOCKS = {"p", "div", "ul", "ol", "pre", "h1", "h2", "h3", "h4", "h5", "h6", "table", "tr", "blockquote"}
 
 
