@@ -4,11 +4,13 @@ import gzip
 import json
 from types import SimpleNamespace
 
+import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sdpo.data import logs
+from sdpo.data.forms import Piece, form_of
 from sdpo.errors import SdpoError
 from sdpo.runtime.launch import Job
 from tests.conversations import claude, node, openai, tree
@@ -118,3 +120,37 @@ def _kept(outputs):
     file.flush()
     with open(f"/proc/self/fd/{file.fileno()}") as again:
         return [json.loads(line) for line in again]
+
+
+ODD = st.sampled_from([None, True, -1, 5.5, "", "2024-13-45", [], {}, [[]], {"type": []}, [None], ["a", 1]])
+
+
+def places(value, path=()):
+    """Yield the path of every value inside a value."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield (*path, key)
+        yield from places(inner, (*path, key))
+
+
+def replaced(value, path, new):
+    """Return a copy of a value with another one at a path."""
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], new) if path[1:] else new
+    return copy
+
+
+@pytest.mark.parametrize("name", CASES)
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_an_odd_value_anywhere_in_a_row_of_any_form_is_read_or_a_reason(name, data):
+    made = CASES[name]()
+    rows = made if isinstance(made, list) else [made]
+    row = data.draw(st.sampled_from([row for row in rows if isinstance(row, dict)]))
+    row = replaced(row, data.draw(st.sampled_from(sorted(places(row), key=str))), data.draw(ODD))
+    form = form_of(row)
+    if form is None:
+        return
+    result = form.read(row, "row 1")
+    if isinstance(result, Piece) and form.join is not None:
+        json.dumps(result.value)
+        list(form.join([result]))

@@ -165,6 +165,7 @@ def test_the_default_data_of_each_trainer_is_what_its_preparation_job_writes():
         module.JOB.name: {Path(module.JOB.defaults["out_dir"]) / name for name in names}
         for module, names in OUTPUTS.items()
     }
+    written["prep-english"] = {Path(f"data/english_prompts/{split}.jsonl") for split in ("train", "validation")}
     trainers = [job for job in JOBS.values() if job.data_target]
     assert trainers
     for job in trainers:

@@ -197,7 +197,7 @@ def test_verdicts_by_position_and_unreadable_ones_are_counted(run):
     models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "other " + prompt[-8:]}
 
     def script(body, number):
-        return Answer("Verdict: A" if sum(map(ord, prompt_of(body).split("Answer A:")[0])) % 2 else "Both are fine")
+        return Answer("Verdict: A" if sum(map(ord, prompt_of(body).split("Answer A:")[0])) % 4 else "Both are fine")
 
     with FakeServer(served(models)) as server, FakeServer(script) as judge:
         report = evaluate(run, eval_n=32, answer_url=server.url, judge_model="somebody", judge_url=judge.url)

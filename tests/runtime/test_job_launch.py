@@ -174,7 +174,7 @@ class FakeServer:
     def __init__(self):
         self.checked, self.served, self.stopped = [], [], 0
 
-    def check_health(self, url, model=None):
+    def check_health(self, url, model=None, wait=0.0):
         self.checked.append(url)
 
     def serve(self, model, **options):

@@ -8,8 +8,8 @@ from sdpo.data.messages import content_of, id_of, message, nonempty_text, role_o
 from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
 
 # Content types that were never shown as part of a question or an answer.
-_CONTEXTS = {"user_editable_context", "model_editable_context"}
-_THOUGHTS = {"thoughts", "reasoning_recap"}
+_CONTEXTS = ("user_editable_context", "model_editable_context")
+_THOUGHTS = ("thoughts", "reasoning_recap")
 
 
 def _matches(row: dict) -> bool:

@@ -9,7 +9,7 @@ from sdpo.data.messages import id_of, nonempty_text, system_text
 from sdpo.data.shapes import response_items
 from sdpo.data.times import time_of
 
-_EVENTS = {"session_meta", "response_item", "event_msg", "turn_context", "compacted"}
+_EVENTS = ("session_meta", "response_item", "event_msg", "turn_context", "compacted")
 # What the client writes into the user's turn before the user's own words.
 _CONTEXT = ("<environment_context>", "<user_instructions>", "<permissions instructions>", "# AGENTS.md instructions",
             "<turn_aborted>", "<user_shell_command>", "<skill>", "<collaboration_mode>")  # fmt: skip
