@@ -8,6 +8,7 @@ import re
 from typing import NamedTuple
 
 from sdpo.data.conversation import FAILED, PLACEHOLDER, THOUGHTS
+from sdpo.llm.thoughts import MARKS
 
 
 class Cleaned(NamedTuple):
@@ -18,21 +19,10 @@ class Cleaned(NamedTuple):
     missing: str = ""
 
 
-# Marks around thoughts, as models write them.
-_TAGS = r"(?:think|thinking|thought|thoughts|reasoning|antThinking|seed:think|reflection|scratchpad)"
-_PAIRS = (
-    (rf"<(?P<tag>{_TAGS})(?:\s[^<>]*)?>", r"</{tag}\s*>"),
-    (r"\[THINK\]", r"\[/THINK\]"),
-    (r"◁think▷", r"◁/think▷"),
-    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),
-    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),
-    (r"<\|channel>thought\b", r"<channel\|>"),
-)
-_CLOSING = re.compile(
-    rf"(?:^[ \t]*(?:</{_TAGS}\s*>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<channel\|>)"
-    rf"|(?<!`)(?:</{_TAGS}\s*>|\[/THINK\]|◁/think▷|<\|END_THINKING\|>|<channel\|>)[ \t]*$)",
-    re.IGNORECASE | re.MULTILINE,
-)
+# The marks are those in the replies of simulated users. A log is read with more care: its answers may be about marks.
+_PAIRS = [tuple(re.compile(mark, re.IGNORECASE) for mark in pair) for pair in MARKS]
+_END = "|".join(end for _, end in MARKS)
+_CLOSING = re.compile(rf"(?:^[ \t]*(?:{_END})|(?:{_END})[ \t]*$)", re.IGNORECASE | re.MULTILINE)
 _DETAILS = re.compile(r"<details\b(?P<attributes>[^>]*)>(?P<body>.*?)</details>", re.DOTALL | re.IGNORECASE)
 _KIND = re.compile(r"""type\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
 _THOUGHT_SUMMARY = re.compile(
@@ -151,22 +141,20 @@ def _leading_thoughts(text: str) -> str:
     """Return the text without the thoughts it begins with, which may themselves hold code; all of it if unclosed."""
     while True:
         for start, end in _PAIRS:
-            opened = re.match(rf"\s*{start}", text, re.IGNORECASE)
+            opened = start.match(text, len(text) - len(text.lstrip()))
             if opened is None:
                 continue
-            closing = end.replace("{tag}", opened.groupdict().get("tag") or "")
-            closed = re.compile(closing, re.IGNORECASE).search(text, opened.end())
+            closed = end.search(text, opened.end())
             text = text[closed.end() :] if closed else ""
             break
         else:
             return text
 
 
-def _pairs_removed(text: str, start: str, end: str) -> str:
+def _pairs_removed(text: str, start: re.Pattern[str], end: re.Pattern[str]) -> str:
     position = 0
-    while opened := re.compile(start, re.IGNORECASE).search(text, position):
-        closing = end.replace("{tag}", opened.groupdict().get("tag") or "")
-        closed = re.compile(closing, re.IGNORECASE).search(text, opened.end())
+    while opened := start.search(text, position):
+        closed = end.search(text, opened.end())
         if closed:
             text = text[: opened.start()] + text[closed.end() :]
             position = opened.start()

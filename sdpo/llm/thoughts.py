@@ -7,11 +7,13 @@ that the token limit cut off have no end mark; where the chat template wrote the
 import re
 
 _FLAGS = re.IGNORECASE | re.DOTALL
-_NAME = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner_monologue)"
+_NAME = r"(?:\w+:)?(?:think(?:ing)?|thoughts?|reasoning|reflection|scratchpad|inner_monologue|antThinking)"
 _TOKEN = r"(?:think(?:ing)?|thoughts?|reasoning)"
-# Begin and end mark of each form. A mark in backticks is quoted, not meant.
-_MARKS = [
-    (rf"(?<!`)<{_NAME}(?:\s[^<>]*)?>", rf"(?<!`)</{_NAME}\s*>"),
+# A mark after a single backtick is quoted, not meant; after three, code has ended.
+_UNQUOTED = r"(?<!(?<!`)`)"
+# Begin and end mark of each form of thoughts in a text.
+MARKS = [
+    (rf"{_UNQUOTED}<{_NAME}(?:\s[^<>]*)?>", rf"{_UNQUOTED}</{_NAME}\s*>"),
     (r"\[THINK\]", r"\[/THINK\]"),
     (r"◁think▷", r"◁/think▷"),
     (
@@ -20,10 +22,13 @@ _MARKS = [
     ),
     (r"<\|channel>\s*thought\b", r"<channel\|>"),
     (r"<unused94>(?:thought\b)?", r"<unused95>"),
+]
+# The forms that a server or a client writes for thoughts that a model has already marked.
+_SHOWN = [
     (r"<details\s[^<>]*type=[\"']?reasoning[^<>]*>", r"</details>"),
     (r"\A\s*Thinking\.\.\.\s*\n", r"\.\.\.done thinking\."),
 ]
-_FORMS = [re.compile(f"(?P<begin>{begin})|(?P<end>{end})", _FLAGS) for begin, end in _MARKS]
+_FORMS = [re.compile(f"(?P<begin>{begin})|(?P<end>{end})", _FLAGS) for begin, end in [*MARKS, *_SHOWN]]
 
 # Replies in channels, as gpt-oss writes them; the other patterns are for a server that removed the control tokens.
 _CHANNEL = re.compile(

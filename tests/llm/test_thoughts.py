@@ -37,6 +37,7 @@ def test_thoughts_in_all_marks_are_taken_out(begin, end):
         f"{THOUGHT}{end}\n{REPLY}",  # the template wrote the begin mark
         f"{begin}{THOUGHT}{end}{begin}{THOUGHT}{end} {REPLY}",
         f"{begin}{THOUGHT}{begin}{THOUGHT}{end}{THOUGHT}{end}{REPLY}",
+        f"{begin}```\n{THOUGHT}\n```{end}{REPLY}",  # the thought ends with code
         f"{begin}{THOUGHT}{end}{REPLY}{begin}{THOUGHT}",
         f"{REPLY}\n{begin}{THOUGHT}",  # cut off by the limit
     ):
