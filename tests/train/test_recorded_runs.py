@@ -90,5 +90,10 @@ def test_an_evaluation_of_an_earlier_version_is_found_again(recorded):
     assert len(rows_of(folder / "verdicts-0.jsonl")) == 8
     for name in ("rows", "agreement", "weights", "settings", "persona"):
         assert now[name] == earlier[name], name
-    assert len(now["warnings"]) == len(earlier["warnings"]) == 1
+    assert ["truncated" in text or "cut off" in text for text in (now["warnings"][-1], *earlier["warnings"])] == [
+        True
+    ] * 2
+    assert len(now["warnings"]) == 2 and "training changed nothing" in now["warnings"][0], (
+        "all of its verdicts are ties"
+    )
     assert not (folder / "earlier").exists()
