@@ -72,6 +72,7 @@ EARLIER = {
     "contrast_strength": 1.0,
     "contrast_margin": 0.0,
     "contrast_plausibility": 0.0,
+    "lr_schedule": "constant",
     "learn_from": "all",
     "user_states_satisfaction": False,
 }

@@ -114,6 +114,9 @@ class OnlineSettings(TrainingSettings):
     """Online training and its simulated user."""
 
     train_n: int = setting(256, "the number of training rows to use", at_least=1)
+    lr_schedule: Literal["constant", "linear", "cosine"] = setting(
+        "constant", "how LR changes over the run: not at all, or down to 0"
+    )
     objective: Literal["token", "full", "top_k"] = setting(
         "token",
         "what policy and teacher are compared on: the sampled token, the full vocabulary, or the teacher's TOP_K "

@@ -46,7 +46,7 @@ class OnlineSession(Session[OnlineConfig]):
         settings = self.settings
         return OnlineConfig(
             **shared,
-            lr_scheduler_type="constant",
+            lr_scheduler_type=settings.lr_schedule,
             num_train_epochs=1,
             max_grad_norm=1.0,
             num_iterations=settings.iterations,
