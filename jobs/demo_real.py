@@ -11,6 +11,7 @@ JOB = Job(
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
     check="sdpo.train.online.job:check",
+    needs_simulator=True,  # for a user other than the rule
     oracles=train_online_helpsteer.JOB.oracles,
     data_target="prep-english",
     defaults={
