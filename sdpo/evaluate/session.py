@@ -20,6 +20,7 @@ from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, f
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.store import Store
 from sdpo.llm import OpenAIBackend, ReplyCache
+from sdpo.llm.address import without_credentials
 from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_prompt
@@ -242,7 +243,8 @@ class EvalSession:
 
     def _resume_command(self) -> str:
         given = {name: value for name, value in settings_module.given(self.settings).items() if name != "max_cost"}
-        words = [f"{name.upper()}={shlex.quote(settings_module.as_text(value))}" for name, value in given.items()]
+        texts = {name: without_credentials(settings_module.as_text(value)) for name, value in given.items()}
+        words = [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]
         return " ".join(["make", self.job.name, *words, "MAX_COST=..."])
 
     def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> list[str]:

@@ -218,11 +218,12 @@ def test_max_cost_is_respected_and_no_reply_is_paid_for_twice(run, capsys, tmp_p
         return Answer("Verdict: A", tokens=(700, 10))
 
     with FakeServer(served(models)) as server, FakeServer(script) as judge:
-        options |= {"answer_url": server.url, "judge_url": judge.url}
+        options |= {"answer_url": server.url, "judge_url": judge.url.replace("//", "//me:secret@")}
         evaluate(run, expect=5, max_cost=10, **options)
         printed = capsys.readouterr()
         paid = len(judge.bodies)
         assert 0 < paid < 16 and "MAX_COST=..." in printed.err and read(run) == {}
+        assert f"JUDGE_URL={judge.url}" in printed.err and "secret" not in printed.err
         meter = json.loads((run / "eval" / "meter.json").read_text())
         assert meter["expensive"]["cost"] == pytest.approx(0.71 * paid)
         report = evaluate(run, **options)
