@@ -1,6 +1,5 @@
 """One evaluation, from the validation prompts to the report: answers, verdicts, win rates."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,7 +19,6 @@ from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, f
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.store import Store
 from sdpo.llm import OpenAIBackend, ReplyCache
-from sdpo.llm.address import without_credentials
 from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_prompt
@@ -243,9 +241,7 @@ class EvalSession:
 
     def _resume_command(self) -> str:
         given = {name: value for name, value in settings_module.given(self.settings).items() if name != "max_cost"}
-        texts = {name: without_credentials(settings_module.as_text(value)) for name, value in given.items()}
-        words = [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]
-        return " ".join(["make", self.job.name, *words, "MAX_COST=..."])
+        return " ".join(["make", self.job.name, *settings_module.as_words(given), "MAX_COST=..."])
 
     def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> list[str]:
         """Return a warning if the run may have been trained on some of the prompts."""

@@ -8,6 +8,7 @@ below work on settings that are resolved.
 import dataclasses
 import inspect
 import re
+import shlex
 import types
 import typing
 from collections.abc import Mapping
@@ -136,3 +137,9 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return re.sub(r"e([+-])0", r"e\1", repr(value))
     return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Return settings as words of a Make command, quoted for a shell. Addresses lose their user and password."""
+    texts = {name: without_credentials(as_text(value)) for name, value in values.items()}
+    return [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]

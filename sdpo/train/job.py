@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
-from sdpo.llm.address import without_credentials
 from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
@@ -133,8 +132,7 @@ def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool =
     if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
         left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
     given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    texts = {name: without_credentials(settings_module.as_text(value)) for name, value in given.items()}
-    words = [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]
+    words = settings_module.as_words(given)
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
