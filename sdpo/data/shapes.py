@@ -1,7 +1,7 @@
 """Shapes that several forms share: requests, answers, and trees of messages. Pure functions."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
@@ -26,6 +26,21 @@ TIME_NAMES = (
     "inserted_at", "startTime", "start_time", "request_created_at", "updated_at", "update_time",
 )  # fmt: skip
 ID_NAMES = ("conversation_id", "conversationId", "id", "uuid", "conversation_hash")
+
+
+def read_each(
+    given: Iterable[Any], read: Callable[[Any], Messages]
+) -> tuple[list[SourceMessage], str | None] | Dropped:
+    """Return the messages that `read` makes of each, with the last model that one names, or why they are dropped."""
+    messages: list[SourceMessage] = []
+    model = None
+    for one in given:
+        part = read(one)
+        if isinstance(part, Dropped):
+            return part
+        messages += part
+        model = nonempty_text(one.get("model")) or model
+    return messages, model
 
 
 def conversation(row: dict, name: str, messages: Messages, model: str | None = None) -> Conversation | Dropped:

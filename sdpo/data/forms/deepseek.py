@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage
+from sdpo.data.conversation import Conversation, Dropped
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, message, nonempty_text, rating_in, role_of
-from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
+from sdpo.data.messages import content_of, message, rating_in, role_of
+from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf, read_each
 
 _FRAGMENTS = {
     "REQUEST": "text", "RESPONSE": "text", "TEMPLATE_RESPONSE": "text", "THINK": "thinking", "SEARCH": "tool_call",
@@ -27,17 +27,10 @@ def _read(row: dict, name: str) -> Conversation | Dropped:
     names = branch(parents, leaf) if leaf is not None else BROKEN
     if isinstance(names, Dropped):
         return names
-    messages: list[SourceMessage] = []
-    model = None
-    for key in names:
-        given = nodes[key].get("message")
-        if given is None:
-            continue
-        read = _message(given)
-        if isinstance(read, Dropped):
-            return read
-        messages += read
-        model = nonempty_text(given.get("model")) or model
+    read = read_each([given for key in names if (given := nodes[key].get("message")) is not None], _message)
+    if isinstance(read, Dropped):
+        return read
+    messages, model = read
     return conversation(row, name, messages, model)
 
 

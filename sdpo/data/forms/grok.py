@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage
+from sdpo.data.conversation import Conversation, Dropped
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, id_of, message, nonempty_text, rating_in, role_of
-from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
+from sdpo.data.messages import content_of, id_of, message, rating_in, role_of
+from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf, read_each
 from sdpo.data.times import moment
 
 
@@ -30,14 +30,10 @@ def _read(row: dict, name: str) -> Conversation | Dropped:
         given = [by_id[key] for key in names]
     elif all(moment(one.get("create_time")) is not None for one in given):
         given = sorted(given, key=lambda one: moment(one.get("create_time")) or 0.0)
-    messages: list[SourceMessage] = []
-    model = None
-    for one in given:
-        read = _message(one)
-        if isinstance(read, Dropped):
-            return read
-        messages += read
-        model = nonempty_text(one.get("model")) or model
+    read = read_each(given, _message)
+    if isinstance(read, Dropped):
+        return read
+    messages, model = read
     return conversation(about, name, messages, model)
 
 

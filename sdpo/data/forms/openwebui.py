@@ -5,7 +5,7 @@ from typing import Any
 from sdpo.data.conversation import FAILED, Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form
 from sdpo.data.messages import content_of, message, nonempty_text, rating_in, role_of, system_text
-from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
+from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf, read_each
 
 
 def _matches(row: dict) -> bool:
@@ -33,17 +33,14 @@ def _read(row: dict, name: str) -> Conversation | Dropped:
         return given
     chat = _chat(row)
     params = chat.get("params")
-    messages = system_text(chat) or (system_text(params) if isinstance(params, dict) else [])
-    model = None
-    for one in given:
-        read = _message(one)
-        if isinstance(read, Dropped):
-            return read
-        messages += read
-        model = nonempty_text(one.get("model")) or model
+    first = system_text(chat) or (system_text(params) if isinstance(params, dict) else [])
+    read = read_each(given, _message)
+    if isinstance(read, Dropped):
+        return read
+    messages, model = read
     models = chat.get("models")
     model = model or (nonempty_text(models[0]) if isinstance(models, list) and models else None)
-    return conversation(row if row.get("id") else chat, name, messages, model)
+    return conversation(row if row.get("id") else chat, name, first + messages, model)
 
 
 def _kept(row: dict) -> list[Any] | Dropped:
