@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from sdpo.text.chat import decode
 
@@ -46,7 +46,7 @@ def generate(
         torch.manual_seed(seed)
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
-            for index, ids in zip(chosen, _generate_batch(model, [prompts[i] for i in chosen], config), strict=True):
+            for index, ids in zip(chosen, generate_batch(model, [prompts[i] for i in chosen], config), strict=True):
                 answers[index] = (decode(tokenizer, ids), bool(ids) and ids[-1] in ends)
             if progress:
                 progress(min(start + batch_size, len(order)), len(order))
@@ -61,13 +61,17 @@ def end_tokens(model: "PreTrainedModel | PeftModel", tokenizer: PreTrainedTokeni
     return list(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
 
-def _generate_batch(model: Any, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+def generate_batch(
+    model: Any, prompts: list[list[int]], config: GenerationConfig, processors: LogitsProcessorList | None = None
+) -> list[list[int]]:
     """Return the new ids of each prompt, the end token included. Any: PreTrainedModel does not declare `generate`."""
     length = max(map(len, prompts))
     # Padded on the left: the first new token must follow directly after the prompt's last token.
     ids_BL = torch.tensor([[config.pad_token_id] * (length - len(ids)) + ids for ids in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=model.device)
-    new_BT = model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=config)[:, length:]
+    new_BT = model.generate(
+        input_ids=ids_BL, attention_mask=mask_BL, generation_config=config, logits_processor=processors
+    )[:, length:]
     rows = []
     for ids in new_BT.tolist():
         end = next((index + 1 for index, token in enumerate(ids) if token in config.eos_token_id), len(ids))

@@ -74,6 +74,7 @@ EARLIER = {
     "contrast_plausibility": 0.0,
     "lr_schedule": "constant",
     "learn_from": "all",
+    "rehearsal": 0.0,
     "user_states_satisfaction": False,
 }
 

@@ -3,7 +3,9 @@
 from pathlib import Path
 
 from sdpo.errors import SettingError, one_line
+from sdpo.settings import given
 from sdpo.settings.common import CommonSettings
+from sdpo.settings.contrast import ContrastSettings
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
 
@@ -76,3 +78,12 @@ def read_template(name: str, path: Path | None) -> HindsightTemplate:
     if text.count("{follow_up}") != 1:
         raise SettingError(f"the template {path} must contain {{follow_up}} exactly once.")
     return HindsightTemplate(text, shipped.place)
+
+
+def check_contrast(settings: ContrastSettings) -> None:
+    """Raise SettingError if a setting of the contrast is given that has no effect because there is no contrast."""
+    if settings.null_contrast:
+        return
+    for name in ("null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"):
+        if name in given(settings):
+            raise SettingError(f"{name.upper()} is for NULL_CONTRAST=1. Set that, or leave it out.")

@@ -8,6 +8,7 @@ from typing import Literal
 
 from sdpo.settings.checks import existing_file, http_address, template_file
 from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings, Template
+from sdpo.settings.contrast import ContrastSettings
 from sdpo.settings.declare import setting
 
 
@@ -41,7 +42,7 @@ class AnalysisSettings(SignalSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditSettings(SignalSettings):
+class AuditSettings(ContrastSettings, SignalSettings):
     """The audit."""
 
     model: str = setting(
@@ -56,8 +57,11 @@ class AuditSettings(SignalSettings):
     audit_n: int = setting(128, "the number of interactions to sample", at_least=8)
     max_prompt_tokens: int = setting(2048, "interactions with longer prompts are left out and counted", at_least=1)
     judge_model: str | None = setting(
-        None, "the judge of answers: a model, a claude-... name or oracle (TINY=1); if not set, the model itself"
+        None,
+        "the judge of answers: a model, a claude-... name, rule (checks the STYLE that the follow-ups ask for) or "
+        "oracle (TINY=1); if not set, the model itself",
     )
+    style: str | None = setting(None, "for JUDGE_MODEL=rule, the style that the follow-ups ask for, by name")
     judge_url: str | None = setting(None, "an OpenAI-compatible server with JUDGE_MODEL", check=http_address)
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     max_cost: float | None = setting(None, "stop before the judge costs more US dollars than this", above=0)

@@ -8,14 +8,14 @@ from typing import Literal
 
 from sdpo.settings.checks import existing_file, existing_folder, http_address, own_address, template_file
 from sdpo.settings.common import JobSettings, LaunchSettings, Template
+from sdpo.settings.contrast import ContrastSettings
 from sdpo.settings.declare import setting
-from sdpo.text.prompts import NULL_FOLLOW_UP
 
 RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(LaunchSettings):
+class TrainingSettings(ContrastSettings, LaunchSettings):
     """Training."""
 
     model_name_or_path: str = setting(
@@ -32,10 +32,6 @@ class TrainingSettings(LaunchSettings):
     val_jsonl: Path | None = setting(None, "the validation rows")
     data_path: Path | None = setting(
         None, "a folder with train.jsonl and validation.jsonl, instead of the two above", check=existing_folder
-    )
-    recipe: Literal["paper", "recommended"] = setting(
-        "paper",
-        "the defaults of teacher, objective, contrast and adapter: the paper's, or those that did best on real models",
     )
     teacher: Literal["live", "frozen", "ema", "gated"] = setting(
         "live",
@@ -59,26 +55,15 @@ class TrainingSettings(LaunchSettings):
         None, "clip the signal of a token to ± this many nats (objective token)", above=0
     )
     ignore_first_k: int = setting(0, "ignore the first N tokens of an answer", at_least=0)
-    null_contrast: bool = setting(False, "subtract the effect of NULL_FOLLOW_UP, at two more forward passes")
-    null_follow_up: str = setting(
-        NULL_FOLLOW_UP, "a follow-up that asks for no change, for NULL_CONTRAST", alias="unrelated_follow_up"
-    )
-    contrast_strength: float = setting(
-        1.0, "the factor of what NULL_CONTRAST leaves of the follow-up's effect", above=0
-    )
-    contrast_margin: float = setting(
-        0.0, "the nats below which what NULL_CONTRAST leaves of a token's change counts as noise", at_least=0
-    )
-    contrast_plausibility: float = setting(
-        0.0,
-        "the share of the most likely token's probability that a token needs for NULL_CONTRAST to make it likelier "
-        "(objectives full and top_k)",
-        at_least=0,
-        at_most=1,
-    )
     learn_from: Literal["all", "complaints"] = setting(
         "all",
         "the follow-ups to learn from: all, or complaints and wishes alone, neither thanks nor new topics",
+    )
+    rehearsal: float = setting(
+        0.0,
+        "the weight of the divergence from the start model on its own short answers to general prompts, some of which "
+        "join each step; 0 is off",
+        at_least=0,
     )
     mask_truncated: bool = setting(False, "ignore truncated answers")
     guard: Literal["off", "warn", "stop"] = setting(
@@ -170,6 +155,13 @@ class OnlineSettings(TrainingSettings):
         at_least=1,
     )
     vllm_url: str | None = setting(None, "the vLLM server for GENERATION=vllm_server", check=http_address)
+    content_weight: float = setting(
+        0.0,
+        "with LEARN_FROM=complaints, the weight of answers that users are satisfied with: these are drawn towards the "
+        "teacher without a follow-up; 0 leaves them out",
+        at_least=0,
+        at_most=1,
+    )
     focus: float = setting(
         0.0,
         "down-weight tokens that the follow-up moves by fewer nats than this, ignore answers with no others; 0 is off",

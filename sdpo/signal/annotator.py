@@ -8,7 +8,9 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from sdpo.english.follow_up_kinds import FollowUpReader
+from sdpo.english.oracle import EnglishOracle
 from sdpo.llm import Backend, ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
+from sdpo.settings.training import RULE
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.text.prompts import FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS
 from sdpo.text.records import Interaction
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sdpo.settings import AuditSettings
 
 ORACLE = "oracle"
+_OUTCOMES = {"A": "first", "B": "second", "C": "tie"}
 _KIND_OF = {"request": "complaint", "thanks": "thanks", "unrelated": "new topic", "unreadable": "new topic"}
 
 
@@ -49,10 +52,14 @@ class Annotator:
         self, rows: Sequence[Interaction], firsts: Sequence[str], seconds: Sequence[str], subject: LoadedModel
     ) -> list[str]:
         """Return "first", "second" or "tie" for each row: which of its two answers suits its follow-up better."""
+        if self._judge_name == RULE:
+            checker = EnglishOracle(self._settings.style or "")
+            triples = zip(firsts, seconds, (row.prompt[-1]["content"] for row in rows), strict=True)
+            return [_OUTCOMES[checker.verdict(*triple)] for triple in triples]
         if self._judge_name == ORACLE:
             wants = [oracle.read_follow_up(row.user_response).wanted for row in rows]
             verdicts = [oracle.verdict(*pair) for pair in zip(firsts, seconds, wants, strict=True)]
-            return [{"A": "first", "B": "second", "C": "tie"}[verdict] for verdict in verdicts]
+            return [_OUTCOMES[verdict] for verdict in verdicts]
         pairs = [
             Pair(FOLLOW_UP_PERSONA.format(follow_up=row.user_response), row.prompt[-1]["content"], first, second)
             for row, first, second in zip(rows, firsts, seconds, strict=True)

@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo.english.styles import check_style
 from sdpo.errors import RecordError, SettingError, nearest
 from sdpo.llm import claude_url
-from sdpo.settings.inputs import check_model, read_template
+from sdpo.settings.inputs import check_contrast, check_model, read_template
+from sdpo.settings.training import RULE
 from sdpo.signal.run_folder import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HindsightTemplate, template_named
@@ -35,6 +37,7 @@ def check(settings: "AuditSettings", job: "Job") -> None:
         check_model(settings, "model", name)
     templates(settings)
     _check_judge(settings)
+    check_contrast(settings)
     # Only the first row; the complete file is read and checked when the sample is drawn.
     next(_interactions(settings, job))
     check_run(settings)
@@ -78,13 +81,19 @@ def _names(setting: str, value: str) -> list[str]:
 
 def _check_judge(settings: "AuditSettings") -> None:
     name = settings.judge_model
+    if name == RULE:
+        if settings.style is None:
+            raise SettingError("JUDGE_MODEL=rule needs a STYLE to check. Set it, or name a model.")
+        return check_style(settings.style)
+    if settings.style is not None:
+        raise SettingError("STYLE is for JUDGE_MODEL=rule. Set that, or leave it out.")
     if name == "oracle" and not settings.tiny:
         raise SettingError("JUDGE_MODEL=oracle works in the tiny world only. Add TINY=1, or name a model.")
     if name is None or name == "oracle" or settings.judge_url is not None:
         return
     if not name.startswith("claude-"):
         if "/" not in name and not Path(name).exists():
-            hint = nearest(name, ["oracle"])
+            hint = nearest(name, ["oracle", RULE])
             raise SettingError(
                 f"JUDGE_MODEL={name} is not a judge.{hint} Name a hub id, a folder, or a claude-… model."
             )
@@ -161,8 +170,9 @@ def _sample_interactions(settings: "AuditSettings", job: "Job") -> tuple[list[In
 
 def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", folder: Path) -> list[dict[str, Any]]:
     """Return one candidate per template: the model's metrics with it."""
+    from sdpo.method.objective import Objective
     from sdpo.signal.annotator import Annotator
-    from sdpo.signal.audit_measures import measure_candidate, prepare
+    from sdpo.signal.audit_measures import Target, measure_candidate, prepare
     from sdpo.signal.loaded_model import LoadedModel
 
     print(f"\nloading {name}", flush=True)
@@ -170,10 +180,11 @@ def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", 
     sample = _sample_for(subject, rows, annotator.unrelated(settings.seed), settings)
     options = (annotator, settings.max_completion_tokens, settings.temperature, settings.seed)
     prepared = prepare(subject, sample, *options)
+    target = Target(Objective(**settings.contrast), settings.null_follow_up)
     candidates = []
     for label, template in templates(settings).items():
         print(f"{name}, template {label}", flush=True)
-        metrics = measure_candidate(prepared, template, *options)
+        metrics = measure_candidate(prepared, template, target, *options)
         candidates.append({"model": name, "template": label, "left_out": sample.left_out, "figures": metrics})
     return candidates
 

@@ -4,16 +4,19 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from typing import Any, TypeVar
 
+from sdpo.method.loss import Contexts
+from sdpo.method.objective import Objective
+from sdpo.models.answer_quality import measure_surprise
 from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.signal.annotator import Annotator
 from sdpo.signal.loaded_model import LoadedModel, progress_printer, signal_of, size_of
 from sdpo.signal.verdict import THRESHOLDS
-from sdpo.text.hindsight import HindsightTemplate
-from sdpo.text.prompts import FOLLOW_UP_KINDS
+from sdpo.text.hindsight import HindsightTemplate, with_hindsight
+from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP
 from sdpo.text.records import Interaction
 from sdpo.tiny import oracle
 
@@ -25,6 +28,7 @@ _PROGRESS_NAMES = {
     "unrelated": "unrelated follow-ups",
     "template": "template alone",
 }
+EXAMPLES = 8  # how many answers with and without hindsight are kept
 FIRST = 2  # how many tokens count as an answer's first
 
 
@@ -65,6 +69,27 @@ def draw_sample(rows: Sequence[Interaction], unrelated: Sequence[str], seed: int
         ]
         shuffled.append(rng.choice(others) if others else rng.choice(unrelated))
     return Sample(list(rows), shuffled, [rng.choice(unrelated) for _ in rows], left_out)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What training aims at: with `null_contrast` the contrast with this follow-up, else the model with hindsight."""
+
+    objective: Objective = field(default_factory=Objective)
+    null_follow_up: str = NULL_FOLLOW_UP
+
+    def answer(
+        self, subject: LoadedModel, rows: Sequence[Interaction], template: HindsightTemplate, *options: Any
+    ) -> list[tuple[str, bool]]:
+        """Return an answer (text, finished) to each row, sampled from the target; options as in LoadedModel.answer."""
+        shown = [subject.context(row.prompt, row.user_response, template) for row in rows]
+        if not self.objective.null_contrast:
+            return subject.answer(shown, *options)
+        contexts = [
+            Contexts(subject.context(row.prompt), hindsight, subject.context(row.prompt, self.null_follow_up, template))
+            for row, hindsight in zip(rows, shown, strict=True)
+        ]
+        return subject.answer_from_target(contexts, self.objective, *options)
 
 
 @dataclass
@@ -112,6 +137,7 @@ def informative_rows(kinds: Sequence[str]) -> list[int]:
 def measure_candidate(
     prepared: PreparedAudit,
     template: HindsightTemplate,
+    target: Target,
     annotator: Annotator,
     length: int,
     temperature: float,
@@ -135,7 +161,13 @@ def measure_candidate(
     metrics["places"] = _places(prepared, signals["true"], range(len(sample.rows)))
     if annotator.tiny:
         metrics["peaks"] = _peaks(prepared, signals["true"])
-    metrics["preference"] = _preference(prepared, template, annotator, length, temperature, seed)
+    # A different seed: with the same one the answers would be identical wherever hindsight changes nothing.
+    progress = progress_printer("answered with hindsight")
+    rows = [sample.rows[row] for row in prepared.informative_rows]
+    answers = target.answer(subject, rows, template, length, temperature, seed + 1, progress)
+    metrics["preference"] = _preference(prepared, annotator, rows, [text for text, _ in answers])
+    metrics["surprise"] = _surprise(subject, rows, template, answers)
+    metrics["null_contrast"] = target.objective.null_contrast
     return metrics
 
 
@@ -261,23 +293,11 @@ def _peaks(prepared: PreparedAudit, signals: list[list[float]]) -> dict[str, Any
 
 
 def _preference(
-    prepared: PreparedAudit,
-    template: HindsightTemplate,
-    annotator: Annotator,
-    length: int,
-    temperature: float,
-    seed: int,
+    prepared: PreparedAudit, annotator: Annotator, rows: Sequence[Interaction], answers: Sequence[str]
 ) -> dict[str, Any]:
     """Return how often an answer sampled with hindsight is preferred to one sampled without."""
-    rows = [prepared.sample.rows[row] for row in prepared.informative_rows]
-    contexts = [prepared.subject.context(row.prompt, row.user_response, template) for row in rows]
-    # A different seed: with the same one the answers would be identical wherever hindsight changes nothing.
-    answers = prepared.subject.answer(
-        contexts, length, temperature, seed + 1, progress_printer("answered with hindsight")
-    )
-    outcomes = annotator.preferred(
-        rows, [text for text, _ in answers], [text for text, _ in prepared.plain_answers], prepared.subject
-    )
+    plain = [text for text, _ in prepared.plain_answers]
+    outcomes = annotator.preferred(rows, answers, plain, prepared.subject)
     wins, losses = outcomes.count("first"), outcomes.count("second")
     decided = wins + losses
     return {
@@ -288,4 +308,22 @@ def _preference(
         "ties": len(rows) - decided,
         "share": wins / decided if decided else None,
         "interval": wilson(wins, decided - wins) or (0.0, 1.0),
+        "examples": [
+            {"prompt": row.prompt[-1]["content"], "follow_up": row.user_response, "without": without, "with": answer}
+            for row, without, answer in list(zip(rows, plain, answers, strict=True))[:EXAMPLES]
+        ],
     }
+
+
+def _surprise(
+    subject: LoadedModel,
+    rows: Sequence[Interaction],
+    template: HindsightTemplate,
+    answers: Sequence[tuple[str, bool]],
+) -> float:
+    """Return the mean surprise of a token of the answers, in nats: after the prompt or hindsight, the lower of both."""
+    completions = [subject.completion(*answer) for answer in answers]
+    prompts = [row.prompt for row in rows]
+    shown = [with_hindsight(row.prompt, row.user_response, template) for row in rows]
+    columns = [measure_surprise(subject.score, subject.tokenizer, each, completions) for each in (prompts, shown)]
+    return statistics.fmean(map(min, *columns))

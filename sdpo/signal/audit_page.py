@@ -25,9 +25,10 @@ SHOWN = {
 }
 PLACES = {"end": "end token", "first": "first two tokens", "formatting": "formatting", "rest": "other tokens"}
 THRESHOLD_LABELS = {
-    "relevance": "true over unrelated follow-up: ratio of mean |signal|, at least (else stop)",
+    "relevance": "true over unrelated follow-up: ratio of mean |signal|, at least (else LEARN_FROM=complaints)",
     "size": "mean |signal| per token in nats, at least (else stop)",
     "preference": "share of decided pairs won by the answer with hindsight, above (else stop)",
+    "surprise": "nats by which a token of these answers is less likely than the model's own, at most (else stop)",
     "template": "template alone over true follow-up: ratio of mean |signal|, below (else NULL_CONTRAST)",
     "template_alone": "the same ratio; from this value on the template is the cause of a stop",
     "carrying": "share of interactions that carry signal, at least (else MIN_SIGNAL)",
@@ -227,6 +228,12 @@ def _candidate(name: str, row: Row) -> Markup:
             [[PLACES[name], f"{share:.0%}"] for name, share in metrics["places"].items()],
         ),
     ]
+    if examples := preference["examples"]:
+        parts.append(
+            Markup("<p>Some of these answers; with hindsight is what training aims at.</p>{}").format(
+                _rows(["prompt", "follow-up", "without", "with hindsight"], [list(row.values()) for row in examples])
+            )
+        )
     if "peaks" in metrics:
         parts.append(
             Markup(

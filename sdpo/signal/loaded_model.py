@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sdpo.method.scoring import score, top_alternatives
+from sdpo.method.loss import Contexts
+from sdpo.method.objective import Objective
+from sdpo.method.scoring import Scores, score, top_alternatives
 from sdpo.models.generate import generate
 from sdpo.models.pretrained import load_tokenizer, load_weights, silence_libraries
+from sdpo.models.target_answers import sample_from_target
 from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import Message
@@ -69,6 +72,25 @@ class LoadedModel:
         return generate(
             self.model, self.tokenizer, list(contexts), length, self.batch_size, temperature, seed, progress
         )
+
+    def answer_from_target(
+        self,
+        contexts: Sequence[Contexts],
+        objective: Objective,
+        length: int,
+        temperature: float,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> list[tuple[str, bool]]:
+        """Do the same from the target of training with NULL_CONTRAST, see `sample_from_target`."""
+        return sample_from_target(
+            self.model, self.tokenizer, contexts, objective, length, self.batch_size, temperature, seed, progress
+        )
+
+    @torch.no_grad()
+    def score(self, contexts: list[list[int]], completions: list[list[int]]) -> Scores:
+        """Return the scores of completions with the entropy of each position."""
+        return score(self.model, contexts, completions, self.batch_size, entropy=True)
 
     @torch.no_grad()
     def run(self, function: Callable[[Any], Tensor]) -> Tensor:

@@ -19,8 +19,10 @@ SHIPPED = "shipped"  # the name of this project's own template
 class Thresholds:
     """The threshold of each metric. `low` stands for the lower end of the metric's 95 % interval."""
 
-    # The true follow-up must change an answer more than an unrelated one does: ratio of mean |signal|, low.
+    # Below this, unrelated messages change an answer about as much as complaints: ratio of mean |signal|, low.
     relevance: float = 2.0
+    # Answers of the target whose tokens are less likely than the model's own by more than this are no language.
+    surprise: float = 0.2
     # A smaller signal is rounding noise of the answer's probability: mean |signal| per token, nats.
     size: float = 0.03
     # An answer sampled with hindsight must be preferred to one without: wins over decided pairs, low.
@@ -60,8 +62,8 @@ class Verdict:
 
 def judge(metrics: dict[str, Any], limits: Thresholds = THRESHOLDS) -> Verdict:
     """Return the verdict on one candidate by itself, from its metrics (see `audit_measures.measure_candidate`)."""
-    tests = [_relevance(metrics, limits), _size(metrics, limits), _preference(metrics, limits)]
-    reasons = [text for _, text in tests]
+    tests = [_size(metrics, limits), _preference(metrics, limits), _language(metrics, limits)]
+    reasons = [_relevance(metrics, limits)[1], *(text for _, text in tests)]
     if not all(passed for passed, _ in tests):
         cause, text = _cause(metrics, limits)
         return Verdict(STOP, cause, [*reasons, text])
@@ -110,6 +112,14 @@ def _size(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
     )
 
 
+def _language(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
+    passed = metrics["surprise"] <= limits.surprise
+    return passed, (
+        f"Their tokens are less likely than those of the model's own answers by {metrics['surprise']:.2f} nats "
+        f"(at most {limits.surprise:g} allowed, {'met' if passed else 'not met'})."
+    )
+
+
 def _limit(passed: bool, limit: float) -> str:
     return f"at least {limit:g} required, {'met' if passed else 'not met'}"
 
@@ -133,6 +143,11 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
 def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
     if text := _unread(metrics, limits):
         return "model", text
+    if not _language(metrics, limits)[0]:
+        return "template", (
+            "What the follow-up does is too strong for this model's language: give a higher CONTRAST_PLAUSIBILITY or a "
+            "lower CONTRAST_STRENGTH."
+        )
     share = metrics["template_share"]["value"]
     if share >= limits.template_alone and metrics["telling"]["size"] >= limits.size:
         return "template", (
@@ -166,8 +181,14 @@ def _unread(metrics: dict[str, Any], limits: Thresholds) -> str | None:
 def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]]:
     """Return the changes to make, each with the trainer setting for it."""
     changes = []
+    if not _relevance(metrics, limits)[0]:
+        why = (
+            "a message that has nothing to do with the answer changes it nearly as much as a complaint does: learn "
+            "from complaints alone"
+        )
+        changes.append(_change("LEARN_FROM=complaints", why))
     share = metrics["template_share"]["value"]
-    if share >= limits.template:
+    if share >= limits.template and not metrics["null_contrast"]:
         why = f"the template alone makes a signal {share:.0%} the size of the true follow-up's: subtract it"
         changes.append(_change("NULL_CONTRAST=1", why))
     carrying = metrics["carrying"]

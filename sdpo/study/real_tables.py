@@ -26,15 +26,29 @@ def report(results: Sequence[dict[str, Any]]) -> str:
 def reached(row: dict[str, Any]) -> dict[str, bool]:
     """Return what a training run has to reach, by name, and whether it does."""
     before, shown, after = row["before"], row["shown"], row["after"]
-    moved = max((abs(after["axes"][style] - share) for style, share in before["axes"].items()), default=0.0)
     return {
         "style": after["adherence"] >= ADHERENCE or after["adherence"] - before["adherence"] >= GAIN,
         "fluency": before["fluency"] - after["fluency"] <= FLUENCY_LOSS,
         "on topic": after["topic"] >= TOPIC_KEPT * shown["topic"],
         "distance": after["distance"] is None or after["distance"] <= DISTANCE,
-        "other styles": moved <= OTHER_STYLES,
+        "other styles": other_styles(row)[1] <= OTHER_STYLES,
         "no leaks": after["leak"] <= 0.01,
     }
+
+
+def other_styles(row: dict[str, Any]) -> tuple[float, float]:
+    """Return by how much the share of answers that fit some other style moved at most, and moved beyond the wish.
+
+    The second is what lies outside the range from before training to the model before training that is shown the wish:
+    a wish for brevity leaves out lists as well.
+    """
+    before, shown, after = row["before"]["axes"], row["shown"]["axes"], row["after"]["axes"]
+    moved, beyond = 0.0, 0.0
+    for style, share in after.items():
+        low, high = sorted((before[style], shown[style]))
+        moved = max(moved, abs(share - before[style]))
+        beyond = max(beyond, share - high, low - share)
+    return moved, beyond
 
 
 def _signal_table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -67,11 +81,13 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "Before → after; `shown` is the model before training with the wish in its context. A run reaches the line if "
         f"adherence is {ADHERENCE} or {GAIN} more than before, fluency falls by {FLUENCY_LOSS} nats a token at most, "
         f"answers are on topic at {TOPIC_KEPT:g} of `shown`, the distance on general prompts is at most {DISTANCE} "
-        f"nats, no other style moves by more than {OTHER_STYLES:g}, and no more than 1 % of the answers are leaks.",
+        "nats, and no more than 1 % of the answers are leaks. `others` is by how much the share of answers that fit "
+        "some other style moved at most and, after the slash, how far beyond what the wish in the context does to it: "
+        f"a wish for brevity leaves out lists as well. The latter may be {OTHER_STYLES:g} at most.",
         "",
         "| model | style | settings | seed | interactions | adherence | shown | fluency | on topic | leaks | "
-        "distance | not reached | guard |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "distance | others | not reached | guard |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["model"], row["variant"], row["style"], row["seed"])):
         before, shown, after = row["before"], row["shown"], row["after"]
@@ -87,6 +103,7 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
             f"{shown['adherence']:.2f}",
             *changes[1:],
             "-" if after["distance"] is None else f"{after['distance']:.3f}",
+            "{:.2f} / {:.2f}".format(*other_styles(row)),
             missed,
             f"stopped at step {row['stopped']['step']}" if row["stopped"] else "-",
         ]

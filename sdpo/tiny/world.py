@@ -18,6 +18,7 @@ class TinyOracle:
     """Reads the answers of the shipped model exactly. Raises SettingError for a style that the language has not."""
 
     reads_any_user = True
+    rehearsal_prompts: tuple[str, ...] = ()
     general_prompts: tuple[str, ...] = ()  # all that this world's language says has a style
 
     def __init__(self, style: str) -> None:

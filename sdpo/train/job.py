@@ -12,7 +12,7 @@ from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, Settin
 from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
-from sdpo.settings.inputs import check_model, read_template
+from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def check_objective(settings: "TrainingSettings") -> None:
             "CONTRAST_PLAUSIBILITY compares a token with the most likely one, which "
             f"OBJECTIVE={settings.objective} does not see. Leave it out, or set OBJECTIVE=full."
         )
-    if not settings.null_contrast:
-        for name in ("null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"):
-            if name in given:
-                raise SettingError(f"{name.upper()} is for NULL_CONTRAST=1. Set that, or leave it out.")
+    check_contrast(settings)
     if "ema_rate" in given and settings.teacher != "ema":
         raise SettingError("EMA_RATE is for TEACHER=ema. Set that, or leave it out.")
     if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):

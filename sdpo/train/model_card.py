@@ -10,7 +10,7 @@ METHOD = "https://arxiv.org/abs/2603.12273"
 SHOWN = (
     "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "recipe", "teacher", "objective",
     "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "contrast_plausibility",
-    "learn_from", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
+    "learn_from", "rehearsal", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
 
 

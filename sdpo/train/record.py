@@ -1,12 +1,13 @@
 """The record of one process's optimizer step, and the base class of the trainers that keep one."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
@@ -171,6 +172,17 @@ class HindsightTrainer(Trainer):
         self.record = StepRecord()
         self.latest = LatestAnswers()
         self.start = start if start is not None else teacher
+        self.rehearsal: Callable[[nn.Module, int], Tensor | None] | None = None
+
+    def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:
+        """Return the loss of a micro-batch with that of rehearsal added, if there is any."""
+        if self.rehearsal is None or not model.training:
+            return loss
+        processes = self.accelerator.num_processes
+        accumulation = self.args.gradient_accumulation_steps
+        micro_batch = self.state.global_step * accumulation + (self.record.micro_batches - 1) % accumulation
+        more = self.rehearsal(model, micro_batch * processes + self.accelerator.process_index)
+        return loss if more is None else loss + more
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

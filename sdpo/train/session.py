@@ -73,7 +73,7 @@ class Session(Generic[Config]):
         has_adapter = settings.adapter != "none"
         self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=has_adapter)
         self.start_scorer: Teacher | None = None
-        if settings.guard != "off" or settings.eval_n:
+        if settings.guard != "off" or settings.eval_n or settings.rehearsal:
             is_start = settings.teacher == "frozen"
             self.start_scorer = self.teacher if is_start else Teacher("frozen", model, adapter=has_adapter)
         self.trainer = self.build_trainer(config, model)
@@ -128,7 +128,11 @@ class Session(Generic[Config]):
         started = time.monotonic()
         if self.start is not None:
             policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            self.start.answer_general_prompts(policy, self.run_dir, self.main, self.oracle, self.settings.seed)
+            arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
+            self.start.answer_general_prompts(*arguments)
+            if weight := self.settings.rehearsal:
+                self.start.answer_rehearsal_prompts(*arguments)
+                self.trainer.rehearsal = partial(self.start.rehearsal_loss, weight)
         if "before" not in summary and (before := self.measure_answers("before")):
             summary["before"] = before
             if self.settings.style is not None:
@@ -233,10 +237,7 @@ class Session(Generic[Config]):
             centre=settings.centre_signal,
             clip_signal=settings.clip_signal,
             ignore_first_k=settings.ignore_first_k,
-            null_contrast=settings.null_contrast,
-            contrast_strength=settings.contrast_strength,
-            contrast_margin=settings.contrast_margin,
-            contrast_plausibility=settings.contrast_plausibility,
+            **settings.contrast,
             **more,
         )
 

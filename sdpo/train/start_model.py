@@ -13,8 +13,8 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sdpo.method.comparison import compare
-from sdpo.method.objective import divergence
+from sdpo.method.comparison import Comparison, compare
+from sdpo.method.objective import divergence, row_mean
 from sdpo.method.scoring import Scores
 from sdpo.method.teacher import Teacher
 from sdpo.models.answer_quality import AnswerQuality, measure_quality, measure_surprise, summarize_quality
@@ -22,10 +22,10 @@ from sdpo.models.generate import generate
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.hindsight import HindsightTemplate, with_hindsight
-from sdpo.text.prompts import GENERAL_PROMPTS, Message
+from sdpo.text.prompts import GENERAL_PROMPTS, REHEARSAL_PROMPTS, Message
 from sdpo.users.oracle import Oracle
 
-GENERAL_FILE = "general-answers.json"
+GENERAL_FILE, REHEARSAL_FILE = "general-answers.json", "rehearsal-answers.json"
 GENERAL_TOKENS = 32  # the maximum length of an answer to a general prompt
 GENERAL_SAMPLES = 2  # answers to each general prompt
 
@@ -55,7 +55,7 @@ class StartModel:
     ) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.wish, self.template = wish, template
-        self.general = GeneralAnswers([], [])
+        self.general = self.rehearsal = GeneralAnswers([], [])
 
     def score(self, contexts: list[list[int]], completions: list[list[int]]) -> Scores:
         """Return the scores of completions with the entropy of each position."""
@@ -82,42 +82,53 @@ class StartModel:
     def answer_general_prompts(
         self, policy: Any, run: RunDirectory, main: bool, oracle: Oracle | None, seed: int
     ) -> None:
-        """Read the general answers of the run directory, or sample them from a policy that is still untrained.
+        """Read the general answers of the run directory, or sample them from a policy that is still untrained."""
+        texts = oracle.general_prompts if oracle is not None else GENERAL_PROMPTS
+        self.general = self._own_answers(texts, GENERAL_FILE, policy, run, main, oracle, seed)
+
+    def answer_rehearsal_prompts(
+        self, policy: Any, run: RunDirectory, main: bool, oracle: Oracle | None, seed: int
+    ) -> None:
+        """Do the same for the answers that are trained on, which are to other prompts than those measured."""
+        texts = oracle.rehearsal_prompts if oracle is not None else REHEARSAL_PROMPTS
+        self.rehearsal = self._own_answers(texts, REHEARSAL_FILE, policy, run, main, oracle, seed)
+
+    def _own_answers(
+        self,
+        prompts: Sequence[str],
+        file: str,
+        policy: Any,
+        run: RunDirectory,
+        main: bool,
+        oracle: Oracle | None,
+        seed: int,
+    ) -> GeneralAnswers:
+        """Return the answers in a file of the run directory, or sample them and write the file.
 
         Answers that do not fit the style are left out: training is meant to change these.
         """
-        if (saved := run.read_json(GENERAL_FILE)) is not None:
-            self.general = GeneralAnswers(**saved)
-            return
-        texts = (oracle.general_prompts if oracle is not None else GENERAL_PROMPTS) * GENERAL_SAMPLES
+        if (saved := run.read_json(file)) is not None:
+            return GeneralAnswers(**saved)
+        texts = [*prompts] * GENERAL_SAMPLES
         if not texts:
-            return
+            return GeneralAnswers([], [])
         encoded = [encode_prompt(self.tokenizer, [{"role": "user", "content": text}]) for text in texts]
         answers = generate(
-            policy,
-            self.tokenizer,
-            encoded,
-            GENERAL_TOKENS,
-            batch_size=len(encoded),
-            temperature=1.0,
-            seed=seed,
+            policy, self.tokenizer, encoded, GENERAL_TOKENS, batch_size=len(encoded), temperature=1.0, seed=seed
         )
-        prompts, completions = [], []
+        prompt_ids, completions = [], []
         for prompt, ids, answer in zip(texts, encoded, answers, strict=True):
             text, finished = answer
             if text.strip() and (oracle is None or oracle.fits(text, prompt)):
-                prompts.append(ids)
+                prompt_ids.append(ids)
                 completions.append(encode_answer(self.tokenizer, text, finished))
-        self.general = GeneralAnswers(*gather_object([(prompts, completions)])[0])
+        own = GeneralAnswers(*gather_object([(prompt_ids, completions)])[0])
         if main:
-            run.write_json(GENERAL_FILE, asdict(self.general))
+            run.write_json(file, asdict(own))
+        return own
 
-    @torch.no_grad()
-    def distance(self, policy: nn.Module) -> float | None:
-        """Return KL(start ‖ policy) in nats, the mean over the tokens of the general answers; None without any."""
-        total, tokens = 0.0, 0
-        was_training = policy.training
-        policy.eval()
+    def compare(self, policy: nn.Module, prompts: list[list[int]], completions: list[list[int]]) -> Comparison:
+        """Return the policy's scores of completions and KL(start ‖ policy) at each position, which carries gradient."""
         projection = self.model.projection()
 
         def from_start(logps_CV: Tensor, ids_C: Tensor, hidden_CH: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,15 +136,36 @@ class StartModel:
             at_ids_C = start_CV.gather(-1, ids_C[:, None]).squeeze(-1)
             return at_ids_C, divergence(logps_CV, start_CV, "forward")
 
+        hidden_NH = torch.cat(self.model.hidden(prompts, completions, self.batch_size))
+        return compare(policy, prompts, completions, from_start, hidden_NH)
+
+    @torch.no_grad()
+    def distance(self, policy: nn.Module) -> float | None:
+        """Return KL(start ‖ policy) in nats, the mean over the tokens of the general answers; None without any."""
+        total, tokens = 0.0, 0
+        was_training = policy.training
+        policy.eval()
         for first in range(0, len(self.general.prompts), self.batch_size):
             rows = slice(first, first + self.batch_size)
-            prompts, completions = self.general.prompts[rows], self.general.completions[rows]
-            hidden_NH = torch.cat(self.model.hidden(prompts, completions, self.batch_size))
-            result = compare(policy, prompts, completions, from_start, hidden_NH)
+            result = self.compare(policy, self.general.prompts[rows], self.general.completions[rows])
             total += result.divergence_BT.sum().item()
             tokens += int(result.mask_BT.sum())
         policy.train(was_training)
         return total / tokens if tokens else None
+
+    def rehearsal_loss(self, weight: float, policy: nn.Module, turn: int) -> Tensor | None:
+        """Return `weight` times KL(start ‖ policy) on the next `batch_size` rehearsal answers; None without any.
+
+        It is the mean over the answers of the mean over each one's tokens. Turn by turn all answers are used.
+        """
+        count = len(self.rehearsal.prompts)
+        if not count:
+            return None
+        rows = [(turn * self.batch_size + index) % count for index in range(min(self.batch_size, count))]
+        result = self.compare(
+            policy, [self.rehearsal.prompts[row] for row in rows], [self.rehearsal.completions[row] for row in rows]
+        )
+        return weight * row_mean(result.divergence_BT, result.mask_BT).mean()
 
 
 def quality_figures(rows: Sequence[AnswerQuality]) -> dict[str, float]:

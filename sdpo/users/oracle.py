@@ -16,6 +16,8 @@ class Oracle(Protocol):
     reads_any_user: bool
     # Prompts whose answers should stay as they are, whatever style is learned, in the language of the model.
     general_prompts: tuple[str, ...]
+    # Others like them, for REHEARSAL.
+    rehearsal_prompts: tuple[str, ...]
 
     def __init__(self, style: str) -> None: ...
 

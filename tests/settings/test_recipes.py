@@ -12,7 +12,7 @@ from tests.commands import JOBS
 TRAINING = [
     name
     for name, job in JOBS.items()
-    if "recipe" in settings.settings_of(job.settings) and "recipe" not in (job.defaults or {})
+    if {"recipe", "teacher"} <= set(settings.settings_of(job.settings)) and "recipe" not in (job.defaults or {})
 ]
 
 

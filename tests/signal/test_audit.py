@@ -68,7 +68,10 @@ def test_an_undefined_ratio_raises_value_error(rows):
 # The verdict
 
 
-def metrics_of(relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, **places):
+def metrics_of(
+    relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, surprise=0.0,
+    null_contrast=False, **places,
+):  # fmt: skip
     def ratio(value, low=None, high=None):
         return {"value": value, "interval": (value if low is None else low, value if high is None else high)}
 
@@ -78,6 +81,8 @@ def metrics_of(relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, templa
         "specificity": ratio(3.0),
         "template_share": ratio(template),
         "telling": {"of": "complaint", "rows": 40, "size": size},
+        "surprise": surprise,
+        "null_contrast": null_contrast,
         "preference": {
             "judge": "oracle", "pairs": 40, "wins": wins, "losses": losses, "ties": 40 - decided,
             "share": wins / decided if decided else None, "interval": wilson(wins, decided - wins) or (0.0, 1.0),
@@ -99,24 +104,25 @@ def test_a_model_that_follows_hindsight_is_a_go():
 @pytest.mark.parametrize(
     ("changed", "cause"),
     [
-        ({"relevance": (3.0, 1.9, 5.0)}, "model"),
         ({"size": 0.02}, "model"),
         ({"wins": 20, "losses": 20}, "model"),
         ({"wins": 10, "losses": 30}, "model"),
         ({"wins": 5, "losses": 0}, "model"),
-        ({"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}, "template"),
+        ({"wins": 20, "losses": 20, "template": 0.98, "size": 10.0}, "template"),
         # Without any signal the model is the cause, although the template alone makes as small a signal.
-        ({"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 0.001}, "model"),
+        ({"template": 0.98, "size": 0.001}, "model"),
+        # The answers are preferred, but they are no language.
+        ({"surprise": 0.21}, "template"),
     ],
 )
 def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
     result = judge(metrics_of(**changed))
     assert (result.verdict, result.cause) == (STOP, cause)
-    assert len(result.reasons) == 4
+    assert len(result.reasons) == 5
 
 
 def test_data_without_complaints_is_the_cause():
-    metrics = metrics_of(relevance=(1.1, 0.9, 1.3), size=0.05)
+    metrics = metrics_of(wins=20, losses=20, size=0.05)
     metrics["telling"]["of"], metrics["kinds"]["complaint"]["rows"] = "complaint or thanks or new topic", 2
     assert judge(metrics).cause == "data"
 
@@ -124,6 +130,7 @@ def test_data_without_complaints_is_the_cause():
 @pytest.mark.parametrize(
     ("changed", "setting"),
     [
+        ({"relevance": (3.0, 1.9, 5.0)}, "LEARN_FROM=complaints"),
         ({"template": 0.4}, "NULL_CONTRAST=1"),
         ({"carrying": 0.3}, "MIN_SIGNAL=0.02"),
         ({"first": 0.6}, "IGNORE_FIRST_K=2"),
@@ -134,6 +141,10 @@ def test_a_change_names_the_trainer_setting(changed, setting):
     result = judge(metrics_of(**changed))
     assert result.verdict == CHANGES
     assert [change["setting"] for change in result.changes] == [setting]
+
+
+def test_the_contrast_is_not_advised_where_it_is_set():
+    assert judge(metrics_of(template=0.4, null_contrast=True)).verdict == GO
 
 
 def test_a_template_is_compared_with_others_on_the_same_model():
@@ -164,7 +175,7 @@ def test_what_is_set_already_is_not_advised(works, file):
 
 
 def test_other_templates_are_advised_only_until_they_have_been_tried():
-    alone = {"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}
+    alone = {"wins": 20, "losses": 20, "template": 0.98, "size": 10.0}
     one = [("a", "shipped", judge(metrics_of(**alone)))]
     compare(one)
     assert "TEMPLATES" in one[0][2].reasons[-1] and "HINDSIGHT_FILE" not in one[0][2].reasons[-1]
@@ -184,7 +195,7 @@ def test_other_templates_are_advised_only_until_they_have_been_tried():
     ],
 )
 def test_a_model_that_cannot_read_the_language_is_the_cause_and_no_template_is_blamed(reading, words):
-    alone = {"relevance": (1.0, 0.9, 1.1), "template": 0.98, "size": 10.0}
+    alone = {"wins": 20, "losses": 20, "template": 0.98, "size": 10.0}
     verdicts = [(name, "shipped", judge(metrics_of(**alone) | {"reading": reading})) for name in ("a", "b")]
     compare(verdicts)
     for _, _, verdict in verdicts:
@@ -288,6 +299,10 @@ def test_the_kind_of_a_follow_up_by_model_and_by_oracle(model, tokenizer, tmp_pa
         (["--judge-model", "claude-haiku-4-5"], "ANTHROPIC_API_KEY"),
         (["--judge-model", "./nowhere"], "JUDGE_MODEL=./nowhere"),
         (["--judge-model", "oracel"], "Did you mean oracle"),
+        (["--judge-model", "rule"], "needs a STYLE"),
+        (["--judge-model", "rule", "--style", "breif"], "Did you mean brief"),
+        (["--style", "brief"], "STYLE is for JUDGE_MODEL=rule"),
+        (["--contrast-strength", "4"], "CONTRAST_STRENGTH is for NULL_CONTRAST=1"),
         (["--data", "missing.jsonl"], "missing.jsonl"),
         (["--data", "broken.jsonl"], "broken.jsonl, line 1"),
     ],

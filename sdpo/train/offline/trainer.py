@@ -132,7 +132,7 @@ class OfflineTrainer(HindsightTrainer):
         self.record.add(result, weights_B > 0)
         self.record.sample(texts, completions, result, self.processing_class)
         self.latest = LatestAnswers([row.contexts.prompt for row in rows], completions)
-        return result.loss
+        return self.with_rehearsal(result.loss, model)
 
     def _targets(self, rows: list[Row]) -> list[Target]:
         if rows[0].teacher_logps is not None:

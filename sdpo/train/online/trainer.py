@@ -85,12 +85,13 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         null_follow_up: str = NULL_FOLLOW_UP,
         is_satisfied: Callable[[str], bool] | None = None,
         complaints_only: bool = False,
+        content_weight: float = 0.0,
         **arguments: Any,
     ) -> None:
         super().__init__(reward_funcs=[], model=model, teacher=teacher, objective=objective, args=args, **arguments)
         self.hindsight_template = hindsight_template
         self.null_follow_up = null_follow_up if objective.null_contrast else ""
-        self.is_satisfied, self.complaints_only = is_satisfied, complaints_only
+        self.is_satisfied, self.complaints_only, self.content_weight = is_satisfied, complaints_only, content_weight
         self.user = user
         self.wait_for_user: Callable[[SimulatorUnavailable], None] | None = None
         self._context_limit = self.model.config.get_text_config().max_position_embeddings
@@ -126,12 +127,12 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         prompts = [row["prompt"] for row in inputs]
         replays = "completion" in inputs[0]
         answers = self._replay(inputs) if replays else self._generate_and_ask(prompts)
-        contexts, usable_B = self._contexts(prompts, answers)
+        kinds = self._kinds(answers.follow_ups)
+        contexts, usable_B = self._contexts(prompts, answers, kinds)
         with self.record.timed("scoring"):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards(len(contexts))
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
-        kinds = self._kinds(answers.follow_ups)
         is_complaint_B = torch.tensor([kind == COMPLAINT for kind in kinds], device=usable_B.device)
         learned_from_B = is_complaint_B if self.complaints_only else torch.ones_like(usable_B)
         self.record.unmoved += int((usable_B & ~moved_B).sum())
@@ -145,7 +146,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, [] if replays else prompts)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
-            "weights_B": self._row_weights(usable_B, usable_B & moved_B & learned_from_B),
+            "weights_B": self._row_weights(usable_B, usable_B & moved_B & learned_from_B, kinds),
             "usable_B": usable_B,
             "targets": targets,
             "contexts": contexts,
@@ -249,18 +250,21 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     def _reader(self) -> FollowUpReader:
         return FollowUpReader(self.start.run, self.processing_class)
 
-    def _contexts(self, prompts: list[list[Message]], answers: "_Answers") -> tuple[list[Contexts], Tensor]:
+    def _contexts(
+        self, prompts: list[list[Message]], answers: "_Answers", kinds: list[str]
+    ) -> tuple[list[Contexts], Tensor]:
         """Return the contexts to score each completion in, and a mask of the rows with a usable follow-up.
 
         A row without one is scored in its prompt alone, so that every process runs the same forwards.
         """
         contexts, usable = [], []
         texts = [follow_up.text for follow_up in answers.follow_ups]
-        for prompt, bare, completion, follow_up in zip(
-            prompts, answers.prompt_ids, answers.completion_ids, texts, strict=True
+        for prompt, bare, completion, follow_up, kind in zip(
+            prompts, answers.prompt_ids, answers.completion_ids, texts, kinds, strict=True
         ):
+            shown = bool(follow_up) and not (self.content_weight and kind == THANKS)
             hindsight_contexts = {
-                name: self._hindsight_context(prompt, text) if follow_up and text else bare
+                name: self._hindsight_context(prompt, text) if shown and text else bare
                 for name, text in (("hindsight", follow_up), ("null", self.null_follow_up))
             }
             fits = max(map(len, hindsight_contexts.values())) + len(completion) <= self._context_limit
@@ -281,11 +285,13 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     def _hindsight_context(self, prompt: list[Message], follow_up: str) -> list[int]:
         return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
-    def _row_weights(self, usable_B: Tensor, taught_B: Tensor) -> Tensor:
+    def _row_weights(self, usable_B: Tensor, taught_B: Tensor, kinds: list[str]) -> Tensor:
         """Return the weight of each row's loss; `taught_B` marks the usable rows whose follow-up moved a token."""
         counts = torch.tensor([int(usable_B.sum()), int(taught_B.sum()), len(usable_B)], device=usable_B.device)
         usable, taught, total = self.accelerator.reduce(counts, reduction="sum").tolist()
-        return row_weights(taught_B, max(taught, MINIMUM_TAUGHT_SHARE * usable), total)
+        weights_B = row_weights(taught_B, max(taught, MINIMUM_TAUGHT_SHARE * usable), total)
+        content_B = torch.tensor([kind == THANKS for kind in kinds], device=usable_B.device) & usable_B
+        return weights_B + self.content_weight * row_weights(content_B, usable, total)
 
     def _compute_loss(self, model: torch.nn.Module, inputs: dict) -> Tensor:
         result = self.hindsight.loss(
@@ -305,7 +311,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
             # TRL averages these and passes them to the tracker.
             self._metrics["train" if self.model.training else "eval"][f"sdpo/{name}"].append(mean)
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
-        return result.loss
+        return self.with_rehearsal(result.loss, model)
 
 
 def _after_background_request(request: BackgroundRequest | None, ask: Callable[[], list[FollowUp]]) -> list[FollowUp]:
