@@ -28,6 +28,9 @@ VALIDATION_METRICS = (
     "usable",
 )
 
+# The metrics of a step's answers and their users, which further passes over the same answers do not change.
+OF_ANSWERS = {*VALIDATION_METRICS, "satisfied", "unmoved", "empty", "too_long"} - {"entropy", "signal", "signal_size"}
+
 # Returns more metrics of a step's prompts and completions, such as those of an oracle.
 CompletionReader = Callable[[list[str], list[str]], dict[str, Any]]
 
@@ -42,6 +45,7 @@ class MetricsCallback(TrainerCallback):
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
         self.row: dict = {}
+        self.of_answers: dict = {}
         self.completions: list[str] = []
         self.started = time.perf_counter()
 
@@ -61,11 +65,17 @@ class MetricsCallback(TrainerCallback):
         self.interactions += sum(record.rows for record in records)
         self.row = row = {"step": state.global_step, "interactions": self.interactions, **_metrics(records, seconds)}
         row["learning_rate"] = self.trainer.lr_scheduler.get_last_lr()[0]
+        if any(record.rows for record in records):
+            self.of_answers = {name: value for name, value in row.items() if name in OF_ANSWERS}
+        else:  # with ITERATIONS: another pass over the answers of the step before
+            row |= self.of_answers
         self.completions = completions = [text for record in records for text in record.completions]
         if not self.trainer.accelerator.is_main_process:
             return
         if self.read and completions:
-            row |= self.read([text for record in records for text in record.prompts], completions)
+            read = self.read([text for record in records for text in record.prompts], completions)
+            row |= read
+            self.of_answers |= read
         self.run.append("metrics.jsonl", [row])
         samples = [sample for record in records for sample in record.samples][:SAMPLES_PER_STEP]
         self.run.append("samples.jsonl", [{"step": state.global_step, **sample} for sample in samples])

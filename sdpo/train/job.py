@@ -59,7 +59,7 @@ def check_objective(settings: "TrainingSettings") -> None:
     """Raise SettingError for settings that contradict each other or would have no effect."""
     given = settings_module.given(settings)
     if settings.objective != "token":
-        for name in ("clip_signal", "centre_signal", "iterations", "clip"):
+        for name in ("clip_signal", "centre_signal", "clip"):
             if name in given:
                 raise SettingError(
                     f"{name.upper()} applies to the sampled token's signal, which OBJECTIVE={settings.objective} does "

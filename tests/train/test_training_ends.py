@@ -59,7 +59,7 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
     ("values", "named"),
     [
         ({"objective": "full", "clip_signal": 1}, "CLIP_SIGNAL"),
-        ({"objective": "full", "iterations": 2}, "ITERATIONS"),
+        ({"objective": "full", "clip": 0.1}, "CLIP"),
         ({"direction": "jsd"}, "DIRECTION"),
         ({"ema_rate": 0.1}, "EMA_RATE"),
         ({"contrast_strength": 2}, "CONTRAST_STRENGTH"),

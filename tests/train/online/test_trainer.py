@@ -6,9 +6,11 @@ import torch
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import score
 from sdpo.models.policy import load_model
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study import run as study
 from sdpo.tiny import MODEL_DIR
 from sdpo.tiny.users import OracleUser
+from sdpo.train.callbacks import OF_ANSWERS, MetricsCallback
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +70,24 @@ def test_a_second_optimizer_pass_reuses_the_answers(tmp_path):
     trainer = study.build_trainer(str(tmp_path), "live", 0, 4, Counting({"emoji": False}), num_iterations=2)
     trainer.train()
     assert calls == [16, 16]
+
+
+@pytest.mark.parametrize("objective", [Objective(), Objective(kind="full")], ids=["token", "full"])
+def test_the_metrics_of_a_further_pass_are_those_of_the_same_answers(objective, tmp_path):
+    trainer = study.build_trainer(
+        str(tmp_path / "run"), "frozen", 0, 4, OracleUser({"emoji": False}), objective, num_iterations=2
+    )
+    (tmp_path / "run").mkdir(exist_ok=True)
+    run = RunDirectory(tmp_path / "run")
+    trainer.add_callback(MetricsCallback(run, trainer, 0, lambda prompts, completions: {"words": len(prompts)}))
+    trainer.train()
+    rows = run.read_rows("metrics.jsonl")
+    assert [row["interactions"] for row in rows] == [16, 16, 32, 32]
+    for first, second in (rows[:2], rows[2:]):
+        assert second["words"] == first["words"] == 16
+        assert {name: first[name] for name in OF_ANSWERS} == {name: second[name] for name in OF_ANSWERS}
+        assert second["loss"] != first["loss"] and second["forwards"] < first["forwards"]
+    assert rows[0]["completion_tokens"] != rows[2]["completion_tokens"]
 
 
 def test_a_frozen_teacher_is_the_initial_policy_and_a_live_one_the_current(tmp_path):
