@@ -256,9 +256,9 @@ def _checked(reply: Reply) -> Reply | None:
     """Return a reply whose text can be written and whose counts can be added; None if its text is no text."""
     if not isinstance(reply.text, str):
         return None
-    counts = [_count(reply.tokens_in), _count(reply.tokens_out)]
     raw = _writable(reply.raw) if isinstance(reply.raw, str) else None
-    return Reply(_writable(reply.text), *counts, raw=raw)
+    tokens_in, tokens_out = _count(reply.tokens_in), _count(reply.tokens_out)
+    return Reply(_writable(reply.text), tokens_in, tokens_out, raw=raw)
 
 
 def _writable(text: str) -> str:

@@ -100,9 +100,8 @@ def assert_usable(backend) -> None:
     for states in (False, True):
         for follow_up in SimulatedUser(client, PERSONA, 0.7, 16, states).react([PROMPT], ["an answer"]):
             follow_up.text.encode()
-            assert follow_up.satisfied in (None, True, False) and (follow_up.problem == "empty") is not bool(
-                follow_up.text
-            )
+            assert follow_up.satisfied in (None, True, False)
+            assert follow_up.problem == (None if follow_up.text else "empty")
     assert ApiJudge(client).verdicts([Pair(PERSONA, PROMPT, "x", "y")])[0] in (None, "A", "B", "C")
     return None
 
