@@ -79,5 +79,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """Return the error's message on one line of at most `limit` characters; its type if it has no message."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    return on_one_line(str(error), limit) or type(error).__name__
+
+
+def on_one_line(text: str, limit: int) -> str:
+    """Return a text on one line of at most `limit` characters, without those that a terminal acts on.
+
+    Others may have written the text: it may hold control sequences, or half a surrogate pair, which no file can hold.
+    """
+    text = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

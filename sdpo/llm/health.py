@@ -7,7 +7,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit, urlunsplit
 
-from sdpo.errors import ServerError
+from sdpo.errors import ServerError, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 
 START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
@@ -92,13 +92,12 @@ def get(url: str, timeout: float, data: bytes | None = None) -> tuple[int, bytes
 def _check_listed(body: bytes, model: str, url: str) -> None:
     try:
         listed = [entry["id"] for entry in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {START_HINT}") from None
     if model not in listed:
-        raise ServerError(
-            f"The server at {shown_url(url)} has no model {model}: set USER_MODEL_NAME_OR_PATH to one of "
-            f"{', '.join(map(str, listed[:5]))}."
-        )
+        names = on_one_line(", ".join(map(str, listed[:5])), 300)
+        hint = f"set USER_MODEL_NAME_OR_PATH to one of {names}." if names else "it lists none. See its log."
+        raise ServerError(f"The server at {shown_url(url)} has no model {model}: {hint}")
 
 
 def cause_of(error: BaseException) -> str:

@@ -29,6 +29,8 @@ _UNKNOWN_PART = {400, 422}
 # The statuses that may mean that the API is at another path; 200 with a page is one too.
 _UNKNOWN_PATH = {200, 404, 405}
 
+_MOST_TOKENS = 10**9  # of one reply; what a server counts more cannot be right
+
 # At lower levels these loggers write complete requests, headers and URLs with passwords.
 _VERBOSE_LOGGERS = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2")
 
@@ -149,12 +151,12 @@ class HttpBackend:
         try:
             body = answer.parse()
             embedded = refusals.embedded_error(body)
-            reply = None if embedded else self._read(body)
+            reply = None if embedded else _checked(self._read(body))
         except Exception:  # the SDK raises many types for a body that it does not expect
             embedded = reply = None
         if embedded:
             raise self._refusal(*embedded, request)
-        if reply is None or not isinstance(reply.text, str):
+        if reply is None:
             unread = f"{self.name}: the response is not {self.expected}. Check {self.settings[0]}."
             raise _Refusal(ServerError(unread), 200)
         return reply, answer.retries_taken
@@ -250,6 +252,26 @@ def _escaped(text: str) -> str:
     return escape_control_strings(text).encode("utf-8", "replace").decode("utf-8")
 
 
+def _checked(reply: Reply) -> Reply | None:
+    """Return a reply whose text can be written and whose counts can be added; None if its text is no text."""
+    if not isinstance(reply.text, str):
+        return None
+    raw = _writable(reply.raw) if isinstance(reply.raw, str) else None
+    tokens_in, tokens_out = _count(reply.tokens_in), _count(reply.tokens_out)
+    return Reply(_writable(reply.text), tokens_in, tokens_out, raw=raw)
+
+
+def _writable(text: str) -> str:
+    # JSON can hold half a surrogate pair, which neither a file nor a tokenizer takes.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _count(value: Any) -> int | None:
+    """Return a number of tokens, None for what cannot be one."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if number and 0 <= value < _MOST_TOKENS else None
+
+
 def _broken(cause: BaseException | None) -> str:
     if cause is None or "Connect" in type(cause).__name__:
         return f"no connection ({one_line(cause, 120)})." if cause else "no connection."
@@ -261,5 +283,5 @@ def _body_of(response: Any) -> object:
     text = response.read().decode("utf-8", "replace")
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

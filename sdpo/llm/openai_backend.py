@@ -77,7 +77,7 @@ class OpenAIBackend(HttpBackend):
         tokens_in, tokens_out = (usage.prompt_tokens, usage.completion_tokens) if usage else (None, None)
         text, refusal = _text_of(choice.message), getattr(choice.message, "refusal", None)
         if choice.finish_reason == "content_filter" or refusal:
-            return Reply("", tokens_in, tokens_out, raw=refusal or text)
+            return Reply("", tokens_in, tokens_out, raw=refusal if isinstance(refusal, str) else text)
         return Reply(text, tokens_in, tokens_out)
 
 

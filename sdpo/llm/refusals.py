@@ -8,6 +8,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from sdpo.errors import on_one_line
+
 # The parts of a request that a server may refuse -> the words by which it names them, in the order in which they are
 # changed. `address` has no words: a server that does not know the path answers 404.
 THOUGHTS, SCHEMA, TEMPERATURE, MAX_TOKENS, SYSTEM = "thoughts", "schema", "temperature", "max_tokens", "system"
@@ -36,22 +38,28 @@ _NO_CREDIT = re.compile(
 )
 # A repeated header, or what looks like a key of any kind.
 _CREDENTIAL = re.compile(r"\b(?:authorization\b\W*)?bearer\b|\bauthorization\b|\b(?:sk|pk|hf|key)[-_][\w*-]{8,}", re.I)
+# What a server writes for characters of the prompt that it repeats as JSON or as Python would show it.
+_ESCAPE = re.compile(r"\\+(?:u([\da-f]{4})|x([\da-f]{2})|([abfnrtv])|([\"'/]))", re.I)
 _QUOTED = 300  # characters of a server's words that a message repeats
+_READ = 10_000  # characters of them that are read
 _REPEATED = 16  # so many characters in a row that the prompt has too are its words, not the server's
 
 
-def words_of(body: object) -> str:
-    """Return an error's code and message from a body of any common form; empty if there is none."""
+def words_of(body: object, levels: int = 8) -> str:
+    """Return an error's code and message from a body of any common form; empty if there is none.
+
+    Only so many `levels` of values within values are looked through.
+    """
     if isinstance(body, str):
         return "" if body.lstrip().startswith("<") else body  # a page is for a browser
     if isinstance(body, list):
-        return "; ".join(filter(None, map(words_of, body)))
-    if not isinstance(body, dict):
+        return "; ".join(filter(None, (words_of(part, levels - 1) for part in body))) if levels else ""
+    if not isinstance(body, dict) or not levels:
         return ""
     if body.get("error"):
-        return words_of(body["error"])
+        return words_of(body["error"], levels - 1)
     message = next((body[name] for name in ("message", "detail", "msg", "error_message") if body.get(name)), "")
-    text = message if isinstance(message, str) else words_of(message)
+    text = message if isinstance(message, str) else words_of(message, levels - 1)
     if isinstance(location := body.get("loc"), list):
         text = f"{'.'.join(map(str, location))}: {text}"
     return text
@@ -77,10 +85,9 @@ def names_of(words: str) -> list[str]:
 
 def quotable(words: str, private: Sequence[str]) -> str:
     """Return the words as ": words", shortened, without stretches of the private texts; empty if nothing is left."""
-    words = _CREDENTIAL.sub("…", " ".join(words.split()))[: 2 * _QUOTED]
+    words = _plain(_CREDENTIAL.sub("…", words[:_READ]))[: 2 * _QUOTED]
     repeated = [False] * len(words)
-    for text in private:
-        text = " ".join(text.split())
+    for text in map(_plain, private):
         size = min(_REPEATED, len(text))
         for start in range(len(words) - size + 1 if size > 2 else 0):
             if words[start : start + size] in text:
@@ -88,6 +95,17 @@ def quotable(words: str, private: Sequence[str]) -> str:
     shown = re.sub("\0+", "…", "".join("\0" if hidden else char for char, hidden in zip(words, repeated, strict=True)))
     shown = shown if len(shown) <= _QUOTED else shown[: _QUOTED - 1] + "…"
     return f": {shown.rstrip('.')}" if re.search(r"\w{3}", shown) else ""
+
+
+def _plain(text: str) -> str:
+    """Return a text on one line, with characters in place of escapes, so that two forms of one text are equal."""
+
+    def character(escape: re.Match[str]) -> str:
+        code = escape[1] or escape[2]
+        return chr(int(code, 16)) if code else escape[4] or " "
+
+    text = _ESCAPE.sub(character, text)
+    return on_one_line(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), len(text))
 
 
 def embedded_error(body: Any) -> tuple[int, object] | None:
@@ -103,4 +121,7 @@ def embedded_error(body: Any) -> tuple[int, object] | None:
 
 def _all_of(body: object) -> str:
     """Return the complete body as text: codes and types are in it too."""
-    return body if isinstance(body, str) else json.dumps(body, default=str)
+    try:
+        return body if isinstance(body, str) else json.dumps(body, default=str)
+    except RecursionError:
+        return ""

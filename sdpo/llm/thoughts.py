@@ -32,7 +32,7 @@ _FORMS = [re.compile(f"(?P<begin>{begin})|(?P<end>{end})", _FLAGS) for begin, en
 
 # Replies in channels, as gpt-oss writes them; the other patterns are for a server that removed the control tokens.
 _CHANNEL = re.compile(
-    r"<\|channel\|>\s*(\w+)[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+    r"<\|channel\|>\s*+(\w++)[^<]*+(?:<\|constrain\|>[^<]*+)?<\|message\|>"
     r"(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     _FLAGS,
 )
@@ -69,14 +69,18 @@ def _without_form(text: str, form: re.Pattern[str]) -> str:
     """Return the text without thoughts of one form; what stands before a lone end mark is a thought too."""
     kept: list[str] = []
     start: int | None = 0  # of the text to keep; None within a thought
+    inner = 0  # begin marks within the last thought: it may end with its first end mark, or have one for each
     for mark in form.finditer(text):
         if mark["end"]:
-            if start is not None:
+            if start is not None and not inner:
                 kept.clear()
+            inner = max(0, inner - (start is not None))
             start = mark.end()
-        elif start is not None:
+        elif start is None:
+            inner += 1
+        else:
             kept.append(text[start : mark.start()])
-            start = None
+            start, inner = None, 0
     if start == 0:
         return text
     if start is not None:

@@ -11,12 +11,20 @@ from contextlib import suppress
 from typing import Any
 
 _YES, _NO = {"yes", "true"}, {"no", "false"}
-_MARK = r"[\s\"'*_`#>(\[-]*satisfied\b[\s\"'*_`:?=-]*(yes|no|true|false)\b[\s*_`.,:;!)\]–—-]*"
-_FIRST_LINE = re.compile(rf"\A{_MARK}", re.IGNORECASE)
-_LAST_LINE = re.compile(rf"(?:\A|\n){_MARK}[\"']?\Z", re.IGNORECASE)
+# What follows at once belongs to the statement, as a dash does; signs in front of the message are the message's.
+_MARK = (
+    r"[\s\"'*_`#>(\[-]*satisfied\b[\s\"'*_`:?=-]*(yes|no|true|false)\b"
+    r"[\"'*_`.,:;!)\]]*[^\S\n]*(?:[–—-]+(?!\S))?"
+)
+_FIRST_LINE = re.compile(_MARK, re.IGNORECASE)
+_LAST_LINE = re.compile(rf"{_MARK}[^\S\n]*", re.IGNORECASE)
+_RULES_ABOVE = re.compile(r"\A(?:[ \t\r*_-]*\n)+")
+_RULE = " \t\r\"'*_`#>([-"  # a line of these only is a part of the statement below it
 _UNREAD_LINE = re.compile(r"\A\W*satisfied\W*:[^\n]{0,40}(?:\n|\Z)", re.IGNORECASE)  # "Satisfied: partly"
 
 _OBJECT = re.compile(r"\{\s*[\"'](?:satisfied|message)[\"']\s*:")
+# Of an object that was cut off before its first colon, or of the fence around it, nothing can be read.
+_CUT_BEGIN = re.compile(r"`{1,2}|(?:```\w*\s*)?(?:\{\s*(?:[\"']\w*[\"']?\s*)?)?")
 _CUT_MESSAGE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\.)*)', re.DOTALL)
 _CUT_STATEMENT = re.compile(r'"satisfied"\s*:\s*"?(true|false|yes|no)\b', re.IGNORECASE)
 _DECODER = json.JSONDecoder(strict=False)  # line breaks in a string are accepted
@@ -33,7 +41,7 @@ def read_reply(text: str) -> tuple[str, bool | None]:
     if found is None:
         if (fields := _parsed(re.sub(r"\A`+\w*\s*", "", text))) is not None:
             return _read_fields(fields)  # other fields than those that were asked for
-        return _read_lines(text)
+        return ("", None) if _CUT_BEGIN.fullmatch(text) else _read_lines(text)
     text = text[found.start() :]
     fields = _parsed(text)
     return _read_fields(_cut_fields(text) if fields is None else fields)
@@ -78,17 +86,32 @@ def _cut_fields(text: str) -> dict[str, Any]:
 def _read_fields(fields: dict[str, Any]) -> tuple[str, bool | None]:
     message = fields.get("message")
     # Half of a surrogate pair, of an escape that was cut off, cannot be written to a file.
-    text = message.encode("utf-8", "replace").decode("utf-8").strip() if isinstance(message, str) else ""
-    text, in_message = _read_lines(text)
-    stated = _yes_or_no(str(fields.get("satisfied")))
-    return text, in_message if stated is None else stated
+    text = message.encode("utf-8", "ignore").decode("utf-8").strip() if isinstance(message, str) else ""
+    # A model may put the whole reply into the message once more.
+    text, in_message = read_reply(text) if text.startswith(("{", "`")) else _read_lines(text)
+    return text, _agreed({_yes_or_no(str(fields.get("satisfied"))), in_message})
 
 
 def _read_lines(text: str) -> tuple[str, bool | None]:
-    for pattern in (_FIRST_LINE, _LAST_LINE):
-        if match := pattern.search(text):
-            return (text[: match.start()] + text[match.end() :]).strip(), _yes_or_no(match[1])
-    return _UNREAD_LINE.sub("", text).strip(), None
+    """Return a text without the lines at its begin and end that state it, and what they agree on."""
+    stated = set[bool | None]()
+    while match := _FIRST_LINE.match(text):
+        text = _RULES_ABOVE.sub("", text[match.end() :].strip()).strip()
+        stated.add(_yes_or_no(match[1]))
+    lines = text.split("\n")
+    while lines and (match := _LAST_LINE.fullmatch(lines[-1])):
+        lines.pop()
+        while lines and not lines[-1].strip(_RULE):
+            lines.pop()
+        stated.add(_yes_or_no(match[1]))
+    text = "\n".join(lines)
+    return (text if stated else _UNREAD_LINE.sub("", text)).strip(), _agreed(stated)
+
+
+def _agreed(stated: set[bool | None]) -> bool | None:
+    """Return what is stated, None if nothing is, or both."""
+    known = stated - {None}
+    return known.pop() if len(known) == 1 else None
 
 
 def _yes_or_no(word: str) -> bool | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
+from sdpo.errors import on_one_line
 from sdpo.llm import has_thoughts
 from sdpo.text.prompts import USER_STATES_SATISFACTION, USER_SYSTEM, USER_TURN
 from sdpo.users.language import language_of
@@ -134,7 +135,7 @@ class Trial:
         """Return some reactions as lines of text, first those that something is wrong with."""
         chosen = sorted(self.reactions, key=lambda reaction: not is_faulty(reaction))[:count]
         return "\n".join(
-            f"  {name:<7} {_one_line(text)}"
+            f"  {name:<7} {on_one_line(text, 160)}"
             for reaction in chosen
             for name, text in (
                 ("prompt", reaction.probe.prompt),
@@ -204,8 +205,3 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 def _share(values: Any) -> float:
     numbers = [float(value) for value in values]
     return round(sum(numbers) / max(len(numbers), 1), 4)
-
-
-def _one_line(text: str, limit: int = 160) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -6,7 +6,7 @@ evaluation has no winner, at the price of all requests.
 
 from collections.abc import Sequence
 
-from sdpo.errors import UnusableReplies
+from sdpo.errors import UnusableReplies, on_one_line
 from sdpo.llm import has_thoughts
 
 FIRST = 64  # replies that are looked at
@@ -37,8 +37,8 @@ class FirstReplies:
         # The one that says most about the cause: thoughts, else any words.
         example = max(self._unusable, key=lambda text: (has_thoughts(text), bool(text.strip())))
         advice = self.against_thoughts if has_thoughts(example) else self.advice
-        text = " ".join(example.split())
-        shown = f"“{text if len(text) <= 200 else text[:199] + '…'}”" if text else "an empty reply"
+        text = on_one_line(example, 200)
+        shown = f"“{text}”" if text else "an empty reply"
         return (
             f"{len(self._unusable)} of the first {self._seen} {self.what} cannot be used, at most "
             f"{UNUSABLE_AT_MOST:.0%} may be. One of them: {shown}. {advice}"

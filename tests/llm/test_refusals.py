@@ -239,6 +239,19 @@ def test_words_are_quoted_without_stretches_of_private_texts():
     assert quotable("no: Authorization: Bearer sk-another-key-of-somebody is wrong", []) == ": no: … … is wrong"
     assert quotable("4711 is not it", ["4711"]) == ": … is not it"
     assert len(quotable("x y " * 1000, [])) < 310
+    for shown in (
+        repr(prompt),
+        json.dumps(prompt),
+        json.dumps(json.dumps(prompt)),
+        prompt.replace("Thanks", "Thanks\x1b[2J"),
+    ):
+        assert quotable(f"bad {shown}", [prompt]) in (
+            ": bad '…'",
+            ': bad "…"',
+            ': bad ""…""',
+            ": bad …",
+            ": bad … [2J!",
+        )
     # No stretch of sixteen characters of the prompt is left, however it is broken into lines.
     shown = quotable("bad: " + prompt.replace(" ", "\n"), [prompt])
     assert not any("".join(pair) in shown for pair in pairwise(prompt.split()))

@@ -1,6 +1,7 @@
 """Thoughts are taken out of every reply: in all their marks, cut off, with the end mark alone, in own fields."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -94,6 +95,64 @@ pieces = st.sampled_from([*(mark for pair in MARKS for mark in pair), "<|channel
 @given(st.lists(st.one_of(pieces, st.text(max_size=3)), max_size=16).map("".join))
 def test_what_is_left_has_no_thoughts(text):
     assert not has_thoughts(without_thoughts(text))
+
+
+plain = st.lists(
+    st.sampled_from(["Please", "shorter", "a < b", "x > y", "[1]", "<b>", "I think", "reasoning:", "e = 5"])
+)
+thoughts = st.tuples(st.sampled_from(MARKS), plain.map(" ".join), st.sampled_from(["", *MARKS]))
+
+
+@given(
+    st.booleans(), st.lists(thoughts | plain, max_size=5), thoughts, st.booleans(), st.sampled_from(["\n", " ", "\n\n"])
+)
+def test_what_is_left_are_the_words_outside_all_thoughts(cut_begin, blocks, last, cut_end, gap):
+    parts, expected = list[str](), list[str]()
+    if cut_begin:  # the template wrote the begin mark
+        parts += ["Okay, the user", last[0][1]]
+    for block in blocks:
+        if isinstance(block, list):
+            parts.append(" ".join(block))
+            expected += " ".join(block).split()
+            continue
+        (begin, end), inside, nested = block
+        parts += [begin, inside, *(nested and (nested[0], "hm", nested[1], inside)), end]
+    if cut_end:  # the limit ended it
+        parts += [last[0][0], last[1]]
+    text = gap.join(parts)
+    assert without_thoughts(text).split() == expected
+    assert has_thoughts(text) or text == gap.join(" ".join(block) for block in blocks)
+
+
+@given(
+    st.text(st.characters(exclude_characters="<[◁")).filter(
+        lambda text: "nalysis" not in text and "hinking" not in text
+    )
+)
+def test_a_text_without_marks_comes_back_as_it_is(text):
+    assert without_thoughts(text) == text and not has_thoughts(text)
+
+
+channels = st.tuples(
+    st.sampled_from(["analysis", "commentary to=x", "final", "final <|constrain|>json"]), plain.map(" ".join)
+)
+
+
+@given(st.lists(channels, min_size=1), st.sampled_from(["<|end|>", "<|return|>", "<|call|>"]))
+def test_of_a_reply_in_channels_the_final_ones_are_left(chosen, end):
+    text = "<|start|>assistant".join(f"<|channel|>{name}<|message|>{body}{end}" for name, body in chosen)
+    finals = "".join(body for name, body in chosen if name.startswith("final"))
+    assert without_thoughts(text) == finals.strip()
+
+
+@pytest.mark.parametrize(
+    "row", ["<", "<think", "<a:", "<|channel|>", "a", "\n", "analysis", "assistant final", "`", "[THINK"]
+)
+@pytest.mark.parametrize("begin", ["", "<|channel|>", "<|channel|>a<|constrain|>", "analysis", "<think ", "<think>"])
+def test_a_long_row_of_one_sign_is_read_at_once(begin, row):
+    started = time.process_time()
+    without_thoughts(begin + row * (20_000 // len(row)))
+    assert time.process_time() - started < 2
 
 
 def test_many_marks_take_no_longer_than_the_text_is_long():

@@ -1,6 +1,7 @@
 """What a reply states, in JSON or in a line, what is left of it as the message, and what bare words suggest."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,16 @@ MESSAGE = "Too long, please cut it."
         ('{"satisfied": true, "message": "It is \\"fine\\", th\\u00', ('It is "fine", th', True)),
         ('{"satisfied": false, "message": "Too long" "or": so}', ("Too long", False)),
         ('{"satisfied": false, "mess', ("", False)),
+        ('{ "satisfied"\n\n\n', ("", None)),
+        ('```json\n{"sa', ("", None)),
+        ("```json\n", ("", None)),
+        ("{", ("", None)),
+        # The reply once more in the message, and statements that contradict each other.
+        (f'{{"message": "{{\\"satisfied\\": false, \\"message\\": \\"{MESSAGE}\\"}}"}}', (MESSAGE, False)),
+        ('{"message": "{\\"reaction\\": 1}", "satisfied": true}', ("", True)),
+        (f'{{"satisfied": true, "message": "Satisfied: no\\n{MESSAGE}"}}', (MESSAGE, None)),
+        (f"Satisfied: yes\n{MESSAGE}\nSatisfied: no", (MESSAGE, None)),
+        (f"Satisfied: no\n{MESSAGE}\n\n---\n**Satisfied: no**", (MESSAGE, False)),
         # JSON without a message is never shown.
         ('{"satisfied": false}', ("", False)),
         ('{"satisfied": true, "message": ["Fine"]}', ("", True)),
@@ -38,6 +49,9 @@ MESSAGE = "Too long, please cut it."
         (f"Satisfied: no\n{MESSAGE}", (MESSAGE, False)),
         (f"**Satisfied: No.**\n\n{MESSAGE}", (MESSAGE, False)),
         (f"satisfied: yes {MESSAGE}", (MESSAGE, True)),
+        (f"Satisfied: no — {MESSAGE}", (MESSAGE, False)),
+        (f"**Satisfied: no**\n\n---\n{MESSAGE}", (MESSAGE, False)),
+        ("Satisfied: no\n**Too long**, `x`.", ("**Too long**, `x`.", False)),
         (f"Satisfied? Yes! {MESSAGE}", (MESSAGE, True)),
         (f"{MESSAGE}\nSatisfied: no", (MESSAGE, False)),
         ('Satisfied: no\n"Too long"', ('"Too long"', False)),
@@ -62,6 +76,52 @@ def test_any_message_that_a_server_writes_as_json_comes_back(message, satisfied)
     text, stated = read_reply(json.dumps({"satisfied": satisfied, "message": f"x {message}"}))
     text.encode("utf-8")
     assert stated is satisfied and text.startswith("x")
+
+
+words = st.sampled_from(
+    [
+        "Too long.",
+        "Nice 😀",
+        "ça va",
+        'the "end"',
+        "tab\t",
+        "{name}",
+        "two\nlines",
+        "`code`",
+        "**Too** long",
+        "- a list",
+        "C:\\new",
+    ]
+)
+STATEMENTS = ["Satisfied: {}", "**Satisfied:** {}.", "satisfied? {}", "> Satisfied: {}"]
+
+
+@given(st.lists(words, max_size=4).map(" ".join), st.booleans(), st.booleans(), st.integers(0, 120), st.booleans())
+def test_of_a_reply_that_is_cut_off_only_the_message_is_left(message, satisfied, first, length, fenced):
+    fields = {"satisfied": satisfied, "message": message}
+    reply = json.dumps(fields if first else dict(reversed(fields.items())), indent=length % 3 or None)
+    text, stated = read_reply((f"```json\n{reply}\n```" if fenced else reply)[:length])
+    assert message.strip().startswith(text) and stated in (None, satisfied)
+    assert text == message.strip() or length < len(reply) + 10
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(STATEMENTS), st.sampled_from(["yes", "no"])), max_size=2), words, st.booleans()
+)
+def test_a_statement_is_none_if_another_contradicts_it_and_is_never_shown(chosen, message, first):
+    lines = [form.format(word) for form, word in chosen]
+    above = lines[: 1 if first else 0]
+    text, stated = read_reply("\n".join([*above, message, *lines[len(above) :]]))
+    said = {word == "yes" for _, word in chosen}
+    assert (text, stated) == (message.strip(), said.pop() if len(said) == 1 else None)
+
+
+@pytest.mark.parametrize("row", ["\n", " ", "*", "`", "\\", "{", '{"message":', "satisfied: no\n", "satisfied:"])
+@pytest.mark.parametrize("begin", ["", "a", "satisfied", "satisfied: no\n", "```", '{"message": "'])
+def test_a_long_row_of_one_sign_is_read_at_once(begin, row):
+    started = time.process_time()
+    read_reply(begin + row * (20_000 // len(row)) + "z")
+    assert time.process_time() - started < 2
 
 
 @given(st.text(alphabet='{}"\\satisfiedmessage: yesno\n`,u0', max_size=60))
