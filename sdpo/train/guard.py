@@ -103,6 +103,10 @@ class CollapseDetector:
         """Add a step's measures and return the level. Any of them may be missing: its last distance then stays."""
         for name, value in values.items():
             self._take(name, value)
+        # A policy that learns to be brief makes the tokens of its long answers improbable. Answers that fit the style
+        # already say better what was lost: where they are measured and unharmed, the initial ones do not count.
+        if self.distances.get("distance", 1.0) < 1.0:
+            self.distances.pop("lost", None)
         self._watch_drift(values.get("kl"))
         self.score = max(self.distances.values(), default=0.0)
         for index, limit in enumerate((1.0, 2.0)):
