@@ -160,8 +160,10 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, prompts: Path)
     }
     flags = [part for name, value in values.items() for part in (f"--{name.lower().replace('_', '-')}", as_text(value))]
     folder = settings.scratch / "sdpo-runs" / spec.key
-    _call(TRAIN, flags, settings.scratch / f"{spec.key}.log", allowed=(0, GuardStopped.exit_code))
     run = RunDirectory(folder)
+    # A study that was stopped may have left a run that is finished, which trains no more.
+    if not (run.read_json("summary.json") or {}).get("finished"):
+        _call(TRAIN, flags, settings.scratch / f"{spec.key}.log", allowed=(0, GuardStopped.exit_code))
     summary = run.read_json("summary.json") or {}
     metrics, guard = run.read_rows("metrics.jsonl"), run.read_rows("guard.jsonl")
     return {

@@ -73,6 +73,8 @@ def check_objective(settings: "TrainingSettings") -> None:
             f"OBJECTIVE={settings.objective} does not see. Leave it out, or set OBJECTIVE=full."
         )
     check_contrast(settings)
+    if getattr(settings, "content_weight", 0) and settings.learn_from != "complaints" and "content_weight" in given:
+        raise SettingError("CONTENT_WEIGHT is for LEARN_FROM=complaints. Set that, or leave it out.")
     if "ema_rate" in given and settings.teacher != "ema":
         raise SettingError("EMA_RATE is for TEACHER=ema. Set that, or leave it out.")
     if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):

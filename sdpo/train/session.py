@@ -133,6 +133,10 @@ class Session(Generic[Config]):
             if weight := self.settings.rehearsal:
                 self.start.answer_rehearsal_prompts(*arguments)
                 self.trainer.rehearsal = partial(self.start.rehearsal_loss, weight)
+                if self.main and not self.start.rehearsal.prompts:
+                    print(
+                        "REHEARSAL: no general prompt has an answer that fits the style; none is trained on", flush=True
+                    )
         if "before" not in summary and (before := self.measure_answers("before")):
             summary["before"] = before
             if self.settings.style is not None:

@@ -115,3 +115,7 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
     assert "RECIPE=recommended" in table and "complaint / unrelated" in table
     assert "2 training runs, 2 of them done" in run()
     assert (tmp_path / "docs" / "real.jsonl").read_text() == lines
+    # A study that is killed after a run's end and before its line is written reads the finished run.
+    (tmp_path / "docs" / "real.jsonl").write_text("".join(line + "\n" for line in lines.splitlines()[:-1]))
+    assert "2 training runs, 1 of them done" in run()
+    assert (tmp_path / "docs" / "real.jsonl").read_text() == lines

@@ -91,7 +91,7 @@ class OnlineSession(Session[OnlineConfig]):
             null_follow_up=settings.null_follow_up,
             is_satisfied=self.oracle.is_satisfied if self.oracle is not None and reads_follow_ups else None,
             complaints_only=settings.learn_from == "complaints",
-            content_weight=settings.content_weight,
+            content_weight=settings.content_weight if settings.learn_from == "complaints" else 0.0,
             peft_config=adapter_config(settings),
         )
 

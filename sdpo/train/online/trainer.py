@@ -67,8 +67,9 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
 
     `user` may be None if the dataset has `completion`, `follow_up` and `satisfied` to replay. `is_satisfied`, if there
     is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only` only complaints are learned
-    from, not thanks or new topics. `wait_for_user` is called if the user does not respond and
-    returns when it does, or raises; without it the run ends at once.
+    from, not thanks or new topics; the answers of satisfied users are then scored without their follow-up, and drawn to
+    what the teacher says to the prompt alone, with `content_weight`. `wait_for_user` is called if the user does not
+    respond and returns when it does, or raises; without it the run ends at once.
     """
 
     args: OnlineConfig
@@ -286,7 +287,10 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
 
     def _row_weights(self, usable_B: Tensor, taught_B: Tensor, kinds: list[str]) -> Tensor:
-        """Return the weight of each row's loss; `taught_B` marks the usable rows whose follow-up moved a token."""
+        """Return the weight of each row's loss; `taught_B` marks the usable rows that are learned from.
+
+        Those share the step, and the answers of satisfied users have `content_weight` beside them.
+        """
         counts = torch.tensor([int(usable_B.sum()), int(taught_B.sum()), len(usable_B)], device=usable_B.device)
         usable, taught, total = self.accelerator.reduce(counts, reduction="sum").tolist()
         weights_B = row_weights(taught_B, max(taught, MINIMUM_TAUGHT_SHARE * usable), total)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sdpo.method.objective import MINIMUM_TAUGHT_SHARE
+from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective
 from sdpo.models.policy import load_model
 from sdpo.study import run as study
 from sdpo.text.records import read_replays
@@ -83,6 +83,23 @@ def test_few_complaints_share_a_smaller_step(tmp_path):
     # One complaint of eight is less than MINIMUM_TAUGHT_SHARE: it counts as that share.
     weights = weights_of(trainer_of(tmp_path, StatingUser((True, False), *[(False, True)] * 7)))
     assert weights == pytest.approx([8 / (MINIMUM_TAUGHT_SHARE * 8), *[0] * 7])
+
+
+def test_answers_of_satisfied_users_are_drawn_to_the_teacher_without_their_follow_up(tmp_path):
+    trainer = trainer_of(tmp_path, StatingUser((True, False), (False, True)), objective=Objective(kind="full"))
+    trainer.content_weight = 0.1
+    rows = [trainer.train_dataset[index] for index in range(8)]
+    batch = trainer._generate_and_score_completions(rows)
+    assert batch["weights_B"].tolist() == pytest.approx([2, 0.1] * 4)
+    contexts = batch["contexts"]
+    assert all(row.hindsight != row.prompt for row in contexts[::2])
+    assert all(row.hindsight == row.prompt for row in contexts[1::2])
+    result = trainer.hindsight.loss(
+        trainer.model, contexts, batch["completion_ids"], batch["targets"], torch.tensor([0.0, 1.0] * 4)
+    )
+    assert result.loss.item() == pytest.approx(0.0, abs=1e-5), "the policy has not moved from the frozen teacher"
+    result.loss.backward()
+    assert max(weight.grad.abs().max() for weight in trainer.model.parameters() if weight.grad is not None) < 1e-3
 
 
 def test_the_oracle_reads_what_the_user_does_not_state(tmp_path):
