@@ -75,6 +75,7 @@ EARLIER = {
     "lr_schedule": "constant",
     "learn_from": "all",
     "rehearsal": 0.0,
+    "content_weight": 0.0,
     "user_states_satisfaction": False,
 }
 
