@@ -22,11 +22,12 @@ _KEY_BLOCK = re.compile(
     re.DOTALL,
 )
 _PASSWORD = re.compile(
-    r"""(?ix)\b(?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|senha)\b
-    \s*(?:is|ist|es|est|:|=)\s*(?P<value>[^\s"'`,;]{3,}[^\s"'`,;.!?)])"""
+    r"""(?ix)\b(?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|mdp|senha)\b
+    (?:\s*(?:is|ist|lautet|es|est|é|:|=)\s*|\s+(?=[^\s\d]*\d[^\s\d]*[^\W\d_]|[^\s\d]*[^\W\d_][^\s\d]*\d))(?P<value>[^\s"'`,;]{3,}[^\s"'`,;.!?)])"""
 )
 _NAMED_KEY = re.compile(
-    r"""(?ix)\b(?:[\w-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token)\b
+    r"""(?ix)\b(?:[\w-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token
+    |[a-z]\w*_(?:key|token|secret)(?=["']?\s*[:=])|(?:aws|azure|gcp|client|app)\ secret(?=\s*[:=]))\b
     ["']?\s*(?:is|:|=|\s)\s*["']?(?P<value>[A-Za-z0-9_\-+/=.]{12,})"""
 )
 _TOKEN = re.compile(r"(?<![\w/+.=-])[A-Za-z0-9_+=-]{20,}(?![\w/+=-])")
@@ -35,7 +36,7 @@ _CREDENTIALS = re.compile(r"(?<=://)[^\s/:@]+:(?P<value>[^\s/@]+)(?=@)")
 _NEWER_KEYS = re.compile(
     r"\b(?:sk-(?:ant|proj|svcacct|admin|or|lf)-[\w-]{16,}|sk-[A-Za-z0-9]{32,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}"
     r"|github_pat_\w{22,}|gh[opsur]_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}"
-    r"|r8_[A-Za-z0-9]{30,}|nvapi-[\w-]{40,}|xox[abeoprs]-[\w-]{10,}|pk_live_\w{20,}|whsec_\w{20,}"
+    r"|r8_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|key-[0-9a-f]{32}|nvapi-[\w-]{40,}|xox[abeoprs]-[\w-]{10,}|pk_live_\w{20,}|whsec_\w{20,}"
     r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
 )
 _ENTROPY = 4.0  # bits per character, above which a long word of letters in both cases and digits is no word
@@ -146,7 +147,7 @@ def _secrets(text: str) -> Iterator[Span]:
     ):
         for match in pattern.finditer(text):
             group = "value" if "value" in pattern.groupindex else 0
-            if _is_secret(match[group], kind):
+            if pattern is _NEWER_KEYS or _is_secret(match[group], kind):
                 yield Span(match.start(group), match.end(group), kind, match[group])
     if "=" in text or ":" in text:
         yield from _by_keyword(text, keyword)

@@ -6,6 +6,7 @@ to other weights without a word.
 
 import json
 import zipfile
+import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -46,6 +47,8 @@ def damage(folder: Path, patterns: tuple[str, ...] = ("*",)) -> str:
             return f"{name} is missing"
         if found[name] != size:
             return f"{name} has {found[name]:,} bytes of {size:,}"
+        if patterns == ("*",) and not _is_whole(folder / name):
+            return f"{name} is damaged"
     return ""
 
 
@@ -63,7 +66,8 @@ def _is_whole(path: Path) -> bool:
     """Return whether a file of a known kind has its end; True for other files, unless they are empty."""
     try:
         if path.suffix in (".pt", ".pth", ".bin"):
-            return zipfile.is_zipfile(path)
+            with zipfile.ZipFile(path) as archive:  # as torch writes them, with a checksum of each part
+                return archive.testzip() is None
         if path.suffix == ".json":
             json.loads(path.read_text("utf-8"))
         elif path.suffix == ".safetensors":
@@ -72,6 +76,6 @@ def _is_whole(path: Path) -> bool:
                 header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             return path.stat().st_size == 8 + length + max(ends, default=0)
-    except (OSError, ValueError, KeyError, OverflowError, MemoryError):
+    except (OSError, ValueError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error, EOFError):
         return False
     return path.stat().st_size > 0

@@ -34,7 +34,6 @@ def check_model(settings: CommonSettings, name: str, value: str) -> None:
 
 def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
     """Return whether the hub's answer about a model is certain, and what is wrong with it; None if nothing is."""
-    from httpx import HTTPError
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -58,7 +57,7 @@ def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
         return True, "has no config.json on the hub. Give a model in the format of transformers."
     except OfflineModeIsEnabled:
         return False, "is not in the hub's cache, and HF_HUB_OFFLINE is set. Unset that, or give a folder."
-    except (HTTPError, OSError) as error:
+    except Exception as error:  # the hub's client has raised the errors of three HTTP libraries so far
         return False, f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). Try again."
     return None
 

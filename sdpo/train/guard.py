@@ -192,12 +192,15 @@ class CollapseGuard(TrainerCallback):
         self.start = start
         self.stopped: list[str] = []
         self._initial: InitialAnswers | None = None
+        self._interactions = self._probed = 0  # of the last step that was measured; the step of the last probe
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Restore the state of a resumed run from its files."""
         for row in self.run.read_rows(FILE):
             if row["step"] <= state.global_step:
                 self.detector.observe(row["measures"])
+                self._interactions = row["interactions"]
+                self._probed = row["step"] if "kl" in row["measures"] else self._probed
         if (saved := self.run.read_json(START_FILE)) is not None:
             self._initial = InitialAnswers(**saved)
 
@@ -213,13 +216,21 @@ class CollapseGuard(TrainerCallback):
             self.run.write_json(START_FILE, asdict(self._initial))
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Evaluate the step; all processes reach the same decision."""
+        """Evaluate the step; all processes reach the same decision.
+
+        A further pass over the same answers (ITERATIONS) is no step here: what is odd in them would count twice.
+        """
         row, names = self.row(), ("repetition", "entropy", "signal_size", "satisfied")
+        if row["interactions"] == self._interactions:
+            return
+        self._interactions = row["interactions"]
         measures = {name: row[name] for name in names} | {"length": row["completion_tokens"]}
-        if state.global_step % PROBE_EVERY == 0 and self._initial is not None:
-            measures |= self._distance_from_start(self._initial)
+        if probes := state.global_step - self._probed >= PROBE_EVERY:
+            self._probed = state.global_step
+            if self._initial is not None:
+                measures |= self._distance_from_start(self._initial)
         if self.start is not None:
-            measures |= self._by_start_model(self.start, state.global_step)
+            measures |= self._by_start_model(self.start, probes)
         before, level = self.detector.level, self.detector.observe(measures)
         if self.trainer.accelerator.is_main_process:
             rounded = {name: round(value, 5) for name, value in measures.items()}
@@ -239,7 +250,7 @@ class CollapseGuard(TrainerCallback):
         if self.detector.is_healthy or (state.best_model_checkpoint is None and self.detector.within_limits):
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 
-    def _by_start_model(self, start: StartModel, step: int) -> dict[str, float]:
+    def _by_start_model(self, start: StartModel, probes: bool) -> dict[str, float]:
         """Return the surprise of the step's answers and, now and then, the distance on general prompts."""
         latest, measures = self.answers(), {}
         if latest.messages:
@@ -251,7 +262,7 @@ class CollapseGuard(TrainerCallback):
                 shown = gather_object(start.surprise(*answers, shown=True))
                 surprises = [min(pair) for pair in zip(surprises, shown, strict=True)]
             measures["surprise"] = fmean(surprises)
-        if step % PROBE_EVERY == 0 and (distance := start.distance(self.trainer.model)) is not None:
+        if probes and (distance := start.distance(self.trainer.model)) is not None:
             measures["distance"] = distance
         return measures
 

@@ -294,6 +294,13 @@ def test_each_form_gives_the_words_that_were_said(tmp_path, label, name, make, l
         assert made[0].rating == 1 and made[1].rating is None
 
 
+def test_thoughts_in_a_librechat_text_leave_the_answer(tmp_path):
+    row = librechat(recursive=False)
+    row["messages"][1]["text"] = f":::thinking\nThey want tea.\n:::\n{ANSWER}"
+    (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+    assert [text for _, text, *_ in one.messages if text][:3] == ["Be brief.", WORDS[0][1], ANSWER]
+
+
 def test_a_form_is_a_file_and_no_two_claim_the_same_row():
     assert set(CASES) < {form.name for form in forms()} and len(forms()) == len({form.name for form in forms()})
     for name, make in CASES.items():

@@ -26,7 +26,8 @@ VALUES = {
     "MAC": ["00:1A:2b:3c:4D:5e", "00-1a-2b-3c-4d-5e"],
     "KEY": [
         "AKIAIOSFODNN7EXAMPLE", "ghp_aBcDeFgHiJkLmNoPqRsTuVwXyZ0123456789", "sk-ant-api03-abcdefABCDEF0123456789-abc",
-        "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567", "xoxb-123456789012-abcdefghijkl",
+        "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZ01234567", "hf_aBcDeFgHiJkLmNoPqRsTuVwXyZabcdefgh",
+        "key-0123456789abcdef0123456789abcdef", "xoxb-123456789012-abcdefghijkl",
         "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N", "q9X2vB7nL4kZ8mT1wR5yC3",
     ],
 }  # fmt: skip
@@ -50,7 +51,8 @@ def test_each_kind_becomes_its_mark(kind, value):
     [
         "on 2024-01-02 at 10:20:30, or 02.01.2024", "1735725605000 and 3.14159265358979", "ISBN 978-3-16-148410-0",
         "order 12345678", "4111 1111 1111 1112", "GB82WEST12345698765433", "version 1.2.3.4 of it", "std::vector",
-        "127.0.0.1 and 0.0.0.0", "the password is required", "the token limit is 4096 tokens", "user @home said",
+        "127.0.0.1 and 0.0.0.0", "the password is required", "password 12345 times",
+        "a monkey_key in my_token", "the token limit is 4096 tokens", "user @home said",
         "SomeClassNameThatIsLong2Also3 and snake_case_name_that_is_long_2", "1990-2000, 2019 2020 2021",
         "123e4567-e89b-12d3-a456-426614174000", "a::b", "x = [EMAIL_1]", "12:34:56:78", "1,234,567,890",
     ],
@@ -72,6 +74,14 @@ def test_passwords_and_keys_by_what_stands_beside_them():
     ]
     assert texts[3:] == ["Authorization: Bearer [KEY_1]", "[KEY_2]"]
     assert counts == {"PASSWORD": 3, "KEY": 2}
+    others, _ = redacted(
+        "AZURE_OPENAI_KEY=0123456789abcdef0123456789abcdef", "AWS secret: wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        "das Kennwort lautet Katze99", "mdp : chocolat2024", "use password hunter2Secret for it",
+    )  # fmt: skip
+    assert others == [
+        "AZURE_OPENAI_KEY=[KEY_1]", "AWS secret: [KEY_2]", "das Kennwort lautet [PASSWORD_1]", "mdp : [PASSWORD_2]",
+        "use password [PASSWORD_3] for it",
+    ]  # fmt: skip
 
 
 def test_equal_values_have_one_mark_and_marks_of_the_text_are_not_taken():

@@ -67,6 +67,13 @@ def test_the_hubs_answers_are_told_apart(status, code, words, tmp_path):
         assert 1 <= hub.asked <= 2
 
 
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid"])
+def test_without_a_network_it_is_one_line_too(address, tmp_path):
+    assert "does not respond" in one_line(start("audit", address, tmp_path, MODEL="some/model"))
+    dry = start("audit", address, tmp_path, MODEL="some/model", DRY_RUN="1")
+    assert dry.returncode == 0 and "note: MODEL=some/model" in dry.stdout
+
+
 def test_what_is_no_hub_id_is_refused_without_a_request(tmp_path):
     with Replies(200) as hub:
         assert "hub id" in one_line(start("signal_analysis", hub.url, tmp_path, MODEL="a b/c?"))

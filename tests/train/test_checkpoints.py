@@ -70,14 +70,20 @@ def damaged(checkpoint: Path, what: str, adapter: str) -> str:
     """Damage a file of the checkpoint and return the file's name."""
     verb, name = what.split()
     path = checkpoint / (weights_file(adapter) if name == "weights" else name)
-    cut(path) if verb == "cut" else path.unlink()
+    if verb == "overwritten":
+        content = bytearray(path.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 64] = bytes(byte ^ 255 for byte in content[middle : middle + 64])
+        path.write_bytes(content)
+    else:
+        cut(path) if verb == "cut" else path.unlink()
     return path.name
 
 
 WHAT = [
     *("cut optimizer.pt", "cut weights", "no trainer_state.json", "no scheduler.pt", "no rng_state.pth"),
     *("no optimizer.pt", "no weights", "cut trainer_state.json", "cut rng_state.pth", "cut complete.json"),
-    *("cut teacher.safetensors", "no teacher.safetensors"),
+    *("cut teacher.safetensors", "no teacher.safetensors", "overwritten optimizer.pt", "overwritten rng_state.pth"),
 ]
 
 

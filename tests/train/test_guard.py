@@ -168,10 +168,10 @@ def test_answers_are_scored_with_the_wish_only_if_they_are_unlikely_without(bare
 
     start, latest = Start(), LatestAnswers([[1]] * 9, [[2]] * 9, [[{"role": "user", "content": "x"}]] * 9)
     guard = CollapseGuard(None, None, dict, lambda: latest, stops=True, anchored=True, start=start)
-    assert guard._by_start_model(start, step=1) == {"surprise": pytest.approx(measured)}
+    assert guard._by_start_model(start, probes=False) == {"surprise": pytest.approx(measured)}
     assert start.calls == calls
     latest.messages = []  # logged answers are not the policy's own
-    assert guard._by_start_model(start, step=1) == {} and start.calls == calls
+    assert guard._by_start_model(start, probes=False) == {} and start.calls == calls
 
 
 # The best checkpoint

@@ -1,11 +1,14 @@
 """Conversations exported from LibreChat: messages in a tree or in a list, of which the newest branch is read."""
 
+import re
 from typing import Any
 
 from sdpo.data.conversation import FAILED, Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form
 from sdpo.data.messages import content_of, id_of, message, nonempty_text, rating_in, system_text
 from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
+
+_THOUGHTS = re.compile(r"\A\s*:::thinking[^\n]*\n(?:.*?\n)??:::[^\S\n]*(?:\n\s*|\Z)", re.DOTALL)
 
 
 def _matches(row: dict) -> bool:
@@ -60,17 +63,22 @@ def _nodes(messages: list) -> dict[str, dict] | Dropped:
 def _message(one: dict) -> Messages:
     created = one.get("isCreatedByUser")
     role = "user" if created is True or (created is None and one.get("sender") == "User") else "assistant"
-    content = content_of(one.get("content") or one.get("text"))
+    content = content_of(one.get("content") or _without_thoughts(one.get("text")))
     if isinstance(content, Dropped):
         return content
     if not content.text and isinstance(one.get("text"), str):
-        flat = content_of(one["text"])
+        flat = content_of(_without_thoughts(one["text"]))
         content = flat._replace(tools=content.tools) if not isinstance(flat, Dropped) and flat.text else content
     if one.get("error") is True and role == "assistant":
         return [SourceMessage(role, "", FAILED)]
     files = one.get("files")
     content = content._replace(media=content.media or (isinstance(files, list) and bool(files)))
     return message(role, content, rating=rating_in(one) if role == "assistant" else None)
+
+
+def _without_thoughts(text: Any) -> Any:
+    """Return a text without the block of thoughts that LibreChat puts in front of an answer."""
+    return _THOUGHTS.sub("", text) if isinstance(text, str) else text
 
 
 FORM = Form("LibreChat export", _matches, _read)

@@ -64,6 +64,7 @@ class OfflineSession(Session[TrainingArguments]):
         )
         with config.main_process_first(local=False):
             rows = read_rows(settings, self.job.data_command, self.tokenizer, limits, self.run_dir.path)
+        self._check_enough(len(rows.training))
         self.rows = rows._replace(training=with_lengths(rows.training))
         if self.main:
             self.run_dir.write_rows(LEFT_OUT, rows.left_out)
@@ -95,6 +96,16 @@ class OfflineSession(Session[TrainingArguments]):
         """Return the prompts of EVAL_N validation interactions."""
         rows = read_interactions(validation_file(self.settings), self.job.data_command)
         return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
+
+    def _check_enough(self, count: int) -> None:
+        """Raise SettingError if the training rows are fewer than one step takes."""
+        settings = self.settings
+        step = settings.bs * settings.ga * settings.world_size
+        if count < step:
+            raise SettingError(
+                f"{count} rows to train on are fewer than the {step} that one step takes (BS times GA, per process). "
+                "Lower BS or GA, set HOLDOUT=0, or add data."
+            )
 
     def _learned_from(self, trainer: OfflineTrainer) -> Dataset:
         """Return the training rows, with LEARN_FROM=complaints only those whose follow-up is one.

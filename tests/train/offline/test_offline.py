@@ -254,6 +254,13 @@ def test_training_on_logs_raises_adherence_to_the_users_style(tmp_path):
     assert abs(after["axes"]["emoji"] - before["axes"]["emoji"]) <= 0.1
 
 
+def test_fewer_rows_than_one_step_takes_are_refused_before_anything_is_measured(tmp_path):
+    path = write(tmp_path / "logs.jsonl", logged(12, seed=5))
+    refused = run(tmp_path / "run", train_jsonl=path, min_signal=0, eval_n=8, expect=2)
+    assert "BS times GA" in refused.stderr and "HOLDOUT=0" in refused.stderr
+    assert "Traceback" not in refused.stderr and "validation prompts" not in refused.stdout
+
+
 def test_logs_with_unrelated_follow_ups_change_no_style(tmp_path):
     out, path = tmp_path / "run", write(tmp_path / "logs.jsonl", logged(512, seed=5, unrelated=True))
     refused = run(out, train_jsonl=path, train_n=512, expect=2)

@@ -11,6 +11,7 @@ from sdpo.study import run as study
 from sdpo.tiny import MODEL_DIR
 from sdpo.tiny.users import OracleUser
 from sdpo.train.callbacks import OF_ANSWERS, MetricsCallback
+from sdpo.train.guard import CollapseGuard
 
 pytestmark = pytest.mark.slow
 
@@ -152,3 +153,18 @@ def test_moved_answers_are_weighted_as_at_least_a_quarter_of_the_step(taught, we
 def test_unrelated_follow_ups_change_nothing_with_a_frozen_teacher():
     start, end = study.train("frozen", "token", 0, related=False, points=(480,))
     assert all(abs(end["axes"][axis] - start["axes"][axis]) <= 0.10 for axis in end["axes"])
+
+
+def test_the_guard_measures_each_batch_of_answers_once(tmp_path):
+    trainer = study.build_trainer(
+        str(tmp_path / "run"), "frozen", 0, 8, OracleUser({"emoji": False}), Objective(kind="full"), num_iterations=2
+    )
+    (tmp_path / "run").mkdir(exist_ok=True)
+    run = RunDirectory(tmp_path / "run")
+    metrics = MetricsCallback(run, trainer, 0, None)
+    trainer.add_callback(metrics)
+    trainer.add_callback(CollapseGuard(run, trainer, lambda: metrics.row, lambda: trainer.latest, True, True))
+    trainer.train()
+    rows = run.read_rows("guard.jsonl")
+    assert [(row["step"], row["interactions"]) for row in rows] == [(1, 16), (3, 32), (5, 48), (7, 64)]
+    assert ["kl" in row["measures"] for row in rows] == [False, False, True, False]
