@@ -133,9 +133,10 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
             f"{decided}: too few to tell which answers are better. Raise AUDIT_N, or name another JUDGE_MODEL."
         )
     passed = low > limits.preference
+    source = "from the contrast, as NULL_CONTRAST trains," if metrics["null_contrast"] else "with hindsight"
     words = "are preferred" if passed else "are not shown to be better" if high > 0.5 else "are worse"
     return passed, (
-        f"Answers sampled with hindsight {words}: they win {share:.2f} of {decided} decided pairs "
+        f"Answers sampled {source} {words}: they win {share:.2f} of {decided} decided pairs "
         f"(95 % interval {low:.2f} to {high:.2f}; judge: {preference['judge']})."
     )
 

@@ -182,7 +182,10 @@ class HindsightTrainer(Trainer):
         accumulation = self.args.gradient_accumulation_steps
         micro_batch = self.state.global_step * accumulation + (self.record.micro_batches - 1) % accumulation
         more = self.rehearsal(model, micro_batch * processes + self.accelerator.process_index)
-        return loss if more is None else loss + more
+        if more is None:
+            return loss
+        self.record.forwards += 2  # the start model's and the policy's
+        return loss + more
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

@@ -144,7 +144,8 @@ def test_a_change_names_the_trainer_setting(changed, setting):
 
 
 def test_the_contrast_is_not_advised_where_it_is_set():
-    assert judge(metrics_of(template=0.4, null_contrast=True)).verdict == GO
+    result = judge(metrics_of(template=0.4, null_contrast=True))
+    assert result.verdict == GO and any("from the contrast" in reason for reason in result.reasons)
 
 
 def test_a_template_is_compared_with_others_on_the_same_model():

@@ -89,6 +89,13 @@ def test_a_trainer_takes_other_answers_in_each_micro_batch_and_process(tmp_path)
         per_device_train_batch_size=4, gradient_accumulation_steps=2,
     )  # fmt: skip
     turns: list[int] = []
-    trainer.rehearsal = lambda model, turn: turns.append(turn)
+
+    def rehearse(model, turn):
+        turns.append(turn)
+        return torch.zeros(()) if turn else None
+
+    trainer.rehearsal = rehearse
     trainer.train()
     assert turns == [0, 1, 2, 3]
+    # Two steps of two micro-batches: the teacher's forward and the policy's, and two of rehearsal in all but the first.
+    assert trainer.record.forwards == 2 * 2 * 2 + 3 * 2
