@@ -38,7 +38,7 @@ def run(job: str, *flags: object, expect: tuple[int, ...] = (0,)) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """Return the run directory of three steps of the demo, which trains by the recommended settings."""
+    """Return the run directory of three batches of the demo, which trains by the recommended settings."""
     folder = tmp_path_factory.mktemp("real")
     run("prep_english", "--out-dir", folder / "prompts")
     run(
@@ -52,7 +52,7 @@ def trained(tmp_path_factory) -> Path:
 
 def test_training_measures_its_answers_and_moves_only_the_adapter(trained):
     summary = json.loads((trained / "summary.json").read_text())
-    assert summary["finished"] and summary["steps"] == 3
+    assert summary["finished"] and summary["steps"] == 6  # three batches, two passes over each
     for when in ("before", "shown", "after"):
         figures = summary[when]
         assert {"adherence", "fluency", "surprise", "topic", "leak", "distance"} <= set(figures)
