@@ -32,6 +32,7 @@ from typing import IO
 from sdpo.errors import RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
+from sdpo.settings.contrast import OF_NULL_CONTRAST
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
@@ -61,9 +62,6 @@ MAY_CHANGE_ON_RESUME |= {
 }
 MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
 
-
-# Settings without any effect unless NULL_CONTRAST is on.
-OF_NULL_CONTRAST = {"null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"}
 
 # What runs did that were started before a setting existed.
 EARLIER = {
@@ -103,7 +101,7 @@ class RunDirectory:
         before = _completed(started["settings"])
         may_change = MAY_CHANGE_ON_RESUME
         if not before.get("null_contrast") and not settings.get("null_contrast"):
-            may_change = may_change | OF_NULL_CONTRAST
+            may_change = may_change.union(OF_NULL_CONTRAST)
         changed = [name for name in settings if name not in may_change and before.get(name) != settings[name]]
         if changed:
             name = changed[0]

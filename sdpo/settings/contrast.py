@@ -7,6 +7,9 @@ from sdpo.settings.common import JobSettings
 from sdpo.settings.declare import setting
 from sdpo.text.prompts import NULL_FOLLOW_UP
 
+# Settings without any effect unless NULL_CONTRAST is on.
+OF_NULL_CONTRAST = ("null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastSettings(JobSettings):

@@ -5,7 +5,7 @@ from pathlib import Path
 from sdpo.errors import SettingError, one_line
 from sdpo.settings import given
 from sdpo.settings.common import CommonSettings
-from sdpo.settings.contrast import ContrastSettings
+from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
 
@@ -83,6 +83,6 @@ def check_contrast(settings: ContrastSettings) -> None:
     """Raise SettingError if a setting of the contrast is given that has no effect because there is no contrast."""
     if settings.null_contrast:
         return
-    for name in ("null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility"):
+    for name in OF_NULL_CONTRAST:
         if name in given(settings):
             raise SettingError(f"{name.upper()} is for NULL_CONTRAST=1. Set that, or leave it out.")

@@ -97,14 +97,17 @@ class OfflineSession(Session[TrainingArguments]):
         rows = read_interactions(validation_file(self.settings), self.job.data_command)
         return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
 
+    @property
+    def _step_rows(self) -> int:
+        """The number of rows that an optimizer step takes, of all processes."""
+        return self.settings.bs * self.settings.ga * self.settings.world_size
+
     def _check_enough(self, count: int) -> None:
         """Raise SettingError if the training rows are fewer than one step takes."""
-        settings = self.settings
-        step = settings.bs * settings.ga * settings.world_size
-        if count < step:
+        if count < self._step_rows:
             raise SettingError(
-                f"{count} rows to train on are fewer than the {step} that one step takes (BS times GA, per process). "
-                "Lower BS or GA, set HOLDOUT=0, or add data."
+                f"{count} rows to train on are fewer than the {self._step_rows} that one step takes (BS times GA, per "
+                "process). Lower BS or GA, set HOLDOUT=0, or add data."
             )
 
     def _learned_from(self, trainer: OfflineTrainer) -> Dataset:
@@ -120,7 +123,7 @@ class OfflineSession(Session[TrainingArguments]):
         kept = [index for index, kind in enumerate(kinds) if kind == FOLLOW_UP_KINDS[0]]
         if self.main:
             print(f"follow-ups: {count_kinds(kinds)}; learning from the complaints", flush=True)
-        if len(kept) < settings.bs * settings.ga * settings.world_size:
+        if len(kept) < self._step_rows:
             raise SettingError(
                 f"LEARN_FROM=complaints leaves {len(kept)} rows, fewer than one step takes. Add data with complaints, "
                 "or give LEARN_FROM=all."
@@ -151,7 +154,7 @@ class OfflineSession(Session[TrainingArguments]):
                 f"{len(rows) - len(kept)} rows with a mean |signal| below MIN_SIGNAL={settings.min_signal:g} dropped",
                 flush=True,
             )
-        if len(kept) < settings.bs * settings.ga * settings.world_size:
+        if len(kept) < self._step_rows:
             raise SettingError(
                 f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, fewer than one step takes. Lower it: the "
                 f"largest mean |signal| is {max(sizes):.4f}."
@@ -161,7 +164,7 @@ class OfflineSession(Session[TrainingArguments]):
     def _print_estimate(self, trainer: OfflineTrainer) -> None:
         settings, rows = self.settings, trainer.train_dataset
         tokens = sum(rows["length"])
-        step_rows = settings.bs * settings.ga * settings.world_size
+        step_rows = self._step_rows
         steps = -(-(len(rows) // (settings.bs * settings.world_size)) // settings.ga) * settings.epochs
         seconds, memory = self._time_a_step(trainer)
         if self.main:
