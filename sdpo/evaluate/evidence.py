@@ -1,0 +1,60 @@
+"""What an evaluation knows of a checkpoint beside its win rate, as plain values that the verdict reads."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class BenchmarkChange:
+    """One benchmark: a checkpoint against the baseline, on the same items.
+
+    `value` and `baseline` are means over the items, `difference` is the first less the second, and `standard_error`
+    is that of the mean of the paired differences.
+    """
+
+    checkpoint: int
+    task: str
+    metric: str
+    items: int
+    baseline: float
+    value: float
+    difference: float
+    standard_error: float
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Condition:
+    """The condition of one model, measured on its answers and by the model that the run started from.
+
+    The figures of `sdpo.models.answer_quality` are in nats, shares are between 0 and 1, and a figure that cannot be
+    measured is None. `distance` is KL(start ‖ model) per token on the start's own answers to general prompts,
+    `by_kind` the same for each kind of prompt, and `log_probability` that of a token of these answers. `diversity` is
+    the share of distinct answers among several samples to a prompt. `fits` says of each prompt whether the answer fits
+    the style, where a rule or an oracle reads it.
+    """
+
+    fluency: float | None = None
+    surprise: float | None = None
+    topic: float | None = None
+    leak: float | None = None
+    distance: float | None = None
+    by_kind: Mapping[str, float] = field(default_factory=dict)
+    log_probability: float | None = None
+    diversity: float | None = None
+    words: float | None = None
+    refusals: float | None = None
+    other_language: float | None = None
+    fits: Sequence[bool] | None = None
+
+
+@dataclass(frozen=True)
+class JudgeTruth:
+    """How often a judge was right on labelled pairs, by kind of pair (`order`, `length`, `style`, `content`)."""
+
+    judge: str
+    pairs: int
+    agreement: float
+    by_kind: Mapping[str, float]
+    low: float  # of the 95 % interval of `agreement`
+    high: float
