@@ -1,8 +1,22 @@
 """Online SDPO on a real model, small enough for a laptop: our own English prompts, and a rule as the user."""
 
+from dataclasses import replace
+
 from jobs import train_online_helpsteer
 from sdpo.runtime.launch import Job, main
-from sdpo.settings import OnlineSettings
+from sdpo.settings import JOB as FROM_JOB
+from sdpo.settings import RECIPE, OnlineSettings
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+MODEL_LR = 2e-4  # a model of this size needs twice the recipe's (docs/real.md)
+
+
+def with_learning_rate(settings: OnlineSettings, job: Job) -> OnlineSettings:
+    """Return the settings with MODEL_LR if the model is the demo's own and the user gave no LR."""
+    if settings.model_name_or_path != MODEL or settings.sources["lr"] != RECIPE:
+        return settings
+    return replace(settings, lr=MODEL_LR, sources={**settings.sources, "lr": FROM_JOB})
+
 
 JOB = Job(
     name="demo-real",
@@ -11,13 +25,14 @@ JOB = Job(
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
     check="sdpo.train.online.job:check",
+    fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule
     oracles=train_online_helpsteer.JOB.oracles,
     data_target="prep-english",
     defaults={
         **train_online_helpsteer.JOB.defaults,
         "recipe": "recommended",
-        "model_name_or_path": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "model_name_or_path": MODEL,
         "user_model_name_or_path": "rule",
         "style": "brief",
         "bs": 8,

@@ -73,6 +73,7 @@ EARLIER = {
     "lr_schedule": "constant",
     "learn_from": "all",
     "rehearsal": 0.0,
+    "rehearsal_jsonl": None,
     "content_weight": 0.0,
     "user_states_satisfaction": False,
 }

@@ -65,6 +65,11 @@ class TrainingSettings(ContrastSettings, LaunchSettings):
         "join each step; 0 is off",
         at_least=0,
     )
+    rehearsal_jsonl: Path | None = setting(
+        None,
+        "the prompts of REHEARSAL, a file of prompts such as VAL_JSONL; if not set, 36 short ones that are shipped",
+        check=existing_file,
+    )
     mask_truncated: bool = setting(False, "ignore truncated answers")
     guard: Literal["off", "warn", "stop"] = setting(
         "stop", "the guard against policy collapse: off, warn, or stop the run"

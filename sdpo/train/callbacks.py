@@ -174,6 +174,7 @@ def _metrics(records: list[StepRecord], seconds: float) -> dict:
         "unmoved": total("unmoved"),
         "empty": total("empty"),
         "too_long": total("too_long"),
+        **({"rehearsal": total("rehearsal") / total("rehearsals")} if total("rehearsals") else {}),
         "forwards": total("forwards"),
         "seconds": {part: round(value, 4) for part, value in parts.items()},
         "peak_memory_gb": round(peak_memory_gb(), 3),

@@ -13,6 +13,7 @@ from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
 from sdpo.settings.inputs import check_contrast, check_model, read_template
+from sdpo.text.records import read_prompts
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
@@ -42,7 +43,15 @@ def check_training(settings: "TrainingSettings") -> None:
             "lower BS or GA."
         )
     check_objective(settings)
+    read_rehearsal_prompts(settings)
     RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def read_rehearsal_prompts(settings: "TrainingSettings") -> list[str] | None:
+    """Return the prompts of REHEARSAL_JSONL, None if it is not set. Raises RecordError for a malformed file."""
+    if settings.rehearsal_jsonl is None:
+        return None
+    return [row.prompt for row in read_prompts(settings.rehearsal_jsonl, "make prep-english")]
 
 
 def check_outside(settings: "TrainingSettings", *models: str) -> None:
@@ -75,6 +84,8 @@ def check_objective(settings: "TrainingSettings") -> None:
     check_contrast(settings)
     if getattr(settings, "content_weight", 0) and settings.learn_from != "complaints" and "content_weight" in given:
         raise SettingError("CONTENT_WEIGHT is for LEARN_FROM=complaints. Set that, or leave it out.")
+    if settings.rehearsal_jsonl and not settings.rehearsal:
+        raise SettingError("REHEARSAL_JSONL is for REHEARSAL above 0, which is the weight. Set that, or leave it out.")
     if "ema_rate" in given and settings.teacher != "ema":
         raise SettingError("EMA_RATE is for TEACHER=ema. Set that, or leave it out.")
     if settings.adapter == "qlora" and settings.teacher in ("ema", "gated"):

@@ -29,7 +29,8 @@ class StepRecord:
     `satisfied` counts the `judged` users whose follow-up made no token of the answer much less probable
     (COMPLAINT_NATS). `stated` counts the usable follow-ups of which it is known whether the user is satisfied, because
     the user says so or an oracle reads it, and `stated_satisfied` those of satisfied users. `unmoved` counts the
-    answers with a usable follow-up that changed none of their tokens by FOCUS.
+    answers with a usable follow-up that changed none of their tokens by FOCUS. `rehearsal` is the divergence from the
+    start model on its own answers, without its weight, of `rehearsals` micro-batches.
     """
 
     rows: int = 0
@@ -49,6 +50,8 @@ class StepRecord:
     stated_satisfied: int = 0
     repetition: float = 0.0
     entropy: float = 0.0
+    rehearsal: float = 0.0
+    rehearsals: int = 0
     forwards: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("generation", "user", "scoring"), 0.0))
     prompts: list[str] = field(default_factory=list)
@@ -172,7 +175,9 @@ class HindsightTrainer(Trainer):
         self.record = StepRecord()
         self.latest = LatestAnswers()
         self.start = start if start is not None else teacher
+        # Returns the divergence from the start model on its own answers; its weight in the loss.
         self.rehearsal: Callable[[nn.Module, int], Tensor | None] | None = None
+        self.rehearsal_weight = 0.0
 
     def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Return the loss of a micro-batch with that of rehearsal added, if there is any."""
@@ -181,11 +186,13 @@ class HindsightTrainer(Trainer):
         processes = self.accelerator.num_processes
         accumulation = self.args.gradient_accumulation_steps
         micro_batch = self.state.global_step * accumulation + (self.record.micro_batches - 1) % accumulation
-        more = self.rehearsal(model, micro_batch * processes + self.accelerator.process_index)
-        if more is None:
+        divergence = self.rehearsal(model, micro_batch * processes + self.accelerator.process_index)
+        if divergence is None:
             return loss
         self.record.forwards += 2  # the start model's and the policy's
-        return loss + more
+        self.record.rehearsals += 1
+        self.record.rehearsal += divergence.item()
+        return loss + self.rehearsal_weight * divergence
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

@@ -26,6 +26,7 @@ from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
 from sdpo.train.figures import answers_file, print_results
 from sdpo.train.guard import CollapseGuard
+from sdpo.train.job import read_rehearsal_prompts
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
 from sdpo.train.start_model import StartModel
@@ -131,11 +132,13 @@ class Session(Generic[Config]):
             arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
             self.start.answer_general_prompts(*arguments)
             if weight := self.settings.rehearsal:
-                self.start.answer_rehearsal_prompts(*arguments)
-                self.trainer.rehearsal = partial(self.start.rehearsal_loss, weight)
+                self.start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
+                self.trainer.rehearsal, self.trainer.rehearsal_weight = self.start.rehearsal_divergence, weight
                 if self.main and not self.start.rehearsal.prompts:
                     print(
-                        "REHEARSAL: no general prompt has an answer that fits the style; none is trained on", flush=True
+                        "REHEARSAL: no prompt has an answer that fits the style; no answer is rehearsed. Give prompts "
+                        "of your own as REHEARSAL_JSONL.",
+                        flush=True,
                     )
         if "before" not in summary and (before := self.measure_answers("before")):
             summary["before"] = before

@@ -28,6 +28,7 @@ from sdpo.users.oracle import Oracle
 GENERAL_FILE, REHEARSAL_FILE = "general-answers.json", "rehearsal-answers.json"
 GENERAL_TOKENS = 32  # the maximum length of an answer to a general prompt
 GENERAL_SAMPLES = 2  # answers to each general prompt
+_AT_ONCE = 128  # answers that are generated in one batch
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,20 @@ class StartModel:
         self.general = self._own_answers(texts, GENERAL_FILE, policy, run, main, oracle, seed)
 
     def answer_rehearsal_prompts(
-        self, policy: Any, run: RunDirectory, main: bool, oracle: Oracle | None, seed: int
+        self,
+        policy: Any,
+        run: RunDirectory,
+        main: bool,
+        oracle: Oracle | None,
+        seed: int,
+        prompts: Sequence[str] | None = None,
     ) -> None:
-        """Do the same for the answers that are trained on, which are to other prompts than those measured."""
-        texts = oracle.rehearsal_prompts if oracle is not None else REHEARSAL_PROMPTS
+        """Do the same for the answers that are trained on; `prompts` are the user's own, if there are any.
+
+        The shipped ones are others than those that the distance is measured on.
+        """
+        shipped = oracle.rehearsal_prompts if oracle is not None else REHEARSAL_PROMPTS
+        texts = shipped if prompts is None else prompts
         self.rehearsal = self._own_answers(texts, REHEARSAL_FILE, policy, run, main, oracle, seed)
 
     def _own_answers(
@@ -114,7 +125,7 @@ class StartModel:
             return GeneralAnswers([], [])
         encoded = [encode_prompt(self.tokenizer, [{"role": "user", "content": text}]) for text in texts]
         answers = generate(
-            policy, self.tokenizer, encoded, GENERAL_TOKENS, batch_size=len(encoded), temperature=1.0, seed=seed
+            policy, self.tokenizer, encoded, GENERAL_TOKENS, batch_size=_AT_ONCE, temperature=1.0, seed=seed
         )
         prompt_ids, completions = [], []
         for prompt, ids, answer in zip(texts, encoded, answers, strict=True):
@@ -153,8 +164,8 @@ class StartModel:
         policy.train(was_training)
         return total / tokens if tokens else None
 
-    def rehearsal_loss(self, weight: float, policy: nn.Module, turn: int) -> Tensor | None:
-        """Return `weight` times KL(start ‖ policy) on the next `batch_size` rehearsal answers; None without any.
+    def rehearsal_divergence(self, policy: nn.Module, turn: int) -> Tensor | None:
+        """Return KL(start ‖ policy) in nats on the next `batch_size` rehearsal answers; None without any.
 
         It is the mean over the answers of the mean over each one's tokens. Turn by turn all answers are used.
         """
@@ -165,7 +176,7 @@ class StartModel:
         result = self.compare(
             policy, [self.rehearsal.prompts[row] for row in rows], [self.rehearsal.completions[row] for row in rows]
         )
-        return weight * row_mean(result.divergence_BT, result.mask_BT).mean()
+        return row_mean(result.divergence_BT, result.mask_BT).mean()
 
 
 def quality_figures(rows: Sequence[AnswerQuality]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from jobs import demo_real
 from sdpo import settings
 from sdpo.errors import SettingError
 from sdpo.settings.recipes import RECIPES
@@ -62,3 +63,15 @@ def test_a_recipe_in_the_environment_and_in_dotenv(tmp_path):
     assert resolved(name, tmp_path=tmp_path).teacher == "frozen"
     with pytest.raises(SettingError, match="recommended"):
         resolved(name, "--recipe", "recomended", tmp_path=tmp_path)
+
+
+def test_the_demos_own_model_has_its_own_learning_rate_and_any_other_that_of_the_recipe(tmp_path):
+    job = JOBS["jobs.demo_real"]
+
+    def learning_rate(*flags: str) -> float:
+        return demo_real.with_learning_rate(resolved("jobs.demo_real", *flags, tmp_path=tmp_path), job).lr
+
+    assert learning_rate() == demo_real.MODEL_LR == 2 * RECIPES["recommended"]["lr"]
+    assert learning_rate("--lr", "3e-5") == 3e-5
+    assert learning_rate("--model", "Qwen/Qwen2.5-0.5B-Instruct") == RECIPES["recommended"]["lr"]
+    assert learning_rate("--recipe", "paper") == job.defaults["lr"]

@@ -46,7 +46,7 @@ def test_the_loss_is_the_divergence_from_the_start_on_each_answer_in_turn(model,
     assert (tmp_path / "run" / REHEARSAL_FILE).exists() and (tmp_path / "run" / GENERAL_FILE).exists()
     rows = start.rehearsal
     assert rows.prompts != start.general.prompts and len(rows.prompts) == GENERAL_SAMPLES * 8
-    assert start.rehearsal_loss(1.0, model, 0).item() == pytest.approx(0.0, abs=1e-6)
+    assert start.rehearsal_divergence(model, 0).item() == pytest.approx(0.0, abs=1e-6)
     original = copy.deepcopy(model)
     torch.manual_seed(0)
     for weight in model.parameters():
@@ -61,8 +61,8 @@ def test_the_loss_is_the_divergence_from_the_start_on_each_answer_in_turn(model,
                     for one in (original, model)
                 )
             expected.append((p_TV.exp() * (p_TV - q_TV)).sum(-1).mean().item())
-        loss = start.rehearsal_loss(0.5, model, turn)
-        assert loss.item() == pytest.approx(0.5 * sum(expected) / 5, rel=1e-3) and loss.requires_grad
+        loss = start.rehearsal_divergence(model, turn)
+        assert loss.item() == pytest.approx(sum(expected) / 5, rel=1e-3) and loss.requires_grad
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_the_policy_stays_nearer_to_the_start_on_other_prompts(peft_config, tmp_
         policy = trainer.accelerator.unwrap_model(trainer.model)
         start = start_of(policy, trainer.start, trainer.processing_class, tmp_path / f"answers{weight}")
         if weight:
-            trainer.rehearsal = lambda model, turn, start=start: start.rehearsal_loss(3.0, model, turn)
+            trainer.rehearsal, trainer.rehearsal_weight = start.rehearsal_divergence, weight
         trainer.train()
         distances[weight] = start.distance(trainer.model)
     assert 0 < distances[3.0] < 0.7 * distances[0.0]
