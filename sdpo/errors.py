@@ -7,6 +7,9 @@ exit with its `exit_code`. Any other exception is a bug and keeps its traceback.
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+# The exit code of an audit whose verdicts are all stop, so that `make audit && make train-...` does not train.
+EXIT_STOP = 6
+
 
 class SdpoError(Exception):
     """An error that the user can fix. The message states what happened, where, and what to do next."""

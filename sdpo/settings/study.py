@@ -55,13 +55,13 @@ class RealStudySettings(CommonSettings):
     study_dir: Path = setting(Path("docs"), "the folder of real.jsonl, which has one line per result")
     study_table: Path = setting(Path("docs/real.md"), "the file for the tables")
     scratch: Path = setting(Path("runs/study-real"), "the folder for the training runs, which can be resumed there")
-    parts: str = setting("signal,training", "the parts of the study to run, separated by commas")
+    parts: str = setting("signal,audit,training", "the parts of the study to run, separated by commas")
     templates: str = setting("before,after,earlier_turn,system,framed", "the templates of part signal")
     signal_prompts: int = setting(26, "the number of prompts of part signal", at_least=2)
-    styles: str = setting("brief,no_lists,exclamation", "the styles of part training")
+    styles: str = setting("brief,no_lists,exclamation", "the styles of parts audit and training")
     variants: str = setting(
         "RECIPE=recommended",
-        "the settings of part training: NAME=value words, variants separated by semicolons",
+        "the settings of parts audit and training: NAME=value words, variants separated by semicolons",
     )
     seeds: int = setting(2, "the number of seeds of each run", at_least=1)
     interactions: int = setting(240, "the number of interactions of a run", at_least=8)

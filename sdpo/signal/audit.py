@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.english.styles import check_style
-from sdpo.errors import RecordError, SettingError, nearest
+from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import claude_url
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.settings.training import RULE
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from sdpo.signal.audit_measures import Sample
     from sdpo.signal.loaded_model import LoadedModel
 
-EXIT_STOP = 6  # exit code if every candidate's verdict is stop, so that `make audit && make train-...` does not train
 RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
 
 

@@ -1,4 +1,6 @@
-"""The study on real models: what the signal distinguishes, and what training changes; tables in docs/real.md.
+"""The study on real models: what the signal distinguishes, what the audit says of it, and what training changes.
+
+The tables are in docs/real.md.
 
 Each result is a line of STUDY_DIR/real.jsonl, so a study that was stopped goes on where it stopped. A training run is
 the job itself in a process of its own, with a rule as the user, and goes on from its last checkpoint.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.errors import GuardStopped, RunError, SettingError, nearest
+from sdpo.errors import EXIT_STOP, GuardStopped, RunError, SettingError, nearest
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import as_text
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
     from sdpo.settings import RealStudySettings
 
 RESULTS = "real.jsonl"
-PARTS = ("signal", "training")
-TRAIN, PREPARE = "train-online-helpsteer", "prep-english"
+PARTS = ("signal", "audit", "training")
+AUDIT, TRAIN, PREPARE = "audit", "train-online-helpsteer", "prep-english"
 FIGURES = ("adherence", "validity", "mean_length", "fluency", "surprise", "topic", "leak", "distance")
 
 
@@ -41,8 +43,11 @@ class TrainingSpec:
     @property
     def key(self) -> str:
         """A name of the run that is safe for a folder."""
-        words = f"{Path(self.model).name} {self.style} {self.variant} {self.interactions} seed{self.seed}"
-        return "".join(char if char.isalnum() or char in ".-" else "_" for char in words)
+        return _key(f"{Path(self.model).name} {self.style} {self.variant} {self.interactions} seed{self.seed}")
+
+
+def _key(words: str) -> str:
+    return "".join(char if char.isalnum() or char in ".-" else "_" for char in words)
 
 
 def check(settings: "RealStudySettings", job: "Job") -> None:
@@ -72,6 +77,9 @@ def run(settings: "RealStudySettings", job: "Job") -> int:
     if "signal" in parts:
         for model in settings.model.split():
             _measure_signal(settings, directory, model)
+    if "audit" in parts:
+        for model in settings.model.split():
+            _audit(settings, directory, model)
     if "training" in parts:
         _train(settings, directory)
     table = settings.study_table
@@ -92,16 +100,44 @@ def _measure_signal(settings: "RealStudySettings", directory: RunDirectory, name
     from sdpo.models.policy import load_model
     from sdpo.study.real_signal import measure, sample_answers
 
-    on_gpu = torch.cuda.is_available()
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and on_gpu)
-    tokenizer, model = load_model(name, torch.bfloat16 if bf16 else torch.float32)
-    model.to("cuda" if on_gpu else "cpu").eval()  # type: ignore[arg-type]
+    tokenizer, model = load_model(name, torch.bfloat16 if _is_bf16(settings) else torch.float32)
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
     answers = sample_answers(model, tokenizer, settings.signal_prompts, settings.seed)
     for template in missing:
         rows = [{"kind": "signal", "model": short, **row} for row in measure(model, tokenizer, answers, [template])]
         directory.append(RESULTS, rows)
         best = max(rows, key=lambda row: row["complaint_over_unrelated"][0])
         print(f"{short}, template {template}: complaint / unrelated at best {best['complaint_over_unrelated'][0]:.2f}")
+
+
+def _is_bf16(settings: "RealStudySettings") -> bool:
+    import torch
+
+    return settings.precision == "bf16" or (settings.precision == "auto" and torch.cuda.is_available())
+
+
+def _audit(settings: "RealStudySettings", directory: RunDirectory, model: str) -> None:
+    """Audit the styles and variants that have no verdict with this model yet, each in a process of its own."""
+    from sdpo.study.real_audit import audit_values, read_verdict, write_interactions
+
+    name, folder = Path(model).name, settings.scratch / "audits"
+    done = {row["key"] for row in directory.read_rows(RESULTS) if row["kind"] == "audit"}
+    asked = [(style, variant) for style in _items(settings.styles) for variant in _variants(settings)]
+    missing = [pair for pair in asked if _key(" ".join((name, *pair))) not in done]
+    print(f"{name}: {len(asked)} audits, {len(asked) - len(missing)} of them done", flush=True)
+    unwritten = [style for style in _items(settings.styles) if not (folder / f"{name}-{style}.jsonl").exists()]
+    if missing and unwritten:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_interactions(folder, name, model, unwritten, settings.max_completion_tokens, _is_bf16(settings))
+    for style, variant in missing:
+        key = _key(f"{name} {style} {variant}")
+        values = audit_values(model, style, variant, folder / f"{name}-{style}.jsonl", folder / key)
+        values |= {"MAX_COMPLETION_TOKENS": settings.max_completion_tokens, "PRECISION": settings.precision}
+        _call(AUDIT, _flags(values), folder / f"{key}.log", allowed=(0, EXIT_STOP))
+        verdict = read_verdict(folder / key)
+        names = {"key": key, "model": name, "style": style, "variant": variant}
+        directory.append(RESULTS, [{"kind": "audit", **names, **verdict}])
+        print(f"{key}: {verdict['verdict']}", flush=True)
 
 
 def _train(settings: "RealStudySettings", directory: RunDirectory) -> None:
@@ -158,12 +194,11 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, prompts: Path)
         "RUN_ID": spec.key,
         **given,
     }
-    flags = [part for name, value in values.items() for part in (f"--{name.lower().replace('_', '-')}", as_text(value))]
     folder = settings.scratch / "sdpo-runs" / spec.key
     run = RunDirectory(folder)
     # A study that was stopped may have left a run that is finished, which trains no more.
     if not (run.read_json("summary.json") or {}).get("finished"):
-        _call(TRAIN, flags, settings.scratch / f"{spec.key}.log", allowed=(0, GuardStopped.exit_code))
+        _call(TRAIN, _flags(values), settings.scratch / f"{spec.key}.log", allowed=(0, GuardStopped.exit_code))
     summary = run.read_json("summary.json") or {}
     metrics, guard = run.read_rows("metrics.jsonl"), run.read_rows("guard.jsonl")
     return {
@@ -184,6 +219,10 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, prompts: Path)
 
 def _figures(figures: dict[str, Any]) -> dict[str, Any]:
     return {name: figures.get(name) for name in FIGURES} | {"axes": figures["axes"]}
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+    return [part for name, value in values.items() for part in (f"--{name.lower().replace('_', '-')}", as_text(value))]
 
 
 def _call(name: str, flags: list[str], log: Path, allowed: tuple[int, ...] = (0,)) -> None:

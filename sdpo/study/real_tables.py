@@ -20,7 +20,9 @@ def report(results: Sequence[dict[str, Any]]) -> str:
         "(`USER_MODEL_NAME_OR_PATH=rule`), the prompts are this project's own (`make prep-english`).",
         "",
     ]
-    return "\n".join([*lines, *_signal_table(signal), *_training_table(training)]) + "\n"
+    audits = [row for row in results if row["kind"] == "audit"]
+    tables = [*_signal_table(signal), *_training_table(training), *_audit_table(audits, training)]
+    return "\n".join([*lines, *tables]) + "\n"
 
 
 def reached(row: dict[str, Any]) -> dict[str, bool]:
@@ -34,6 +36,18 @@ def reached(row: dict[str, Any]) -> dict[str, bool]:
         "other styles": other_styles(row)[1] <= OTHER_STYLES,
         "no leaks": after["leak"] <= 0.01,
     }
+
+
+def succeeded(row: dict[str, Any]) -> bool:
+    """Return whether a run moved the model towards the style and harmed nothing much: what an audit can foresee.
+
+    That is half of the gain that the line asks for, or of what is missing to its adherence, with its limits on fluency
+    and topic; and no stop by the guard.
+    """
+    before, after = row["before"]["adherence"], row["after"]["adherence"]
+    enough = before + min(GAIN, max(ADHERENCE - before, 0)) / 2
+    unharmed = all(reached(row)[name] for name in ("fluency", "on topic"))
+    return after >= enough and unharmed and not row["stopped"]
 
 
 def other_styles(row: dict[str, Any]) -> tuple[float, float]:
@@ -110,6 +124,38 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     share = fmean(all(reached(row).values()) for row in rows)
     return [*lines, "", f"{share:.0%} of the runs reach the line.", ""]
+
+
+def _audit_table(audits: Sequence[dict[str, Any]], training: Sequence[dict[str, Any]]) -> list[str]:
+    outcomes: dict[tuple[str, ...], list[bool]] = {}
+    for row in training:
+        outcomes.setdefault(_combination(row), []).append(succeeded(row))
+    rows = [(row, outcomes[_combination(row)]) for row in audits if _combination(row) in outcomes]
+    if not rows:
+        return []
+    lines = [
+        "## What the audit said beforehand",
+        "",
+        "The audit reads 32 of the model's own answers with the rule user's follow-ups, before any training. A run "
+        "succeeds if adherence gains half of what the line asks for, with its limits on fluency and topic, and the "
+        "guard does not stop it.",
+        "",
+        "| model | style | settings | audit | answers of the target preferred | training succeeded | agrees |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    agreed = 0
+    for row, successes in rows:
+        agrees = (row["verdict"] != "stop") == (sum(successes) * 2 > len(successes))
+        agreed += agrees
+        share = (row["preference"] or {}).get("share")
+        preferred = "-" if share is None else f"{share:.2f}"
+        cells = [row["model"], row["style"], row["variant"], row["verdict"], preferred]
+        lines.append(f"| {' | '.join(cells)} | {sum(successes)} of {len(successes)} | {'yes' if agrees else 'no'} |")
+    return [*lines, "", f"The verdict agrees with the outcome in {agreed} of {len(rows)}.", ""]
+
+
+def _combination(row: dict[str, Any]) -> tuple[str, ...]:
+    return row["model"], row["style"], row["variant"]
 
 
 def _interval(values: Sequence[float]) -> str:

@@ -54,6 +54,29 @@ def test_a_run_reaches_the_line_only_with_all_of_it(after, missed):
     assert f"| {missed or '-'} |" in real_tables.report([row(**after)])
 
 
+@pytest.mark.parametrize(
+    ("after", "stopped", "success"),
+    [
+        ({}, None, True),
+        ({"adherence": 0.46}, None, True),
+        ({"adherence": 0.44}, None, False),  # less than half of the gain
+        ({"fluency": -2.2}, None, False),
+        ({"topic": 0.7}, None, False),
+        ({"distance": 0.2, "leak": 0.1}, None, True),  # an audit cannot foresee how far training goes
+        ({}, {"step": 4}, False),
+    ],
+)
+def test_the_audit_is_compared_with_what_training_did(after, stopped, success):
+    trained = row(**after) | {"stopped": stopped}
+    assert real_tables.succeeded(trained) is success
+    names = {name: trained[name] for name in ("model", "style", "variant")}
+    audit = {"kind": "audit", **names, "verdict": "go with changes", "preference": {"share": 0.8}}
+    other = audit | {"style": "no_lists"}  # nothing was trained
+    text = real_tables.report([trained, audit, other])
+    assert f"| go with changes | 0.80 | {int(success)} of 1 | {'yes' if success else 'no'} |" in text
+    assert f"agrees with the outcome in {int(success)} of 1" in text
+
+
 def test_the_table_says_how_far_other_styles_moved_and_how_far_beyond_the_wish():
     assert "| 0.31 / 0.11 |" in real_tables.report([row(axes={"no_lists": 0.81})])
 
@@ -113,7 +136,11 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
     assert all(set(FIGURES) <= set(row[when]) for row in trained for when in ("before", "shown", "after"))
     table = (tmp_path / "docs" / "real.md").read_text()
     assert "RECIPE=recommended" in table and "complaint / unrelated" in table
-    assert "2 training runs, 2 of them done" in run()
+    audits = [row for row in rows if row["kind"] == "audit"]
+    assert len(audits) == 2 and all(row["verdict"] and row["reasons"] for row in audits)
+    assert "## What the audit said beforehand" in table and " of 2." in table
+    again = run()
+    assert "2 training runs, 2 of them done" in again and "some-model: 2 audits, 2 of them done" in again
     assert (tmp_path / "docs" / "real.jsonl").read_text() == lines
     # A study that is killed after a run's end and before its line is written reads the finished run.
     (tmp_path / "docs" / "real.jsonl").write_text("".join(line + "\n" for line in lines.splitlines()[:-1]))
