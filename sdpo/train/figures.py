@@ -1,7 +1,7 @@
-"""The table and the figure that a training run ends with."""
+"""The figure that a training run ends with."""
 
 import textwrap
-from itertools import zip_longest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,73 +11,17 @@ from sdpo.runtime.run_directory import RunDirectory
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import SubFigure
     from matplotlib.typing import HashableList
 
 SHARES = ("adherence", "validity")
-# The figures of answers that tables show, in this order, by their names in summary.json.
-LABELS = {
-    "adherence": "adherence",
-    "validity": "validity",
-    "faithfulness": "facts kept",
-    "mean_length": "mean words",
-    "fluency": "fluency",
-    "topic": "on topic",
-    "leak": "leaks",
-    "distance": "distance",
-}
 
 
-def print_results(run: RunDirectory, summary: dict) -> None:
-    """Print the table, if answers were measured, then draw training.png and print where it is."""
-    if "before" in summary:
-        print(f"{side_by_side(run)}\n\n{table(summary)}")
-    picture = draw_training(run, summary)
-    print(f"picture: {picture}\nsummary: {run.path / 'summary.json'}", flush=True)
-
-
-def answers_file(when: str) -> str:
-    """Return the name of the file with the answers of `when`: before, shown or after."""
-    return f"answers-{when}.jsonl"
-
-
-def side_by_side(run: RunDirectory, count: int = 3, width: int = 57, lines: int = 12) -> str:
-    """Return some validation answers before and after training in two columns, cut to `lines` lines each."""
-    before, after = (run.read_rows(answers_file(when)) for when in ("before", "after"))
-    blocks = []
-    for old, new in list(zip(before, after, strict=False))[:count]:
-        columns = [_wrapped(row["answer"], width, lines) for row in (old, new)]
-        rows = [f"{left:{width}} | {right}" for left, right in zip_longest(*columns, fillvalue="")]
-        prompt = _cut(" ".join(old["prompt"].split()), 2 * width)
-        blocks.append("\n".join([f"> {prompt}", f"{'before':{width}} | after", *rows]))
-    return "\n\n".join(blocks)
-
-
-def _wrapped(text: str, width: int, lines: int) -> list[str]:
-    wrapped = [line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""]]
-    return wrapped if len(wrapped) <= lines else [*wrapped[: lines - 1], "…"]
-
-
-def table(summary: dict) -> str:
-    """Return the figures before and after training as a text table, one row per figure."""
-    before, after = summary["before"], summary["after"]
-    figures = [(label, before.get(name), after.get(name)) for name, label in LABELS.items()]
-    figures += [(f"share {axis}", share, after["axes"][axis]) for axis, share in before["axes"].items()]
-    width = max(len(label) for label, _, _ in figures)
-    rows = [f"{'':{width}}  {'before':>8}  {'after':>8}  {'change':>8}", "-" * (width + 30)]
-    rows += [
-        f"{label:{width}}  {old:8.3f}  {new:8.3f}  {new - old:+8.3f}"
-        for label, old, new in figures
-        if old is not None and new is not None
-    ]
-    return "\n".join(
-        [f"style {summary['style']}, {summary['teacher']} teacher, {before['answers']} answers before and after", *rows]
-    )
-
-
-def draw_training(run: RunDirectory, summary: dict) -> Path:
+def draw_training(run: RunDirectory, summary: dict, answers: Sequence[tuple[str, str, str]] = ()) -> Path:
     """Draw training.png and return its path.
 
-    It has the curves over interactions, the figures before and after, and the signal per token of a few answers.
+    It has the curves over interactions, the figures before and after, and the signal per token of a few interactions;
+    below them the first of the `answers`: prompt, answer before and answer after.
     """
     import matplotlib
 
@@ -85,17 +29,20 @@ def draw_training(run: RunDirectory, summary: dict) -> Path:
     from matplotlib import pyplot
 
     rows, samples, guard = (run.read_rows(f"{name}.jsonl") for name in ("metrics", "samples", "guard"))
-    upper: HashableList[str] = ["curves", "bars", "cells"]
-    lower: HashableList[str] = ["guard", "bars", "cells"]
-    figure, panels = pyplot.subplot_mosaic(
-        [upper] * 2 + [lower] * bool(guard), figsize=(16, 5.2), width_ratios=[1, 1, 1.5], layout="constrained"
-    )
+    upper: HashableList[str] = ["curves", "shares", "cells"]
+    lower: HashableList[str] = ["guard", "shares", "cells"]
+    heights = [4.6, 2.4] if answers else [4.6]
+    figure = pyplot.figure(figsize=(16, sum(heights)), layout="constrained")
+    top, *bottom = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    panels = top.subplot_mosaic([upper] * 2 + [lower] * bool(guard), width_ratios=[1, 1, 1.5])
     _draw_curves(panels["curves"], rows)
     if guard:
         _draw_guard(panels["guard"], guard)
         panels["guard"].sharex(panels["curves"])
-    _draw_bars(panels["bars"], summary)
+    _draw_shares(panels["shares"], summary)
     _draw_signals(panels["cells"], _informative_samples(samples))
+    for part in bottom:
+        _draw_answers(part, answers)
     path = run.path / "training.png"
     save_figure(figure, path)
     return path
@@ -132,22 +79,60 @@ def _draw_guard(axes: "Axes", rows: list[dict]) -> None:
     axes.set_ylabel("guard")
 
 
-def _draw_bars(axes: "Axes", summary: dict) -> None:
+def _draw_shares(axes: "Axes", summary: dict) -> None:
+    """Draw each share before and after as two points on a line, the style's own first."""
     axes.set_title(f"validation answers, style {summary['style']}")
     if "before" not in summary or summary["before"]["adherence"] is None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "not measured: needs a judge (make eval)", ha="center", transform=axes.transAxes)
         return
-    names = [*SHARES, *(f"share\n{axis}" for axis in summary["before"]["axes"])]
-    for offset, when, colour in ((-0.2, "before", GREY), (0.2, "after", BLUE)):
-        values = [summary[when][name] for name in SHARES] + list(summary[when]["axes"].values())
-        positions = [index + offset for index in range(len(names))]
-        axes.bar_label(axes.bar(positions, values, 0.38, label=when, color=colour), fmt="%.2f", fontsize=8)
-    many = len(names) > 6
-    axes.set_xticks(range(len(names)), [name.replace("\n", " ") for name in names] if many else names)
-    axes.tick_params(axis="x", labelrotation=90 if many else 0, labelsize=8 if many else None)
-    axes.set_ylim(0, 1.22)
-    axes.legend(fontsize=9, ncols=2, loc="upper right")
+    before, after = (_shares(summary[when]) for when in ("before", "after"))
+    for line, name in enumerate(before):
+        axes.plot([before[name], after[name]], [line, line], color=GREY, linewidth=1.5, zorder=1)
+        axes.annotate(
+            f"{before[name]:.2f} → {after[name]:.2f}", (1.04, line), xycoords=("axes fraction", "data"), va="center",
+            fontsize=8, fontweight="bold" if line == 0 else None,
+        )  # fmt: skip
+    for shares, when, colour in ((before, "before", GREY), (after, "after", BLUE)):
+        axes.scatter(list(shares.values()), range(len(shares)), s=42, color=colour, label=when, zorder=2)
+    if "shown" in summary:
+        shown = summary["shown"]["adherence"]
+        axes.scatter([shown], [0], s=60, marker="|", color=ORANGE, label="before, with the wish shown", zorder=3)
+    axes.set_yticks(range(len(before)), list(before), fontsize=8)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(len(before) - 0.5, -0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+
+
+def _shares(figures: dict) -> dict[str, float]:
+    """Return the shares of a summary's answers by the names that the figure gives them."""
+    return {name: figures[name] for name in SHARES} | {
+        f"share {axis}": value for axis, value in figures["axes"].items()
+    }
+
+
+_SHOWN = 2  # prompts whose answers are drawn
+_COLUMN, _ANSWER_LINES = 112, 6  # characters per line of an answer, and lines
+
+
+def _draw_answers(figure: "SubFigure", answers: Sequence[tuple[str, str, str]]) -> None:
+    """Draw the first answers before and after side by side below their prompts."""
+    axes = figure.subplots()
+    axes.set_axis_off()
+    axes.set_xlim(0, 2)
+    line = 0.0
+    for prompt, *both in answers[:_SHOWN]:
+        shown = cut(_printable(" ".join(prompt.split())), 2 * _COLUMN)
+        axes.text(0, line, shown, fontsize=8.5, fontweight="bold", va="top")
+        columns = [wrapped(text, _COLUMN, _ANSWER_LINES) for text in both]
+        for column, (when, lines) in enumerate(zip(("before", "after"), columns, strict=True)):
+            text = "\n".join(_printable(part) for part in lines)
+            colour = BLUE if when == "after" else "#555555"
+            axes.text(column, line + 1.1, f"{when}:", fontsize=8, va="top", color=colour, fontweight="bold")
+            axes.text(column + 0.07, line + 1.1, text, fontsize=8, va="top", color=colour)
+        line += 2.1 + max(map(len, columns))
+    axes.set_ylim(line, 0)
 
 
 def _informative_samples(samples: list[dict], count: int = 3) -> list[dict]:
@@ -184,10 +169,10 @@ _LINES = 4  # lines drawn of an answer
 def _draw_signal(axes: "Axes", sample: dict, colours: "ScalarMappable", line: float) -> float:
     """Draw an answer's tokens as coloured cells below the follow-up, from `line` on; return the next free line."""
     follow_up = _printable(" ".join(sample["follow_up"].split()))
-    axes.text(0, line, f"step {sample['step']}, the user: {_cut(follow_up, _WIDTH - 22)}", fontsize=9, va="center")
+    axes.text(0, line, f"step {sample['step']}, the user: {cut(follow_up, _WIDTH - 22)}", fontsize=9, va="center")
     line, column, last = line + 1.3, 0.0, line + 1.3 * _LINES
     for token, value in zip(sample["tokens"], sample["signal"], strict=True):
-        text = _cut(_printable(token) or "␣", _WIDTH - 4)
+        text = cut(_printable(token) or "␣", _WIDTH - 4)
         if column + len(text) > _WIDTH:
             column, line = 0.0, line + 1.3
         if line > last:
@@ -202,7 +187,14 @@ def _draw_signal(axes: "Axes", sample: dict, colours: "ScalarMappable", line: fl
     return line + 1.9
 
 
-def _cut(text: str, length: int) -> str:
+def wrapped(text: str, width: int, lines: int) -> list[str]:
+    """Return the text in lines of at most `width` characters, cut to `lines` lines with an ellipsis."""
+    found = [line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""]]
+    return found if len(found) <= lines else [*found[: lines - 1], "…"]
+
+
+def cut(text: str, length: int) -> str:
+    """Return the text, cut to `length` characters with an ellipsis."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.figures import LABELS
+from sdpo.train.results import LABELS
 
 METHOD = "https://arxiv.org/abs/2603.12273"
 # The settings shown on the card; run.json has all of them.

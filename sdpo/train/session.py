@@ -24,11 +24,11 @@ from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
-from sdpo.train.figures import answers_file, print_results
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
+from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
 from sdpo.train.tracking import trackers
