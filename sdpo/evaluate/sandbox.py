@@ -4,8 +4,8 @@ PROGRAM is a JSON file with `code`, `tests`, `token`, `seconds` and `bytes`, del
 written to standard output once the code and then its tests have run without an exception. The code may compute and
 read files. It may not use the network, start a process, signal another one, or create, change or delete a file.
 
-On Linux (x86-64 and arm64) the kernel refuses the system calls for these; elsewhere only Python's audit hook does, which
-stops mistakes but not an attack.
+On Linux (x86-64 and arm64) the kernel refuses the system calls for these. Elsewhere only Python's audit hook does,
+which stops mistakes but not an attack.
 """
 
 import ctypes
@@ -24,16 +24,16 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _X86_64 = {
     "network": [41, 42, 43, 44, 46, 47, 49, 50, 53, 288, 299, 307],
     "processes": [56, 57, 58, 59, 62, 101, 129, 200, 234, 297, 310, 311, 322, 424, 434, 435, 438],
-    "kernel": [155, 160, 161, 165, 166, 169, 175, 176, 246, 248, 249, 250, 272, 298, 302, 308, 313, 321, 323, 425, 426, 427],
-    "mounts and handles": [304, 428, 429, 430, 431, 432, 433, 437, 442],
+    "kernel": [155, 160, 161, 165, 166, 169, 175, 176, 246, 248, 249, 250, 272, 298, 302, 308, 313, 321, 323],
+    "queues, mounts and handles": [304, 425, 426, 427, 428, 429, 430, 431, 432, 433, 437, 442],
     "files": [76, 77, 92, 93, 94, 188, 189, 190, 197, 198, 199, 258, 259, 260, 263, 264, 265, 266, 268, 280, 285, 316],
     "files by path": [82, 83, 84, 85, 86, 87, 88, 90, 91, 132, 133, 235, 261, 452],
 }
 _ARM64 = {
     "network": [198, 199, 200, 201, 202, 203, 206, 207, 211, 212, 242, 243, 269],
     "processes": [117, 129, 130, 131, 138, 220, 221, 240, 270, 271, 281, 424, 434, 435, 438],
-    "kernel": [39, 40, 41, 51, 97, 104, 105, 106, 142, 164, 217, 218, 219, 241, 261, 268, 273, 280, 282, 425, 426, 427],
-    "mounts and handles": [265, 428, 429, 430, 431, 432, 433, 437, 442],
+    "kernel": [39, 40, 41, 51, 97, 104, 105, 106, 142, 164, 217, 218, 219, 241, 261, 268, 273, 280, 282],
+    "queues, mounts and handles": [265, 425, 426, 427, 428, 429, 430, 431, 432, 433, 437, 442],
     "files": [5, 6, 7, 14, 15, 16, 33, 34, 35, 36, 37, 38, 45, 46, 47, 52, 53, 54, 55, 88, 276, 452],
 }
 # machine -> AUDIT_ARCH, system calls to refuse, and the index of the argument with the flags of each open

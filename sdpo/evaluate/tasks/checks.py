@@ -99,9 +99,7 @@ FORMS: dict[str, Callable[[str, str], bool]] = {
     "without": lambda answer, argument: argument.lower() not in answer.lower(),
     "starts": lambda answer, argument: answer.lower().startswith(argument.lower()),
     "ends": lambda answer, argument: answer.lower().endswith(argument.lower()),
-    "bullets": lambda answer, argument: (
-        [line.startswith("- ") for line in _lines(answer)] == [True] * int(argument)
-    ),
+    "bullets": lambda answer, argument: [line.startswith("- ") for line in _lines(answer)] == [True] * int(argument),
     "numbered": lambda answer, argument: (
         [line.split(" ")[0] for line in _lines(answer)] == [f"{number}." for number in range(1, int(argument) + 1)]
     ),
