@@ -141,11 +141,8 @@ def _check_task(settings: EvalSettings, name: str, task: Any) -> None:
 
 def _set_shots(task: Any, shots: int | None) -> None:
     """Set the number of examples in the prompt by lm-eval's rules: a task that says 0 keeps it."""
-    from lm_eval.defaults import DEFAULT_OTHER_SEED
-
     own = task.get_config("num_fewshot")
     if shots is not None and own != 0:
         task.set_config("num_fewshot", shots)
     elif own is None:
         task.set_config("num_fewshot", 0)
-    task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)

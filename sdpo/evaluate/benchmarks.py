@@ -114,6 +114,7 @@ class _Run:
         random.seed(DEFAULT_RANDOM_SEED)
         np.random.seed(DEFAULT_OTHER_SEED)
         torch.manual_seed(DEFAULT_OTHER_SEED)
+        task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)  # else each model would get other examples than the last one
         in_template = uses_chat_template(self.settings, task)
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             results: Any = evaluate(
