@@ -10,6 +10,7 @@ lm-eval runs in the main process alone. The others wait in `LocalReplies.serve` 
 
 import hashlib
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ from transformers import PreTrainedTokenizerBase
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
 from sdpo.text.template import fold_system, template_facts
+
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here: a model that is loaded already
 
 Ask = Callable[[str, list[tuple]], list]
 
