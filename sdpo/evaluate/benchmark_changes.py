@@ -9,7 +9,7 @@ import numpy as np
 
 from sdpo.evaluate.evidence import BenchmarkChange
 
-_RESAMPLES = 200
+_RESAMPLES = 100
 # The error of a mean difference of a single item, of which nothing is known: as large as a share can be.
 _UNKNOWN_ERROR = 1.0
 

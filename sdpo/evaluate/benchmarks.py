@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
+from sdpo.errors import SdpoError
 from sdpo.evaluate.answers import Decoding, ServerAnswers
 from sdpo.evaluate.benchmark_changes import TaskScores, all_changes, group_change
 from sdpo.evaluate.benchmark_tasks import Benchmark, load_benchmarks, names_of, uses_chat_template
@@ -33,8 +35,8 @@ class BenchmarkReport:
     """The results of the benchmarks.
 
     `changes` has one row for each checkpoint and benchmark: its main metric. `scores` is for eval.json: what lm-eval
-    says of each model and task, and the changes of all metrics. `computed` is model name -> number of replies computed
-    by this evaluation.
+    says of each model and task, the changes of all metrics, and under `computed` the number of replies that this
+    evaluation computed, by model.
     """
 
     changes: list[BenchmarkChange] = field(default_factory=list)
@@ -68,16 +70,31 @@ def measure(settings: EvalSettings, state: PartialState, folder: Path, models: M
         store = Store(folder, "benchmarks", state.process_index)
         state.wait_for_everyone()  # no process may write before all have read
         local = LocalReplies(store, models.cache, state, settings.eval_batch_size)
+    benchmarks = _loaded(settings, state)
     if not state.is_main_process:
         if local:
             local.serve()
         return BenchmarkReport()
-    benchmarks = load_benchmarks(settings)
     run = _Run(settings, state, folder, models, local)
     scores = {name: run.scores(model, benchmarks) for name, model in models.by_name.items()}
     if local:
         local.finish()
     return _report(benchmarks, scores, run)
+
+
+def _loaded(settings: EvalSettings, state: PartialState) -> list[Benchmark]:
+    """Return the benchmarks; on any process but the main one none, but its error is raised on all."""
+    benchmarks: list[Benchmark] = []
+    outcome: list[SdpoError | None] = [None]
+    if state.is_main_process:
+        try:
+            benchmarks = load_benchmarks(settings)
+        except SdpoError as error:
+            outcome = [error]
+    broadcast_object_list(outcome)
+    if outcome[0]:
+        raise outcome[0]
+    return benchmarks
 
 
 class _Run:
