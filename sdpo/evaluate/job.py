@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SdpoError, SettingError, one_line
+from sdpo.evaluate.benchmark_tasks import check_tasks
 from sdpo.evaluate.judges import check_judge, judge_kind
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
 from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run, no_run
@@ -44,6 +45,7 @@ def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]
     yield lambda: chosen_checkpoints(settings, run)
     yield lambda: judged_persona(settings, run)
     yield lambda: evaluation_prompts(settings, run, job)
+    yield lambda: check_tasks(settings)
     for judge in settings.judges:
         yield partial(check_judge, judge, settings, job, partial(check_model, settings))
     yield lambda: check_model(settings, "baseline", baseline_model(settings, run))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sdpo.evaluate.benchmark_table import benchmark_section
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
@@ -42,7 +43,8 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
             for judge, by_name in comparison.verdict_pairs.items()
         },
     }
-    body = _BODY.format(title=title, persona=comparison.persona) + data_block("data", data)
+    body = _BODY.format(title=title, persona=comparison.persona)
+    body += benchmark_section(comparison.benchmarks) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
 

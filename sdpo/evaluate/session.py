@@ -4,7 +4,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
-from sdpo.evaluate import judges, prompts, results, trained_run, win_rates
+from sdpo.evaluate import benchmarks, judges, prompts, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
@@ -63,6 +62,8 @@ class EvalSession:
         used, too_long = self._prompts()
         models = self._models()
         weights = self._weights(models)
+        compared = benchmarks.Models(models, weights, self.model_cache, self._server_backend_of)
+        benchmark_report = benchmarks.measure(self.settings, self.state, self.folder.path, compared)
         messages = [prompt.messages for prompt in used]
         answers = {name: self.source.of(models[name], weights[name], messages) for name in models}
         self.model_cache.clear()
@@ -83,6 +84,8 @@ class EvalSession:
             rows=table,
             agreement=win_rates.agreement(verdict_pairs),
             warnings=[*self._training_overlap(used), *win_rates.warnings(table)],
+            benchmarks=benchmark_report.changes,
+            benchmark_scores=benchmark_report.scores,
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
@@ -148,15 +151,15 @@ class EvalSession:
             ReplyCache(folder / "served.jsonl") if self.state.is_main_process else ReplyCache(),
             self.state,
             decoding,
-            partial(self._server_backend, settings.answer_url),
+            self._server_backend_of,
             settings.concurrency,
             settings.judge_timeout,
         )
 
-    def _server_backend(self, url: str, model: EvaluatedModel) -> OpenAIBackend:
+    def _server_backend_of(self, model: EvaluatedModel) -> OpenAIBackend:
         """Return the backend of a model that the server has under its folder's name, the baseline under its own."""
         return OpenAIBackend(
-            url,
+            self.settings.answer_url or "",
             self.baseline if model.name == win_rates.BASELINE else model.name,
             self.settings.answer_api_key,
             url_setting="ANSWER_URL",

@@ -51,6 +51,22 @@ class EvalSettings(LaunchSettings):
     )
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     judge_batch_size: int = setting(8, "the number of pairs per batch of a judge loaded here", at_least=1)
+    benchmarks: str | None = setting(
+        None, "lm-eval tasks to compare the models on: names, groups or patterns, and the shipped sdpo", check=names
+    )
+    benchmark_tasks: Path | None = setting(
+        None, "a folder of your own lm-eval task files (its --include_path)", check=existing_folder
+    )
+    benchmark_limit: int | None = setting(None, "use the first N items of each task; if not set, all", at_least=1)
+    benchmark_shots: int | None = setting(
+        None, "the number of examples in the prompt (num_fewshot); if not set, the task's", at_least=0
+    )
+    benchmark_chat_template: Literal["task", "on", "off"] = setting(
+        "task", "show the items in the model's chat template (apply_chat_template); task: where a shipped task asks"
+    )
+    benchmark_code: bool = setting(
+        False, "allow tasks that run code which the models wrote (confirm_run_unsafe_code), such as sdpo_code"
+    )
     concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)
     judge_timeout: float = setting(120.0, "the seconds that a reply of a server may take, retries included", above=0)
     max_cost: float | None = setting(None, "stop before the judges cost more US dollars than this", above=0)
