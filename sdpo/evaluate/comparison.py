@@ -1,9 +1,10 @@
 """The data of one evaluation: answers, verdicts and results."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.users.judge import VerdictPair
@@ -17,6 +18,8 @@ class Comparison:
     number of answers that this evaluation generated, and to its answers in the order of `prompts`.
     `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
     the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
+    `judge_truth` has the judges that were tried on labelled pairs, `fits` maps the model's name to whether each answer
+    fits the style, as a rule or an oracle reads it, and is empty where none does.
     """
 
     prompts: Sequence[EvaluationPrompt]
@@ -29,3 +32,5 @@ class Comparison:
     rows: Sequence[WinRate]
     agreement: Sequence[dict]
     warnings: Sequence[str]
+    judge_truth: Sequence[JudgeTruth] = ()
+    fits: Mapping[str, Sequence[bool]] = field(default_factory=dict)

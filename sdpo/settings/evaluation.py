@@ -51,6 +51,7 @@ class EvalSettings(LaunchSettings):
     )
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     judge_batch_size: int = setting(8, "the number of pairs per batch of a judge loaded here", at_least=1)
+    judge_truth: bool = setting(True, "try each judge on labelled pairs before its verdicts are used")
     concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)
     judge_timeout: float = setting(120.0, "the seconds that a reply of a server may take, retries included", above=0)
     max_cost: float | None = setting(None, "stop before the judges cost more US dollars than this", above=0)
