@@ -36,7 +36,7 @@ def labelled_pairs() -> tuple[LabelledPair, ...]:
 def _of_kind(random: Random, kind: str, number: int, post: Post, wanted: dict[str, bool]) -> tuple[str, str]:
     """Return the better answer to the post and the worse one."""
     if kind == "content":
-        return _differing_in_content(random, post, number)
+        return _differing_in_content(random, number, post, wanted)
     for better, worse in _differing_in_style(random, post, wanted):
         near = abs(len(better) - len(worse)) <= _NEAR
         if kind == "length" and len(better) <= len(worse):
@@ -54,9 +54,9 @@ def _differing_in_style(random: Random, post: Post, wanted: dict[str, bool]) -> 
             yield write_answer(random, post, one), write_answer(random, post, other)
 
 
-def _differing_in_content(random: Random, post: Post, number: int) -> tuple[str, str]:
+def _differing_in_content(random: Random, number: int, post: Post, wanted: dict[str, bool]) -> tuple[str, str]:
     """Return an answer about the post, and one in the same style about another post or with its words shuffled."""
-    style = sample_style(random)
+    style = _with(sample_style(random), wanted)
     better = write_answer(random, post, style)
     if number % 2:
         return better, write_answer(random, sample_post(random, held=True), style)
