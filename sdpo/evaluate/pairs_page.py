@@ -50,7 +50,7 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
             }
             for judge, by_name in comparison.verdict_pairs.items()
         },
-        "reasons": REASONS,
+        "reasons": dict(REASONS),
         "changes": changed,
     }
     body = _BODY.format(
