@@ -19,6 +19,7 @@ FILES = ("pairs.html", "winrate.png", "eval.csv", "eval.json")
 # Settings that do not affect the results.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
 _MAY_CHANGE |= {"judge_timeout", "max_cost", "price_file", "judge_batch_size", "judge_url", "run_dir", "data_path"}
+_MAY_CHANGE |= {"judge_truth"}  # the labelled pairs are reported beside the verdicts
 
 
 def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> None:

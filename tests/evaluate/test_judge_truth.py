@@ -131,6 +131,7 @@ def test_an_evaluation_tries_its_judges_first_says_so_and_asks_nothing_twice(tmp
         assert len(judge.bodies) == 2 * len(TINY) + 2 * 24
         assert evaluate(run, **options)["judge_truth"] == report["judge_truth"]
         assert len(judge.bodies) == 2 * len(TINY) + 2 * 24
+        page = (run / "eval" / "pairs.html").read_text("utf-8")
         without = evaluate(run, **(options | {"judge_truth": 0}))
     oracle, somebody = report["judge_truth"]
     assert (oracle["judge"], oracle["agreement"], oracle["rule_agreement"]) == ("oracle", 1.0, None)
@@ -138,8 +139,9 @@ def test_an_evaluation_tries_its_judges_first_says_so_and_asks_nothing_twice(tmp
     assert sum("judge somebody is right on 0.50 of 64 labelled pairs" in text for text in report["warnings"]) == 1
     assert "warning: judge somebody is right on 0.50 of 64" in capsys.readouterr().out
     assert without["judge_truth"] == [] and not any("labelled" in text for text in without["warnings"])
-    (earlier,) = (run / "eval" / "earlier").iterdir()
-    assert "somebody is right on 0.50 of 64" in (earlier / "pairs.html").read_text("utf-8")
+    assert without["rows"] == report["rows"] and not (run / "eval" / "earlier").exists()
+    assert "somebody is right on 0.50 of 64" in page
+    assert "labelled pairs" not in (run / "eval" / "pairs.html").read_text("utf-8")
 
 
 @pytest.mark.slow
