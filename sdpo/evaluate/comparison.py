@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdpo.evaluate.answers import Answer
-from sdpo.evaluate.evidence import BenchmarkChange
+from sdpo.evaluate.evidence import BenchmarkChange, JudgeTruth
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.users.judge import VerdictPair
@@ -20,6 +20,8 @@ class Comparison:
     `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
     the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
     `benchmark_scores` is what `sdpo.evaluate.benchmarks` reports beside the changes.
+    `judge_truth` has the judges that were tried on labelled pairs, `fits` maps the model's name to whether each answer
+    fits the style, as a rule or an oracle reads it, and is empty where none does.
     """
 
     prompts: Sequence[EvaluationPrompt]
@@ -34,3 +36,5 @@ class Comparison:
     warnings: Sequence[str]
     benchmarks: Sequence[BenchmarkChange] = ()
     benchmark_scores: Mapping[str, Any] = field(default_factory=dict)
+    judge_truth: Sequence[JudgeTruth] = ()
+    fits: Mapping[str, Sequence[bool]] = field(default_factory=dict)

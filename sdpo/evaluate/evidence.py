@@ -50,7 +50,15 @@ class Condition:
 
 @dataclass(frozen=True)
 class JudgeTruth:
-    """How often a judge was right on labelled pairs, by kind of pair (`order`, `length`, `style`, `content`)."""
+    """How often a judge was right on labelled pairs, by kind of pair (`order`, `length`, `style`, `content`).
+
+    Every pair is judged in both orders. `agreement` is the share of all verdicts that are right, as are the values of
+    `by_kind`, but for `order`: there it is the share of pairs on which both verdicts are right. The interval counts
+    pairs, because the two verdicts on one are not independent. A rule is asked about style alone: it has no `content`.
+
+    `rule_agreement` is the share of its verdicts on the evaluation's own answers that are those of the style's rule or
+    oracle, over the `rule_pairs` pairs of which the rule prefers one answer; None where nothing reads the style.
+    """
 
     judge: str
     pairs: int
@@ -58,3 +66,7 @@ class JudgeTruth:
     by_kind: Mapping[str, float]
     low: float  # of the 95 % interval of `agreement`
     high: float
+    rule_pairs: int = 0
+    rule_agreement: float | None = None
+    rule_low: float | None = None
+    rule_high: float | None = None

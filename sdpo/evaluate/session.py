@@ -12,8 +12,9 @@ from accelerate.utils import broadcast_object_list
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
-from sdpo.evaluate import benchmarks, judges, prompts, results, trained_run, win_rates
+from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
+from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.store import Store
@@ -54,6 +55,7 @@ class EvalSession:
         self.model_cache = ModelCache(settings.precision)
         # Both read the files of all processes, so no process may write before all have read.
         self.verdicts = Store(self.folder.path, "verdicts", self.state.process_index)
+        self.judge_truth: dict[str, JudgeTruth] = {}
         self.source = self._answer_source()
         self.state.wait_for_everyone()
 
@@ -72,6 +74,8 @@ class EvalSession:
         verdict_pairs = self._all_verdicts(used, answers)
         if not self.state.is_main_process:
             return 0
+        oracle = judge_truth.find_oracle(self.settings, self.job)
+        truths = judge_truth.with_rule(self.judge_truth, oracle, used, answers, verdict_pairs)
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
         comparison = results.Comparison(
             prompts=used,
@@ -83,9 +87,11 @@ class EvalSession:
             verdict_pairs=verdict_pairs,
             rows=table,
             agreement=win_rates.agreement(verdict_pairs),
-            warnings=[*self._training_overlap(used), *win_rates.warnings(table)],
             benchmarks=benchmark_report.changes,
             benchmark_scores=benchmark_report.scores,
+            warnings=[*self._training_overlap(used), *win_rates.warnings(table), *judge_truth.warnings(truths)],
+            judge_truth=truths,
+            fits=judge_truth.fits(oracle, used, answers),
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
@@ -182,6 +188,10 @@ class EvalSession:
                 continue
             pairwise_judge = self._build_judge(judge, kinds[judge], spent)
             try:
+                if self.settings.judge_truth and judge_truth.any_differ(answers):
+                    self.judge_truth[judge] = judge_truth.measure(
+                        judge, pairwise_judge, judge_truth.labelled_pairs(self.base), self.state.is_main_process
+                    )
                 verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, used, answers)
             except BudgetReached as error:
                 raise BudgetReached(

@@ -1,5 +1,6 @@
 """winrate.png: win rate and answer length over the training steps, with 95 % intervals."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ _COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", "#e69f00")
 _MARKERS = "osD^vP"
 
 
-def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate]) -> Path:
-    """Draw the figure, write it to `path` and return the path; undefined values are gaps."""
+def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate], notes: Sequence[str] = ()) -> Path:
+    """Draw the figure with notes below it, write it to `path` and return the path; undefined values are gaps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -25,6 +26,8 @@ def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate]) -> Path:
 
     figure, (rates, lengths) = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
     figure.suptitle(_printable(title), fontsize=11)
+    if notes:
+        figure.supxlabel(_printable("\n".join(map(_wrapped, notes))), fontsize=9, color=ORANGE)
     evaluated = [row for row in rows if not row.problem]
     steps = sorted({row.checkpoint for row in evaluated})
     judges = list(dict.fromkeys(row.judge for row in evaluated))
@@ -82,6 +85,11 @@ def _draw_lengths(axes: "Axes", rows: Sequence[WinRate]) -> None:
 def _column(rows: Sequence[WinRate], name: str) -> np.ndarray:
     """Return one field of all rows, NaN where it is None."""
     return np.array([getattr(row, name) for row in rows], dtype=np.float64)
+
+
+def _wrapped(text: str) -> str:
+    """Return the text in lines that fit the width of the figure."""
+    return textwrap.fill(text, 150)
 
 
 def _printable(text: str) -> str:

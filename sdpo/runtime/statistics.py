@@ -26,10 +26,11 @@ def win_rate(wins: int, losses: int) -> tuple[float, float] | None:
     return rate, sqrt(rate * (1 - rate) / decided)
 
 
-def wilson(wins: int, losses: int, z: float = _Z) -> Interval | None:
+def wilson(wins: float, losses: float, z: float = _Z) -> Interval | None:
     """Return Wilson's score interval of the win rate (Wilson 1927), which stays within 0 and 1 even at rates 0 and 1.
 
-    None without wins and losses; `z` is the quantile of the normal distribution, by default for 95 %.
+    A tie may count as half of both. None without wins and losses; `z` is the quantile of the normal distribution, by
+    default for 95 %.
     """
     decided = wins + losses
     if not decided:

@@ -67,6 +67,7 @@ class EvalSettings(LaunchSettings):
     benchmark_code: bool = setting(
         False, "allow tasks that run code which the models wrote (confirm_run_unsafe_code), such as sdpo_code"
     )
+    judge_truth: bool = setting(True, "try each judge on labelled pairs before its verdicts are used")
     concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)
     judge_timeout: float = setting(120.0, "the seconds that a reply of a server may take, retries included", above=0)
     max_cost: float | None = setting(None, "stop before the judges cost more US dollars than this", above=0)

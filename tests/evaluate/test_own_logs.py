@@ -177,7 +177,7 @@ def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsy
         code = launch.main(
             eval_job.JOB,
             ["--run-dir", str(run), "--gpus", "1", "--judge-model", "somebody", "--judge-url", server.url,
-             "--max-completion-tokens", "16", "--concurrency", "4"],
+             "--max-completion-tokens", "16", "--concurrency", "4", "--judge-truth", "0"],
         )  # fmt: skip
     output = capsys.readouterr()
     assert code == 0, output.err

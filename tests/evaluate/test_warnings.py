@@ -90,3 +90,13 @@ def test_the_baselines_line_lies_within_the_axes(length, baseline, tmp_path, mon
     low, high = axes.get_ylim()
     (line,) = [line for line in axes.lines if line.get_linestyle() == "--"]
     assert low <= line.get_ydata()[0] < high and low <= length < high
+
+
+def test_a_judge_that_is_often_wrong_is_named_in_the_figure(tmp_path, monkeypatch):
+    from sdpo.evaluate import win_rate_figure
+
+    figures = []
+    monkeypatch.setattr(win_rate_figure, "save_figure", lambda figure, path: figures.append(figure))
+    draw_win_rates(tmp_path / "x.png", "title", [ROW])
+    draw_win_rates(tmp_path / "y.png", "title", [ROW], ["judge one is right on 0.50 of 64 labelled pairs"])
+    assert [figure.get_supxlabel() for figure in figures] == ["", "judge one is right on 0.50 of 64 labelled pairs"]

@@ -83,7 +83,7 @@ def test_a_run_of_an_earlier_version_resumes_to_the_same_curve(kind, recorded):
 def test_an_evaluation_of_an_earlier_version_is_found_again(recorded):
     folder = recorded / "online" / "eval"
     earlier = json.loads((folder / "eval.json").read_text("utf-8"))
-    flags = {"run_dir": recorded / "online", "ckpts": 2, "eval_n": 8, "judge_model": "oracle tiny"}
+    flags = {"run_dir": recorded / "online", "ckpts": 2, "eval_n": 8, "judge_model": "oracle tiny", "judge_truth": 0}
     run("eval_tldr", recorded, flags | {"max_completion_tokens": 16})
     now = json.loads((folder / "eval.json").read_text("utf-8"))
     assert sum(earlier["generated"].values()) == 16 and sum(now["generated"].values()) == 0
