@@ -5,6 +5,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.condition_report import condition_section
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.page import data_block, write_page
@@ -14,6 +15,7 @@ _HERE = Path(__file__).parent
 
 _BODY = Markup("""<h1>{title}</h1>
 <p class="persona"><b>Persona:</b> {persona}</p>
+{condition}
 <form class="filters" aria-label="Which pairs to show">
 <label>Checkpoint <select id="checkpoint"></select></label>
 <label>Judge <select id="judge"></select></label>
@@ -42,7 +44,8 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
             for judge, by_name in comparison.verdict_pairs.items()
         },
     }
-    body = _BODY.format(title=title, persona=comparison.persona) + data_block("data", data)
+    condition = condition_section(comparison.condition, comparison.condition_notes)
+    body = _BODY.format(title=title, persona=comparison.persona, condition=condition) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
 
