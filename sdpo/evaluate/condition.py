@@ -79,15 +79,19 @@ class ConditionMeter:
         prompts: Sequence[EvaluationPrompt],
         kinds: Mapping[str, Sequence[str]],
         template: HindsightTemplate,
+        oracles: Sequence["Oracle | None"] = (),
     ) -> dict[str, Condition]:
-        """Return name -> condition. `kinds` are the general prompts by kind. Collective."""
+        """Return name -> condition. `kinds` are the general prompts by kind. Collective.
+
+        Of the start model's answers to them, those count that fit the style of every subject and all `oracles`.
+        """
         messages = [prompt.messages for prompt in prompts]
         own: list[OwnAnswer] = []
         qualities: Mapping[str, list[AnswerQuality]] = {}
         shifts: Mapping[str, list[Shift] | None] = {}
         if self.start is not None:
-            oracles = [subject.taste.oracle for subject in subjects.values()]
-            own = [row for row in self.start.own_answers(kinds) if _fits_all(oracles, row)]
+            readers = [*oracles, *(subject.taste.oracle for subject in subjects.values())]
+            own = [row for row in self.start.own_answers(kinds) if _fits_all(readers, row)]
             answers = {name: subject.answers for name, subject in subjects.items()}
             wishes = {name: subject.taste.wish for name, subject in subjects.items()}
             qualities = self.start.qualities(messages, answers, wishes, template)

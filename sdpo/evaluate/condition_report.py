@@ -41,24 +41,24 @@ def adherence_of(condition: Condition) -> tuple[float, float, float] | None:
 def as_json(condition: Condition) -> dict:
     """Return a condition's figures, rounded; of `fits` the share, its interval and the number of answers."""
     figures: dict = {
-        name: _rounded(value) for name, value in asdict(condition).items() if name not in ("fits", "by_kind")
+        name: rounded(value) for name, value in asdict(condition).items() if name not in ("fits", "by_kind")
     }
-    figures["by_kind"] = {kind: _rounded(value) for kind, value in condition.by_kind.items()}
+    figures["by_kind"] = {kind: rounded(value) for kind, value in condition.by_kind.items()}
     share, low, high = adherence_of(condition) or (None, None, None)
     return figures | {
-        "adherence": _rounded(share),
-        "adherence_low": _rounded(low),
-        "adherence_high": _rounded(high),
+        "adherence": rounded(share),
+        "adherence_low": rounded(low),
+        "adherence_high": rounded(high),
         "read": len(condition.fits or ()),
     }
 
 
 def condition_table(conditions: Mapping[str, Condition]) -> str:
     """Return a text table with a row per model, and one of the distances by kind if there are several kinds."""
-    parts = [_aligned([["model", *header(conditions)], *cells(conditions)])]
+    parts = [aligned([["model", *header(conditions)], *cells(conditions)])]
     if len(kinds := _kinds(conditions)) > 1:
         rows = [[name, *(_number(row.by_kind.get(kind), 4) for kind in kinds)] for name, row in conditions.items()]
-        parts.append("distance by kind of prompt\n" + _aligned([["model", *kinds], *rows]))
+        parts.append("distance by kind of prompt\n" + aligned([["model", *kinds], *rows]))
     return "\n\n".join(parts)
 
 
@@ -103,7 +103,8 @@ def _kinds(conditions: Mapping[str, Condition]) -> list[str]:
     return list(dict.fromkeys(kind for condition in conditions.values() for kind in condition.by_kind))
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a text table: a line under the first row, the first column to the left and all others right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -129,5 +130,6 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """Return a figure as it is written to JSON."""
     return None if value is None else round(float(value), 6)

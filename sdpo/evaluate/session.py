@@ -70,7 +70,7 @@ class EvalSession:
         if isinstance(self.source, ServerAnswers):
             answers = self._broadcast(answers)
         conditions, notes = measure_condition(self, used, models, weights, answers)
-        verdict_pairs = self._all_verdicts(used, answers)
+        verdict_pairs = self.verdicts_by_judge(self.settings.judges, used, answers)
         if not self.state.is_main_process:
             return 0
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
@@ -170,11 +170,11 @@ class EvalSession:
 
     # Verdicts
 
-    def _all_verdicts(
-        self, used: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
+    def verdicts_by_judge(
+        self, names: Sequence[str], used: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
     ) -> dict[str, dict[str, list[VerdictPair | None]]]:
         """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
-        kinds = {judge: judges.judge_kind(judge, self.settings) for judge in self.settings.judges}
+        kinds = {judge: judges.judge_kind(judge, self.settings) for judge in names}
         # Judges that all processes run come first; after these, only the main process has work left.
         order = sorted(kinds, key=lambda judge: kinds[judge] in ("claude", "server"))
         verdict_pairs, spent = {}, 0.0
