@@ -32,10 +32,10 @@ def adherence_of(condition: Condition) -> tuple[float, float, float] | None:
     """Return the share of answers that fit the style and its 95 % interval (Wilson); None where nothing reads it."""
     if not condition.fits:
         return None
-    fitting = sum(condition.fits)
-    interval = statistics.wilson(fitting, len(condition.fits) - fitting)
+    suitable = sum(condition.fits)
+    interval = statistics.wilson(suitable, len(condition.fits) - suitable)
     assert interval is not None  # there are answers
-    return fitting / len(condition.fits), *interval
+    return suitable / len(condition.fits), *interval
 
 
 def as_json(condition: Condition) -> dict:

@@ -3,33 +3,55 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
 from transformers.utils import cached_file
 
 from sdpo.evaluate import trained_run
-from sdpo.evaluate.answers import Answer, ServerAnswers
+from sdpo.evaluate.answers import Answer, LocalAnswers, ServerAnswers
 from sdpo.evaluate.condition import ConditionMeter, Subject, Taste, general_kinds
 from sdpo.evaluate.evidence import Condition
-from sdpo.evaluate.models import EvaluatedModel
+from sdpo.evaluate.models import EvaluatedModel, ModelCache
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.start_measures import StartMeasures
 from sdpo.evaluate.store import Store
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate
 
 if TYPE_CHECKING:
-    from sdpo.evaluate.session import EvalSession
+    from accelerate import PartialState
+
     from sdpo.evaluate.trained_run import TrainedRun
+    from sdpo.runtime.launch import Job
+    from sdpo.settings import EvalSettings
 
 STORE = "condition"  # the name of the store of everything that is measured
+NO_GENERAL_PROMPTS = "this model's language has no general prompts: its distance from the start is not measured"
 _ROOM = 1.3  # the memory that a model needs, in sizes of its weights: it has to compute too
 
 
+class Session(Protocol):
+    """What an evaluation's session has of what is needed here."""
+
+    settings: "EvalSettings"
+    job: "Job"
+    state: "PartialState"
+    trained_run: "TrainedRun"
+    base: str
+    folder: RunDirectory
+    model_cache: ModelCache
+    source: LocalAnswers | ServerAnswers
+
+    def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
+        """Return each model's fingerprint. Collective."""
+        ...
+
+
 def measure_condition(
-    session: "EvalSession",
+    session: Session,
     prompts: Sequence[EvaluationPrompt],
     models: Mapping[str, EvaluatedModel],
     weights: Mapping[str, str],
@@ -48,13 +70,13 @@ def measure_condition(
     meter, notes = meter_of(session, EvaluatedModel("start", session.base))
     kinds = general_kinds(oracle)
     if not kinds:
-        notes.append("this model's language has no general prompts: its distance from the start is not measured")
+        notes.append(NO_GENERAL_PROMPTS)
     conditions = meter.conditions(subjects, prompts, kinds, template_of(run))
     session.model_cache.clear()
     return conditions, notes
 
 
-def meter_of(session: "EvalSession", start: EvaluatedModel) -> tuple[ConditionMeter, list[str]]:
+def meter_of(session: Session, start: EvaluatedModel) -> tuple[ConditionMeter, list[str]]:
     """Return what measures an evaluation's models by this start model, and a line if it cannot be loaded here."""
     settings, notes = session.settings, list[str]()
     store = Store(session.folder.path, STORE, session.state.process_index)

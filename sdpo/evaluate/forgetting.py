@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sdpo.evaluate import win_rates
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.condition import Subject, Taste, general_kinds
-from sdpo.evaluate.condition_session import meter_of, template_of
+from sdpo.evaluate.condition_session import NO_GENERAL_PROMPTS, meter_of, template_of
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import Cell, Matrix, adherence_cell, win_rate_cell
 from sdpo.evaluate.forgetting_report import Forgetting, write
@@ -86,7 +86,9 @@ class ForgettingSession(EvalSession):
         oracles = [column.oracle for column in self.tastes]
         kinds = general_kinds(next((oracle for oracle in oracles if oracle is not None), None))
         conditions = meter.conditions(subjects, used, kinds, template_of(self.trained_run), oracles)
-        if all(condition.distance is None for condition in conditions.values()):
+        if not kinds:
+            self.notes.append(NO_GENERAL_PROMPTS)
+        elif all(condition.distance is None for condition in conditions.values()):
             self.notes.append("no general prompt has an answer that fits every taste: the distance is not measured")
         return conditions
 

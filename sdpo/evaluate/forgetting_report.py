@@ -12,7 +12,7 @@ from sdpo.evaluate.condition_report import aligned, as_json, condition_table, ro
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import WIN_RATE, Cell, Forgotten, Matrix
 from sdpo.evaluate.sequence import Stage
-from sdpo.runtime.figures import printable, save_figure
+from sdpo.runtime.figures import ORANGE, printable, save_figure
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import EvalSettings
 
@@ -80,7 +80,7 @@ def draw_matrix(path: Path, matrix: Matrix) -> Path:
             text = _number(cells[row][column].value)
             axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
             if matrix.learned_after[taste] == model:
-                frame = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="#d55e00", linewidth=2)
+                frame = Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor=ORANGE, linewidth=2)
                 axes.add_patch(frame)
     axes.set_title("every taste after every run (framed: its own run)", fontsize=10)
     figure.colorbar(image, ax=axes, label="share of answers that fit, or win rate")

@@ -1,8 +1,8 @@
 """A model's own answers to general prompts, and how far another model has moved from it on them.
 
-The measure is KL(start ‖ model) in nats at each token of the start model's answers: what the model would have to be
-told to answer as it did before. The start model is needed only for its hidden states at these tokens and its LM head,
-so both models need not be in memory at the same time.
+The measure is KL(start ‖ model) in nats at each token of the start model's answers, and 0 for the start itself. The
+start model is needed only for its hidden states at these tokens and its LM head, so both models need not be in memory
+at the same time.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The language of a text, by its script and its commonest words. What cannot be told with confidence is None.
+"""The language of a text, by its script and its commonest words. What cannot be decided with confidence is None.
 
 It serves to notice an answer in another language than its prompt's, so it knows the languages that models most often
 fall into, and prefers no result to a wrong one. Code and addresses are not read.
@@ -63,7 +63,7 @@ for _language, _words in _WORDS.items():
 
 _NOT_READ = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|https?://\S+|\S+@\S+", re.DOTALL)
 _TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
-_FEW_WORDS = 4  # a shorter text in the Latin script has no language that could be told
+_FEW_WORDS = 4  # a shorter text in the Latin script has too few words to decide
 _LETTERS_EACH = 3  # a Chinese, Japanese or Korean character stands for so many letters
 _CLEAR = 1.3  # the first language has so many times the weight of the second
 
@@ -115,7 +115,7 @@ def _latin_language(words: Sequence[str]) -> str | None:
 def in_other_language(prompt: str, answer: str) -> bool | None:
     """Return whether an answer is in another language than its prompt.
 
-    None if either language cannot be told, or if the prompt speaks of a language and may ask for it.
+    None if either language is not known, or if the prompt speaks of a language and may ask for it.
     """
     if _NAMED.search(prompt):
         return None

@@ -185,7 +185,7 @@ OPEN_PROMPTS: dict[str, tuple[str, ...]] = {
         "Make a training plan for a first run of five kilometres.",
         "What do I need for a picnic with four people?",
         "Suggest three dinners that use up a bag of potatoes.",
-        "How should I prepare for an exam that is two weeks away?",
+        "How should I prepare for an exam that is in two weeks?",
         "What should I pack for a weekend at the sea in autumn?",
     ),
 }

@@ -161,8 +161,8 @@ def test_the_matrix_of_three_runs(tmp_path, capsys, monkeypatch):
     assert len(answers) == 4 * 12 and len(report["cells"]) == 4 * 3 and len(set(report["weights"].values())) == 4
     for style in STYLES.values():
         cells = [cell for cell in report["cells"] if cell["taste"] == style]
-        fitting = sum(round(cell["value"] * 12) for cell in cells)
-        assert fitting == sum(map(TinyOracle(style).fits, answers)) and all(cell["answers"] == 12 for cell in cells)
+        suitable = sum(round(cell["value"] * 12) for cell in cells)
+        assert suitable == sum(map(TinyOracle(style).fits, answers)) and all(cell["answers"] == 12 for cell in cells)
         assert all(cell["low"] <= cell["value"] <= cell["high"] and cell["measure"] == "adherence" for cell in cells)
     assert [row["taste"] for row in report["forgotten"]] == ["no_emojis", "short"]
     assert report["condition"]["after c"]["fluency"] < 0 and list(report["condition"]) == report["models"]

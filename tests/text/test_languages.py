@@ -13,7 +13,7 @@ SENTENCES = {
         "I would not buy that one, because it breaks after a few weeks.",
         "The museum is closed on Mondays but open for the rest of the week.",
         "Put the eggs into cold water and bring it to the boil.",
-        "There are three ways to do this, and the second is the easiest.",
+        "There are three methods for this, and the second is the easiest.",
     ],
     "de": [
         "Sie können das Brot frisch halten, indem Sie es in ein Tuch wickeln.",
@@ -132,7 +132,7 @@ PAIRS = [
     # Too short to tell.
     ("What is the capital of Peru? Reply with the name only.", "Lima", None),
     ("How do I keep bread fresh for longer?", "", None),
-    # Asked for.
+    # The prompt wants it.
     ("Translate to German: the bread is fresh.", SENTENCES["de"][0], None),
     ("How do I say in French that the train does not leave today?", SENTENCES["fr"][1], None),
     ("Write a Spanish sentence about a train that is late.", SENTENCES["es"][1], None),
