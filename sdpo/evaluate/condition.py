@@ -114,7 +114,10 @@ class ConditionMeter:
         needed = {name: self._needed(start, subject, own, sampled) for name, subject in subjects.items()}
         new: dict[str, list | None] = {}
         done: set[str] = set()  # two models with the same weights are measured once
-        for name in start.own_share([name for name, keys in needed.items() if keys]):
+        share = start.own_share([name for name, keys in needed.items() if keys])
+        if any("shifts" in needed[name] for name in share):
+            start.prepare(own)
+        for name in share:
             model = subjects[name].model
             for kind, key in needed[name].items():
                 if key in done:

@@ -13,6 +13,7 @@ from sdpo.evaluate import trained_run
 from sdpo.evaluate.answers import Answer, LocalAnswers, ServerAnswers
 from sdpo.evaluate.condition import ConditionMeter, Subject, Taste, general_kinds
 from sdpo.evaluate.evidence import Condition
+from sdpo.evaluate.judges import reader
 from sdpo.evaluate.models import EvaluatedModel, ModelCache
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.start_measures import StartMeasures
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from sdpo.settings import EvalSettings
 
 STORE = "condition"  # the name of the store of everything that is measured
-NO_GENERAL_PROMPTS = "this model's language has no general prompts: its distance from the start is not measured"
+NO_GENERAL_PROMPTS = "this model's language has no general prompts, so its distance from the start is not measured"
 _ROOM = 1.3  # the memory that a model needs, in sizes of its weights: it has to compute too
 
 
@@ -64,7 +65,7 @@ def measure_condition(
     settings, run = session.settings, session.trained_run
     if not settings.condition:
         return {}, []
-    oracle = session.job.find_oracle(session.base, settings.style, settings.style_file)
+    oracle = reader(session.job, session.base, settings.style, settings.style_file)
     taste = Taste(trained_run.persona(settings, run), oracle)
     subjects = {name: Subject(model, weights[name], answers[name], taste) for name, model in models.items()}
     meter, notes = meter_of(session, EvaluatedModel("start", session.base))

@@ -64,7 +64,7 @@ def table(comparison: Comparison) -> str:
         parts.append(f"judge {judge}\n" + _table([row for row in comparison.rows if row.judge == judge]))
     if comparison.condition:
         parts.append("condition\n" + condition_table(comparison.condition))
-    parts += [f"note: {note}" for note in comparison.condition_notes]
+    parts += [f"condition: {note}" for note in comparison.condition_notes]
     if comparison.agreement:
         parts.append("\n".join(_agreement_line(pair) for pair in comparison.agreement))
     if comparison.warnings:

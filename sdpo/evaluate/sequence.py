@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
-from sdpo.evaluate.judges import ORACLE, check_judge, judge_kind
+from sdpo.evaluate.judges import ORACLE, check_judge, judge_kind, reader
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
 from sdpo.evaluate.trained_run import TrainedRun, evaluated_run, read_run
 
@@ -61,10 +61,7 @@ def stages(settings: "EvalSettings") -> list[Stage]:
 
 
 def columns(settings: "EvalSettings", job: "Job", found: Sequence[Stage]) -> tuple[list[Column], list[str]]:
-    """Return the tastes of the runs in their order, each once, and a line for every run that has none.
-
-    Raises SettingError for a style that does not exist.
-    """
+    """Return the tastes of the runs in their order, each once, and a line for every run that has none."""
     tastes: dict[tuple[str, str], Column] = {}
     notes: list[str] = []
     for stage in found:
@@ -74,7 +71,7 @@ def columns(settings: "EvalSettings", job: "Job", found: Sequence[Stage]) -> tup
             notes.append(f"{run.path} was not trained for a single style: it has no column")
             continue
         file = run.settings.get("style_file")
-        oracle = job.find_oracle(settings.baseline or "", style, Path(file) if file else None)
+        oracle = reader(job, settings.baseline or "", style, Path(file) if file else None)
         name = style or stage.name.removeprefix("after ")
         tastes.setdefault((name, persona), Column(name, persona, oracle))
     return list(tastes.values()), notes

@@ -78,7 +78,10 @@ class StartMeasures:
 
     def own_answers(self, kinds: Mapping[str, Sequence[str]]) -> list[OwnAnswer]:
         """Return the start model's answers to the prompts of each kind, generated once by the main process."""
-        keys = {kind: self._key("own answers", kind, list(prompts)) for kind, prompts in kinds.items()}
+        keys = {
+            kind: self._key("own answers", kind, list(prompts), _limits(kind), self.seed)
+            for kind, prompts in kinds.items()
+        }
         new: dict[str, list] = {}
         if self.state.is_main_process:
             for kind, key in keys.items():
@@ -89,7 +92,7 @@ class StartMeasures:
         return [OwnAnswer(kind, *row) for kind, key in keys.items() for row in self.store[key]]
 
     def _sample(self, kind: str, prompts: Sequence[str]) -> list[list]:
-        samples, tokens = (GENERAL_SAMPLES, GENERAL_TOKENS) if kind == GENERAL else (OPEN_SAMPLES, OPEN_TOKENS)
+        samples, tokens = _limits(kind)
         model = self.model_cache.load(self.start)
         rows = sample_general_answers(
             model, self.tokenizer, prompts, samples, tokens, max(self.batch_size, 1), self.seed
@@ -154,8 +157,7 @@ class StartMeasures:
 
         None if the model does not have the start model's vocabulary, and so no comparable distributions.
         """
-        general = tokenized(self.tokenizer, [(answer.prompt, answer.text, answer.finished) for answer in own])
-        reference = self._reference_on(general)
+        general, reference = self._general(own), self.prepare(own)
         loaded = self.model_cache.load(model).requires_grad_(False)
         same_head = find_head(loaded).weight.shape[0] == reference.projection.weight_VH.shape[0]
         if not same_head or tokenizer_of(model).get_vocab() != self.tokenizer.get_vocab():
@@ -171,12 +173,16 @@ class StartMeasures:
         return measure_shifts(loaded, general, self.batch_size, compare_rows)
 
     @torch.no_grad()
-    def _reference_on(self, general: GeneralAnswers) -> _Reference:
+    def prepare(self, own: Sequence[OwnAnswer]) -> _Reference:
+        """Keep what shifts are measured by, so that the start model is loaded before the others, and once."""
         if self._reference is None:
-            model = self.model_cache.load(self.start)
+            general, model = self._general(own), self.model_cache.load(self.start)
             hidden = hidden_states(model, general.prompts, general.completions, self.batch_size)
             self._reference = _Reference(Projection.of(model), [row.cpu() for row in hidden])
         return self._reference
+
+    def _general(self, own: Sequence[OwnAnswer]) -> GeneralAnswers:
+        return tokenized(self.tokenizer, [(answer.prompt, answer.text, answer.finished) for answer in own])
 
     def forget_reference(self) -> None:
         """Free the memory of what is kept of the start model."""
@@ -192,7 +198,12 @@ class StartMeasures:
             self.store.merge(values)
 
     def _key(self, *parts: object) -> str:
-        return key_of(*parts, self.weights, str(self.model_cache.dtype), self.seed)
+        return key_of(*parts, self.weights, str(self.model_cache.dtype))
+
+
+def _limits(kind: str) -> tuple[int, int]:
+    """Return the number of samples of each prompt of a kind, and the maximum length of an answer."""
+    return (GENERAL_SAMPLES, GENERAL_TOKENS) if kind == GENERAL else (OPEN_SAMPLES, OPEN_TOKENS)
 
 
 def _even_chunks(count: int, most: int) -> list[slice]:

@@ -1,7 +1,6 @@
 """Runs after each other: the matrix of every taste after every run, and which folders RUN_DIR names."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,24 +183,15 @@ def test_tastes_that_nothing_reads_are_judged_if_a_judge_is_named(tmp_path, caps
     (tmp_path / "styles.json").write_text(json.dumps({"rhymed": "I like rhymes."}))
     own = facts["settings"] | {"style": "rhymed", "style_file": str(tmp_path / "styles.json")}
     RunDirectory(runs[0]).write_json("run.json", facts | {"persona": "I like rhymes.", "settings": own})
-    job = replace(eval_tldr.JOB, oracles=("tests.evaluate.test_forgetting:ReadsTheTinyStylesOnly",))
-    report = matrix_job(runs, job=job)
+    report = matrix_job(runs)
     assert report["tastes"] == ["short"] and "rhymed" in report["notes"][-1] and report["condition"] == {}
     assert "JUDGE_MODEL" in capsys.readouterr().out
     with FakeServer(verdict_by(len)) as judge:
-        report = matrix_job(runs, job=job, judge_model="somebody", judge_url=judge.url)
+        report = matrix_job(runs, judge_model="somebody", judge_url=judge.url)
         assert judge.bodies and all("I like rhymes." in body["messages"][0]["content"] for body in judge.bodies)
     assert report["tastes"] == ["rhymed", "short"]
     start, first, last = (cell for cell in report["cells"] if cell["taste"] == "rhymed")
     assert start["value"] is None and first["measure"] == "win rate" and last["answers"] > 0
-
-
-class ReadsTheTinyStylesOnly(TinyOracle):
-    """The tiny world's oracle, without a complaint about styles that it does not know."""
-
-    @staticmethod
-    def reads(model, style, persona):
-        return TinyOracle.reads(model, style, persona) and style != "rhymed"
 
 
 @pytest.mark.slow
