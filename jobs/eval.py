@@ -9,8 +9,8 @@ from sdpo.settings import EvalSettings
 
 
 def evaluation_of_run(settings: EvalSettings, job: Job) -> Job:
-    """Return the evaluation job for the run in RUN_DIR, or for the newest run; `job` if there is no run."""
-    path = settings.run_dir or newest_run(settings.scratch)
+    """Return the evaluation job for the (last) run in RUN_DIR, or for the newest run; `job` if there is no run."""
+    path = settings.run_dirs[-1] if settings.run_dirs else newest_run(settings.scratch)
     if path is None:
         return job
     return eval_tldr.JOB if read_run(path).job.endswith("tldr") else eval_helpsteer.JOB

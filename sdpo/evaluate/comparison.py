@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdpo.evaluate.answers import Answer
-from sdpo.evaluate.evidence import BenchmarkChange, JudgeTruth
+from sdpo.evaluate.evidence import BenchmarkChange, Condition, JudgeTruth
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.users.judge import VerdictPair
@@ -22,6 +22,7 @@ class Comparison:
     `benchmark_scores` is what `sdpo.evaluate.benchmarks` reports beside the changes.
     `judge_truth` has the judges that were tried on labelled pairs, `fits` maps the model's name to whether each answer
     fits the style, as a rule or an oracle reads it, and is empty where none does.
+    `condition` maps the model's name to its condition, and `condition_notes` say what of it was not measured.
     """
 
     prompts: Sequence[EvaluationPrompt]
@@ -38,3 +39,5 @@ class Comparison:
     benchmark_scores: Mapping[str, Any] = field(default_factory=dict)
     judge_truth: Sequence[JudgeTruth] = ()
     fits: Mapping[str, Sequence[bool]] = field(default_factory=dict)
+    condition: Mapping[str, Condition] = field(default_factory=dict)
+    condition_notes: Sequence[str] = ()

@@ -11,8 +11,10 @@ from sdpo.errors import SdpoError, SettingError, one_line
 from sdpo.evaluate.benchmark_tasks import check_tasks
 from sdpo.evaluate.judges import check_judge, judge_kind
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
+from sdpo.evaluate.sequence import check_sequence
 from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run, no_run
 from sdpo.settings import EvalSettings
+from sdpo.settings.inputs import check_model
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -25,6 +27,9 @@ def check(settings: EvalSettings, job: "Job") -> None:
     """
     if settings.run_dir is None and settings.dry_run:
         print(f"note: {no_run(settings)}\n")
+        return
+    if len(settings.run_dirs) > 1:
+        check_sequence(settings, job, partial(check_model, settings))
         return
     run = evaluated_run(settings)
     errors = list(_errors(_checks(settings, job)).values())
@@ -39,8 +44,6 @@ def check(settings: EvalSettings, job: "Job") -> None:
 
 def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]]:
     """Yield the checks, each independent of the others; those that may need the network come last."""
-    from sdpo.settings.inputs import check_model
-
     run = evaluated_run(settings)
     yield lambda: chosen_checkpoints(settings, run)
     yield lambda: judged_persona(settings, run)
@@ -65,9 +68,11 @@ def _errors(checks: Iterator[Callable[[], object]]) -> dict[str, SdpoError]:
 
 def run(settings: EvalSettings, job: "Job") -> int:
     """Evaluate, and return the exit code: 1 if a checkpoint was missing, else 0."""
+    from sdpo.evaluate.forgetting import ForgettingSession
     from sdpo.evaluate.session import EvalSession
 
-    session = EvalSession(settings, job)
+    several = len(settings.run_dirs) > 1
+    session = ForgettingSession(settings, job) if several else EvalSession(settings, job)
     try:
         return session.run()
     finally:

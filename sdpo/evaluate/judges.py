@@ -89,6 +89,14 @@ def make_oracle(settings: EvalSettings, job: "Job") -> "Oracle":
     return oracle
 
 
+def reader(job: "Job", model: str, style: str | None, style_file: Path | None) -> "Oracle | None":
+    """Return the oracle that reads a style in a model's answers; None if there is none, or no such style for it."""
+    try:
+        return job.find_oracle(model, style, style_file)
+    except SettingError:
+        return None
+
+
 def judge_source(judge: str) -> str:
     """Return the hub name or folder that a judge loaded in this job is read from."""
     return str(MODEL_DIR) if judge == SHIPPED else judge

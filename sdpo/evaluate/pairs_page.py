@@ -9,6 +9,7 @@ from sdpo.evaluate import judge_truth
 from sdpo.evaluate.benchmark_table import benchmark_section
 from sdpo.evaluate.changes import REASONS, Change, changes, counts
 from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.condition_report import condition_section
 from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
@@ -21,6 +22,7 @@ _BODY = Markup("""<h1>{title}</h1>
 <p class="persona"><b>Persona:</b> {persona}</p>
 {judges}<div class="changes"><section id="worse" aria-label="Worse than before"></section>
 <section id="better" aria-label="Better than before"></section></div>
+{condition}
 <form class="filters" aria-label="Which pairs to show">
 <label>Checkpoint <select id="checkpoint"></select></label>
 <label>Judge <select id="judge"></select></label>
@@ -59,6 +61,7 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
         persona=comparison.persona,
         judges=_judges(comparison.judge_truth),
         counts=_counts(changed),
+        condition=condition_section(comparison.condition, comparison.condition_notes),
     )
     body += benchmark_section(comparison.benchmarks) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))

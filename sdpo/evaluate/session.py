@@ -14,6 +14,7 @@ from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
 from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
+from sdpo.evaluate.condition_session import measure_condition
 from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
@@ -63,7 +64,7 @@ class EvalSession:
         """Answer, judge and report; return the exit code: 1 if a checkpoint was missing, else 0."""
         used, too_long = self._prompts()
         models = self._models()
-        weights = self._weights(models)
+        weights = self.weights_of(models)
         compared = benchmarks.Models(models, weights, self.model_cache, self._server_backend_of)
         benchmark_report = benchmarks.measure(self.settings, self.state, self.folder.path, compared)
         messages = [prompt.messages for prompt in used]
@@ -71,7 +72,8 @@ class EvalSession:
         self.model_cache.clear()
         if isinstance(self.source, ServerAnswers):
             answers = self._broadcast(answers)
-        verdict_pairs = self._all_verdicts(used, answers)
+        conditions, notes = measure_condition(self, used, models, weights, answers)
+        verdict_pairs = self.verdicts_by_judge(self.settings.judges, used, answers)
         if not self.state.is_main_process:
             return 0
         oracle = judge_truth.find_oracle(self.settings, self.job)
@@ -92,6 +94,8 @@ class EvalSession:
             warnings=[*self._training_overlap(used), *win_rates.warnings(table), *judge_truth.warnings(truths)],
             judge_truth=truths,
             fits=judge_truth.fits(oracle, used, answers),
+            condition=conditions,
+            condition_notes=notes,
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
@@ -133,7 +137,7 @@ class EvalSession:
     def _baseline(self, source: str) -> EvaluatedModel:
         return EvaluatedModel(win_rates.BASELINE, source)
 
-    def _weights(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
+    def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
         """Return each model's fingerprint. Collective: only the main process reads the files."""
         weights = None
         if self.state.is_main_process:
@@ -175,11 +179,11 @@ class EvalSession:
 
     # Verdicts
 
-    def _all_verdicts(
-        self, used: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
+    def verdicts_by_judge(
+        self, names: Sequence[str], used: Sequence[EvaluationPrompt], answers: dict[str, list[Answer]]
     ) -> dict[str, dict[str, list[VerdictPair | None]]]:
         """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
-        kinds = {judge: judges.judge_kind(judge, self.settings) for judge in self.settings.judges}
+        kinds = {judge: judges.judge_kind(judge, self.settings) for judge in names}
         # Judges that all processes run come first; after these, only the main process has work left.
         order = sorted(kinds, key=lambda judge: kinds[judge] in ("claude", "server"))
         verdict_pairs, spent = {}, 0.0
@@ -208,7 +212,7 @@ class EvalSession:
         if kind != "local":
             return judges.ApiPairwiseJudge(judge, self.settings, self.folder.path, spent)
         model = {judge: EvaluatedModel(judge, judges.judge_source(judge), setting="JUDGE_MODEL")}
-        weights = self._weights(model)[judge]
+        weights = self.weights_of(model)[judge]
         return judges.LocalPairwiseJudge(
             model[judge], weights, self.verdicts, self.model_cache, self.state, self.settings.judge_batch_size
         )

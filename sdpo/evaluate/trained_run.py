@@ -81,13 +81,17 @@ def newest_run(scratch: Path) -> Path | None:
 
 
 def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
-    """Return the settings with the run's recorded values for everything that the user did not set."""
-    path = settings.run_dir or newest_run(settings.scratch)
-    if path is None:
+    """Return the settings with the run's recorded values for everything that the user did not set.
+
+    Of several runs these are the last one's, but the baseline is the model that the first one started from.
+    """
+    paths = settings.run_dirs or [path for path in [newest_run(settings.scratch)] if path]
+    if not paths:
         return _replaced(settings, run_id="eval")
+    path, several = paths[-1], len(paths) > 1
     run = read_run(path)
     recorded: dict[str, Any] = {name: run.settings.get(name) for name in SHARED}
-    recorded["baseline"] = run.model or BASELINE
+    recorded["baseline"] = read_run(paths[0]).model or BASELINE
     if run.job == job.name.replace("eval", "train-online", 1):
         recorded["val_jsonl"] = run.settings.get("val_jsonl")
     if run.is_offline:
@@ -99,7 +103,7 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     values |= {"run_dir": path} if settings.run_dir is None else {}
     values |= {"run_id": "eval"} if settings.run_id is None else {}
     if settings.output_dir is None:
-        values["output_dir"] = path / "eval" / (settings.run_id or "")
+        values["output_dir"] = path / "eval" / (settings.run_id or ("forgetting" if several else ""))
     return _replaced(settings, **values)
 
 
@@ -115,10 +119,10 @@ def no_run(settings: EvalSettings) -> str:
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:
-    """Return the run in RUN_DIR. Raises SettingError if none is set, RunError if it is not a run directory."""
-    if settings.run_dir is None:
+    """Return the last run in RUN_DIR. Raises SettingError if none is set, RunError if it is not a run directory."""
+    if not settings.run_dirs:
         raise SettingError(no_run(settings))
-    return read_run(settings.run_dir)
+    return read_run(settings.run_dirs[-1])
 
 
 def baseline_model(settings: EvalSettings, run: TrainedRun) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdpo.evaluate.win_rates import WinRate
-from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, save_figure
+from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, printable, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,9 +25,9 @@ def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate], notes: Seque
     from matplotlib import pyplot
 
     figure, (rates, lengths) = pyplot.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
-    figure.suptitle(_printable(title), fontsize=11)
+    figure.suptitle(printable(title), fontsize=11)
     if notes:
-        figure.supxlabel(_printable("\n".join(map(_wrapped, notes))), fontsize=9, color=ORANGE)
+        figure.supxlabel(printable("\n".join(map(_wrapped, notes))), fontsize=9, color=ORANGE)
     evaluated = [row for row in rows if not row.problem]
     steps = sorted({row.checkpoint for row in evaluated})
     judges = list(dict.fromkeys(row.judge for row in evaluated))
@@ -53,12 +53,12 @@ def _draw_rates(axes: "Axes", rows: Sequence[WinRate], judges: Sequence[str], st
         errors = [values - _column(own, "wilson_low"), _column(own, "wilson_high") - values]
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         axes.errorbar(
-            x, values, yerr=errors, linewidth=1.2, capsize=3, label=_printable(f"by {judge}"),
+            x, values, yerr=errors, linewidth=1.2, capsize=3, label=printable(f"by {judge}"),
             color=colour, marker=marker,
         )  # fmt: skip
         axes.scatter(
             [value + 0.05 for value in x], _column(own, "controlled_rate"), facecolors="none", edgecolors=colour,
-            marker=marker, label=_printable(f"by {judge}, at equal length"), zorder=3,
+            marker=marker, label=printable(f"by {judge}, at equal length"), zorder=3,
         )  # fmt: skip
     axes.set_ylim(-0.03, 1.03)
     axes.set_ylabel("win rate over non-ties")
@@ -90,8 +90,3 @@ def _column(rows: Sequence[WinRate], name: str) -> np.ndarray:
 def _wrapped(text: str) -> str:
     """Return the text in lines that fit the width of the figure."""
     return textwrap.fill(text, 150)
-
-
-def _printable(text: str) -> str:
-    """Return the text with dollar signs escaped: matplotlib would read them as formulas."""
-    return text.replace("$", r"\$")

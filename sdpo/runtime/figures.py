@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 BLUE, GREEN, ORANGE, GREY = "#0072b2", "#009e73", "#d55e00", "#999999"  # distinguishable with colour blindness
 
 
+def printable(text: str) -> str:
+    """Return the text with dollar signs escaped: matplotlib would read them as formulas."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> Path:
     """Write the figure atomically as a PNG, close it and return the path."""
     from matplotlib import pyplot

@@ -35,6 +35,29 @@ def existing_folder(value: Path) -> str | None:
     return None if value.is_dir() else "an existing folder"
 
 
+def folders_in(value: Path) -> list[Path]:
+    """Return the folders that a value names: itself, if it exists, else several separated by spaces.
+
+    A name with spaces among several is quoted. Raises ValueError for an open quote.
+    """
+    if value.exists():
+        return [value]
+    return [Path(part).expanduser() for part in shlex.split(str(value))]
+
+
+def existing_folders(value: Path) -> str | None:
+    """Check that the value names existing folders."""
+    try:
+        folders = folders_in(value)
+    except ValueError:
+        return "folders with every quote closed"
+    absent = next((folder for folder in folders if not folder.is_dir()), None)
+    if absent is None:
+        return None if folders else "an existing folder"
+    several = f", or several separated by spaces; there is no {absent}" if len(folders) > 1 else ""
+    return f"an existing folder{several}"
+
+
 def existing_path(value: Path) -> str | None:
     """Check that the file or folder exists."""
     return None if value.exists() else "an existing file or folder"

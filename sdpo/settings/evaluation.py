@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.checks import existing_file, existing_folder, existing_path, http_address, names, step_list
+from sdpo.settings.checks import (
+    existing_file,
+    existing_folder,
+    existing_folders,
+    existing_path,
+    folders_in,
+    http_address,
+    names,
+    step_list,
+)
 from sdpo.settings.common import LaunchSettings
 from sdpo.settings.declare import setting
 
@@ -17,7 +26,9 @@ class EvalSettings(LaunchSettings):
     """Evaluating a run."""
 
     run_dir: Path | None = setting(
-        None, "the run to evaluate; if not set, the newest one in SCRATCH", check=existing_folder
+        None,
+        "the run to evaluate, or several that were trained one after another; if not set, the newest one in SCRATCH",
+        check=existing_folders,
     )
     ckpts: str = setting("3 6 9 12 15", "the steps of the checkpoints, or all", check=step_list)
     baseline: str | None = setting(None, "the model to compare with; if not set, the one the run started from")
@@ -41,6 +52,9 @@ class EvalSettings(LaunchSettings):
         None, "an OpenAI-compatible server with the models, instead of loading them here", check=http_address
     )
     answer_api_key: str | None = setting(None, "for an ANSWER_URL that requires a key", secret=True)
+    condition: bool = setting(
+        True, "measure the condition of every model: fluency, distance from the start, diversity, refusals, language"
+    )
     judge_model: str = setting(
         "Qwen/Qwen3-8B",
         "one or more judges: a hub name, a folder, a claude-… name, or rule (for styles that a rule can check)",
@@ -72,6 +86,11 @@ class EvalSettings(LaunchSettings):
     judge_timeout: float = setting(120.0, "the seconds that a reply of a server may take, retries included", above=0)
     max_cost: float | None = setting(None, "stop before the judges cost more US dollars than this", above=0)
     price_file: Path | None = setting(None, "a JSON file of prices, instead of the shipped one", check=existing_file)
+
+    @property
+    def run_dirs(self) -> list[Path]:
+        """The runs to evaluate, in the order of their training; empty if RUN_DIR is not set."""
+        return [] if self.run_dir is None else folders_in(self.run_dir)
 
     @property
     def judges(self) -> list[str]:
