@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.prompts import EvaluationPrompt
+from sdpo.evaluate.release_rules import Decision
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.users.judge import VerdictPair
 
@@ -17,6 +18,7 @@ class Comparison:
     number of answers that this evaluation generated, and to its answers in the order of `prompts`.
     `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
     the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
+    `release` is the verdict over all of it.
     """
 
     prompts: Sequence[EvaluationPrompt]
@@ -29,3 +31,4 @@ class Comparison:
     rows: Sequence[WinRate]
     agreement: Sequence[dict]
     warnings: Sequence[str]
+    release: Decision | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from sdpo.evaluate import release
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
@@ -13,7 +14,7 @@ from sdpo.users.judge import VerdictPair, outcome
 _HERE = Path(__file__).parent
 
 _BODY = Markup("""<h1>{title}</h1>
-<p class="persona"><b>Persona:</b> {persona}</p>
+{release}<p class="persona"><b>Persona:</b> {persona}</p>
 <form class="filters" aria-label="Which pairs to show">
 <label>Checkpoint <select id="checkpoint"></select></label>
 <label>Judge <select id="judge"></select></label>
@@ -42,7 +43,9 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
             for judge, by_name in comparison.verdict_pairs.items()
         },
     }
-    body = _BODY.format(title=title, persona=comparison.persona) + data_block("data", data)
+    body = _BODY.format(title=title, release=release.page(comparison.release), persona=comparison.persona) + data_block(
+        "data", data
+    )
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
 

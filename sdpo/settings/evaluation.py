@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_file, existing_folder, existing_path, http_address, names, step_list
-from sdpo.settings.common import LaunchSettings
 from sdpo.settings.declare import setting
+from sdpo.settings.release import ReleaseSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(LaunchSettings):
+class EvalSettings(ReleaseSettings):
     """Evaluating a run."""
 
     run_dir: Path | None = setting(
