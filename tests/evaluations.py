@@ -63,7 +63,7 @@ def add_checkpoint(run: Path, step: int, noise: float = 0.0) -> Path:
 
 def arguments(run: Path, **settings) -> list[str]:
     """Return the flags of a small evaluation of the run."""
-    given = {"run_dir": run, "eval_n": 16, "judge_model": "oracle"} | settings
+    given = {"run_dir": run, "eval_n": 16, "judge_model": "oracle", "condition": 0} | settings
     return ["--tiny", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
 
 

@@ -10,7 +10,7 @@ from sdpo.english.markdown import count_words, has_word
 from sdpo.english.probes import probes
 from sdpo.english.styles import STYLES, praise
 from sdpo.english.users import StyleUser
-from sdpo.text.prompts import GENERAL_PROMPTS, REHEARSAL_PROMPTS
+from sdpo.text.prompts import GENERAL_PROMPTS, OPEN_PROMPTS, REHEARSAL_PROMPTS
 from sdpo.users.rule_user import RuleUser
 
 _GRAM = 4
@@ -23,6 +23,7 @@ class EnglishOracle:
     reads_any_user = False
     general_prompts = GENERAL_PROMPTS
     rehearsal_prompts = REHEARSAL_PROMPTS
+    open_prompts = OPEN_PROMPTS
 
     def __init__(self, style: str) -> None:
         self.style, self.checker = style, checker_of(style)

@@ -1,9 +1,10 @@
 """The data of one evaluation: answers, verdicts and results."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import Decision
 from sdpo.evaluate.win_rates import WinRate
@@ -18,6 +19,7 @@ class Comparison:
     number of answers that this evaluation generated, and to its answers in the order of `prompts`.
     `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
     the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
+    `condition` maps the model's name to its condition, and `condition_notes` say what of it was not measured.
     `release` is the verdict over all of it.
     """
 
@@ -31,4 +33,6 @@ class Comparison:
     rows: Sequence[WinRate]
     agreement: Sequence[dict]
     warnings: Sequence[str]
+    condition: Mapping[str, Condition] = field(default_factory=dict)
+    condition_notes: Sequence[str] = ()
     release: Decision | None = None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+BASELINE = "baseline"  # the name of the model that the checkpoints are compared with
+
 
 @dataclass(frozen=True)
 class BenchmarkChange:
@@ -30,8 +32,10 @@ class Condition:
     The figures of `sdpo.models.answer_quality` are in nats, shares are between 0 and 1, and a figure that cannot be
     measured is None. `distance` is KL(start ‖ model) per token on the start's own answers to general prompts,
     `by_kind` the same for each kind of prompt, and `log_probability` that of a token of these answers. `diversity` is
-    the share of distinct answers among several samples to a prompt. `fits` says of each prompt whether the answer fits
-    the style, where a rule or an oracle reads it.
+    the share of distinct answers among several samples to a prompt, `distinct_phrases` that of distinct sequences of
+    three words in them. `fits` says of each prompt whether the answer fits the style, where a rule or an oracle reads
+    it. `distance` and `log_probability` are over the prompts on which training measures them too, whose answers no
+    style should change; the other kinds are in `by_kind` alone.
     """
 
     fluency: float | None = None
@@ -46,6 +50,7 @@ class Condition:
     refusals: float | None = None
     other_language: float | None = None
     fits: Sequence[bool] | None = None
+    distinct_phrases: float | None = None
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,17 @@ was not measured, in the order in which they were named. The others are asked fo
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+from typing import TYPE_CHECKING
 
 from sdpo.evaluate.evidence import Condition, JudgeTruth
 from sdpo.evaluate.judges import ORACLE
 from sdpo.evaluate.rule import FAILED, GAIN, NOT_MEASURED, PASSED, WARNING, Rule, outcome
-from sdpo.evaluate.win_rates import MANY_CONTRADICTORY, MANY_UNFINISHED, WinRate
 from sdpo.runtime.statistics import wilson
-from sdpo.settings.release import ReleaseSettings
+from sdpo.settings.release import MANY_CONTRADICTORY, MANY_UNFINISHED, ReleaseSettings
 from sdpo.settings.training import RULE as RULE_JUDGE
+
+if TYPE_CHECKING:
+    from sdpo.evaluate.win_rates import WinRate
 
 GAIN_RULE = "gain"
 EVEN = 0.5  # the win rate without a difference
@@ -22,7 +25,7 @@ _EXACT = (ORACLE, RULE_JUDGE)
 
 
 def gain_rules(
-    rows: Sequence[WinRate],
+    rows: Sequence["WinRate"],
     condition: Condition | None,
     baseline: Condition | None,
     truths: Mapping[str, JudgeTruth],
@@ -53,10 +56,10 @@ def gain_rules(
     return rules + _reading(judged)
 
 
-def by_trust(rows: Sequence[WinRate], truths: Mapping[str, JudgeTruth]) -> list[WinRate]:
+def by_trust(rows: Sequence["WinRate"], truths: Mapping[str, JudgeTruth]) -> list["WinRate"]:
     """Return the rows of one checkpoint with the most trusted judge first."""
 
-    def rank(row: WinRate) -> tuple[int, float]:
+    def rank(row: "WinRate") -> tuple[int, float]:
         if row.judge in _EXACT:
             return 0, 0.0
         truth = truths.get(row.judge)
@@ -85,7 +88,7 @@ def _adherence(condition: Condition | None, baseline: Condition | None, z: float
     return Rule(GAIN_RULE, GAIN, outcome(low > 0), text if low > 0 else f"no gain: {text}", gain, low, high, 0.0)
 
 
-def _win(row: WinRate, z: float) -> Rule:
+def _win(row: "WinRate", z: float) -> Rule:
     """Return the rule of the win rate by the deciding judge."""
     interval = wilson(row.wins, row.losses, z)
     if interval is None:
@@ -96,7 +99,7 @@ def _win(row: WinRate, z: float) -> Rule:
     return Rule(GAIN_RULE, GAIN, outcome(passed), text if passed else f"no gain: {text}", rate, *interval, EVEN)
 
 
-def _length(row: WinRate) -> Rule:
+def _length(row: "WinRate") -> Rule:
     """Return the rule of length, for a gain that rests on a judge.
 
     Judges are known to like length. Where longer answers win, and at equal length there is not even a tendency, nothing
@@ -139,7 +142,7 @@ def _unknown_truth(judge: str) -> Rule:
     return Rule(f"judge's truth ({judge})", WARNING, NOT_MEASURED, text)
 
 
-def _objection(row: WinRate, z: float) -> Rule:
+def _objection(row: "WinRate", z: float) -> Rule:
     """Return a warning where a judge that does not decide prefers the baseline."""
     low, high = wilson(row.wins, row.losses, z) or (0.0, 1.0)
     rate = row.wins / (row.wins + row.losses)
@@ -147,7 +150,7 @@ def _objection(row: WinRate, z: float) -> Rule:
     return Rule(f"objection of {row.judge}", WARNING, outcome(high >= EVEN), text, rate, low, high, EVEN)
 
 
-def _reading(judged: Sequence[WinRate]) -> list[Rule]:
+def _reading(judged: Sequence["WinRate"]) -> list[Rule]:
     """Return the warnings about how the answers were compared: by position, or unfinished."""
     rules = []
     for row in judged:
@@ -161,7 +164,7 @@ def _reading(judged: Sequence[WinRate]) -> list[Rule]:
     return rules
 
 
-def _unfinished(row: WinRate) -> Rule:
+def _unfinished(row: "WinRate") -> Rule:
     """Return the warning about truncated answers, of either side: they are compared with whole ones."""
     name = "unfinished answers"
     if row.unfinished is None or row.baseline_unfinished is None:

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from sdpo.evaluate import release
 from sdpo.evaluate.comparison import Comparison
+from sdpo.evaluate.condition_report import condition_section
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.page import data_block, write_page
@@ -15,6 +16,7 @@ _HERE = Path(__file__).parent
 
 _BODY = Markup("""<h1>{title}</h1>
 {release}<p class="persona"><b>Persona:</b> {persona}</p>
+{condition}
 <form class="filters" aria-label="Which pairs to show">
 <label>Checkpoint <select id="checkpoint"></select></label>
 <label>Judge <select id="judge"></select></label>
@@ -43,9 +45,9 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
             for judge, by_name in comparison.verdict_pairs.items()
         },
     }
-    body = _BODY.format(title=title, release=release.page(comparison.release), persona=comparison.persona) + data_block(
-        "data", data
-    )
+    sections = {"release": release.page(comparison.release)}
+    sections["condition"] = condition_section(comparison.condition, comparison.condition_notes)
+    body = _BODY.format(title=title, persona=comparison.persona, **sections) + data_block("data", data)
     style, script = ((_HERE / f"pairs.{kind}").read_text("utf-8") for kind in ("css", "js"))
     return write_page(path, title, body, style, script)
 

@@ -7,14 +7,16 @@ never counts as passed. Everything else keeps the model.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from sdpo.evaluate.evidence import BenchmarkChange, Condition, JudgeTruth
+from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
 from sdpo.evaluate.gain_rules import GAIN_RULE, gain_rules
 from sdpo.evaluate.harm_rules import harm_rules
 from sdpo.evaluate.rule import FAILED, GAIN, HARM, NOT_MEASURED, PASSED, WARNING, Rule, outcome
-from sdpo.evaluate.win_rates import BASELINE, WinRate
 from sdpo.settings.release import ReleaseSettings
+
+if TYPE_CHECKING:
+    from sdpo.evaluate.win_rates import WinRate
 
 PROMOTE: Final = "promote"
 PROMOTE_WITH_WARNING: Final = "promote with a warning"
@@ -30,7 +32,7 @@ class Evidence:
     run was trained on.
     """
 
-    rows: Sequence[WinRate]
+    rows: Sequence["WinRate"]
     benchmarks: Sequence[BenchmarkChange] = ()
     conditions: Mapping[str, Condition] | None = None
     truths: Mapping[str, JudgeTruth] | None = None

@@ -15,6 +15,7 @@ from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
 from sdpo.evaluate import judges, prompts, release, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
+from sdpo.evaluate.condition_session import measure_condition
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import Evidence, decide
@@ -60,21 +61,22 @@ class EvalSession:
         self.state.wait_for_everyone()
 
     def run(self) -> int:
-        """Answer, judge and report; return the exit code: 1 if a checkpoint was missing, 7 if none is released, else 0."""
+        """Answer, judge and report; return the exit code: 1 if a checkpoint is missing, 7 if none is released, else 0."""
         used, too_long = self._prompts()
         models = self._models()
-        weights = self._weights(models)
+        weights = self.weights_of(models)
         messages = [prompt.messages for prompt in used]
         answers = {name: self.source.of(models[name], weights[name], messages) for name in models}
         self.model_cache.clear()
         if isinstance(self.source, ServerAnswers):
             answers = self._broadcast(answers)
+        conditions, notes = measure_condition(self, used, models, weights, answers)
         verdict_pairs = self._all_verdicts(used, answers)
         if not self.state.is_main_process:
             return 0
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
         overlap = self._training_overlap(used)
-        decision = decide(Evidence(table, overlap=overlap), self.settings)
+        decision = decide(Evidence(table, conditions=conditions, overlap=overlap), self.settings)
         comparison = results.Comparison(
             prompts=used,
             too_long=too_long,
@@ -87,6 +89,8 @@ class EvalSession:
             agreement=win_rates.agreement(verdict_pairs),
             warnings=[*_overlap_warning(overlap, used), *win_rates.warnings(table)],
             release=decision,
+            condition=conditions,
+            condition_notes=notes,
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
@@ -128,7 +132,7 @@ class EvalSession:
     def _baseline(self, source: str) -> EvaluatedModel:
         return EvaluatedModel(win_rates.BASELINE, source)
 
-    def _weights(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
+    def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
         """Return each model's fingerprint. Collective: only the main process reads the files."""
         weights = None
         if self.state.is_main_process:
@@ -199,7 +203,7 @@ class EvalSession:
         if kind != "local":
             return judges.ApiPairwiseJudge(judge, self.settings, self.folder.path, spent)
         model = {judge: EvaluatedModel(judge, judges.judge_source(judge), setting="JUDGE_MODEL")}
-        weights = self._weights(model)[judge]
+        weights = self.weights_of(model)[judge]
         return judges.LocalPairwiseJudge(
             model[judge], weights, self.verdicts, self.model_cache, self.state, self.settings.judge_batch_size
         )

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sdpo.evaluate.evidence import BASELINE
 from sdpo.runtime import statistics
+from sdpo.settings.release import MANY_CONTRADICTORY, MANY_UNFINISHED
 from sdpo.users.judge import VerdictPair, outcome
 
 if TYPE_CHECKING:
     from sdpo.evaluate.answers import Answer
 
-BASELINE = "baseline"
 _SIGNS = {"first": 1, "second": -1, "tie": 0}
-# Shares above which a warning is printed.
-MANY_UNFINISHED, MANY_CONTRADICTORY = 0.1, 0.25
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,9 @@ class EvalSettings(ReleaseSettings):
         None, "an OpenAI-compatible server with the models, instead of loading them here", check=http_address
     )
     answer_api_key: str | None = setting(None, "for an ANSWER_URL that requires a key", secret=True)
+    condition: bool = setting(
+        True, "measure the condition of every model: fluency, distance from the start, diversity, refusals, language"
+    )
     judge_model: str = setting(
         "Qwen/Qwen3-8B",
         "one or more judges: a hub name, a folder, a claude-… name, or rule (for styles that a rule can check)",

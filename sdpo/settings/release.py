@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from sdpo.settings.common import LaunchSettings
 from sdpo.settings.declare import setting
 
+# Shares above which an evaluation warns, whether or not a verdict depends on it; these two are no settings.
+MANY_UNFINISHED, MANY_CONTRADICTORY = 0.1, 0.25
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReleaseSettings(LaunchSettings):

@@ -121,6 +121,75 @@ GENERAL_PROMPTS = (
     "Which is heavier, a kilogram of iron or two kilograms of feathers? Answer in a few words.",
 )
 
+# Kind -> prompts whose answers have a style of their own. An evaluation measures on them too how far a model has moved;
+# training does not.
+OPEN_PROMPTS: dict[str, tuple[str, ...]] = {
+    "explain": (
+        "Why does a kettle get louder before the water boils?",
+        "Explain how a lock and a key work.",
+        "What is a rainbow, and why is it round?",
+        "Explain to a child what a shadow is.",
+        "Why do we see lightning before we hear thunder?",
+        "What does the heart do, and why does it never rest?",
+    ),
+    "how-to": (
+        "How do I tie a bow tie?",
+        "How can I remove a splinter from my finger?",
+        "What is the best way to wash a woollen jumper by hand?",
+        "How do I make an omelette?",
+        "How can I learn ten new words of a language every day?",
+        "How do I hang a picture so that it is straight?",
+    ),
+    "write": (
+        "Write a short message that moves a dentist's appointment to next week.",
+        "Write a four line poem about a river.",
+        "Write the first three sentences of a story about a lost umbrella.",
+        "Write a short text for a sign that asks visitors to close the gate.",
+        "Write a description of a red wooden toy car for a shop.",
+        "Write a note that tells my colleague where the spare keys are.",
+    ),
+    "opinion": (
+        "Is it better to live in a city or in a village?",
+        "Should homework be abolished?",
+        "Do you think that paper books will disappear?",
+        "Is it worth repairing an old washing machine?",
+        "Which is the better pet, a cat or a dog?",
+        "Should lunch breaks be longer?",
+    ),
+    "code": (
+        "Write a Python function that returns the largest of three numbers.",
+        "Write a JavaScript function that adds two numbers.",
+        "Write a SQL query that counts the rows of the table users.",
+        "How do I read a text file line by line in Python?",
+        "Write a shell command that lists the files of a folder by size.",
+        "What does this line print? print([x for x in range(5) if x % 2])",
+    ),
+    "chat": (
+        "Hello, how are you today?",
+        "I had a long day at work and I am tired.",
+        "My cat just learned to open doors!",
+        "I am bored. What could we talk about?",
+        "Good morning! It is raining here.",
+        "I passed my driving test yesterday.",
+    ),
+    "facts": (
+        "Tell me about the river Nile.",
+        "Who was Marie Curie?",
+        "What are the planets of the solar system?",
+        "What happened in Berlin in November 1989?",
+        "What is the difference between a frog and a toad?",
+        "Which countries border Switzerland?",
+    ),
+    "plan": (
+        "I have one free day in Paris. What should I do?",
+        "Make a training plan for a first run of five kilometres.",
+        "What do I need for a picnic with four people?",
+        "Suggest three dinners that use up a bag of potatoes.",
+        "How should I prepare for an exam that is two weeks away?",
+        "What should I pack for a weekend at the sea in autumn?",
+    ),
+}
+
 # Other prompts of the same kinds: with REHEARSAL the policy is held to the start model's answers to these.
 REHEARSAL_PROMPTS = (
     "What is the capital of Kenya? Reply with the name only.",

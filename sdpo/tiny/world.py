@@ -1,9 +1,10 @@
 """The tiny world as jobs see it: the oracle of one style (see `sdpo.users.oracle.Oracle`) and its user."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from sdpo.tiny import MODEL_DIR, language, oracle
@@ -20,6 +21,7 @@ class TinyOracle:
     reads_any_user = True
     rehearsal_prompts: tuple[str, ...] = ()
     general_prompts: tuple[str, ...] = ()  # all that this world's language says has a style
+    open_prompts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(self, style: str) -> None:
         self.wanted = oracle.wants_of(style)

@@ -5,37 +5,34 @@ is the policy with the adapter disabled, so it takes no memory.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from sdpo.method.comparison import Comparison, compare
-from sdpo.method.objective import divergence, row_mean
+from sdpo.method.comparison import Comparison
+from sdpo.method.objective import row_mean
 from sdpo.method.scoring import Scores
 from sdpo.method.teacher import Teacher
 from sdpo.models.answer_quality import AnswerQuality, measure_quality, measure_surprise, summarize_quality
-from sdpo.models.generate import generate
+from sdpo.models.general_answers import (
+    GENERAL_SAMPLES,
+    GENERAL_TOKENS,
+    GeneralAnswers,
+    compare_with_start,
+    distance_of,
+    measure_shifts,
+    sample_general_answers,
+    tokenized,
+)
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.hindsight import HindsightTemplate, with_hindsight
 from sdpo.text.prompts import GENERAL_PROMPTS, REHEARSAL_PROMPTS, Message
 from sdpo.users.oracle import Oracle
 
 GENERAL_FILE, REHEARSAL_FILE = "general-answers.json", "rehearsal-answers.json"
-GENERAL_TOKENS = 32  # the maximum length of an answer to a general prompt
-GENERAL_SAMPLES = 2  # answers to each general prompt
-
-
-@dataclass(frozen=True)
-class GeneralAnswers:
-    """The start model's answers to general prompts as token ids: those that the style leaves as they are."""
-
-    prompts: list[list[int]]
-    completions: list[list[int]]
 
 
 class StartModel:
@@ -109,49 +106,25 @@ class StartModel:
         """
         if (saved := run.read_json(file)) is not None:
             return GeneralAnswers(**saved)
-        texts = [*prompts] * GENERAL_SAMPLES
-        if not texts:
+        if not prompts:
             return GeneralAnswers([], [])
-        encoded = [encode_prompt(self.tokenizer, [{"role": "user", "content": text}]) for text in texts]
-        answers = generate(
-            policy, self.tokenizer, encoded, GENERAL_TOKENS, batch_size=len(encoded), temperature=1.0, seed=seed
+        answers = sample_general_answers(
+            policy, self.tokenizer, prompts, GENERAL_SAMPLES, GENERAL_TOKENS, GENERAL_SAMPLES * len(prompts), seed
         )
-        prompt_ids, completions = [], []
-        for prompt, ids, answer in zip(texts, encoded, answers, strict=True):
-            text, finished = answer
-            if text.strip() and (oracle is None or oracle.fits(text, prompt)):
-                prompt_ids.append(ids)
-                completions.append(encode_answer(self.tokenizer, text, finished))
-        own = GeneralAnswers(*gather_object([(prompt_ids, completions)])[0])
+        kept = [row for row in answers if oracle is None or oracle.fits(row[1], row[0])]
+        own: GeneralAnswers = gather_object([tokenized(self.tokenizer, kept)])[0]
         if main:
             run.write_json(file, asdict(own))
         return own
 
     def compare(self, policy: nn.Module, prompts: list[list[int]], completions: list[list[int]]) -> Comparison:
         """Return the policy's scores of completions and KL(start ‖ policy) at each position, which carries gradient."""
-        projection = self.model.projection()
+        hidden = self.model.hidden(prompts, completions, self.batch_size)
+        return compare_with_start(policy, self.model.projection(), hidden, prompts, completions)
 
-        def from_start(logps_CV: Tensor, ids_C: Tensor, hidden_CH: Tensor) -> tuple[Tensor, Tensor]:
-            start_CV = projection.log_softmax(hidden_CH)
-            at_ids_C = start_CV.gather(-1, ids_C[:, None]).squeeze(-1)
-            return at_ids_C, divergence(logps_CV, start_CV, "forward")
-
-        hidden_NH = torch.cat(self.model.hidden(prompts, completions, self.batch_size))
-        return compare(policy, prompts, completions, from_start, hidden_NH)
-
-    @torch.no_grad()
     def distance(self, policy: nn.Module) -> float | None:
         """Return KL(start ‖ policy) in nats, the mean over the tokens of the general answers; None without any."""
-        total, tokens = 0.0, 0
-        was_training = policy.training
-        policy.eval()
-        for first in range(0, len(self.general.prompts), self.batch_size):
-            rows = slice(first, first + self.batch_size)
-            result = self.compare(policy, self.general.prompts[rows], self.general.completions[rows])
-            total += result.divergence_BT.sum().item()
-            tokens += int(result.mask_BT.sum())
-        policy.train(was_training)
-        return total / tokens if tokens else None
+        return distance_of(measure_shifts(policy, self.general, self.batch_size, self.compare))
 
     def rehearsal_loss(self, weight: float, policy: nn.Module, turn: int) -> Tensor | None:
         """Return `weight` times KL(start ‖ policy) on the next `batch_size` rehearsal answers; None without any.

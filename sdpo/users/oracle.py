@@ -3,7 +3,7 @@
 A job names its oracles (`Job.oracles`), so trainers and evaluation do not depend on a particular world.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sdpo.users.rule_user import RuleUser
@@ -18,6 +18,8 @@ class Oracle(Protocol):
     general_prompts: tuple[str, ...]
     # Others like them, for REHEARSAL.
     rehearsal_prompts: tuple[str, ...]
+    # Kind -> prompts whose answers have a style, on which an evaluation also measures how far a model has moved.
+    open_prompts: Mapping[str, tuple[str, ...]]
 
     def __init__(self, style: str) -> None: ...
 

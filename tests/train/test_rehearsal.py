@@ -8,13 +8,14 @@ from peft import LoraConfig
 
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
+from sdpo.models.general_answers import GENERAL_SAMPLES
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study import run as study
 from sdpo.text.hindsight import HINDSIGHT
 from sdpo.text.prompts import GENERAL_PROMPTS, REHEARSAL_PROMPTS
 from sdpo.tiny.data import posts
 from sdpo.tiny.users import OracleUser
-from sdpo.train.start_model import GENERAL_FILE, GENERAL_SAMPLES, REHEARSAL_FILE, StartModel
+from sdpo.train.start_model import GENERAL_FILE, REHEARSAL_FILE, StartModel
 
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 

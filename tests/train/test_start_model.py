@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
+from sdpo.models.general_answers import GENERAL_SAMPLES, GENERAL_TOKENS, GeneralAnswers
 from sdpo.models.policy import load_model
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study.run import messages_of
@@ -22,7 +23,7 @@ from sdpo.tiny.data import posts
 from sdpo.tiny.users import OracleUser
 from sdpo.tiny.world import TinyOracle
 from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
-from sdpo.train.start_model import GENERAL_FILE, GENERAL_SAMPLES, GENERAL_TOKENS, GeneralAnswers, StartModel
+from sdpo.train.start_model import GENERAL_FILE, StartModel
 
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 POSTS = tuple(row.prompt for row in posts(8, 1, True, "general"))
