@@ -61,7 +61,7 @@ class EvalSession:
         self.state.wait_for_everyone()
 
     def run(self) -> int:
-        """Answer, judge and report; return the exit code: 1 if a checkpoint is missing, 7 if none is released, else 0."""
+        """Answer, judge and report; return the exit code: 1 for a missing checkpoint, 7 if none is released, or 0."""
         used, too_long = self._prompts()
         models = self._models()
         weights = self.weights_of(models)
