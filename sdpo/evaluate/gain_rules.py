@@ -19,7 +19,7 @@ from sdpo.settings.training import RULE as RULE_JUDGE
 if TYPE_CHECKING:
     from sdpo.evaluate.win_rates import WinRate
 
-GAIN_RULE = "gain"
+GAIN_RULE, TRUTH = "gain", "judge's truth"
 EVEN = 0.5  # the win rate without a difference
 _EXACT = (ORACLE, RULE_JUDGE)
 
@@ -52,7 +52,7 @@ def gain_rules(
     others = [row for row in judged if row is not deciding]
     if deciding is not None and deciding.judge not in _EXACT:
         rules += [_unknown_truth(row.judge) for row in others if row.judge not in truths]
-    rules += [_objection(row, z) for row in others if row.wins + row.losses]
+    rules += [_objection(row, z) for row in others if row.judge not in _EXACT and row.wins + row.losses]
     return rules + _reading(judged)
 
 
@@ -131,15 +131,15 @@ def _truth(judge: str, truth: JudgeTruth | None, limits: ReleaseSettings) -> Rul
     text = f"{judge} was right on {truth.agreement:.1%} of {truth.pairs} labelled pairs"
     if truth.low <= EVEN:
         text += f" (from {truth.low:.1%}): no better than a coin, so the gain rests on nothing"
-        return Rule("judge's truth", GAIN, FAILED, text, *bounds, threshold=limits.min_judge_truth)
+        return Rule(TRUTH, GAIN, FAILED, text, *bounds, threshold=limits.min_judge_truth)
     passed = truth.agreement >= limits.min_judge_truth
     text += "" if passed else f", fewer than {limits.min_judge_truth:.0%}"
-    return Rule("judge's truth", WARNING, outcome(passed), text, *bounds, threshold=limits.min_judge_truth)
+    return Rule(TRUTH, WARNING, outcome(passed), text, *bounds, threshold=limits.min_judge_truth)
 
 
 def _unknown_truth(judge: str) -> Rule:
     text = f"truth of the judge {judge}: not measured"
-    return Rule(f"judge's truth ({judge})", WARNING, NOT_MEASURED, text)
+    return Rule(TRUTH, WARNING, NOT_MEASURED, text)
 
 
 def _objection(row: "WinRate", z: float) -> Rule:

@@ -1,7 +1,9 @@
 """The rules of harm: what a checkpoint may not have lost, however well it has learned the style.
 
-Figures whose error is known count only where chance does not explain them: benchmarks, and shares of answers. All of
-them together are one family of tests, and over pairs without a difference at most 5 % of the families lose one (Holm).
+Figures whose error is known count only where chance does not explain them: benchmarks, and shares of answers. The tests
+of one checkpoint are corrected for their number (Holm), so that of the pairs without a difference at most 5 % lose one.
+With one benchmark of 300 items a true drop of ten points is found in nine of ten pairs where up to 30 % of the items
+change, with eight benchmarks where up to 20 % do.
 The others are means that vary little between two samples of one model; their limits are far above that.
 """
 
@@ -14,7 +16,8 @@ from sdpo.evaluate.evidence import BenchmarkChange, Condition
 from sdpo.evaluate.rule import HARM, NOT_MEASURED, Rule, outcome
 from sdpo.settings.release import ReleaseSettings
 
-FALSE_ALARMS = 0.05  # the share of pairs without a difference that may lose a benchmark or a share of answers
+# The shares of pairs without a difference that may lose a benchmark, or a share of answers; 5 % together.
+_BENCHMARK_ALARMS, _SHARE_ALARMS = 0.04, 0.01
 BENCHMARKS = "benchmarks"
 _Z = 1.96
 # One kind of prompt has fewer answers than all, and may move further than their mean.
@@ -58,14 +61,14 @@ def harm_rules(
     pairs = [(share, share.figure(own), share.figure(other)) for share in _SHARES]
     measured = [(share, after, before) for share, after, before in pairs if after is not None and before is not None]
     p_values = [paired_p_value(change.items, loss_of(change), change.standard_error) for change in usable]
-    p_values += [risen_share_p_value(before, after, answers) for _, after, before in measured]
-    certain = holm(p_values, FALSE_ALARMS)
-    rules = [_benchmark(change, sure, limits) for change, sure in zip(usable, certain, strict=False)]
+    certain = holm(p_values, _BENCHMARK_ALARMS)
+    rules = [_benchmark(change, sure, limits) for change, sure in zip(usable, certain, strict=True)]
     rules += [_unusable(change) for change in changes if change not in usable]
     if not changes:
         rules.append(not_measured(BENCHMARKS))
     rules += [*_distance(own, limits), *_moved(own, other, limits)]
-    shares = zip(measured, certain[len(usable) :], strict=True)
+    certain = holm([risen_share_p_value(before, after, answers) for _, after, before in measured], _SHARE_ALARMS)
+    shares = zip(measured, certain, strict=True)
     rules += [_share(share, after, before, sure, limits) for (share, after, before), sure in shares]
     names = {share.name for share, _, _ in measured}
     return rules + [not_measured(share.name) for share in _SHARES if share.name not in names]

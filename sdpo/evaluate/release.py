@@ -63,8 +63,9 @@ def text(decision: Decision) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     table.insert(1, "-" * max(map(len, table)))
-    head = f"release of checkpoint-{shown.checkpoint}"
-    return "\n".join([head, *table, "", f"verdict: {decision.sentence}"]) + "\n"
+    reasons = [f"  {reason}" for reason in shown.reasons]
+    lines_of_text = [f"release of checkpoint-{shown.checkpoint}", *table, "", f"verdict: {decision.sentence}", *reasons]
+    return "\n".join(lines_of_text) + "\n"
 
 
 def page(decision: Decision | None) -> Markup:

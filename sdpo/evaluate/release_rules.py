@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
-from sdpo.evaluate.gain_rules import GAIN_RULE, gain_rules
+from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, gain_rules
 from sdpo.evaluate.harm_rules import harm_rules
 from sdpo.evaluate.rule import FAILED, GAIN, HARM, NOT_MEASURED, PASSED, WARNING, Rule, outcome
 from sdpo.settings.release import ReleaseSettings
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROMOTE: Final = "promote"
 PROMOTE_WITH_WARNING: Final = "promote with a warning"
 KEEP: Final = "keep"
+EVIDENCE = "evidence of harm"  # the rule of what was not measured
 Verdict = Literal["promote", "promote with a warning", "keep"]
 
 
@@ -55,8 +56,17 @@ class Release:
     @property
     def reasons(self) -> list[str]:
         """What keeps the old model, else what is to be warned of, in sentences; empty for a plain promotion."""
+        return [rule.sentence for rule in self._decisive]
+
+    @property
+    def named_reasons(self) -> list[str]:
+        """The names of the rules that `reasons` are about, and what was not measured."""
+        return [_name_of_reason(rule) for rule in self._decisive]
+
+    @property
+    def _decisive(self) -> list[Rule]:
         kinds = (HARM, GAIN) if self.verdict == KEEP else (WARNING,)
-        return [rule.sentence for kind in kinds for rule in self.rules if rule.kind == kind and _blocks(rule)]
+        return [rule for kind in kinds for rule in self.rules if rule.kind == kind and _blocks(rule)]
 
     @property
     def gain(self) -> Rule:
@@ -80,12 +90,12 @@ class Decision:
     def sentence(self) -> str:
         """The verdict in one sentence."""
         if self.chosen is not None:
-            because = "; ".join(self.chosen.reasons)
+            because = "; ".join(self.chosen.named_reasons)
             return f"{self.chosen.verdict}: checkpoint-{self.chosen.checkpoint}" + (f" ({because})" if because else "")
         if not self.releases:
             return "keep: no checkpoint was evaluated"
-        parts = [f"checkpoint-{release.checkpoint}: {'; '.join(release.reasons)}" for release in self.releases]
-        return f"keep the model that is there: {'. '.join(parts)}"
+        parts = [f"checkpoint-{release.checkpoint}: {', '.join(release.named_reasons)}" for release in self.releases]
+        return f"keep the model that is there ({'; '.join(parts)})"
 
 
 def decide(evidence: Evidence, limits: ReleaseSettings) -> Decision:
@@ -125,15 +135,21 @@ def _blocks(rule: Rule) -> bool:
     return rule.failed or (rule.outcome == NOT_MEASURED and rule.kind != HARM)
 
 
+def _name_of_reason(rule: Rule) -> str:
+    if rule.name == GAIN_RULE:
+        return "no gain"
+    return rule.sentence if rule.name in (EVIDENCE, TRUTH) or rule.outcome == NOT_MEASURED else rule.name
+
+
 def _evidence(harm: Sequence[Rule]) -> Rule:
     """Return the warning of what was not measured of harm."""
     missing = [rule.name for rule in harm if rule.outcome == NOT_MEASURED]
     if not missing:
-        return Rule("evidence of harm", WARNING, PASSED, "every figure of harm was measured")
+        return Rule(EVIDENCE, WARNING, PASSED, "every figure of harm was measured")
     if len(missing) == len(harm):
         text = "nothing of harm was measured: no benchmarks (BENCHMARKS), and nothing of the condition of the answers"
-        return Rule("evidence of harm", WARNING, FAILED, text)
-    return Rule("evidence of harm", WARNING, FAILED, f"not measured: {', '.join(missing)}")
+        return Rule(EVIDENCE, WARNING, FAILED, text)
+    return Rule(EVIDENCE, WARNING, FAILED, f"not measured: {', '.join(missing)}")
 
 
 def _overlap(overlap: int, answers: int) -> Rule:
