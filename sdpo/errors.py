@@ -2,6 +2,10 @@
 
 Every error that a user can cause is an `SdpoError`: jobs print it on one line, without a traceback, and
 exit with its `exit_code`. Any other exception is a bug and keeps its traceback.
+
+The exit codes of a job: 0 done, 1 what has no code of its own, 2 a setting, 3 a server, 4 the simulated user is away,
+5 the budget, 6 the guard stopped the run, 7 an evaluation that releases no checkpoint, 130 Ctrl-C, 143 a signal. `make`
+prints the code of its job and itself exits with 2.
 """
 
 from collections.abc import Iterable
@@ -9,6 +13,8 @@ from difflib import get_close_matches
 
 # The exit code of an audit whose verdicts are all stop, so that `make audit && make train-...` does not train.
 EXIT_STOP = 6
+# An evaluation that finds no checkpoint to release exits with it. That is a result, and no error.
+KEEP_EXIT_CODE = 7
 
 
 class SdpoError(Exception):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jobs import eval_tldr
+from sdpo.errors import KEEP_EXIT_CODE
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import PERSONAS, SUMMARY_SYSTEM
@@ -17,6 +18,7 @@ from sdpo.tiny import MODEL_DIR, WORLD_DIR
 from tests.worlds import environment
 
 STYLE = "no_emojis"
+DONE = (0, KEEP_EXIT_CODE)  # the exit codes of an evaluation that came to its end
 SETTINGS = {
     "model_name_or_path": str(MODEL_DIR),
     "style": STYLE,
@@ -65,11 +67,19 @@ def arguments(run: Path, **settings) -> list[str]:
     return ["--tiny", *(part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value)))]
 
 
-def evaluate(run: Path, expect: int = 0, job=eval_tldr.JOB, **settings) -> dict:
-    """Evaluate in this process, check the exit code, and return the content of eval.json."""
+def evaluate(run: Path, expect: int | None = None, job=eval_tldr.JOB, **settings) -> dict:
+    """Evaluate in this process, check the exit code, and return the content of eval.json.
+
+    Without `expect` the evaluation must have come to its end, whichever its verdict is.
+    """
     code = main(job, arguments(run, **settings))
-    assert code == expect, f"exit {code}, expected {expect}"
+    assert code in (DONE if expect is None else (expect,)), f"exit {code}, expected {expect}"
     return read(run)
+
+
+def released(run: Path) -> dict:
+    """Return the content of a run's release.json."""
+    return json.loads((run / "eval" / "release.json").read_text("utf-8"))
 
 
 def read(run: Path) -> dict:

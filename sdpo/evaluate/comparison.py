@@ -7,6 +7,7 @@ from typing import Any
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.evidence import BenchmarkChange, Condition, JudgeTruth
 from sdpo.evaluate.prompts import EvaluationPrompt
+from sdpo.evaluate.release_rules import Decision
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.users.judge import VerdictPair
 
@@ -23,6 +24,7 @@ class Comparison:
     `judge_truth` has the judges that were tried on labelled pairs, `fits` maps the model's name to whether each answer
     fits the style, as a rule or an oracle reads it, and is empty where none does.
     `condition` maps the model's name to its condition, and `condition_notes` say what of it was not measured.
+    `release` is the verdict over all of it.
     """
 
     prompts: Sequence[EvaluationPrompt]
@@ -41,3 +43,4 @@ class Comparison:
     fits: Mapping[str, Sequence[bool]] = field(default_factory=dict)
     condition: Mapping[str, Condition] = field(default_factory=dict)
     condition_notes: Sequence[str] = ()
+    release: Decision | None = None

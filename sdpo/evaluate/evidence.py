@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+BASELINE = "baseline"  # the name of the model that the checkpoints are compared with
+
 
 @dataclass(frozen=True)
 class BenchmarkChange:

@@ -67,7 +67,7 @@ def _errors(checks: Iterator[Callable[[], object]]) -> dict[str, SdpoError]:
 
 
 def run(settings: EvalSettings, job: "Job") -> int:
-    """Evaluate, and return the exit code: 1 if a checkpoint was missing, else 0."""
+    """Evaluate, and return the exit code: 1 if a checkpoint was missing, 7 if none is released, else 0."""
     from sdpo.evaluate.forgetting import ForgettingSession
     from sdpo.evaluate.session import EvalSession
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from sdpo.evaluate import judge_truth
+from sdpo.evaluate import judge_truth, release
 from sdpo.evaluate.benchmark_table import benchmark_section
 from sdpo.evaluate.changes import REASONS, Change, changes, counts
 from sdpo.evaluate.comparison import Comparison
@@ -19,7 +19,7 @@ from sdpo.users.judge import VerdictPair, outcome
 _HERE = Path(__file__).parent
 
 _BODY = Markup("""<h1>{title}</h1>
-<p class="persona"><b>Persona:</b> {persona}</p>
+{release}<p class="persona"><b>Persona:</b> {persona}</p>
 {judges}<div class="changes"><section id="worse" aria-label="Worse than before"></section>
 <section id="better" aria-label="Better than before"></section></div>
 {condition}
@@ -61,6 +61,7 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
         persona=comparison.persona,
         judges=_judges(comparison.judge_truth),
         counts=_counts(changed),
+        release=release.page(comparison.release),
         condition=condition_section(comparison.condition, comparison.condition_notes),
     )
     body += benchmark_section(comparison.benchmarks) + data_block("data", data)

@@ -1,4 +1,4 @@
-"""The results of an evaluation: a table on the terminal, eval.json, eval.csv, winrate.png and pairs.html."""
+"""The results of an evaluation: a table on the terminal, eval.json, eval.csv, release.json, the figure, the page."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from sdpo import settings as settings_module
-from sdpo.evaluate import judge_truth
+from sdpo.evaluate import judge_truth, release
 from sdpo.evaluate.benchmark_table import benchmark_table
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.condition_report import as_json, condition_table
@@ -16,12 +16,13 @@ from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
 
 # In the order of writing: eval.json is last because it records the settings of the others.
-FILES = ("pairs.html", "winrate.png", "eval.csv", "eval.json")
+FILES = ("pairs.html", "winrate.png", "eval.csv", "release.json", "eval.json")
 
 # Settings that do not affect the results.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
 _MAY_CHANGE |= {"judge_timeout", "max_cost", "price_file", "judge_batch_size", "judge_url", "run_dir", "data_path"}
 _MAY_CHANGE |= {"judge_truth"}  # the labelled pairs are reported beside the verdicts
+_MAY_CHANGE |= {"fail_on_keep"}
 
 
 def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> None:
@@ -55,6 +56,9 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
     write_pairs(folder.path / "pairs.html", title, comparison)
     draw_win_rates(folder.path / "winrate.png", title, comparison.rows, judge_truth.warnings(comparison.judge_truth))
     replace_file(folder.path / "eval.csv", _csv(comparison.rows).encode())
+    if comparison.release is not None:
+        print(release.text(comparison.release), flush=True)
+        release.write(folder, comparison.release, settings)
     folder.write_json("eval.json", {"settings": _identity(settings), **_summary(run, comparison), **provenance()})
     for name in FILES:
         print(f"  {folder.path / name}", flush=True)

@@ -12,12 +12,13 @@ from accelerate.utils import broadcast_object_list
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
-from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, results, trained_run, win_rates
+from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, release, results, trained_run, win_rates
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
 from sdpo.evaluate.condition_session import measure_condition
 from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
+from sdpo.evaluate.release_rules import Evidence, decide
 from sdpo.evaluate.store import Store
 from sdpo.llm import OpenAIBackend, ReplyCache
 from sdpo.models.pretrained import silence_libraries
@@ -61,7 +62,7 @@ class EvalSession:
         self.state.wait_for_everyone()
 
     def run(self) -> int:
-        """Answer, judge and report; return the exit code: 1 if a checkpoint was missing, else 0."""
+        """Answer, judge and report; return the exit code: 1 for a missing checkpoint, 7 if none is released, or 0."""
         used, too_long = self._prompts()
         models = self._models()
         weights = self.weights_of(models)
@@ -79,6 +80,10 @@ class EvalSession:
         oracle = judge_truth.find_oracle(self.settings, self.job)
         truths = judge_truth.with_rule(self.judge_truth, oracle, used, answers, verdict_pairs)
         table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
+        overlap = self._training_overlap(used)
+        by_judge = {truth.judge: truth for truth in truths}
+        evidence = Evidence(table, benchmark_report.changes, conditions, by_judge, overlap)
+        decision = decide(evidence, self.settings)
         comparison = results.Comparison(
             prompts=used,
             too_long=too_long,
@@ -91,9 +96,10 @@ class EvalSession:
             agreement=win_rates.agreement(verdict_pairs),
             benchmarks=benchmark_report.changes,
             benchmark_scores=benchmark_report.scores,
-            warnings=[*self._training_overlap(used), *win_rates.warnings(table), *judge_truth.warnings(truths)],
+            warnings=[*_overlap_warning(overlap, used), *win_rates.warnings(table), *judge_truth.warnings(truths)],
             judge_truth=truths,
             fits=judge_truth.fits(oracle, used, answers),
+            release=decision,
             condition=conditions,
             condition_notes=notes,
         )
@@ -101,7 +107,7 @@ class EvalSession:
         missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
         if missing:
             print(f"error: {', '.join(missing)} of {self.trained_run.path}: missing or incomplete", file=sys.stderr)
-        return 1 if missing else 0
+        return 1 if missing else release.exit_code(decision, self.settings)
 
     # What is compared
 
@@ -260,11 +266,14 @@ class EvalSession:
         given = {name: value for name, value in settings_module.given(self.settings).items() if name != "max_cost"}
         return " ".join(["make", self.job.name, *settings_module.as_words(given), "MAX_COST=..."])
 
-    def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> list[str]:
-        """Return a warning if the run may have been trained on some of the prompts."""
+    def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int:
+        """Return the number of prompts that the run may have been trained on."""
         trained = prompts.training_texts(self.trained_run, self.job)
-        overlap = sum(prompt.text in trained for prompt in used)
-        return [f"{overlap} of the {len(used)} prompts are in the run's training file"] if overlap else []
+        return sum(prompt.text in trained for prompt in used)
+
+
+def _overlap_warning(overlap: int, used: Sequence[EvaluationPrompt]) -> list[str]:
+    return [f"{overlap} of the {len(used)} prompts are in the run's training file"] if overlap else []
 
 
 def same(one: str, other: str) -> bool:

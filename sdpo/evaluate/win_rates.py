@@ -4,17 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.evidence import BASELINE
 from sdpo.runtime import statistics
+from sdpo.settings.release import MANY_CONTRADICTORY, MANY_UNFINISHED
 from sdpo.users.judge import VerdictPair, outcome
 
-BASELINE = "baseline"
+if TYPE_CHECKING:
+    from sdpo.evaluate.answers import Answer
+
 _SIGNS = {"first": 1, "second": -1, "tie": 0}
-# Shares above which a warning is printed.
-_MANY_UNFINISHED, _MANY_CONTRADICTORY = 0.1, 0.25
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class WinRate:
 
 def table_rows(
     steps: Mapping[int, Path | None],
-    answers: Mapping[str, Sequence[Answer]],
+    answers: Mapping[str, Sequence["Answer"]],
     verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]],
     seed: int,
 ) -> list[WinRate]:
@@ -79,8 +81,8 @@ def table_rows(
 def _row(
     step: int,
     judge: str,
-    own: Sequence[Answer],
-    other: Sequence[Answer],
+    own: Sequence["Answer"],
+    other: Sequence["Answer"],
     verdict_pairs: Sequence[VerdictPair | None],
     counts_RN: np.ndarray,
 ) -> WinRate:
@@ -160,11 +162,11 @@ def warnings(rows: Sequence[WinRate]) -> list[str]:
     messages = [*_nothing_changed(rows), *_length_explains(rows)]
     for row in rows:
         name = f"checkpoint-{row.checkpoint} by {row.judge}"
-        if row.contradictory is not None and row.contradictory > _MANY_CONTRADICTORY:
+        if row.contradictory is not None and row.contradictory > MANY_CONTRADICTORY:
             messages.append(
                 f"{name}: in {row.contradictory:.0%} of the pairs the judge chose by position, not by answer"
             )
-        if row.judge == rows[0].judge and max(row.unfinished or 0, row.baseline_unfinished or 0) > _MANY_UNFINISHED:
+        if row.judge == rows[0].judge and max(row.unfinished or 0, row.baseline_unfinished or 0) > MANY_UNFINISHED:
             messages.append(
                 f"checkpoint-{row.checkpoint}: {row.unfinished:.0%} of its answers and {row.baseline_unfinished:.0%} "
                 "of the baseline's were truncated. Raise MAX_COMPLETION_TOKENS"
@@ -200,7 +202,7 @@ def _length_explains(rows: Sequence[WinRate]) -> list[str]:
     ]
 
 
-def _unfinished(answers: Sequence[Answer]) -> float | None:
+def _unfinished(answers: Sequence["Answer"]) -> float | None:
     ends = [answer.finished for answer in answers]
     return None if None in ends else _round(ends.count(False) / len(ends))
 

@@ -17,12 +17,12 @@ from sdpo.settings.checks import (
     names,
     step_list,
 )
-from sdpo.settings.common import LaunchSettings
 from sdpo.settings.declare import setting
+from sdpo.settings.release import ReleaseSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalSettings(LaunchSettings):
+class EvalSettings(ReleaseSettings):
     """Evaluating a run."""
 
     run_dir: Path | None = setting(

@@ -11,6 +11,7 @@ import pytest
 from jobs import eval as eval_job
 from jobs import eval_helpsteer, eval_tldr
 from sdpo import settings
+from sdpo.evaluate.results import FILES
 from sdpo.evaluate.trained_run import newest_run
 from sdpo.runtime import launch
 from sdpo.settings.resolve import resolve
@@ -142,7 +143,7 @@ def test_results_of_other_settings_are_archived_and_never_mixed(run, tmp_path):
     assert {row["prompts"] for row in other["rows"]} == {8}
     (earlier,) = (run / "eval" / "earlier").iterdir()
     assert json.loads((earlier / "eval.json").read_text())["rows"] == first["rows"]
-    assert {path.name for path in earlier.iterdir()} == {"eval.json", "eval.csv", "winrate.png", "pairs.html"}
+    assert {path.name for path in earlier.iterdir()} == set(FILES)
     # Changed weights under the same name are answered again.
     before = rows_of(run / "eval" / "answers-0.jsonl")
     shutil.rmtree(run / "checkpoint-3")

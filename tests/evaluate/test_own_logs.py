@@ -159,7 +159,7 @@ def test_by_default_nothing_that_the_guard_warned_of_is_evaluated(levels, flags,
 @pytest.mark.slow
 def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsys):
     """A judge behind HTTP prefers what the follow-up asks for, and sees the follow-up of the prompt in each request."""
-    from tests.evaluations import add_checkpoint
+    from tests.evaluations import DONE, add_checkpoint
 
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     (run / "checkpoint-20" / "complete.json").unlink()
@@ -180,7 +180,7 @@ def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsy
              "--max-completion-tokens", "16", "--concurrency", "4", "--judge-truth", "0"],
         )  # fmt: skip
     output = capsys.readouterr()
-    assert code == 0, output.err
+    assert code in DONE, output.err
     report = json.loads((run / "eval" / "eval.json").read_text())
     assert report["rows"][0]["prompts"] == 40  # fewer than the default EVAL_N
     assert any("40 of the 40 prompts are in the run's training file" in text for text in report["warnings"])

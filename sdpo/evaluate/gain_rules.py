@@ -1,0 +1,175 @@
+"""The rules of a gain: whether a checkpoint is better at what it was trained for, and by whose word.
+
+What reads the style without error decides, and a judge only where nothing does. Of several judges the most trusted one
+decides: one that is a rule or an oracle, then the one that was right on most labelled pairs, then those of which this
+was not measured, in the order in which they were named. The others are asked for an objection: a win of the baseline.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from sdpo.evaluate.evidence import Condition, JudgeTruth
+from sdpo.evaluate.judges import ORACLE
+from sdpo.evaluate.rule import FAILED, GAIN, NOT_MEASURED, PASSED, WARNING, Rule, outcome
+from sdpo.runtime.statistics import wilson
+from sdpo.settings.release import MANY_CONTRADICTORY, MANY_UNFINISHED, ReleaseSettings
+from sdpo.settings.training import RULE as RULE_JUDGE
+
+if TYPE_CHECKING:
+    from sdpo.evaluate.win_rates import WinRate
+
+GAIN_RULE, TRUTH = "gain", "judge's truth"
+EVEN = 0.5  # the win rate without a difference
+_EXACT = (ORACLE, RULE_JUDGE)
+
+
+def gain_rules(
+    rows: Sequence["WinRate"],
+    condition: Condition | None,
+    baseline: Condition | None,
+    truths: Mapping[str, JudgeTruth],
+    checkpoints: int,
+    limits: ReleaseSettings,
+) -> list[Rule]:
+    """Return the rules of one checkpoint's gain, and the warnings about what it rests on.
+
+    `rows` are the checkpoint's, one per judge; `checkpoints` is the number of them that are compared: the best of many
+    without a gain would win by luck, so each interval is wider the more there are (Bonferroni).
+    """
+    z = NormalDist().inv_cdf(1 - 0.025 / max(1, checkpoints))
+    judged = by_trust([row for row in rows if not row.problem], truths)
+    fits = _adherence(condition, baseline, z)
+    if fits is not None:
+        deciding, rules = None, [fits]
+    elif judged:
+        deciding, rules = judged[0], [_win(judged[0], z)]
+    else:
+        return [Rule(GAIN_RULE, GAIN, NOT_MEASURED, "no gain: no judge compared this checkpoint with the baseline")]
+    if deciding is not None and deciding.judge not in _EXACT:
+        rules += [_length(deciding), _truth(deciding.judge, truths.get(deciding.judge), limits)]
+    # A judge that does not decide may still object, and its truth says whether the order of trust is right.
+    others = [row for row in judged if row is not deciding]
+    if deciding is not None and deciding.judge not in _EXACT:
+        rules += [_unknown_truth(row.judge) for row in others if row.judge not in truths]
+    rules += [_objection(row, z) for row in others if row.judge not in _EXACT and row.wins + row.losses]
+    return rules + _reading(judged)
+
+
+def by_trust(rows: Sequence["WinRate"], truths: Mapping[str, JudgeTruth]) -> list["WinRate"]:
+    """Return the rows of one checkpoint with the most trusted judge first."""
+
+    def rank(row: "WinRate") -> tuple[int, float]:
+        if row.judge in _EXACT:
+            return 0, 0.0
+        truth = truths.get(row.judge)
+        return (2, 0.0) if truth is None else (1, -truth.agreement)
+
+    return sorted(rows, key=rank)
+
+
+def _adherence(condition: Condition | None, baseline: Condition | None, z: float) -> Rule | None:
+    """Return the rule of the paired gain in adherence; None where nothing read the style of the answers."""
+    if condition is None or baseline is None or condition.fits is None or baseline.fits is None:
+        return None
+    pairs = list(zip(condition.fits, baseline.fits, strict=True))
+    if not pairs:
+        return None
+    gained, lost = sum(own and not other for own, other in pairs), sum(other and not own for own, other in pairs)
+    gain, changed = (gained - lost) / len(pairs), (gained + lost) / len(pairs)
+    shares = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
+    text = f"{shares[0]:.1%} of its answers fit the style, of the baseline's {shares[1]:.1%}"
+    interval = wilson(gained, lost, z)
+    if interval is None:
+        return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}, and no answer changed", gain, threshold=0.0)
+    # Of the answers that changed, the interval of the share that changed for the better.
+    low, high = (changed * (2 * bound - 1) for bound in interval)
+    text += f", a gain of {gain:+.1%} (from {low:+.1%} to {high:+.1%})"
+    return Rule(GAIN_RULE, GAIN, outcome(low > 0), text if low > 0 else f"no gain: {text}", gain, low, high, 0.0)
+
+
+def _win(row: "WinRate", z: float) -> Rule:
+    """Return the rule of the win rate by the deciding judge."""
+    interval = wilson(row.wins, row.losses, z)
+    if interval is None:
+        text = f"no gain: {row.judge} named no winner in {row.prompts} prompts"
+        return Rule(GAIN_RULE, GAIN, FAILED, text, threshold=EVEN)
+    rate, passed = row.wins / (row.wins + row.losses), interval[0] > EVEN
+    text = f"win rate {rate:.3f} by {row.judge} (from {interval[0]:.3f} to {interval[1]:.3f})"
+    return Rule(GAIN_RULE, GAIN, outcome(passed), text if passed else f"no gain: {text}", rate, *interval, EVEN)
+
+
+def _length(row: "WinRate") -> Rule:
+    """Return the rule of length, for a gain that rests on a judge.
+
+    Judges are known to like length. Where longer answers win, and at equal length there is not even a tendency, nothing
+    of the gain is left: no release. Where a tendency is left, or where shorter answers win, which no judge is known to
+    like for itself, it may be the style that asks for that length: a warning.
+    """
+    rate, longer = row.controlled_rate, (row.length or 0.0) > (row.baseline_length or 0.0)
+    if not row.length_explains:
+        text = "the length of the answers does not explain the win"
+        return Rule("length of the winner", WARNING, PASSED, text, rate, threshold=EVEN)
+    shown = "unknown" if rate is None else f"{rate:.3f}"
+    text = f"length alone explains the win: at equal length the win rate is {shown}"
+    if longer and rate is not None and rate <= EVEN:
+        text += ". If the style asks for longer answers, let a rule judge it (JUDGE_MODEL=rule)"
+        return Rule("length of the winner", GAIN, FAILED, text, rate, threshold=EVEN)
+    text += ". Fine only if the style asks for that length"
+    return Rule("length of the winner", WARNING, FAILED, text, rate, threshold=EVEN)
+
+
+def _truth(judge: str, truth: JudgeTruth | None, limits: ReleaseSettings) -> Rule:
+    """Return the rule of the deciding judge's truth.
+
+    A judge that cannot be told from a coin shows no gain. One that is often wrong still does, though a smaller one:
+    wrong verdicts pull the win rate towards one half, unless they are wrong for a reason that the checkpoint shares.
+    """
+    if truth is None:
+        return _unknown_truth(judge)
+    bounds = truth.agreement, truth.low, truth.high
+    text = f"{judge} was right on {truth.agreement:.1%} of {truth.pairs} labelled pairs"
+    if truth.low <= EVEN:
+        text += f" (from {truth.low:.1%}): no better than a coin, so the gain rests on nothing"
+        return Rule(TRUTH, GAIN, FAILED, text, *bounds, threshold=limits.min_judge_truth)
+    passed = truth.agreement >= limits.min_judge_truth
+    text += "" if passed else f", fewer than {limits.min_judge_truth:.0%}"
+    return Rule(TRUTH, WARNING, outcome(passed), text, *bounds, threshold=limits.min_judge_truth)
+
+
+def _unknown_truth(judge: str) -> Rule:
+    text = f"truth of the judge {judge}: not measured"
+    return Rule(TRUTH, WARNING, NOT_MEASURED, text)
+
+
+def _objection(row: "WinRate", z: float) -> Rule:
+    """Return a warning where a judge that does not decide prefers the baseline."""
+    low, high = wilson(row.wins, row.losses, z) or (0.0, 1.0)
+    rate = row.wins / (row.wins + row.losses)
+    text = f"{row.judge} {'prefers the baseline' if high < EVEN else 'does not object'}: win rate {rate:.3f}"
+    return Rule(f"objection of {row.judge}", WARNING, outcome(high >= EVEN), text, rate, low, high, EVEN)
+
+
+def _reading(judged: Sequence["WinRate"]) -> list[Rule]:
+    """Return the warnings about how the answers were compared: by position, or unfinished."""
+    rules = []
+    for row in judged:
+        if row.judge not in _EXACT and row.contradictory is not None:
+            share = row.contradictory
+            text = f"{row.judge} chose by position in {share:.0%} of the pairs (at most {MANY_CONTRADICTORY:.0%})"
+            passed = outcome(share <= MANY_CONTRADICTORY)
+            rules.append(Rule(f"position ({row.judge})", WARNING, passed, text, share, threshold=MANY_CONTRADICTORY))
+    if judged:
+        rules.append(_unfinished(judged[0]))
+    return rules
+
+
+def _unfinished(row: "WinRate") -> Rule:
+    """Return the warning about truncated answers, of either side: they are compared with whole ones."""
+    name = "unfinished answers"
+    if row.unfinished is None or row.baseline_unfinished is None:
+        return Rule(name, WARNING, NOT_MEASURED, f"{name}: not measured")
+    text = f"{row.unfinished:.0%} of its answers and {row.baseline_unfinished:.0%} of the baseline's were truncated"
+    text += f" (at most {MANY_UNFINISHED:.0%})"
+    most = max(row.unfinished, row.baseline_unfinished)
+    return Rule(name, WARNING, outcome(most <= MANY_UNFINISHED), text, most, threshold=MANY_UNFINISHED)
