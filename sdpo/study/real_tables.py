@@ -41,11 +41,11 @@ def reached(row: dict[str, Any]) -> dict[str, bool]:
 def succeeded(row: dict[str, Any]) -> bool:
     """Return whether a run moved the model towards the style and harmed nothing much: what an audit can foresee.
 
-    That is half of the gain that the line asks for, or of what is missing to its adherence, with its limits on fluency
-    and topic; and no stop by the guard.
+    That is half of the gain that the line asks for, or of what is missing to its adherence, or that adherence kept; with
+    its limits on fluency and topic, and no stop by the guard.
     """
     before, after = row["before"]["adherence"], row["after"]["adherence"]
-    enough = before + min(GAIN, max(ADHERENCE - before, 0)) / 2
+    enough = min(ADHERENCE, before + min(GAIN, max(ADHERENCE - before, 0)) / 2)
     unharmed = all(reached(row)[name] for name in ("fluency", "on topic"))
     return after >= enough and unharmed and not row["stopped"]
 
