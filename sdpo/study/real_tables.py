@@ -41,7 +41,7 @@ def reached(row: dict[str, Any]) -> dict[str, bool]:
 def succeeded(row: dict[str, Any]) -> bool:
     """Return whether a run moved the model towards the style and harmed nothing much: what an audit can foresee.
 
-    That is half of the gain that the line asks for, or of what is missing to its adherence, or that adherence kept; with
+    That is half of the gain that the line asks for, or of what is missing to its adherence, or its adherence kept; with
     its limits on fluency and topic, and no stop by the guard.
     """
     before, after = row["before"]["adherence"], row["after"]["adherence"]
