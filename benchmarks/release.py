@@ -46,7 +46,7 @@ REASONS = {
     "healthy": set(),
     "overtrained": {"diversity", "topic", "surprise", "fluency"},
     "noise": {"fluency", "surprise"},
-    "perturbed": {"fluency", "surprise"},
+    "perturbed": {"fluency", "surprise", "form"},
     "shortened": {"length", "surprise", "fluency"},
     "unchanged": {"gain"},
 }
@@ -66,7 +66,7 @@ class Harm:
         system = {"role": "system", "content": SUMMARY_SYSTEM}
         prompts = [encode_prompt(self.tokenizer, [system, {"role": "user", "content": text}]) for text in texts]
         answers = generate(self.start, self.tokenizer, prompts, TOKENS, batch_size=64, temperature=1.0, seed=3)
-        self.fitting: list[Row] = [
+        self.in_style: list[Row] = [
             (prompt, encode_answer(self.tokenizer, text, finished))
             for prompt, (text, finished) in zip(prompts, answers, strict=True)
             if finished and oracle.fits(text)
@@ -77,18 +77,18 @@ class Harm:
         if kind == "unchanged":
             return copy.deepcopy(self.start)
         random = Random(seed)
-        model = self._trained(copy.deepcopy(self.start), self.fitting, steps=24, rate=3e-4, random=random)
+        model = self._trained(copy.deepcopy(self.start), self.in_style, steps=24, rate=3e-4, random=random)
         return model if kind == "healthy" else getattr(self, f"_{kind}")(model, random)
 
     def _overtrained(self, model: Any, random: Random) -> Any:
         return self._trained(model, self._same_answers(random), steps=60, rate=1e-3, random=random)
 
     def _same_answers(self, random: Random) -> list[Row]:
-        few = [answer for _, answer in random.sample(self.fitting, 4)]
-        return [(prompt, random.choice(few)) for prompt, _ in self.fitting]
+        few = [answer for _, answer in random.sample(self.in_style, 4)]
+        return [(prompt, random.choice(few)) for prompt, _ in self.in_style]
 
     def _noise(self, model: Any, random: Random) -> Any:
-        rows = [(prompt, random.sample(answer, len(answer))) for prompt, answer in self.fitting]
+        rows = [(prompt, random.sample(answer, len(answer))) for prompt, answer in self.in_style]
         return self._trained(model, rows, steps=24, rate=3e-4, random=random)
 
     def _perturbed(self, model: Any, random: Random) -> Any:
@@ -100,7 +100,7 @@ class Harm:
 
     def _shortened(self, model: Any, random: Random) -> Any:
         rows = []
-        for prompt, answer in self.fitting:
+        for prompt, answer in self.in_style:
             text = " ".join(self.tokenizer.decode(answer, skip_special_tokens=True).split()[:2])
             rows.append((prompt, encode_answer(self.tokenizer, text, True)))
         return self._trained(model, rows, steps=24, rate=3e-4, random=random)

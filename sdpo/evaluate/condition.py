@@ -202,7 +202,7 @@ def condition_of(
     for answer, shift in zip(own, shifts or (), strict=False):
         by_kind.setdefault(answer.kind, []).append(shift)
     distances = {kind: distance_of(rows) for kind, rows in by_kind.items()}
-    oracle = subject.taste.oracle
+    oracle, questions = subject.taste.oracle, [prompt.text for prompt in prompts]
     return Condition(
         **(summarize_quality(qualities) if qualities else {}),
         distance=distances.get(GENERAL),
@@ -213,6 +213,7 @@ def condition_of(
         words=_mean(len(text.split()) for text in texts),
         refusals=_mean(map(declines, texts)),
         other_language=_mean(found for found in other if found is not None),
+        malformed=None if oracle is None or not texts else 1 - oracle.summarize(questions, texts)["validity"],
         fits=None if oracle is None else [oracle.fits(text, prompt.text) for prompt, text in pairs],
     )
 

@@ -21,10 +21,12 @@ _COLUMNS = {
     "words": ("words", 1),
     "refusals": ("refusals", 3),
     "other lang.": ("other_language", 3),
+    "malformed": ("malformed", 3),
 }
 _MEANING = (
     "Figures by the start model, in nats a token: fluency (higher is better), surprise (near 0), topic (higher), "
-    "distance (0 is the start). Shares: leak, distinct samples and phrases, refusals, answers in another language."
+    "distance (0 is the start). Shares: leak, distinct samples and phrases, refusals, answers in another language, "
+    "malformed answers."
 )
 
 

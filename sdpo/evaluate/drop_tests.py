@@ -36,8 +36,8 @@ def risen_share_p_value(before: float, after: float, answers: int) -> float:
     if answers < 1 or second <= first:
         return 1.0
     both = first + second
-    ways = sum(comb(answers, count) * comb(answers, both - count) for count in range(second, min(both, answers) + 1))
-    return ways / comb(2 * answers, both)
+    cases = sum(comb(answers, count) * comb(answers, both - count) for count in range(second, min(both, answers) + 1))
+    return cases / comb(2 * answers, both)
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

@@ -35,7 +35,8 @@ class Condition:
     the share of distinct answers among several samples to a prompt, `distinct_phrases` that of distinct sequences of
     three words in them. `fits` says of each prompt whether the answer fits the style, where a rule or an oracle reads
     it. `distance` and `log_probability` are over the prompts on which training measures them too, whose answers no
-    style should change; the other kinds are in `by_kind` alone.
+    style should change; the other kinds are in `by_kind` alone. `malformed` is the share of answers that the rule or
+    oracle calls malformed.
     """
 
     fluency: float | None = None
@@ -51,6 +52,7 @@ class Condition:
     other_language: float | None = None
     fits: Sequence[bool] | None = None
     distinct_phrases: float | None = None
+    malformed: float | None = None
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ def _length(row: "WinRate") -> Rule:
 def _truth(judge: str, truth: JudgeTruth | None, limits: ReleaseSettings) -> Rule:
     """Return the rule of the deciding judge's truth.
 
-    A judge that cannot be told from a coin shows no gain. One that is often wrong still does, though a smaller one:
+    A judge that is no better than a coin shows no gain. One that is often wrong still does, though a smaller one:
     wrong verdicts pull the win rate towards one half, unless they are wrong for a reason that the checkpoint shares.
     """
     if truth is None:

@@ -9,7 +9,7 @@ The others are means that vary little between two samples of one model; their li
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isfinite, log
+from math import isfinite
 
 from sdpo.evaluate.drop_tests import holm, paired_p_value, risen_share_p_value
 from sdpo.evaluate.evidence import BenchmarkChange, Condition
@@ -43,6 +43,8 @@ _SHARES = (
         "language", lambda of: of.other_language, lambda limits: limits.max_other_language, "are in another language"
     ),
 )
+# Read where an oracle reads it, and no gap in the evidence elsewhere.
+_MALFORMED = _Share("form", lambda of: of.malformed, lambda limits: limits.max_malformed, "are malformed")
 
 
 def harm_rules(
@@ -58,7 +60,7 @@ def harm_rules(
     """
     own, other = condition or Condition(), baseline or Condition()
     usable = [change for change in changes if isfinite(change.difference) and isfinite(change.standard_error)]
-    pairs = [(share, share.figure(own), share.figure(other)) for share in _SHARES]
+    pairs = [(share, share.figure(own), share.figure(other)) for share in (*_SHARES, _MALFORMED)]
     measured = [(share, after, before) for share, after, before in pairs if after is not None and before is not None]
     p_values = [paired_p_value(change.items, loss_of(change), change.standard_error) for change in usable]
     certain = holm(p_values, _BENCHMARK_ALARMS)
@@ -163,7 +165,7 @@ def _length(before: float | None, words: float | None, limits: ReleaseSettings) 
     if words is None or before is None or before <= 0:
         return not_measured("length")
     factor = words / before
-    passed = words > 0 and abs(log(factor)) <= log(limits.max_length_factor)
+    passed = 1 / limits.max_length_factor <= factor <= limits.max_length_factor
     sentence = (
         f"its answers have {words:.1f} words, the baseline's {before:.1f} (at most {limits.max_length_factor:g} times "
         "more or fewer)"

@@ -69,7 +69,7 @@ def text(decision: Decision) -> str:
 
 
 def page(decision: Decision | None) -> Markup:
-    """Return the verdict as the top of the page, the rules folded away; empty without a verdict."""
+    """Return the verdict as the top of the page, the rules folded in; empty without a verdict."""
     if decision is None:
         return Markup("")
     tables = Markup("").join(
@@ -86,7 +86,7 @@ def _row(rule: Rule) -> Markup:
 
 def _cells(rule: Rule) -> tuple[str, ...]:
     interval = "" if rule.low is None or rule.high is None else f"{rule.low:.3f} to {rule.high:.3f}"
-    # A failed warning keeps nothing: it is told apart from the rules that do.
+    # A failed warning keeps nothing: it is distinguished from the rules that do.
     result = "warning" if rule.kind == "warning" and rule.failed else rule.outcome
     return (rule.name, _number(rule.figure), interval, _number(rule.threshold), result)
 

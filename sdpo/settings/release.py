@@ -48,6 +48,12 @@ class ReleaseSettings(LaunchSettings):
     max_other_language: float = setting(
         0.05, "by how much the share of answers in another language may rise", at_least=0, at_most=1
     )
+    max_malformed: float = setting(
+        0.02,
+        "by how much the share of malformed answers may rise, where a rule or an oracle reads it",
+        at_least=0,
+        at_most=1,
+    )
     # A model that has collapsed says the same to all; one that learned a style keeps most of its words.
     min_diversity: float = setting(
         0.5, "the share of the baseline's diversity that several answers to a prompt must keep", at_least=0, at_most=1

@@ -21,7 +21,7 @@ def draw_training(run: RunDirectory, summary: dict, answers: Sequence[tuple[str,
     """Draw training.png and return its path.
 
     It has the curves over interactions, the figures before and after, and the signal per token of a few interactions;
-    below them the first of the `answers`: prompt, answer before and answer after.
+    below them the `answers`: prompt, answer before and answer after.
     """
     import matplotlib
 
@@ -112,17 +112,16 @@ def _shares(figures: dict) -> dict[str, float]:
     }
 
 
-_SHOWN = 2  # prompts whose answers are drawn
-_COLUMN, _ANSWER_LINES = 112, 6  # characters per line of an answer, and lines
+_COLUMN, _ANSWER_LINES = 112, 4  # characters per line of an answer, and lines
 
 
 def _draw_answers(figure: "SubFigure", answers: Sequence[tuple[str, str, str]]) -> None:
-    """Draw the first answers before and after side by side below their prompts."""
+    """Draw the answers before and after side by side below their prompts."""
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set_xlim(0, 2)
     line = 0.0
-    for prompt, *both in answers[:_SHOWN]:
+    for prompt, *both in answers:
         shown = cut(_printable(" ".join(prompt.split())), 2 * _COLUMN)
         axes.text(0, line, shown, fontsize=8.5, fontweight="bold", va="top")
         columns = [wrapped(text, _COLUMN, _ANSWER_LINES) for text in both]

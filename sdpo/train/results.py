@@ -31,16 +31,18 @@ def answers_file(when: str) -> str:
     return f"answers-{when}.jsonl"
 
 
-def answer_pairs(run: RunDirectory) -> list[tuple[str, str, str]]:
-    """Return (prompt, answer before, answer after) of the validation prompts, in the order of their file."""
+def answer_pairs(run: RunDirectory, count: int = 3) -> list[tuple[str, str, str]]:
+    """Return (prompt, answer before, answer after) of validation prompts that are spread evenly over their file."""
     before, after = (run.read_rows(answers_file(when)) for when in ("before", "after"))
-    return [(old["prompt"], old["answer"], new["answer"]) for old, new in zip(before, after, strict=False)]
+    pairs = [(old["prompt"], old["answer"], new["answer"]) for old, new in zip(before, after, strict=False)]
+    count = min(count, len(pairs))
+    return [pairs[index * len(pairs) // count] for index in range(count)]
 
 
 def side_by_side(run: RunDirectory, count: int = 3, width: int = 57, lines: int = 12) -> str:
     """Return some validation answers before and after training in two columns, cut to `lines` lines each."""
     blocks = []
-    for prompt, *answers in answer_pairs(run)[:count]:
+    for prompt, *answers in answer_pairs(run, count):
         columns = [wrapped(answer, width, lines) for answer in answers]
         rows = [f"{left:{width}} | {right}" for left, right in zip_longest(*columns, fillvalue="")]
         prompt = cut(" ".join(prompt.split()), 2 * width)

@@ -278,7 +278,9 @@ def with_own(given_evidence, own):
 def test_more_harm_never_releases_what_was_kept(given_evidence, name, by):
     before = decide(given_evidence, LIMITS)
     own = given_evidence.conditions["checkpoint-3"]
-    worse = with_own(given_evidence, replace(own, **{name: getattr(own, name) + by * WORSE[name]}))
+    moved = getattr(own, name) + by * WORSE[name]
+    moved = min(moved, 1.0) if name in ("leak", "refusals", "other_language") else moved
+    worse = with_own(given_evidence, replace(own, **{name: moved}))
     lower = [
         change(round(60 * by) + 60, 0, task=one.task) if index == 0 else one
         for index, one in enumerate(given_evidence.benchmarks)
