@@ -39,13 +39,13 @@ def reached(row: dict[str, Any]) -> dict[str, bool]:
 
 
 def succeeded(row: dict[str, Any]) -> bool:
-    """Return whether a run moved the model towards the style and harmed nothing much: what an audit can foresee.
+    """Return whether a run moved the model towards the style and harmed little: what an audit can foresee.
 
-    That is half of the gain that the line asks for, or of what is missing to its adherence, or its adherence kept; with
-    its limits on fluency and topic, and no stop by the guard.
+    That is half of the gain that the line asks for, or of what is missing to its adherence, with its limits on fluency
+    and topic, and no stop by the guard. A model that had that adherence before has nothing to learn.
     """
     before, after = row["before"]["adherence"], row["after"]["adherence"]
-    enough = min(ADHERENCE, before + min(GAIN, max(ADHERENCE - before, 0)) / 2)
+    enough = before + min(GAIN, ADHERENCE - before) / 2 if before < ADHERENCE else 1.0
     unharmed = all(reached(row)[name] for name in ("fluency", "on topic"))
     return after >= enough and unharmed and not row["stopped"]
 
@@ -138,7 +138,7 @@ def _audit_table(audits: Sequence[dict[str, Any]], training: Sequence[dict[str, 
         "",
         "The audit reads 32 of the model's own answers with the rule user's follow-ups, before any training. A run "
         "succeeds if adherence gains half of what the line asks for, with its limits on fluency and topic, and the "
-        "guard does not stop it.",
+        "guard does not stop it; where the model fits the style already, there is nothing to gain.",
         "",
         "| model | style | settings | audit | answers of the target preferred | training succeeded | agrees |",
         "|---|---|---|---|---|---|---|",

@@ -64,10 +64,12 @@ def test_a_run_reaches_the_line_only_with_all_of_it(after, missed):
         ({"topic": 0.7}, None, False),
         ({"distance": 0.2, "leak": 0.1}, None, True),  # an audit cannot foresee how far training goes
         ({}, {"step": 4}, False),
+        ({"before": 0.9, "adherence": 0.95}, None, False),  # nothing was to be learned
     ],
 )
 def test_the_audit_is_compared_with_what_training_did(after, stopped, success):
     trained = row(**after) | {"stopped": stopped}
+    trained["before"] = trained["before"] | {"adherence": after.get("before", 0.2)}
     assert real_tables.succeeded(trained) is success
     names = {name: trained[name] for name in ("model", "style", "variant")}
     audit = {"kind": "audit", **names, "verdict": "go with changes", "preference": {"share": 0.8}}
