@@ -14,7 +14,7 @@ from sdpo.errors import SettingError
 from sdpo.evaluate.benchmark_tasks import OWN_TASKS, check_tasks, load_benchmarks, names_of
 from sdpo.settings import EvalSettings
 from sdpo.tiny import MODEL_DIR
-from tests.evaluations import EvaluationProcesses, add_checkpoint, arguments, evaluate, make_run, read
+from tests.evaluations import DONE, EvaluationProcesses, add_checkpoint, arguments, evaluate, make_run, read
 from tests.servers import Answer, FakeServer, prompt_of, until
 from tests.worlds import environment, rows_of
 
@@ -193,7 +193,7 @@ def test_a_killed_evaluation_goes_on_and_computes_no_stored_reply_again(run, tmp
         with stored.open("ab") as file:
             file.write(b'{"key": "half a li')
         processes.start(arguments(run, **given))
-        assert processes.wait() == 0, processes.output.read_text()
+        assert processes.wait() in DONE, processes.output.read_text()
     rows = rows_of(stored)
     assert len(rows) == len({row["key"] for row in rows}) == 192
     report = read(run)
@@ -210,7 +210,7 @@ def test_two_processes_have_the_results_of_one(run, tasks, tmp_path):
         [sys.executable, "-m", "jobs.eval_tldr", *arguments(run, world_size=2, **given)],
         env=environment(), capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode in DONE, done.stdout + done.stderr
     two = read(run)
     shares = [len(rows_of(run / "eval" / f"benchmarks-{process}.jsonl")) for process in (0, 1)]
     assert shares == [30, 30]

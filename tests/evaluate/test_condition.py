@@ -53,6 +53,9 @@ class FitsShort:
     def fits(self, completion, prompt=""):
         return len(completion.split()) == 1
 
+    def summarize(self, prompts, completions):
+        return {"validity": sum(text.endswith(".") for text in completions) / len(completions)}
+
 
 # Figures by hand
 
@@ -85,7 +88,7 @@ def test_the_figures_of_a_model_worked_by_hand():
     assert found.distinct_phrases == 3 / 4  # abc, abd, xyz of four; answers of one word have none
     assert found.words == (9 + 8 + 8 + 1) / 4 and found.refusals == 1 / 4
     assert found.other_language == 1 / 3  # of the answers whose language is known
-    assert found.fits == [False, False, False, True]
+    assert found.fits == [False, False, False, True] and found.malformed == 1 / 4
     share, low, high = adherence_of(found)
     assert share == 0.25 and (low, high) == (pytest.approx(0.0456, abs=1e-4), pytest.approx(0.6994, abs=1e-4))
 
