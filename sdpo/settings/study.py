@@ -58,6 +58,9 @@ class RealStudySettings(CommonSettings):
     parts: str = setting("signal,audit,training", "the parts of the study to run, separated by commas")
     templates: str = setting("before,after,earlier_turn,system,framed", "the templates of part signal")
     signal_prompts: int = setting(26, "the number of prompts of part signal", at_least=2)
+    audit_n: int = setting(
+        96, "the number of interactions of part audit, of which eight or more have to be complaints", at_least=8
+    )
     styles: str = setting("brief,no_lists,exclamation", "the styles of parts audit and training")
     variants: str = setting(
         "RECIPE=recommended",

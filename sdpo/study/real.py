@@ -128,11 +128,13 @@ def _audit(settings: "RealStudySettings", directory: RunDirectory, model: str) -
     unwritten = [style for style in _items(settings.styles) if not (folder / f"{name}-{style}.jsonl").exists()]
     if missing and unwritten:
         folder.mkdir(parents=True, exist_ok=True)
-        write_interactions(folder, name, model, unwritten, settings.max_completion_tokens, _is_bf16(settings))
+        length = settings.max_completion_tokens
+        write_interactions(folder, name, model, unwritten, settings.audit_n, length, _is_bf16(settings))
     for style, variant in missing:
         key = _key(f"{name} {style} {variant}")
         values = audit_values(model, style, variant, folder / f"{name}-{style}.jsonl", folder / key)
-        values |= {"MAX_COMPLETION_TOKENS": settings.max_completion_tokens, "PRECISION": settings.precision}
+        values |= {"AUDIT_N": settings.audit_n, "PRECISION": settings.precision}
+        values |= {"MAX_COMPLETION_TOKENS": settings.max_completion_tokens}
         _call(AUDIT, _flags(values), folder / f"{key}.log", allowed=(0, EXIT_STOP))
         verdict = read_verdict(folder / key)
         names = {"key": key, "model": name, "style": style, "variant": variant}

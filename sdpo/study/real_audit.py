@@ -14,13 +14,14 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import AuditSettings, settings_of
 from sdpo.text.records import Interaction, interaction_lines
 
-ROWS = 32
 # Of a variant these are the settings that an audit has; the others are about training alone.
 KNOWN = {name.upper() for name in settings_of(AuditSettings)}
 
 
-def write_interactions(folder: Path, name: str, model: str, styles: list[str], tokens: int, bf16: bool) -> None:
-    """Write `name-STYLE.jsonl` for each style: the model's sampled answers, and the follow-ups of the rule user."""
+def write_interactions(
+    folder: Path, name: str, model: str, styles: list[str], count: int, tokens: int, bf16: bool
+) -> None:
+    """Write `name-STYLE.jsonl` for each style: `count` sampled answers, and the follow-ups of the rule user."""
     import torch
 
     from sdpo.models.generate import generate
@@ -30,9 +31,9 @@ def write_interactions(folder: Path, name: str, model: str, styles: list[str], t
     tokenizer, policy = load_model(model, torch.bfloat16 if bf16 else torch.float32)
     policy.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
     rows = prompts("train")
-    chosen = [rows[index * len(rows) // ROWS] for index in range(ROWS)]
+    chosen = [rows[index * len(rows) // count] for index in range(count)]
     contexts = [encode_prompt(tokenizer, [{"role": "user", "content": row.prompt}]) for row in chosen]
-    answers = [text for text, _ in generate(policy, tokenizer, contexts, tokens, ROWS, temperature=1.0)]
+    answers = [text for text, _ in generate(policy, tokenizer, contexts, tokens, 32, temperature=1.0)]
     asked = [(row, answer) for row, answer in zip(chosen, answers, strict=True) if answer.strip()]
     for style in styles:
         follow_ups = StyleUser(style).react([row.prompt for row, _ in asked], [answer for _, answer in asked])
@@ -62,4 +63,5 @@ def read_verdict(out: Path) -> dict[str, Any]:
     """Return the verdict that an audit wrote, with the figures that it rests on."""
     candidate = (RunDirectory(out).read_json("audit.json") or {})["candidates"][0]
     names = ("verdict", "cause", "reasons", "changes")
-    return {name: candidate[name] for name in names} | {"preference": candidate["figures"].get("preference")}
+    preference = {name: value for name, value in candidate["figures"]["preference"].items() if name != "examples"}
+    return {name: candidate[name] for name in names} | {"preference": preference}

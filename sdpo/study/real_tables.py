@@ -136,7 +136,7 @@ def _audit_table(audits: Sequence[dict[str, Any]], training: Sequence[dict[str, 
     lines = [
         "## What the audit said beforehand",
         "",
-        "The audit reads 32 of the model's own answers with the rule user's follow-ups, before any training. A run "
+        "The audit reads some of the model's own answers with the rule user's follow-ups, before any training. A run "
         "succeeds if adherence gains half of what the line asks for, with its limits on fluency and topic, and the "
         "guard does not stop it; where the model fits the style already, there is nothing to gain.",
         "",
@@ -147,8 +147,9 @@ def _audit_table(audits: Sequence[dict[str, Any]], training: Sequence[dict[str, 
     for row, successes in rows:
         agrees = (row["verdict"] != "stop") == (sum(successes) * 2 > len(successes))
         agreed += agrees
-        share = (row["preference"] or {}).get("share")
-        preferred = "-" if share is None else f"{share:.2f}"
+        preference = row["preference"]
+        decided = preference["wins"] + preference["losses"]
+        preferred = f"{preference['wins']} of {decided}"
         cells = [row["model"], row["style"], row["variant"], row["verdict"], preferred]
         lines.append(f"| {' | '.join(cells)} | {sum(successes)} of {len(successes)} | {'yes' if agrees else 'no'} |")
     return [*lines, "", f"The verdict agrees with the outcome in {agreed} of {len(rows)}.", ""]

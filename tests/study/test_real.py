@@ -72,10 +72,10 @@ def test_the_audit_is_compared_with_what_training_did(after, stopped, success):
     trained["before"] = trained["before"] | {"adherence": after.get("before", 0.2)}
     assert real_tables.succeeded(trained) is success
     names = {name: trained[name] for name in ("model", "style", "variant")}
-    audit = {"kind": "audit", **names, "verdict": "go with changes", "preference": {"share": 0.8}}
+    audit = {"kind": "audit", **names, "verdict": "go with changes", "preference": {"wins": 8, "losses": 2}}
     other = audit | {"style": "no_lists"}  # nothing was trained
     text = real_tables.report([trained, audit, other])
-    assert f"| go with changes | 0.80 | {int(success)} of 1 | {'yes' if success else 'no'} |" in text
+    assert f"| go with changes | 8 of 10 | {int(success)} of 1 | {'yes' if success else 'no'} |" in text
     assert f"agrees with the outcome in {int(success)} of 1" in text
 
 
@@ -122,6 +122,7 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
         "--study-table", str(tmp_path / "docs" / "real.md"), "--scratch", str(tmp_path / "runs"), "--styles", "brief",
         "--templates", "before", "--signal-prompts", "3", "--seeds", "1", "--interactions", "16", "--eval-n", "4",
         "--variants", "RECIPE=recommended; TEACHER=frozen OBJECTIVE=full LR=1e-4", "--max-completion-tokens", "12",
+        "--audit-n", "12",
     ]  # fmt: skip
 
     def run() -> str:
