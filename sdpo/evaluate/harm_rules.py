@@ -20,6 +20,8 @@ from sdpo.settings.release import ReleaseSettings
 _BENCHMARK_ALARMS, _SHARE_ALARMS = 0.04, 0.01
 BENCHMARKS = "benchmarks"
 _Z = 1.96
+# Nats per token: answers that hardly depend on their prompts have a topic near zero, of which no share can be kept.
+_TOPIC_NOISE = 0.05
 # One kind of prompt has fewer answers than all, and may move further than their mean.
 _KIND_FACTOR = 2.0
 
@@ -136,7 +138,14 @@ def _moved(own: Condition, other: Condition, limits: ReleaseSettings) -> list[Ru
     return [
         _worse("fluency", other.fluency, own.fluency, -1, limits.max_fluency_loss, "log-probability of a token"),
         _worse("surprise", other.surprise, own.surprise, 1, limits.max_surprise, "surprise of a token"),
-        _kept("topic", other.topic, own.topic, limits.min_topic, "what a token gains in likelihood by its own prompt"),
+        _kept(
+            "topic",
+            other.topic,
+            own.topic,
+            limits.min_topic,
+            "what a token gains in likelihood by its own prompt",
+            _TOPIC_NOISE,
+        ),
         _kept("diversity", other.diversity, own.diversity, limits.min_diversity, "the share of distinct answers"),
         _length(other.words, own.words, limits),
     ]
@@ -152,13 +161,13 @@ def _worse(name: str, before: float | None, after: float | None, sign: int, limi
     return Rule(name, HARM, outcome(worse <= limit), sentence, after - before, threshold=sign * limit)
 
 
-def _kept(name: str, before: float | None, value: float | None, least: float, what: str) -> Rule:
-    """Return a rule of a figure of which a share must be left."""
+def _kept(name: str, before: float | None, value: float | None, least: float, what: str, noise: float = 0.0) -> Rule:
+    """Return a rule of a figure of which a share must be left; a loss of no more than `noise` passes in any case."""
     if value is None or before is None or before <= 0:
         return not_measured(name)
     share = value / before
     sentence = f"{what} went from {before:.3f} to {value:.3f}; at least {least:g} of it must be left"
-    return Rule(name, HARM, outcome(share >= least), sentence, share, threshold=least)
+    return Rule(name, HARM, outcome(share >= least or before - value <= noise), sentence, share, threshold=least)
 
 
 def _length(before: float | None, words: float | None, limits: ReleaseSettings) -> Rule:

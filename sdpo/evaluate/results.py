@@ -32,7 +32,9 @@ def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> Non
         for name in FILES:  # writing was interrupted, so the settings of these files are unknown
             (folder.path / name).unlink(missing_ok=True)
         return
-    if written["settings"] == _identity(settings):
+    # What an evaluation of an earlier version has no value for was not there to be set: it counts as not set.
+    defaults = {name: item.default for name, item in settings_module.settings_of(type(settings)).items()}
+    if all(written["settings"].get(name, defaults[name]) == value for name, value in _identity(settings).items()):
         return
     earlier = folder.path / "earlier" / written["started"].replace(":", "-")
     number = 1

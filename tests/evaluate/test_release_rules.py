@@ -178,6 +178,12 @@ def test_all_harms_together_are_all_named():
     assert failed(found) == {*HARMS, "benchmark ifeval", "gain"}
 
 
+def test_answers_that_hardly_depend_on_their_prompts_cannot_lose_that():
+    aimless = replace(START, topic=0.009)
+    assert verdict(start=aimless, own=replace(HEALTHY, topic=-0.006)).verdict == PROMOTE
+    assert failed(verdict(start=aimless, own=replace(HEALTHY, topic=-0.1))) == {"topic"}
+
+
 def test_a_figure_that_is_no_number_is_harm():
     for name in ("fluency", "surprise", "distance"):
         assert verdict(own=replace(HEALTHY, **{name: float("nan")})).verdict == KEEP

@@ -64,7 +64,7 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
         ({"direction": "jsd"}, "DIRECTION"),
         ({"ema_rate": 0.1}, "EMA_RATE"),
         ({"content_weight": 0.1}, "CONTENT_WEIGHT is for LEARN_FROM=complaints"),
-        ({"rehearsal_jsonl": Path("prompts.jsonl")}, "REHEARSAL_JSONL is for REHEARSAL above 0"),
+        ({"rehearsal_jsonl": Path(__file__)}, "REHEARSAL_JSONL is for REHEARSAL above 0"),
         ({"contrast_strength": 2}, "CONTRAST_STRENGTH"),
         ({"contrast_margin": 0.5}, "CONTRAST_MARGIN"),
         ({"contrast_plausibility": 0.1, "objective": "full"}, "CONTRAST_PLAUSIBILITY is for NULL_CONTRAST"),
