@@ -16,6 +16,7 @@ import torch
 from sdpo.english.follow_up_kinds import FollowUpReader, labelled_messages
 from sdpo.english.prompts import prompts
 from sdpo.english.styles import complaints
+from sdpo.errors import KEEP_EXIT_CODE
 from sdpo.models.policy import load_model
 from sdpo.text.records import Interaction, interaction_lines
 from tests.commands import ROOT, clean_environment
@@ -67,10 +68,14 @@ def test_training_measures_its_answers_and_moves_only_the_adapter(trained):
 def test_the_run_is_evaluated_by_the_rule(trained):
     printed = run(
         "eval_helpsteer", "--run-dir", trained, "--judge-model", "rule", "--eval-n", 8, "--ckpts", 3,
-        "--data-path", trained.parent / "prompts", "--world-size", 1,
+        "--data-path", trained.parent / "prompts", "--world-size", 1, expect=(0, KEEP_EXIT_CODE),
     )  # fmt: skip
-    assert "checkpoint" in printed or "3" in printed
-    assert (trained / "eval").exists() or list(trained.glob("eval*"))
+    evaluated = json.loads((trained / "eval" / "eval.json").read_text())
+    base, own = evaluated["condition"]["baseline"], evaluated["condition"]["checkpoint-3"]
+    assert base["distance"] == pytest.approx(0, abs=1e-5) and own["distance"] > 0
+    assert base["fluency"] < 0 and base["read"] == own["read"] == 8
+    release = json.loads((trained / "eval" / "release.json").read_text())
+    assert f"verdict: {release['sentence']}" in printed
 
 
 def test_the_audit_reads_complaints_and_says_its_verdict(tmp_path):
