@@ -6,7 +6,8 @@ A healthy checkpoint was trained on its own answers that fit the style. A harmed
 
     overtrained  trained on four of these answers until it gives them to every prompt
     noise        trained on answers whose tokens are shuffled
-    perturbed    with noise on its weights
+    perturbed    with noise of 0.4 standard deviations on its weights
+    slightly     with noise of 0.2, which costs most of these checkpoints little
     shortened    trained on the first two words of answers
     unchanged    is no healthy one: the baseline itself
 
@@ -47,6 +48,7 @@ REASONS = {
     "overtrained": {"diversity", "topic", "surprise", "fluency"},
     "noise": {"fluency", "surprise"},
     "perturbed": {"fluency", "surprise", "form"},
+    "slightly": {"fluency", "surprise", "form"},
     "shortened": {"length", "surprise", "fluency"},
     "unchanged": {"gain"},
 }
@@ -92,10 +94,16 @@ class Harm:
         return self._trained(model, rows, steps=24, rate=3e-4, random=random)
 
     def _perturbed(self, model: Any, random: Random) -> Any:
+        return self._with_noise(model, 0.4, random)
+
+    def _slightly(self, model: Any, random: Random) -> Any:
+        return self._with_noise(model, 0.2, random)
+
+    def _with_noise(self, model: Any, deviations: float, random: Random) -> Any:
         generator = torch.Generator().manual_seed(random.randrange(2**31))
         with torch.no_grad():
             for weight in model.parameters():
-                weight += 0.2 * weight.std() * torch.randn(weight.shape, generator=generator)
+                weight += deviations * weight.std() * torch.randn(weight.shape, generator=generator)
         return model
 
     def _shortened(self, model: Any, random: Random) -> Any:
