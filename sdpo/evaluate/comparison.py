@@ -21,8 +21,9 @@ class Comparison:
     `verdict_pairs` maps judge -> checkpoint -> the verdicts on each prompt's two answers in both orders, None where
     the two answers are identical and no judge was asked. `too_long` counts the prompts skipped for their length.
     `benchmark_scores` is what `sdpo.evaluate.benchmarks` reports beside the changes.
-    `judge_truth` has the judges that were tried on labelled pairs, `fits` maps the model's name to whether each answer
-    fits the style, as a rule or an oracle reads it, and is empty where none does.
+    `judge_truth` has the judges that were tried on labelled pairs, `judge_warnings` what to say of the weak ones.
+    `fits` maps the model's name to whether each answer fits the style, as a rule or an oracle reads it, and is empty
+    where none does.
     `condition` maps the model's name to its condition, and `condition_notes` say what of it was not measured.
     `release` is the verdict over all of it.
     """
@@ -40,6 +41,7 @@ class Comparison:
     benchmarks: Sequence[BenchmarkChange] = ()
     benchmark_scores: Mapping[str, Any] = field(default_factory=dict)
     judge_truth: Sequence[JudgeTruth] = ()
+    judge_warnings: Sequence[str] = ()
     fits: Mapping[str, Sequence[bool]] = field(default_factory=dict)
     condition: Mapping[str, Condition] = field(default_factory=dict)
     condition_notes: Sequence[str] = ()

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     Verdicts = Mapping[str, Mapping[str, Sequence[VerdictPair | None]]]
 
-TRUSTED = 0.8  # a judge that is right less often is warned of
 _FEW_RULE_PAIRS = 20  # with fewer of the evaluation's own pairs, agreement with the rule is no reason to warn
 # What a low figure of a kind means.
 _FAULTS = {
@@ -177,18 +176,18 @@ def line(truth: JudgeTruth) -> str:
     return text
 
 
-def warnings(truths: Sequence[JudgeTruth]) -> list[str]:
-    """Return a warning for each judge that is right less often than TRUSTED on either kind of pairs."""
+def warnings(truths: Sequence[JudgeTruth], trusted: float) -> list[str]:
+    """Return a warning for each judge that is right on a smaller share than `trusted` of either kind of pairs."""
     messages = []
     for truth in truths:
-        if truth.agreement < TRUSTED:
+        if truth.agreement < trusted:
             weakest = min(truth.by_kind, key=lambda kind: truth.by_kind[kind])
             messages.append(
                 f"judge {truth.judge} is right on {truth.agreement:.2f} of {truth.pairs} labelled pairs: "
                 f"{_FAULTS[weakest]} ({weakest} {truth.by_kind[weakest]:.2f}). Choose another JUDGE_MODEL"
             )
         agreement = truth.rule_agreement
-        if agreement is not None and agreement < TRUSTED and truth.rule_pairs >= _FEW_RULE_PAIRS:
+        if agreement is not None and agreement < trusted and truth.rule_pairs >= _FEW_RULE_PAIRS:
             messages.append(
                 f"judge {truth.judge} agrees with the rule of the style on {agreement:.2f} of {truth.rule_pairs} pairs "
                 "of this evaluation. Add rule to JUDGE_MODEL, and trust that"

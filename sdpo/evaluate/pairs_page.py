@@ -59,7 +59,7 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
     body = _BODY.format(
         title=title,
         persona=comparison.persona,
-        judges=_judges(comparison.judge_truth),
+        judges=_judges(comparison.judge_truth, comparison.judge_warnings),
         counts=_counts(changed),
         release=release.page(comparison.release),
         condition=condition_section(comparison.condition, comparison.condition_notes),
@@ -69,10 +69,10 @@ def write_pairs(path: Path, title: str, comparison: Comparison) -> Path:
     return write_page(path, title, body, style, script)
 
 
-def _judges(truths: Sequence[JudgeTruth]) -> Markup:
+def _judges(truths: Sequence[JudgeTruth], warnings: Sequence[str]) -> Markup:
     """Return how far each judge can be trusted; a weak one's warning is marked."""
     lines = [Markup("<p>{}</p>\n").format(judge_truth.line(truth)) for truth in truths]
-    weak = [Markup('<p class="weak"><b>Warning:</b> {}</p>\n').format(text) for text in judge_truth.warnings(truths)]
+    weak = [Markup('<p class="weak"><b>Warning:</b> {}</p>\n').format(text) for text in warnings]
     return Markup('<div class="judges">\n{}</div>\n').format(Markup("").join(weak + lines)) if lines else Markup("")
 
 

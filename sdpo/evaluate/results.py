@@ -56,7 +56,7 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
     title = f"{run.path.resolve().name}: checkpoints against {settings.baseline}"
     print(f"\n{title}, {len(comparison.prompts)} prompts\n\n{table(comparison)}", flush=True)
     write_pairs(folder.path / "pairs.html", title, comparison)
-    draw_win_rates(folder.path / "winrate.png", title, comparison.rows, judge_truth.warnings(comparison.judge_truth))
+    draw_win_rates(folder.path / "winrate.png", title, comparison.rows, comparison.judge_warnings)
     replace_file(folder.path / "eval.csv", _csv(comparison.rows).encode())
     if comparison.release is not None:
         print(release.text(comparison.release), flush=True)

@@ -84,6 +84,7 @@ class EvalSession:
         by_judge = {truth.judge: truth for truth in truths}
         evidence = Evidence(table, benchmark_report.changes, conditions, by_judge, overlap)
         decision = decide(evidence, self.settings)
+        judge_warnings = judge_truth.warnings(truths, self.settings.min_judge_truth)
         comparison = results.Comparison(
             prompts=used,
             too_long=too_long,
@@ -96,8 +97,9 @@ class EvalSession:
             agreement=win_rates.agreement(verdict_pairs),
             benchmarks=benchmark_report.changes,
             benchmark_scores=benchmark_report.scores,
-            warnings=[*_overlap_warning(overlap, used), *win_rates.warnings(table), *judge_truth.warnings(truths)],
+            warnings=[*_overlap_warning(overlap, used), *win_rates.warnings(table), *judge_warnings],
             judge_truth=truths,
+            judge_warnings=judge_warnings,
             fits=judge_truth.fits(oracle, used, answers),
             release=decision,
             condition=conditions,

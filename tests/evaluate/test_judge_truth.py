@@ -15,6 +15,7 @@ from tests.evaluations import add_checkpoint, evaluate, make_run, read
 from tests.servers import Answer, FakeServer, prompt_of
 from tests.users.test_judge import TURN
 
+TRUSTED = EvalSettings().min_judge_truth
 ENGLISH, TINY = labelled_pairs("some/model"), labelled_pairs(str(MODEL_DIR))
 
 
@@ -59,21 +60,21 @@ def test_a_judge_that_always_names_the_first_answer_is_warned_of(pairs, tmp_path
     truth = measured(first, pairs, tmp_path)
     assert truth.agreement == 0.5 and truth.low < 0.5 < truth.high < 0.65
     assert truth.by_kind == {"order": 0.0, "length": 0.5, "style": 0.5, "content": 0.5}
-    (text,) = warnings([truth])
+    (text,) = warnings([truth], TRUSTED)
     assert text.startswith(f"judge m is right on 0.50 of {len(pairs)} labelled pairs") and "order" in text
 
 
 @pytest.mark.parametrize("pairs", [ENGLISH, TINY])
 def test_a_judge_that_is_right_is_not(pairs, tmp_path):
     truth = measured(knowing(pairs), pairs, tmp_path)
-    assert truth.agreement == truth.high == 1 and truth.low > 0.9 and warnings([truth]) == []
+    assert truth.agreement == truth.high == 1 and truth.low > 0.9 and warnings([truth], TRUSTED) == []
 
 
 @pytest.mark.parametrize("pairs", [ENGLISH, TINY])
 def test_a_judge_that_prefers_length_is_found_out_by_kind(pairs, tmp_path):
     truth = measured(longer, pairs, tmp_path)
     assert truth.by_kind["length"] <= 0.05 < 0.15 < min(truth.by_kind[kind] for kind in ("order", "style", "content"))
-    (text,) = warnings([truth])
+    (text,) = warnings([truth], TRUSTED)
     assert "prefers the longer answer" in text
 
 
@@ -89,7 +90,7 @@ def test_undecided_and_unreadable_verdicts_are_not_right():
 def test_a_rule_is_right_on_every_style_it_reads_and_not_asked_about_content(oracle, pairs):
     truth = measure("rule", OracleJudge(oracle), pairs, shown=True)
     assert truth.agreement == 1 and truth.by_kind == {"order": 1.0, "length": 1.0, "style": 1.0}
-    assert 40 <= truth.pairs <= len(pairs) * 3 / 4 and warnings([truth]) == []
+    assert 40 <= truth.pairs <= len(pairs) * 3 / 4 and warnings([truth], TRUSTED) == []
 
 
 def test_the_agreement_with_the_rule_is_over_the_pairs_that_it_decides():
@@ -104,7 +105,8 @@ def test_the_agreement_with_the_rule_is_over_the_pairs_that_it_decides():
     (truth,) = with_rule(truths, EnglishOracle("exclamation"), prompts, answers, verdict_pairs)
     assert truth.rule_pairs == 24 and truth.rule_agreement == pytest.approx(15 / 24)
     assert truth.rule_low < 15 / 24 < truth.rule_high
-    assert any("agrees with the rule of the style on 0.62 of 24 pairs" in text for text in warnings([truth]))
+    assert any("agrees with the rule of the style on 0.62 of 24 pairs" in text for text in warnings([truth], TRUSTED))
+    assert not any("agrees with the rule" in text for text in warnings([truth], 0.62))  # 0.625
     (unread,) = with_rule(truths, None, prompts, answers, verdict_pairs)
     assert unread.rule_agreement is None
 

@@ -5,6 +5,7 @@ import pytest
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.evidence import JudgeTruth
+from sdpo.evaluate.judge_truth import warnings
 from sdpo.evaluate.pairs_page import write_pairs
 from sdpo.evaluate.prompts import EvaluationPrompt
 from tests.browser import Page, needs_browser, rendered_html, run_in_page
@@ -19,6 +20,10 @@ pytestmark = needs_browser
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     texts = [HOSTILE, "short", "a" * 400, "two\nlines", "", "an emoji 🐱 here"]
+    truths = [
+        JudgeTruth("one", 64, 0.95, {"order": 0.9, "length": 1.0}, 0.87, 0.98),
+        JudgeTruth("two <b>", 64, 0.5, {"order": 0.0, "length": 0.5}, 0.38, 0.62),
+    ]
     comparison = Comparison(
         prompts=[EvaluationPrompt(f"id-{n}", f"prompt {n} {text}", []) for n, text in enumerate(texts)],
         too_long=0,
@@ -37,10 +42,8 @@ def page(tmp_path_factory):
         rows=[],
         agreement=[],
         warnings=[],
-        judge_truth=[
-            JudgeTruth("one", 64, 0.95, {"order": 0.9, "length": 1.0}, 0.87, 0.98),
-            JudgeTruth("two <b>", 64, 0.5, {"order": 0.0, "length": 0.5}, 0.38, 0.62),
-        ],
+        judge_truth=truths,
+        judge_warnings=warnings(truths, 0.8),
         fits={
             "baseline": [True, True, True, True, False, True],
             "checkpoint-10": [False, True, True, True, True, True],
