@@ -210,6 +210,7 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, prompts: Path)
         "style": spec.style,
         "variant": spec.variant,
         "seed": spec.seed,
+        "device": (run.read_json("run.json") or {}).get("device"),
         "interactions": metrics[-1]["interactions"],
         **{when: _figures(summary[when]) for when in ("before", "shown", "after")},
         "curve": [[row["interactions"], row["adherence"], round(row["entropy"], 3)] for row in metrics],

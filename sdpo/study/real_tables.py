@@ -99,9 +99,9 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "some other style moved at most and, after the slash, how far beyond what the wish in the context does to it: "
         f"a wish for brevity leaves out lists as well. The latter may be {OTHER_STYLES:g} at most.",
         "",
-        "| model | style | settings | seed | interactions | adherence | shown | fluency | on topic | leaks | "
+        "| model | style | settings | seed | device | interactions | adherence | shown | fluency | on topic | leaks | "
         "distance | others | not reached | guard |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["model"], row["variant"], row["style"], row["seed"])):
         before, shown, after = row["before"], row["shown"], row["after"]
@@ -112,6 +112,7 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
             row["style"],
             row["variant"],
             str(row["seed"]),
+            row.get("device") or "CPU",
             str(row["interactions"]),
             changes[0],
             f"{shown['adherence']:.2f}",

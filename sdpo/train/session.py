@@ -95,9 +95,10 @@ class Session(Generic[Config]):
         raise NotImplementedError
 
     def facts(self) -> dict[str, str]:
-        """Return what an evaluation has to know about the run besides its settings; run.json holds it."""
+        """Return the device, and what an evaluation has to know about the run besides its settings; for run.json."""
         return {
             "job": self.job.name,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
             "system_prompt": self.job.system_prompt,
             "prompt_suffix": self.job.prompt_suffix,
         }
