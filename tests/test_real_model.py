@@ -17,6 +17,7 @@ from sdpo.english.follow_up_kinds import FollowUpReader, labelled_messages
 from sdpo.english.prompts import prompts
 from sdpo.english.styles import complaints
 from sdpo.errors import KEEP_EXIT_CODE
+from sdpo.method.scoring import pack_rows
 from sdpo.models.policy import load_model
 from sdpo.text.records import Interaction, interaction_lines
 from tests.commands import ROOT, clean_environment
@@ -76,6 +77,11 @@ def test_the_run_is_evaluated_by_the_rule(trained):
     assert base["fluency"] < 0 and base["read"] == own["read"] == 8
     release = json.loads((trained / "eval" / "release.json").read_text())
     assert f"verdict: {release['sentence']}" in printed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_rows_can_be_packed(dtype):
+    assert pack_rows(load_model(MODEL, dtype)[1])
 
 
 def test_the_audit_reads_complaints_and_says_its_verdict(tmp_path):

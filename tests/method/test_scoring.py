@@ -9,6 +9,7 @@ import torch
 from sdpo.errors import SettingError
 from sdpo.method.scoring import CHUNK, pack_rows, score
 from sdpo.method.teacher import Teacher
+from sdpo.train.offline.session import pack_rows_if_able
 
 
 def rows(seed: int, count: int, vocabulary: int, longest: int = 60) -> tuple[list, list]:
@@ -153,11 +154,45 @@ def test_packed_rows_have_the_gradient_of_padded_rows(model):
         torch.testing.assert_close(first.grad, second.grad, atol=2e-4, rtol=1e-3)
 
 
+def test_rounding_does_not_keep_rows_from_being_packed(model):
+    """In bf16 and 4 bits a real model's scores of padded and packed rows differ by tenths of a nat."""
+    assert pack_rows(copy.deepcopy(model).to(torch.bfloat16))
+    rounded = copy.deepcopy(model)
+
+    def round_packed(module, inputs, outputs):
+        if len(outputs.last_hidden_state) == 1:
+            outputs.last_hidden_state *= 1.02
+        return outputs
+
+    rounded.model.register_forward_hook(round_packed)
+    assert pack_rows(rounded)
+    contexts, completions = rows(7, 3, len(model.lm_head.weight))
+    with torch.no_grad():
+        difference_BT = score(rounded, contexts, completions).logps_BT - score(model, contexts, completions).logps_BT
+    assert difference_BT.abs().max() > 0.1
+
+
+def test_rows_are_not_packed_if_their_positions_go_on(model):
+    without_restarts = copy.deepcopy(model)
+    forward = without_restarts.model.forward
+
+    def go_on(*args, position_ids=None, **kwargs):
+        if position_ids is not None:
+            position_ids = torch.arange(position_ids.shape[1])[None]
+        return forward(*args, position_ids=position_ids, **kwargs)
+
+    without_restarts.model.forward = go_on
+    assert not pack_rows(without_restarts)
+
+
 def test_rows_are_not_packed_if_the_attention_ignores_restarting_positions(model):
     without_positions = copy.deepcopy(model)
     forward = without_positions.model.forward
     without_positions.model.forward = lambda *args, position_ids=None, **kwargs: forward(*args, **kwargs)
     assert not pack_rows(without_positions)
+    assert not pack_rows_if_able(without_positions, "auto")
+    with pytest.raises(SettingError, match="LAYOUT=grouped"):
+        pack_rows_if_able(without_positions, "packed")
     contexts, completions = rows(7, 3, len(model.lm_head.weight))
     with torch.no_grad():
         torch.testing.assert_close(

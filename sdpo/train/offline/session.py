@@ -69,8 +69,10 @@ class OfflineSession(Session[TrainingArguments]):
         if self.main:
             self.run_dir.write_rows(LEFT_OUT, rows.left_out)
             print(rows.summary + (f" (see {self.run_dir.path / LEFT_OUT})" if rows.left_out else ""), flush=True)
-        if self.packs and not scoring.pack_rows(model):
-            raise SettingError("this model's attention cannot separate packed rows by position. Give LAYOUT=grouped.")
+        if self.packs and not pack_rows_if_able(model, settings.layout):
+            self.packs, config.train_sampling_strategy = False, "group_by_length"
+            if self.main:
+                print("LAYOUT=grouped: this model's attention cannot separate packed rows by position", flush=True)
         trainer = OfflineTrainer(
             model=model,
             teacher=self.teacher,
@@ -197,3 +199,14 @@ class OfflineSession(Session[TrainingArguments]):
         trainer.take_record()
         torch.set_rng_state(state)
         return seconds * settings.ga, peak_memory_gb()
+
+
+def pack_rows_if_able(model: PreTrainedModel, layout: str) -> bool:
+    """Score the model's rows packed from now on if its attention supports that; return whether.
+
+    Raises SettingError if it does not and the layout must be "packed".
+    """
+    packs = scoring.pack_rows(model)
+    if not packs and layout == "packed":
+        raise SettingError("this model's attention cannot separate packed rows by position. Give LAYOUT=grouped.")
+    return packs
