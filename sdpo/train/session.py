@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +13,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from sdpo import settings as settings_module
-from sdpo.errors import GuardStopped, LossNotFinite, RunError
+from sdpo.errors import GuardStopped, LossNotFinite, RunError, SettingError
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
@@ -332,6 +333,11 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
+    if chosen == "adamw_8bit" and find_spec("bitsandbytes") is None:
+        raise SettingError(
+            f"OPTIMIZER={settings.optimizer} is 8-bit AdamW here, which needs the bitsandbytes package. Install it "
+            "(pip install 'sdpo[gpu]'), or set OPTIMIZER=adamw, whose state takes four times the memory."
+        )
     return {
         "output_dir": str(settings.run_directory_path),
         "run_name": settings.run_id,
