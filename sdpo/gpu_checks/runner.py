@@ -127,13 +127,13 @@ class Runner:
         return self.folder / f".{check.name}.json"
 
 
-def environment(**extra: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return an environment without this job's settings, without a network, and with the project on PYTHONPATH."""
     left_out = {name.upper() for name in settings_module.known_names()} | {MAKE_VARIABLES, processes.EXIT_FILE_VARIABLE}
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
     path = os.pathsep.join([str(Path(sdpo.__file__).parents[1]), *filter(None, [kept.get("PYTHONPATH")])])
     own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
-    return kept | own | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"} | extra
+    return kept | own | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def _result_of(

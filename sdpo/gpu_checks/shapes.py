@@ -27,6 +27,7 @@ from sdpo.settings import OfflineSettings
 
 _GB = 1e9
 _PARAMETERS = {"0.6b": 0.6e9, "4b": 4.0e9, "8b": 8.2e9, "small": 1e5}
+_KINDS = ("lora", "all weights")
 _STEP_SECONDS, _MOST_STEPS = 4.0, 5  # for timing one objective
 _RESERVE = 8 * _GB  # for activations and the CUDA context, by which it is decided whether to try
 
@@ -49,8 +50,8 @@ def check_8b(place: Place) -> Figures:
 def _measure_shape(place: Place, shape: str) -> Figures:
     """Return the figures of both kinds of training. Raises CheckFailed if neither fits."""
     shape = shape if place.on_gpu else "small"
-    figures: Figures = {}
-    for kind in ("lora", "all weights"):
+    figures: Figures = {"shape": shape}
+    for kind in _KINDS:
         needed = _PARAMETERS[shape] * (2 if kind == "lora" else 8 + (2 if find_spec("bitsandbytes") else 8)) + _RESERVE
         memory = torch.cuda.get_device_properties(0).total_memory if place.on_gpu else float("inf")
         if needed > memory:
@@ -63,7 +64,7 @@ def _measure_shape(place: Place, shape: str) -> Figures:
         gc.collect()
         if place.on_gpu:
             torch.cuda.empty_cache()
-    if all("not run" in values for values in figures.values()):
+    if all("not run" in figures[kind] for kind in _KINDS):
         raise CheckFailed("neither kind of training fits", figures)
     return figures
 
@@ -72,10 +73,7 @@ def _measure(place: Place, shape: str, kind: str) -> Figures:
     model, optimizer, name = _policy(place, shape, kind == "all weights")
     vocabulary = model.config.get_text_config().vocab_size
     rows = random_rows([(512, 256)] * 4 if place.on_gpu else [(24, 12)] * 2, 64 if place.on_gpu else 8, vocabulary)
-    packed = pack_rows(model)
-    figures: Figures = {"optimizer": name, "packed": packed, "tokens": rows.tokens}
-    if place.on_gpu:
-        torch.cuda.reset_peak_memory_stats()
+    figures: Figures = {"optimizer": name, "precision": "bf16" if place.on_gpu else "fp32", "tokens": rows.tokens}
     for objective in ("token", "full"):
         figures[objective] = _time_steps(place, model, optimizer, Objective(kind=objective), rows)
     figures["memory_gb"] = _memory(model, optimizer)
@@ -86,7 +84,7 @@ def _measure(place: Place, shape: str, kind: str) -> Figures:
 def _policy(place: Place, shape: str, trains_all: bool) -> tuple[Any, torch.optim.Optimizer, str]:
     """Return model, optimizer and its name, as a job has them: float32 if all weights are trained, else bf16."""
     model = random_model(shape, torch.float32 if trains_all or not place.on_gpu else torch.bfloat16, place.device)
-    model.config.use_cache = True
+    pack_rows(model)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     config = None if trains_all else adapter_config(OfflineSettings(adapter="lora"))
     policy = with_adapter(model, config, gradient_checkpointing=True)
@@ -121,6 +119,8 @@ def _time_steps(
     weights_B = torch.ones(len(rows.completions), device=place.device)
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     seconds: list[float] = []
+    if place.on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     while len(seconds) <= 1 or (sum(seconds[1:]) < _STEP_SECONDS and len(seconds) <= _MOST_STEPS):
         synchronize(place.device)
         started = time.perf_counter()

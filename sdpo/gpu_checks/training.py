@@ -15,6 +15,9 @@ from sdpo.gpu_checks.runs import (
 )
 from sdpo.tiny import MODEL_DIR
 
+# Where bitsandbytes keeps a weight's state in a checkpoint.
+_BNB_STATE = "__bnb_optimizer_quant_state__"
+
 
 def check_online(place: Place) -> Figures:
     """Run online steps with the paper's settings, and with a divergence and a teacher of its own weights."""
@@ -43,8 +46,9 @@ def check_eight_bit(place: Place) -> Figures:
     out = place.folder / "run"
     run(command(OFFLINE_JOB, out, optimizer="adamw_8bit"))
     figures = precision(place) | check_all_trained(out)
-    state = torch.load(out / f"checkpoint-{STEPS}" / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
-    moments = [values["state1"] for values in state.values() if "state1" in values]
+    saved = torch.load(out / f"checkpoint-{STEPS}" / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
+    state = [values.get(_BNB_STATE, values) for values in saved.values()]
+    moments = [values["state1"] for values in state if "state1" in values]
     eight_bit = [tensor for tensor in moments if tensor.dtype == torch.uint8]
     require(bool(eight_bit), "no moment of the optimizer is in 8 bits", figures)
     numbers = sum(tensor.numel() for tensor in eight_bit) / sum(tensor.numel() for tensor in moments)
