@@ -20,13 +20,15 @@ def outcome_of(reference: str, folder: Path) -> dict[str, Any]:
     """Return status, reason and figures of the check that `reference` ("module:function") names."""
     import torch
 
-    from sdpo.models.pretrained import silence_libraries
-
-    silence_libraries()
-    module, _, function = reference.partition(":")
+    module, _, name = reference.partition(":")
     place = Place("cuda" if torch.cuda.is_available() else "cpu", folder)
     try:
-        figures = getattr(importlib.import_module(module), function)(place)
+        function = getattr(importlib.import_module(module), name)
+        if "transformers" in sys.modules:
+            from sdpo.models.pretrained import silence_libraries
+
+            silence_libraries()
+        figures = function(place)
     except NotRun as error:
         return {"status": NOT_RUN, "reason": one_line(error), "figures": {}}
     except CheckFailed as error:
