@@ -37,8 +37,8 @@ class Check:
         return f"{', '.join(absent)} not installed" if absent else None
 
 
-_TRAINING = ("trl", "peft", "datasets")
-_SERVING = ("fastapi", "uvicorn", "pydantic")
+_TRAINING = ("trl", "peft", "datasets", "emoji")
+_SERVING = ("openai", "fastapi", "uvicorn", "pydantic", "opentelemetry")
 
 CHECKS: tuple[Check, ...] = (
     Check(name="device", what="a product of matrices", function=f"{_HERE}.device:check_device", alone=True, expected=8),

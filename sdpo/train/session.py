@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -13,7 +12,7 @@ import torch
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from sdpo import settings as settings_module
-from sdpo.errors import GuardStopped, LossNotFinite, RunError, SettingError
+from sdpo.errors import GuardStopped, LossNotFinite, RunError
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
@@ -26,7 +25,7 @@ from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
 from sdpo.train.guard import CollapseGuard
-from sdpo.train.job import read_rehearsal_prompts
+from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
 from sdpo.train.results import answers_file, print_results
@@ -333,11 +332,8 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
-    if chosen == "adamw_8bit" and find_spec("bitsandbytes") is None:
-        raise SettingError(
-            f"OPTIMIZER={settings.optimizer} is 8-bit AdamW here, which needs the bitsandbytes package. Install it "
-            "(pip install 'sdpo[gpu]'), or set OPTIMIZER=adamw, whose state takes four times the memory."
-        )
+    if chosen == "adamw_8bit":
+        require_bitsandbytes(settings)
     return {
         "output_dir": str(settings.run_directory_path),
         "run_name": settings.run_id,
