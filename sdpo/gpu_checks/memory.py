@@ -1,7 +1,5 @@
 """The check that a run which runs out of the GPU's memory ends in one line that says what to lower."""
 
-import torch
-
 from sdpo.errors import OutOfMemory
 from sdpo.gpu_checks.outcome import Figures, Place, require
 from sdpo.gpu_checks.runs import OFFLINE_JOB, command, run
@@ -20,7 +18,6 @@ _ROWS = 256
 
 def check_out_of_memory(place: Place) -> Figures:
     """Run a step that does not fit. Raises CheckFailed unless it ends in one line that names settings."""
-    torch.cuda.init()
     settings = {"bs": _ROWS, "train_n": _ROWS, "gradient_checkpointing": 0, "layout": "packed"}
     _, module, *flags = command(OFFLINE_JOB, place.folder / "run", **settings)
     output = run(["-c", _LIMITED, str(_LIMIT), module, *flags], expect=OutOfMemory.exit_code)

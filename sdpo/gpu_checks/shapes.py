@@ -6,11 +6,11 @@ optimizer, with packed rows and gradient checkpointing. Weights, optimizer and p
 
 import gc
 import time
-from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -89,7 +89,9 @@ def _policy(place: Place, shape: str, trains_all: bool) -> tuple[Any, torch.opti
     config = None if trains_all else adapter_config(OfflineSettings(adapter="lora"))
     policy = with_adapter(model, config, gradient_checkpointing=True)
     hold_trained_weights_in_float32(policy)
-    policy.train()
+    # As the Trainer does: bf16 is autocast around the model's own forward pass.
+    accelerator = Accelerator(mixed_precision="bf16" if place.on_gpu else "no", cpu=not place.on_gpu)
+    policy = accelerator.prepare_model(policy).train()
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     if place.on_gpu and find_spec("bitsandbytes"):
         return policy, _eight_bit(policy, trained), "adamw_8bit"
@@ -107,10 +109,6 @@ def _eight_bit(model: nn.Module, trained: list[nn.Parameter]) -> torch.optim.Opt
     return bitsandbytes.optim.AdamW8bit(trained, lr=1e-6)
 
 
-def _autocast(place: Place) -> AbstractContextManager:
-    return torch.autocast("cuda", torch.bfloat16) if place.on_gpu else nullcontext()
-
-
 def _time_steps(
     place: Place, model: Any, optimizer: torch.optim.Optimizer, objective: Objective, rows: Rows
 ) -> Figures:
@@ -124,9 +122,8 @@ def _time_steps(
     while len(seconds) <= 1 or (sum(seconds[1:]) < _STEP_SECONDS and len(seconds) <= _MOST_STEPS):
         synchronize(place.device)
         started = time.perf_counter()
-        with _autocast(place):
-            targets = hindsight.teacher_targets(rows.contexts, rows.completions)
-            result = hindsight.loss(model, rows.contexts, rows.completions, targets, weights_B)
+        targets = hindsight.teacher_targets(rows.contexts, rows.completions)
+        result = hindsight.loss(model, rows.contexts, rows.completions, targets, weights_B)
         result.loss.backward()
         norm = nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -172,7 +169,7 @@ def _time_generation(place: Place, model: Any, vocabulary: int) -> Figures:
     prompts = [row.prompt for row in random_rows([(128, 1)] * answers, 1, vocabulary).contexts]
     model.eval()
     seconds = 0.0
-    with torch.no_grad(), _autocast(place):
+    with torch.no_grad():
         for count in (2, new):
             config = GenerationConfig(
                 max_new_tokens=count, min_new_tokens=count, do_sample=True, eos_token_id=[2], pad_token_id=0
