@@ -52,7 +52,8 @@ def run(settings: "GpuCheckSettings", job: "Job") -> int:
                       "figures": {}})  # fmt: skip
         else:
             runnable.append(item)
-    Runner(directory.path, settings.budget_seconds, at_once, settings.check_seconds).run(runnable, finished)
+    runner = Runner(device["kind"], directory.path, settings.budget_seconds, at_once, settings.check_seconds)
+    runner.run(runnable, finished)
     in_order = [results[item.name] for item in checks]
     print(f"\n{table(in_order)}\n\n{_counts(in_order)}; {directory.path / RESULTS}", flush=True)
     return int(any(result["status"] == FAILED for result in in_order))

@@ -43,12 +43,15 @@ class _Running:
 class Runner:
     """Runs checks in order, up to `at_once` at a time; one that is `alone` never beside another.
 
-    `folder` gets NAME.log of each check, and while a check runs NAME/, its scratch folder. `check_seconds` replaces
-    each check's own limit.
+    `device` is cuda or cpu. `folder` gets NAME.log of each check, and while a check runs NAME/, its scratch folder.
+    `check_seconds` replaces each check's own limit.
     """
 
-    def __init__(self, folder: Path, budget: float, at_once: int, check_seconds: float | None = None) -> None:
-        self.folder, self.budget, self.at_once, self.check_seconds = folder, budget, at_once, check_seconds
+    def __init__(
+        self, device: str, folder: Path, budget: float, at_once: int, check_seconds: float | None = None
+    ) -> None:
+        self.device, self.folder, self.budget = device, folder, budget
+        self.at_once, self.check_seconds = at_once, check_seconds
 
     def run(self, checks: Sequence[Check], finished: Callable[[Result], None]) -> None:
         """Run the checks; `finished` is called with each one's name, status, reason, seconds and figures."""
@@ -80,7 +83,7 @@ class Runner:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         self._result_file(check).unlink(missing_ok=True)
-        command = [sys.executable, "-m", "sdpo.gpu_checks.worker", check.function]
+        command = [sys.executable, "-m", "sdpo.gpu_checks.worker", check.function, self.device]
         command += [str(scratch), str(self._result_file(check))]
         limit = self.check_seconds or check.limit
         with self._log(check).open("wb") as log:

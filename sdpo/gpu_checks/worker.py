@@ -1,4 +1,4 @@
-"""Runs one check in this process: `python -m sdpo.gpu_checks.worker module:function FOLDER RESULT`.
+"""Runs one check in this process: `python -m sdpo.gpu_checks.worker module:function DEVICE FOLDER RESULT`.
 
 The result is a JSON file with status, reason and figures. It is written for every exception, so a missing file means
 that the process was ended from outside or crashed.
@@ -16,12 +16,9 @@ from sdpo.gpu_checks.outcome import FAILED, NOT_RUN, PASSED, CheckFailed, NotRun
 from sdpo.runtime.run_directory import replace_file
 
 
-def outcome_of(reference: str, folder: Path) -> dict[str, Any]:
+def outcome_of(reference: str, place: Place) -> dict[str, Any]:
     """Return status, reason and figures of the check that `reference` ("module:function") names."""
-    import torch
-
     module, _, name = reference.partition(":")
-    place = Place("cuda" if torch.cuda.is_available() else "cpu", folder)
     try:
         function = getattr(importlib.import_module(module), name)
         if "transformers" in sys.modules:
@@ -41,8 +38,8 @@ def outcome_of(reference: str, folder: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Run the check and write its result; return 0 whatever the result is."""
-    reference, folder, result = arguments
-    outcome = outcome_of(reference, Path(folder))
+    reference, device, folder, result = arguments
+    outcome = outcome_of(reference, Place(device, Path(folder)))
     replace_file(Path(result), (json.dumps(outcome, ensure_ascii=False, default=str) + "\n").encode())
     return 0
 

@@ -6,8 +6,6 @@ import subprocess
 import sys
 import time
 
-import torch
-
 from sdpo.gpu_checks.outcome import CheckFailed, Figures, NotRun, Place
 
 CHILD_FILE = "child"
@@ -35,6 +33,12 @@ def crashes(place: Place) -> Figures:
     return {}
 
 
+def naps(place: Place) -> Figures:
+    start = time.time()
+    time.sleep(2)
+    return {"start": start, "end": time.time()}
+
+
 def hangs(place: Place) -> Figures:
     """Start a process in a session of its own, write its id beside the scratch folder, and do not end."""
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
@@ -45,4 +49,6 @@ def hangs(place: Place) -> Figures:
 
 
 def run_out_of_memory(settings, job) -> int:
+    import torch
+
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79 GiB")

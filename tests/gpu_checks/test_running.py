@@ -13,6 +13,7 @@ from sdpo.gpu_checks import registry
 from sdpo.gpu_checks.job import RESULTS
 from sdpo.gpu_checks.registry import CHECKS, Check, chosen
 from sdpo.gpu_checks.report import figure_lines, table
+from sdpo.gpu_checks.runner import Runner
 from sdpo.runtime.launch import main
 from tests.commands import ROOT
 from tests.gpu_checks import samples
@@ -59,14 +60,29 @@ def test_a_failure_a_crash_and_an_error_do_not_stop_the_others(run, tmp_path, mo
     assert left == {f"{name}.log" for name in results}
 
 
+@pytest.mark.slow
 def test_a_check_that_hangs_is_ended_at_its_limit_with_all_that_it_started(run, tmp_path):
     started = time.monotonic()
-    code, results, _ = run(sample("hangs"), sample("passes"), check_seconds=8)
+    code, results, _ = run(sample("hangs"), sample("passes"), check_seconds=6)
     assert code == 1 and time.monotonic() - started < 60
-    assert results["hangs"]["status"] == "failed" and "ended after 8 s" in results["hangs"]["reason"]
+    assert results["hangs"]["status"] == "failed" and "ended after 6 s" in results["hangs"]["reason"]
     assert results["passes"]["status"] == "passed"
     child = int((tmp_path / "out" / samples.CHILD_FILE).read_text())
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.slow
+def test_checks_run_beside_each_other_but_never_beside_one_that_is_alone(tmp_path):
+    names = ("a", "b", "c", "d")
+    checks = [sample("naps", name=name, alone=name == "c") for name in names]
+    results: dict[str, dict] = {}
+    Runner("cpu", tmp_path, 60, at_once=2).run(
+        checks, lambda result: results.update({result["name"]: result["figures"]})
+    )
+    assert set(results) == set(names)
+    a, b, c, d = (results[name] for name in names)
+    assert a["start"] < b["end"] and b["start"] < a["end"]
+    assert max(a["end"], b["end"]) < c["start"] and c["end"] < d["start"]
 
 
 def test_what_no_longer_fits_the_budget_is_not_run_and_is_no_failure(run):
