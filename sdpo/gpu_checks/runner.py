@@ -62,7 +62,7 @@ class Runner:
                     running.remove(item)
                     finished(self._result(item))
                 while waiting and self._may_start(waiting[0], running):
-                    check, left = waiting.pop(0), self.budget - (time.monotonic() - started)
+                    check, left = waiting.pop(0), max(0.0, self.budget - (time.monotonic() - started))
                     if left < check.expected:
                         reason = f"{left:.0f} s of BUDGET_SECONDS are left, and it takes about {check.expected:.0f}"
                         finished(_result_of(check, NOT_RUN, reason))
