@@ -68,7 +68,7 @@ CHECKS: tuple[Check, ...] = (
         what="a resumed run equals an uninterrupted one",
         function=f"{_HERE}.resuming:check_resume",
         expected=60,
-        limit=300,
+        limit=200,
         needs=_TRAINING,
     ),
     Check(
