@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real
+JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
@@ -101,6 +101,9 @@ simulator: ready ## serve the simulated user's model until Ctrl-C
 
 study-real: ready ## measure the signal and training on real models (MODEL=...; takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study_real
+
+check-gpu: ready ## run what needs a GPU, and measure steps by model size (under nine minutes; CHECKS=...)
+	@$(PYTHON) -m jobs.check_gpu
 
 study: ready ## compare teachers and objectives on the tiny world (takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study

@@ -75,6 +75,10 @@ class GuardStopped(SdpoError):
     exit_code = 6
 
 
+class OutOfMemory(SdpoError):
+    """The GPU, or the machine, has too little memory for what the settings ask for."""
+
+
 class RunError(SdpoError):
     """A run directory cannot be used as requested."""
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["sdpo.settings", "sdpo.users"],
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
-    ["sdpo.study", "sdpo.evaluate"],
+    ["sdpo.study", "sdpo.evaluate", "sdpo.gpu_checks"],
     ["sdpo.signal"],
     ["jobs"],
 ]

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SdpoError, SettingError, one_line
+from sdpo.errors import OutOfMemory, RunError, SdpoError, SettingError, one_line
 from sdpo.llm.address import is_loopback, without_credentials
 from sdpo.runtime import cores, processes
+from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import disk_full
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, SimulatorSettings
 from sdpo.settings.resolve import export_dotenv, resolve
@@ -316,6 +317,8 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     except Exception as error:
         if isinstance(settings, JobSettings) and disk_full(error, settings.run_directory_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.run_directory_path)) from None
+        if message := out_of_memory(error, settings):
+            raise OutOfMemory(message) from None
         raise
     processes.leave_process_group()
     if code:

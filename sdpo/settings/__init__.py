@@ -20,6 +20,7 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.gpu_checks import GpuCheckSettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
@@ -31,6 +32,7 @@ __all__ = [
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
+    "GpuCheckSettings",
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",

@@ -5,6 +5,7 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 
 import shlex
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
@@ -43,8 +44,23 @@ def check_training(settings: "TrainingSettings") -> None:
             "lower BS or GA."
         )
     check_objective(settings)
+    if settings.adapter == "qlora" or settings.optimizer == "adamw_8bit":
+        require_bitsandbytes(settings)
     read_rehearsal_prompts(settings)
     RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+
+
+def require_bitsandbytes(settings: "TrainingSettings") -> None:
+    """Raise SettingError if bitsandbytes, which 4-bit weights and 8-bit AdamW need, is not installed."""
+    if find_spec("bitsandbytes") is not None:
+        return
+    install = "needs the bitsandbytes package. Install it (pip install 'sdpo[gpu]'), or set"
+    if settings.adapter == "qlora":
+        raise SettingError(f"ADAPTER=qlora {install} ADAPTER=lora.")
+    raise SettingError(
+        f"OPTIMIZER={settings.optimizer}, here 8-bit AdamW, {install} OPTIMIZER=adamw, whose state takes four times "
+        "the memory."
+    )
 
 
 def read_rehearsal_prompts(settings: "TrainingSettings") -> list[str] | None:

@@ -25,7 +25,7 @@ from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
 from sdpo.train.guard import CollapseGuard
-from sdpo.train.job import read_rehearsal_prompts
+from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.model_card import write_card
 from sdpo.train.record import HindsightTrainer
 from sdpo.train.results import answers_file, print_results
@@ -333,6 +333,8 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
+    if chosen == "adamw_8bit":
+        require_bitsandbytes(settings)
     return {
         "output_dir": str(settings.run_directory_path),
         "run_name": settings.run_id,

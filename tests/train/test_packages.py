@@ -1,0 +1,40 @@
+"""Settings that need a package which is not installed are refused before a model is loaded."""
+
+import pytest
+
+from sdpo.errors import SettingError
+from sdpo.settings import OfflineSettings
+from sdpo.train import job, session
+from sdpo.train.job import check_training
+from sdpo.train.session import training_arguments
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """Return a function that returns settings, where bitsandbytes is not installed and tracking is off."""
+    monkeypatch.setattr(job, "find_spec", lambda name: None if name == "bitsandbytes" else object())
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return lambda **values: OfflineSettings(output_dir=tmp_path / "run", run_id="run", **values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"adapter": "qlora"}, r"^ADAPTER=qlora needs .* set ADAPTER=lora\.$"),
+        ({"optimizer": "adamw_8bit"}, r"^OPTIMIZER=adamw_8bit, .* needs .* set OPTIMIZER=adamw,"),
+    ],
+)
+def test_what_is_asked_for_is_refused_by_the_check(settings, values, message):
+    check_training(settings())
+    with pytest.raises(SettingError, match=message):
+        check_training(settings(**values))
+
+
+def test_the_default_optimizer_on_a_gpu_is_refused_when_the_run_starts(settings, monkeypatch):
+    assert training_arguments(settings())["optim"] == "adamw_torch"
+    monkeypatch.setattr(session.torch.cuda, "is_available", lambda: True)
+    with pytest.raises(SettingError, match=r"^OPTIMIZER=auto, here 8-bit AdamW"):
+        training_arguments(settings())
+    monkeypatch.setattr(job, "find_spec", lambda name: object())
+    assert training_arguments(settings())["optim"] == "adamw_bnb_8bit"
+    assert training_arguments(settings())["bf16"] is True
