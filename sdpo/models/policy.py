@@ -1,6 +1,8 @@
 """The policy: loading it, quantized or not, adding an adapter, and merging the adapter at the end."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +104,19 @@ def hold_trained_weights_in_float32(model: torch.nn.Module) -> None:
     for weight in model.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+
+
+@contextmanager
+def weights_in_bf16(model: torch.nn.Module) -> Iterator[None]:
+    """Hold the float32 weights in bf16 inside the context; after it the very same float32 values are back."""
+    saved = {weight: weight.data for weight in model.parameters() if weight.dtype == torch.float32}
+    try:
+        for weight, data in saved.items():
+            weight.data = data.to(torch.bfloat16)
+        yield
+    finally:
+        for weight, data in saved.items():
+            weight.data = data
 
 
 def write_merged_model(base: str, adapter: Path, out: Path) -> None:

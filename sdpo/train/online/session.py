@@ -59,6 +59,9 @@ class OnlineSession(Session[OnlineConfig]):
             mask_truncated_completions=settings.mask_truncated,
             generation_batch=settings.generation_batch,
             use_transformers_continuous_batching=settings.generation == "continuous_batching",
+            transformers_continuous_batching_config=batching_cache(settings)
+            if settings.generation == "continuous_batching"
+            else None,
             use_vllm=settings.generation.startswith("vllm"),
             vllm_mode=settings.generation.removeprefix("vllm_")
             if settings.generation.startswith("vllm")
@@ -162,3 +165,13 @@ class OnlineSession(Session[OnlineConfig]):
                 f"{settings.max_prompt_tokens} tokens. Lower TRAIN_N or raise MAX_PROMPT_TOKENS."
             )
         return Dataset.from_list([rows[index] for index in indices])
+
+
+def batching_cache(settings: "OnlineSettings") -> dict[str, int]:
+    """Return what continuous batching allocates: a cache for the longest rows of a step, in blocks of 256 tokens.
+
+    By itself it takes most of the free memory in every step, and the time to clear it.
+    """
+    longest = settings.max_prompt_tokens + settings.max_completion_tokens
+    rows = settings.generation_batch or settings.bs * settings.ga
+    return {"num_blocks": rows * (-(-longest // 256) + 1), "max_batch_tokens": max(2048, longest)}

@@ -6,6 +6,7 @@ teacher's on `x, o`, and the policy's on `x`, whose log-probabilities carry the 
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Protocol
@@ -17,10 +18,11 @@ from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
 from sdpo.english.follow_up_kinds import FollowUpReader
-from sdpo.errors import LossNotFinite, SdpoError, SimulatorUnavailable
+from sdpo.errors import LossNotFinite, RunError, SdpoError, SimulatorUnavailable
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
+from sdpo.models.policy import weights_in_bf16
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP, Message
@@ -112,14 +114,24 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
                 self.latest = latest
 
     def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
-        # With args.bf16 continuous batching would cast the weights to bf16 permanently; its forwards run under autocast
-        # either way.
-        bf16 = self.args.bf16
-        self.args.bf16 = bf16 and not self.use_transformers_continuous_batching
+        """Return the answers' tokens. Raises RunError for an answer without any, as an engine that failed gives it."""
+        # With args.bf16 continuous batching would cast the weights to bf16 permanently. They have to be in bf16 while
+        # it generates: its cache has their dtype, and autocast makes keys and values bf16.
+        if self.use_transformers_continuous_batching:  # it has random numbers of its own
+            self.continuous_batching_config.seed = int(torch.randint(2**31, ()))
+        bf16, casts = self.args.bf16, self.args.bf16 and self.use_transformers_continuous_batching
+        self.args.bf16 = bf16 and not casts
         try:
-            return super()._generate_single_turn(*arguments)
+            with weights_in_bf16(self.model) if casts else nullcontext():
+                completion_ids = super()._generate_single_turn(*arguments)
         finally:
             self.args.bf16 = bf16
+        if empty := sum(not ids for ids in completion_ids):
+            raise RunError(
+                f"{empty} of {len(completion_ids)} answers came back without a token: the engine of GENERATION failed, "
+                "see its messages above. Leave it more of the GPU's memory, or set GENERATION=transformers."
+            )
+        return completion_ids
 
     def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict]:
         return [encode_prompt(self.processing_class, prompt) for prompt in prompts], None, {}

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from trl import RLOOTrainer
 
+from sdpo.errors import RunError
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import score
 from sdpo.models.policy import load_model
@@ -46,6 +48,35 @@ def test_a_micro_batch_takes_exactly_two_forwards(tmp_path, teacher):
     trainer.train()
     # Two steps of two micro-batches: the teacher's forward without gradient, the policy's with it.
     assert generated == [16, 16] and sorted(counted) == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_continuous_batching_answers_each_prompt_and_leaves_the_weights(tmp_path, bf16):
+    trainer = study.build_trainer(
+        str(tmp_path), "live", 0, 1, OracleUser({"emoji": False}), use_transformers_continuous_batching=True,
+        bf16=bf16, per_device_train_batch_size=4, transformers_continuous_batching_config={"num_blocks": 16, "max_batch_tokens": 2048},
+    )  # fmt: skip
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    prompts = [row["prompt"] for row in trainer.train_dataset.select(range(4))]
+    torch.manual_seed(3)
+    prompt_ids, completion_ids, _ = trainer._generate(prompts)
+    assert trainer._generate(prompts)[1] != completion_ids
+    torch.manual_seed(3)
+    assert trainer._generate(prompts)[1] == completion_ids
+    assert len(completion_ids) == 4 and all(completion_ids)
+    for name, weight in trainer.model.named_parameters():
+        assert weight.dtype == torch.float32 and torch.equal(weight, before[name])
+    # Likely answers to their own prompts, and not to each other's.
+    own = score(trainer.model, prompt_ids, completion_ids).logps_BT.sum(1)
+    others = score(trainer.model, prompt_ids[1:] + prompt_ids[:1], completion_ids).logps_BT.sum(1)
+    assert (own > others).all()
+
+
+def test_an_engine_that_returns_no_tokens_ends_the_run_in_one_line(tmp_path, monkeypatch):
+    trainer = study.build_trainer(str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}))
+    monkeypatch.setattr(RLOOTrainer, "_generate_single_turn", lambda self, prompt_ids, *_: [[5]] + [[]] * 3)
+    with pytest.raises(RunError, match=r"3 of 4 answers came back without a token.*GENERATION=transformers"):
+        trainer.train()
 
 
 def test_gradient_accumulation_equals_one_batch(tmp_path):
