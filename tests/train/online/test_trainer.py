@@ -54,7 +54,8 @@ def test_a_micro_batch_takes_exactly_two_forwards(tmp_path, teacher):
 def test_continuous_batching_answers_each_prompt_and_leaves_the_weights(tmp_path, bf16):
     trainer = study.build_trainer(
         str(tmp_path), "live", 0, 1, OracleUser({"emoji": False}), use_transformers_continuous_batching=True,
-        bf16=bf16, per_device_train_batch_size=4, transformers_continuous_batching_config={"num_blocks": 16, "max_batch_tokens": 2048},
+        bf16=bf16, per_device_train_batch_size=4,
+        transformers_continuous_batching_config={"num_blocks": 16, "max_batch_tokens": 2048},
     )  # fmt: skip
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     prompts = [row["prompt"] for row in trainer.train_dataset.select(range(4))]
