@@ -1,6 +1,7 @@
 """The guard's decision on what it measured in runs of real models: `real_runs.json`, step by step.
 
-Each run has batches of 8, a user by rule who wants at most 30 words, and answers of at most 64 tokens.
+Each run has batches of 8, a user by rule who wants at most 30 words (in one run no lists), and answers of at most 64
+tokens.
 """
 
 import json
@@ -39,7 +40,17 @@ def test_a_live_teacher_is_stopped_with_a_contrast_too():
     assert sum(measured[: stop + 1][-3:]) / 3 < 0.5
 
 
-@pytest.mark.parametrize("name", ["frozen-slow", "frozen-5e-5", "plausible-5e-5"])
+def test_a_larger_model_is_stopped_once_it_is_far_from_the_start():
+    measures = RUNS["recommended-1.5b"]["measures"]
+    stop = levels("recommended-1.5b").index(STOP)
+    assert stop == len(measures) - 1 and max(row.get("distance", 0) for row in measures) > 0.15
+
+
+HEALTHY = ["frozen-slow", "frozen-5e-5", "plausible-5e-5", "recommended-0.5b", "recommended-0.5b-again"]
+HEALTHY += ["recommended-1.5b-lists", "recommended-135m"]
+
+
+@pytest.mark.parametrize("name", HEALTHY)
 def test_runs_that_learn_and_keep_the_language_are_not_stopped(name):
     assert STOP not in levels(name)
     assert levels(name)[0] == OK
