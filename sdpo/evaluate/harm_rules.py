@@ -14,16 +14,12 @@ from math import isfinite
 from sdpo.evaluate.drop_tests import holm, paired_p_value, risen_share_p_value
 from sdpo.evaluate.evidence import BenchmarkChange, Condition
 from sdpo.evaluate.rule import HARM, NOT_MEASURED, Rule, outcome
-from sdpo.settings.release import ReleaseSettings
+from sdpo.settings.release import KIND_FACTOR, TOPIC_NOISE, ReleaseSettings
 
 # The shares of pairs without a difference that may lose a benchmark, or a share of answers; 5 % together.
 _BENCHMARK_ALARMS, _SHARE_ALARMS = 0.04, 0.01
 BENCHMARKS = "benchmarks"
 _Z = 1.96
-# Nats per token: answers that hardly depend on their prompts have a topic near zero, of which no share can be kept.
-_TOPIC_NOISE = 0.05
-# One kind of prompt has fewer answers than all, and may move further than their mean.
-_KIND_FACTOR = 2.0
 
 Figures = Callable[[Condition], float | None]
 
@@ -127,7 +123,7 @@ def _distance(own: Condition, limits: ReleaseSettings) -> list[Rule]:
     ]
     if own.by_kind:
         kind, worst = max(own.by_kind.items(), key=lambda item: item[1])
-        limit = _KIND_FACTOR * limits.max_distance
+        limit = KIND_FACTOR * limits.max_distance
         text = f"on prompts of kind {kind} it differs most, by {worst:.3f} nats per token (at most {limit:g})"
         rules.append(Rule("distance by kind", HARM, outcome(worst <= limit), text, worst, threshold=limit))
     return rules
@@ -144,7 +140,7 @@ def _moved(own: Condition, other: Condition, limits: ReleaseSettings) -> list[Ru
             own.topic,
             limits.min_topic,
             "what a token gains in likelihood by its own prompt",
-            _TOPIC_NOISE,
+            TOPIC_NOISE,
         ),
         _kept("diversity", other.diversity, own.diversity, limits.min_diversity, "the share of distinct answers"),
         _length(other.words, own.words, limits),

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from sdpo.settings.common import LaunchSettings
 from sdpo.settings.declare import setting
 
-# Shares above which an evaluation warns, whether or not a verdict depends on it; these two are no settings.
+# These thresholds are no settings. Shares above which an evaluation warns, whether or not a verdict depends on it:
 MANY_UNFINISHED, MANY_CONTRADICTORY = 0.1, 0.25
+# Answers that hardly depend on their prompts have a topic near zero, of which no share can be kept: a loss of so many
+# nats per token passes.
+TOPIC_NOISE = 0.05
+# One kind of general prompts has fewer answers than all of them: it may move by so many times MAX_DISTANCE.
+KIND_FACTOR = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
