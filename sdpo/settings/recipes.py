@@ -32,3 +32,20 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "adam_beta1": 0.5,
     },
 }
+
+# The number of parameters of the models that the recommended learning rate suits.
+_SUITED = (300e6, 1e9)
+_TINY = 20e6  # nothing was measured on models as small as the tiny world's
+
+
+def learning_rate_advice(lr: float, parameters: int) -> str | None:
+    """Return what to say of the recommended learning rate for a model of this size; None if it suits."""
+    if parameters < _TINY or _SUITED[0] <= parameters < _SUITED[1]:
+        return None
+    words = f"LR={lr:g} is of RECIPE=recommended, for half a billion parameters; this model has "
+    if parameters < _SUITED[0]:
+        return f"{words}{parameters / 1e6:.0f} million. One of 135 million learned better with LR=2e-4."
+    return (
+        f"{words}{parameters / 1e9:.2g} billion. One of 1.5 billion moved too far from its start with it: try half of "
+        "it, or less, if the guard warns."
+    )

@@ -20,6 +20,7 @@ from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
+from sdpo.settings.recipes import learning_rate_advice
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
@@ -65,6 +66,9 @@ class Session(Generic[Config]):
         self.main = config.process_index == 0
         set_seed(settings.seed)
         self.tokenizer, model = load_policy(settings, config.bf16)  # a model that cannot be used leaves no folder
+        is_recipe = settings_module.source(settings, "lr") == settings_module.RECIPE
+        if self.main and is_recipe and (advice := learning_rate_advice(settings.lr, model.num_parameters())):
+            print(advice, flush=True)
         self.run_dir = RunDirectory(settings.run_directory_path)
         with config.main_process_first(local=False):
             if self.main:

@@ -5,7 +5,7 @@ import pytest
 from jobs import demo_real
 from sdpo import settings
 from sdpo.errors import SettingError
-from sdpo.settings.recipes import RECIPES
+from sdpo.settings.recipes import RECIPES, learning_rate_advice
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS
 
@@ -75,3 +75,18 @@ def test_the_demos_own_model_has_its_own_learning_rate_and_any_other_that_of_the
     assert learning_rate("--lr", "3e-5") == 3e-5
     assert learning_rate("--model", "Qwen/Qwen2.5-0.5B-Instruct") == RECIPES["recommended"]["lr"]
     assert learning_rate("--recipe", "paper") == job.defaults["lr"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        (400_000, None),
+        (135e6, "135 million. One of 135 million learned better with LR=2e-4"),
+        (494e6, None),
+        (1.54e9, "1.5 billion. One of 1.5 billion moved too far"),
+        (8.2e9, "has 8.2 billion"),
+    ],
+)
+def test_the_learning_rate_is_advised_on_for_models_of_other_sizes(parameters, words):
+    advice = learning_rate_advice(1e-4, int(parameters))
+    assert advice is None if words is None else words in advice and "LR=0.0001" in advice
