@@ -29,6 +29,7 @@ from sdpo.text.prompts import GENERAL_PROMPTS, OPEN_PROMPTS, Message
 if TYPE_CHECKING:
     from sdpo.users.oracle import Oracle
 
+MIN_KIND_ANSWERS, OTHER_KINDS = 4, "other kinds"
 SAMPLED_PROMPTS, SAMPLES, SAMPLE_TOKENS = 8, 4, 64
 _PHRASE = 3  # words
 _WORD = re.compile(r"\w+")
@@ -198,9 +199,7 @@ def condition_of(
     texts = [answer.text for answer in subject.answers]
     pairs = list(zip(prompts, texts, strict=True))
     other = [in_other_language(prompt.text, text) for prompt, text in pairs]
-    by_kind: dict[str, list[Shift]] = {}
-    for answer, shift in zip(own, shifts or (), strict=False):
-        by_kind.setdefault(answer.kind, []).append(shift)
+    by_kind = _shifts_by_kind(own, shifts or ())
     distances = {kind: distance_of(rows) for kind, rows in by_kind.items()}
     oracle, questions = subject.taste.oracle, [prompt.text for prompt in prompts]
     return Condition(
@@ -216,6 +215,19 @@ def condition_of(
         malformed=None if oracle is None or not texts else 1 - oracle.summarize(questions, texts)["validity"],
         fits=None if oracle is None else [oracle.fits(text, prompt.text) for prompt, text in pairs],
     )
+
+
+def _shifts_by_kind(own: Sequence[OwnAnswer], shifts: Sequence[Shift]) -> dict[str, list[Shift]]:
+    """Return kind of prompt -> shifts. Kinds with few answers are one kind together, left out if it has few as well.
+
+    Of a style that few answers fit, a kind may have a single short one, whose distance means nothing.
+    """
+    by_kind: dict[str, list[Shift]] = {}
+    for answer, shift in zip(own, shifts, strict=False):
+        by_kind.setdefault(answer.kind, []).append(shift)
+    enough = {kind: rows for kind, rows in by_kind.items() if kind == GENERAL or len(rows) >= MIN_KIND_ANSWERS}
+    others = [shift for kind, rows in by_kind.items() if kind not in enough for shift in rows]
+    return enough | ({OTHER_KINDS: others} if len(others) >= MIN_KIND_ANSWERS else {})
 
 
 def _distinct_phrases(samples: Sequence[str]) -> float | None:

@@ -31,12 +31,12 @@ class Condition:
 
     The figures of `sdpo.models.answer_quality` are in nats, shares are between 0 and 1, and a figure that cannot be
     measured is None. `distance` is KL(start ‖ model) per token on the start's own answers to general prompts,
-    `by_kind` the same for each kind of prompt, and `log_probability` that of a token of these answers. `diversity` is
-    the share of distinct answers among several samples to a prompt, `distinct_phrases` that of distinct sequences of
-    three words in them. `fits` says of each prompt whether the answer fits the style, where a rule or an oracle reads
-    it. `distance` and `log_probability` are over the prompts on which training measures them too, whose answers no
-    style should change; the other kinds are in `by_kind` alone. `malformed` is the share of answers that the rule or
-    oracle calls malformed.
+    `by_kind` the same for each kind of prompt (kinds with few answers are one together), and `log_probability` that of
+    a token of these answers. `diversity` is the share of distinct answers among several samples to a prompt,
+    `distinct_phrases` that of distinct sequences of three words in them. `fits` says of each prompt whether the answer
+    fits the style, where a rule or an oracle reads it. `distance` and `log_probability` are over the prompts on which
+    training measures them too, whose answers no style should change; the other kinds are in `by_kind` alone.
+    `malformed` is the share of answers that the rule or oracle calls malformed.
     """
 
     fluency: float | None = None

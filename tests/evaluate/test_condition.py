@@ -33,8 +33,8 @@ from tests.evaluations import add_checkpoint, evaluate, make_run
 from tests.servers import FakeServer
 from tests.worlds import rows_of
 
-POSTS = tuple(row.prompt for row in posts(8, 1, True, "general"))
-KINDS = {GENERAL: POSTS[:5], "explain": POSTS[5:]}
+POSTS = tuple(row.prompt for row in posts(20, 1, True, "general"))
+KINDS = {GENERAL: POSTS[:4], "explain": POSTS[4:]}  # of four answers at least a kind stands alone; half fit a style
 
 
 class WorldWithGeneralPrompts(TinyOracle):
@@ -78,8 +78,9 @@ def test_the_figures_of_a_model_worked_by_hand():
     ]
     qualities = [AnswerQuality(-1.0, 0.5, 2.0, True), AnswerQuality(-3.0, 0.1, 1.0, False)]
     samples = [["a b c", "a b c ", "a b d", "x y z"], ["one", "two", "one", "one"]]
-    own = [OwnAnswer(GENERAL, "p", "t", True), OwnAnswer(GENERAL, "q", "t", True), OwnAnswer("code", "r", "t", True)]
-    shifts = [Shift(1.0, -2.0, 2), Shift(2.0, -4.0, 4), Shift(3.0, -9.0, 2)]
+    own = [OwnAnswer(GENERAL, "p", "t", True), OwnAnswer(GENERAL, "q", "t", True)]
+    own += [OwnAnswer("code", "r", "t", True)] * 4
+    shifts = [Shift(1.0, -2.0, 2), Shift(2.0, -4.0, 4), *[Shift(3.0, -9.0, 2)] * 4]
     found = condition_of(prompts, subject(texts, FitsShort()), qualities, samples, own, shifts)
     assert (found.fluency, found.topic, found.leak) == (-2.0, 1.5, 0.5) and found.surprise == pytest.approx(0.3)
     # Over tokens, not over answers: (1 + 2) / (2 + 4), and only on the prompts that training measures.
@@ -91,6 +92,23 @@ def test_the_figures_of_a_model_worked_by_hand():
     assert found.fits == [False, False, False, True] and found.malformed == 1 / 4
     share, low, high = adherence_of(found)
     assert share == 0.25 and (low, high) == (pytest.approx(0.0456, abs=1e-4), pytest.approx(0.6994, abs=1e-4))
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ({"code": 1}, {}),
+        ({"code": 3, "plan": 1}, {"other kinds": (3 * 1.5 + 0.5) / 4}),
+        ({"code": 4, "plan": 3}, {"code": 1.5}),
+        ({"code": 4, "plan": 3, "facts": 1}, {"code": 1.5, "other kinds": 0.5}),
+    ],
+)
+def test_a_kind_with_few_answers_does_not_stand_alone(answers, expected):
+    """One answer of eleven tokens kept a healthy checkpoint: its kind had no other that fits the style."""
+    own = [OwnAnswer(kind, "p", "t", True) for kind, count in answers.items() for _ in range(count)]
+    shifts = [Shift(3.0 if row.kind == "code" else 1.0, -9.0, 2) for row in own]
+    found = condition_of([prompt("Lima?")], subject(["Lima"]), [], [], own, shifts)
+    assert found.by_kind == pytest.approx(expected)
 
 
 def test_what_cannot_be_measured_is_none():
