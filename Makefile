@@ -9,7 +9,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
-JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
@@ -113,6 +113,12 @@ eval-helpsteer: ready ## the same on general prompts, with Claude as the judge (
 
 eval: ready ## eval-tldr or eval-helpsteer, depending on the run (RUN_DIR=...)
 	@$(PYTHON) -m jobs.eval
+
+report: ready ## one page about training runs, evaluations or nights of learning (RUN_DIR=...)
+	@$(PYTHON) -m jobs.report
+
+chat: ready ## talk to the served model, before and after side by side (PAGE=1 in a browser)
+	@$(PYTHON) -m jobs.chat
 
 build: ## build the container image
 	@docker/compose.sh build --quiet trainer

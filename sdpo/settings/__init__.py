@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpo.llm.address import without_credentials
+from sdpo.settings.chat import ChatSettings
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
 from sdpo.settings.offline import OfflineSettings
+from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
@@ -28,6 +30,7 @@ from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSe
 __all__ = [
     "AnalysisSettings",
     "AuditSettings",
+    "ChatSettings",
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
@@ -38,6 +41,7 @@ __all__ = [
     "OnlineSettings",
     "PrepSettings",
     "RealStudySettings",
+    "ReportSettings",
     "Setting",
     "SignalSettings",
     "SimulatorSettings",
