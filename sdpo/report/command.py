@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo import settings as settings_module
+from sdpo.llm.address import without_credentials
 from sdpo.report.folder import EVALUATION, Folder, listing, mapping
 
 # They say where a run goes and how it goes on, not what it computes; with them the run itself would be found finished.
@@ -37,11 +38,11 @@ def command(folder: Folder, written: Mapping[str, Any]) -> str:
     values = mapping(written.get("given")) if exact(written) else _changed(job, recorded)
     if folder.kind == EVALUATION and written.get("run"):
         values = {"run_dir": written["run"], **values}
-    secrets = {name for name, declared in settings_module.known_names().items() if declared.secret}
+    left_out = _secrets() | _OF_THE_FOLDER
     kept = {
         name: value
         for name, value in values.items()
-        if value is not None and name not in secrets | _OF_THE_FOLDER and value != "redacted"
+        if value is not None and name not in left_out and value != "redacted"
     }
     return " ".join(["make", job, *settings_module.as_words(kept)])
 
@@ -70,4 +71,17 @@ def _changed(job: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
 def typed(written: Mapping[str, Any]) -> str:
     """Return the command line as it was given, quoted for a shell."""
     words: Sequence[Any] = listing(written.get("command"))
-    return shlex.join(str(word) for word in words)
+    return without_credentials(shlex.join(str(word) for word in words))
+
+
+def settings_table(written: Mapping[str, Any]) -> list[list[str]]:
+    """Return the name and the value of every recorded setting, a secret's as "redacted"."""
+    hidden = _secrets()
+    return [
+        [name.upper(), "redacted" if name in hidden else "" if value is None else without_credentials(str(value))]
+        for name, value in mapping(written.get("settings")).items()
+    ]
+
+
+def _secrets() -> set[str]:
+    return {name for name, declared in settings_module.known_names().items() if declared.secret}

@@ -31,13 +31,14 @@ def verdict_section(folder: Folder) -> Markup:
     written = folder.json("release.json")
     if not written:
         return Markup("")
-    chosen = written.get("checkpoint")
+    releases = mappings(written.get("releases"))
+    opened = written.get("checkpoint") or (releases[-1].get("checkpoint") if releases else None)
     parts = [Markup("<p class='verdict'>Verdict: {}</p>").format(verdict(folder) or written.get("verdict", "unknown"))]
-    for item in mappings(written.get("releases")):
+    for item in releases:
         rules = table(_RULES, [_rule(row) for row in mappings(item.get("rules"))])
         reasons = bullets(str(reason) for reason in item.get("reasons") or ())
         title = f"checkpoint-{item.get('checkpoint')}: {item.get('verdict')}"
-        parts.append(folded(title, reasons + rules, opened=item.get("checkpoint") == chosen))
+        parts.append(folded(title, reasons + rules, opened=item.get("checkpoint") == opened))
     return joined(parts)
 
 

@@ -64,7 +64,7 @@ class Folder:
             content = json.loads((self.path / name).read_text("utf-8"))
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             self.note(f"{name} cannot be read ({type(error).__name__})")
             return {}
         if not isinstance(content, dict):
@@ -142,7 +142,7 @@ def _kind(path: Path) -> str | None:
     try:
         written = json.loads((path / "run.json").read_bytes())
         job = str(written.get("job") or (written.get("command") or [""])[0])
-    except (OSError, ValueError, AttributeError, LookupError, TypeError):
+    except (OSError, ValueError, AttributeError, LookupError, TypeError, RecursionError):
         return TRAINING
     return OTHER if job and not job.startswith("train") else TRAINING
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 from sdpo.report import evaluation, learning, training
-from sdpo.report.command import command, exact, job_of, typed
+from sdpo.report.command import command, exact, job_of, settings_table, typed
 from sdpo.report.curves import Metrics, charts, read_metrics
 from sdpo.report.folder import EVALUATION, LEARNING, TRAINING, Folder, mapping
 from sdpo.report.html import NONE, bullets, code, facts, folded, joined, table
@@ -18,8 +18,8 @@ from sdpo.runtime.page import write_page
 from sdpo.signal.cells import CELL_STYLE
 
 _STYLE = (
-    # The checkbox of the legend shows the values without a script.
-    CELL_STYLE.replace(".values .", "body:has(#values:checked) .")
+    # The checkbox of a legend shows the values of its section without a script.
+    CELL_STYLE.replace(".values .", "section:has(> .legend :checked) .")
     + """
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; }
 a { color: var(--blue); }
@@ -108,7 +108,7 @@ def _folder(folder: Folder, name: str, metrics: Metrics, index: int, beside: Pat
             ("Answers before and after", lambda: training.results(folder)),
             ("Curves", lambda: charts({"": metrics})),
             ("Guard", lambda: training.guard(folder)),
-            ("Samples over training", lambda: samples(folder)),
+            ("Samples over training", lambda: samples(folder, f"values{index}")),
             ("The simulated user's trial", lambda: training.user_trial(folder)),
             ("Cost and time", lambda: training.cost(folder, metrics)),
         ]
@@ -122,7 +122,7 @@ def _folder(folder: Folder, name: str, metrics: Metrics, index: int, beside: Pat
             ("Forgetting", lambda: evaluation.forgetting(folder)),
             ("Cost", lambda: training.api_cost(folder)),
         ]
-    sections.append(("Files", lambda: _files(folder, beside)))
+    sections += [("Audit", lambda: learning.audit(folder)), ("Files", lambda: _files(folder, beside))]
     built = joined(_section(folder, title, build) for title, build in sections)
     missing = bullets([*folder.missing, *folder.notes], "missing")
     return Markup("<section class='folder' id='part{}'><h2>{}: {}</h2>{}{}</section>").format(
@@ -153,7 +153,7 @@ def _state(folder: Folder, metrics: Metrics) -> Markup:
         done = folder.has("eval.json") or folder.has("forgetting.json")
         word = "finished" if done else "unfinished"
     elif folder.kind == LEARNING:
-        word, sentence = "", learning.decision(folder)
+        word, sentence = learning.decision(folder)
     else:
         word = "finished" if folder.json("summary.json").get("finished") else "unfinished"
         sentence = ""
@@ -181,7 +181,7 @@ def _origin(folder: Folder) -> Markup:
             ("checkpoints", ", ".join(training.checkpoints(folder)) if folder.kind == TRAINING else ""),
         ]
     )
-    rows = [[name.upper(), "" if value is None else str(value)] for name, value in settings.items()]
+    rows = settings_table(written)
     packages = [[name, str(version)] for name, version in versions.items() if version]
     return joined(
         [

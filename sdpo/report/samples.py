@@ -16,8 +16,11 @@ _TOKENS, _TEXT = 400, 1500  # longer answers and texts are cut
 _ANSWERS, _FIRST_ROWS = 3, 200
 
 
-def samples(folder: Folder) -> Markup:
-    """Return samples of steps spread evenly over training, as many as fit a page; empty without any."""
+def samples(folder: Folder, identifier: str = "values") -> Markup:
+    """Return samples of steps spread evenly over training, as many as fit a page; empty without any.
+
+    `identifier` is the id of their checkbox for the values.
+    """
     groups = folder.spread_rows("samples.jsonl", PLACES, EACH)
     groups = [[row for row in rows if listing(row.get("tokens")) and listing(row.get("signal"))] for rows in groups]
     groups = [rows for rows in groups if rows]
@@ -29,7 +32,7 @@ def samples(folder: Folder) -> Markup:
         folded(_title(rows), joined(_sample(row, limit) for row in rows), opened=index in (0, last))
         for index, rows in enumerate(groups)
     ]
-    return legend(limit, "Point at a token for its value.") + joined(blocks)
+    return legend(limit, "Point at a token for its value.", identifier) + joined(blocks)
 
 
 def _title(rows: list[dict[str, Any]]) -> str:

@@ -34,19 +34,17 @@ MEANING = (
 )
 
 
-def legend(limit: float, more: str = "", control: bool = True) -> Markup:
-    """Return the colour scale with its meaning; `more` is a further sentence.
+def legend(limit: float, more: str = "", identifier: str = "values") -> Markup:
+    """Return the colour scale with its meaning, and a checkbox to show the values; `more` is a further sentence.
 
-    With `control` it has a checkbox #values: the page's script or style then sets the class `values`.
+    The page's script or style shows the values when the checkbox, whose id is `identifier`, is checked.
     """
     labels = Markup("").join(Markup("<b>{}</b>").format(label) for label in scale_labels(limit))
-    box = Markup("<label class='control'><input type='checkbox' id='values'> show values</label>")
     return Markup(
         "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>{labels}"
-        "</span><span class='quiet'>{meaning}</span>{box}</div>"
-    ).format(
-        stops=", ".join(STOPS), labels=labels, meaning=f"{MEANING} {more}".strip(), box=box if control else Markup("")
-    )
+        "</span><span class='quiet'>{meaning}</span>"
+        "<label class='control'><input type='checkbox' id='{identifier}'> show values</label></div>"
+    ).format(stops=", ".join(STOPS), labels=labels, meaning=f"{MEANING} {more}".strip(), identifier=identifier)
 
 
 def cell(piece: str, value: float, limit: float, attributes: Markup = Markup("")) -> Markup:  # noqa: B008 (immutable)
