@@ -20,7 +20,8 @@ LAYERS = [
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
     ["sdpo.study", "sdpo.evaluate"],
-    ["sdpo.signal"],
+    ["sdpo.signal", "sdpo.registry"],
+    ["sdpo.learn"],
     ["jobs"],
 ]
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS, start=1) for package in packages}
@@ -91,7 +92,7 @@ IMPORTS = {
 
 def test_the_packages_are_those_of_the_layers():
     packages = {package_of(name) for name in MODULES if name != "sdpo"}
-    assert packages == set(LAYER_OF) and len(LAYERS) == 8
+    assert packages == set(LAYER_OF) and len(LAYERS) == 9
     assert sorted(path.name for path in (ROOT / "sdpo").glob("*.py")) == ["__init__.py", "errors.py"]
 
 
