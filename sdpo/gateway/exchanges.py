@@ -15,7 +15,7 @@ from sdpo.gateway.history import SYSTEM_ROLES, Message, chained, hashes, map_tex
 
 OPEN, COMPLETE, BROKEN = "open", "complete", "broken off"
 _REMEMBERED = 20_000  # characters of the longest text whose private values are remembered
-_OF_NO_USE = re.compile(r"[^\w.:@+-]")
+_OF_NO_USE = re.compile(r"[^A-Za-z0-9_.:@+-]")
 _LENGTH = 200
 
 
@@ -53,6 +53,11 @@ class Request:
     messages: list[Message]
     hashes: list[str]
     redact: Callable[[str], str]
+
+    @property
+    def system_hash(self) -> str:
+        """The hash of the system messages, an empty text if there are none."""
+        return hashes(self.system)[-1] if self.system else ""
 
     @property
     def asked(self) -> str:
@@ -118,6 +123,7 @@ class Exchange:
             "version": self.version,
             "parameters": json.dumps(self.parameters),
             "system": None if self.same_system else json.dumps(self.request.system),
+            "system_hash": self.request.system_hash,
             "messages": json.dumps(self.new),
             "answers": None,
             "finish_reason": None,

@@ -20,6 +20,13 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.gateway import (
+    ExportConversationsSettings,
+    ForgetSettings,
+    GatewayKeySettings,
+    GatewaySettings,
+    StoreSettings,
+)
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
@@ -31,6 +38,10 @@ __all__ = [
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
+    "ExportConversationsSettings",
+    "ForgetSettings",
+    "GatewayKeySettings",
+    "GatewaySettings",
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",
@@ -42,6 +53,7 @@ __all__ = [
     "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StoreSettings",
     "StudySettings",
     "TrainingSettings",
     "flag",
