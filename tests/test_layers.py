@@ -20,9 +20,9 @@ LAYERS = [
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
     ["sdpo.study", "sdpo.evaluate"],
-    ["sdpo.signal"],
-    ["sdpo.report"],
-    ["sdpo.chat"],
+    ["sdpo.signal", "sdpo.registry"],
+    ["sdpo.gateway", "sdpo.report"],
+    ["sdpo.learn", "sdpo.chat"],
     ["jobs"],
 ]
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS, start=1) for package in packages}

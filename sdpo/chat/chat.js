@@ -84,7 +84,7 @@ async function say(text) {
   const waiting = [];
   if (compare) {
     const words = turn("assistant", data.base || "the model before", "", parent);
-    waiting.push(answer(null, list, conversation + "-base", words, running.signal));
+    waiting.push(answer(null, list, conversation, words, running.signal));
   }
   const words = turn("assistant", data.live, "", parent);
   waiting.push(answer(data.live, list, conversation, words, running.signal));

@@ -12,6 +12,8 @@ from sdpo.errors import ServerError, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 from sdpo.text.prompts import Message
 
+# The name that the chat gives its conversation, and what the gateway says of the answer.
+OWN_CONVERSATION = "x-conversation-id"
 CONVERSATION, EXCHANGE, VERSION = "x-sdpo-conversation", "x-sdpo-exchange", "x-sdpo-version"
 _CONNECT_SECONDS = 10.0
 _SHOWN = 300  # characters of a server's own words in an error
@@ -77,7 +79,7 @@ class ChatClient:
         body = {"model": model, "messages": list(messages), "stream": True, **self.options}
         try:
             async with self._http.stream(
-                "POST", "chat/completions", json=body, headers={CONVERSATION: conversation}
+                "POST", "chat/completions", json=body, headers={OWN_CONVERSATION: conversation}
             ) as response:
                 if response.status_code != 200:
                     await response.aread()

@@ -146,12 +146,11 @@ class ChatSession:
             await self._show_signal()
 
     async def _stream(self, names: list[str], answers: list[Answer]) -> None:
-        """Ask all models at once. The base has a conversation of its own: its answers are no turns of this one."""
+        """Ask all models at once. To the gateway the base's answer is one that was left for another, the live one's."""
 
         async def one(index: int) -> None:
-            own = index == len(names) - 1
-            conversation = self.conversation.id if own else f"{self.conversation.id}-base"
-            parts = self.client.answer(names[index], self.conversation.messages, conversation, answers[index])
+            conversation = self.conversation
+            parts = self.client.answer(names[index], conversation.messages, conversation.id, answers[index])
             try:
                 async for text in parts:
                     self.screen.part(index, text)

@@ -21,6 +21,13 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.gateway import (
+    ExportConversationsSettings,
+    ForgetSettings,
+    GatewayKeySettings,
+    GatewaySettings,
+    StoreSettings,
+)
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
@@ -34,6 +41,10 @@ __all__ = [
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
+    "ExportConversationsSettings",
+    "ForgetSettings",
+    "GatewayKeySettings",
+    "GatewaySettings",
     "JobSettings",
     "LaunchSettings",
     "LogsPrepSettings",
@@ -46,6 +57,7 @@ __all__ = [
     "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StoreSettings",
     "StudySettings",
     "TrainingSettings",
     "flag",

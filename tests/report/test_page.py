@@ -46,7 +46,7 @@ def test_the_keyboard_reaches_and_opens_every_part(page, tmp_path):
                 opened += window.ask("document.activeElement.parentNode.open") != was
             if what == "INPUT values2":
                 press(window, " ")
-                assert window.ask("document.activeElement.checked")
+                window.wait_for("document.activeElement.checked", 5)
                 shown = "getComputedStyle(document.querySelector('.t'), '::after').content"
                 assert window.ask(shown) == '"+0.00"'
             outline = window.ask("getComputedStyle(document.activeElement).outlineStyle")
