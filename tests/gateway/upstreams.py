@@ -140,9 +140,7 @@ def events(message: dict, body: dict, size: int) -> Iterator[bytes]:
     deltas += [{"content": text[at : at + size]} for at in range(0, len(text), size)]
     for number, call in enumerate(message.get("tool_calls") or []):
         arguments = call["function"]["arguments"]
-        deltas.append(
-            {"tool_calls": [{"index": number, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]}
-        )
+        deltas.append({"tool_calls": [{"index": number, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]})
         deltas += [
             {"tool_calls": [{"index": number, "function": {"arguments": arguments[at : at + size]}}]}
             for at in range(0, len(arguments), size)
@@ -153,9 +151,5 @@ def events(message: dict, body: dict, size: int) -> Iterator[bytes]:
     for delta, end in zip(deltas, itertools.cycle((b"\n\n", b"\r\n\r\n"))):
         choice = {"index": 0, "delta": delta, "finish_reason": None}
         yield b"data: " + json.dumps({**frame, "choices": [choice]}).encode() + end
-    yield (
-        b"data: "
-        + json.dumps({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}).encode()
-        + b"\n\n"
-    )
+    yield b"data: " + json.dumps({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}).encode() + b"\n\n"
     yield b"data: [DONE]\n\n"
