@@ -78,6 +78,7 @@ class ChatSession:
         self.base: str | None = None
         self.comparing = self.colouring = False
         self._answering: asyncio.Task[None] | None = None
+        self._version = ""
 
     async def line(self, line: str) -> bool:
         """Do what a line says and return whether the chat goes on."""
@@ -136,6 +137,9 @@ class ChatSession:
             problem = error
         self._answering = None
         self.screen.end(stopped)
+        if answers[-1].version and answers[-1].version != self._version:
+            self._version = answers[-1].version
+            self.screen.say(f"answered by {self._version}")
         if answers[-1].text.strip():
             conversation.add(answers[-1])
         else:

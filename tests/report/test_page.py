@@ -37,18 +37,18 @@ def test_the_keyboard_reaches_and_opens_every_part(page, tmp_path):
     with Page(page, 1280, folder=tmp_path) as window:
         reached, opened = set(), 0
         for _ in range(60):
-            press(window, "Tab")
+            window.press("Tab")
             what = window.ask("document.activeElement.tagName + ' ' + (document.activeElement.id || '')")
-            reached.add(what.strip())
             if what.startswith("SUMMARY"):
                 was = window.ask("document.activeElement.parentNode.open")
-                press(window, "Enter")
+                window.press("Enter")
                 opened += window.ask("document.activeElement.parentNode.open") != was
-            if what == "INPUT values2":
-                press(window, " ")
+            if what == "INPUT values2" and what not in reached:
+                window.press(" ")
                 window.wait_for("document.activeElement.checked", 5)
                 shown = "getComputedStyle(document.querySelector('.t'), '::after').content"
                 assert window.ask(shown) == '"+0.00"'
+            reached.add(what.strip())
             outline = window.ask("getComputedStyle(document.activeElement).outlineStyle")
             assert what.startswith(("BODY", "TABLE")) or outline != "none", what
         assert {"A", "SUMMARY", "PRE", "INPUT values2"} <= reached and opened >= 6
@@ -65,17 +65,6 @@ def test_text_and_curves_can_be_read_in_dark_and_light(page, scheme, tmp_path):
                 " getComputedStyle(document.body).backgroundColor]"
             )
             assert contrast(*colours) >= (3 if selector == ".line" else 4.5), (selector, colours)
-
-
-def press(window: Page, key: str) -> None:
-    """Press a key as a person does."""
-    codes = {"Tab": 9, "Enter": 13, " ": 32}
-    text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
-    for kind in ("keyDown", "keyUp"):
-        window.call(
-            "Input.dispatchKeyEvent", type=kind, key=key, code=key if key.strip() else "Space",
-            windowsVirtualKeyCode=codes[key], **(text if kind == "keyDown" else {}),
-        )  # fmt: skip
 
 
 def contrast(one: str, other: str) -> float:
