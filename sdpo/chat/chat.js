@@ -19,7 +19,7 @@ function show(node) {
   node.scrollIntoView({ block: "nearest" });
   return node;
 }
-function note(text, problem) { show(element("p", text, problem ? "note problem" : "note")); }
+function note(text, problem) { return show(element("p", text, problem ? "note problem" : "note")); }
 function turn(role, name, text, parent) {
   const box = element("div", undefined, "turn " + role), words = element("span", text || "");
   box.append(element("b", name), words);
@@ -84,7 +84,7 @@ async function say(text) {
   const waiting = [];
   if (compare) {
     const words = turn("assistant", data.base || "the model before", "", parent);
-    waiting.push(answer(null, list, conversation, words, running.signal));
+    waiting.push(answer(null, list, conversation + "-base", words, running.signal));
   }
   const words = turn("assistant", data.live, "", parent);
   waiting.push(answer(data.live, list, conversation, words, running.signal));
@@ -111,7 +111,7 @@ const finishedAt = new Map();
 async function colour() {
   const index = turns.length - 3;
   if (index < 1) return note("there is no follow-up yet: answer the model, then see what your message says about its words");
-  note("scoring the answer before your last message");
+  const waiting = note("scoring the answer before your last message");
   try {
     const response = await post("signal", { prompt: messages(turns.slice(0, index)), answer: turns[index].content,
       follow_up: turns[index + 1].content, finished: finishedAt.get(index) !== false });
@@ -137,6 +137,7 @@ async function colour() {
     words.parentNode.append(scale);
     scale.scrollIntoView({ block: "nearest" });
   } catch (error) { note(error.message, true); }
+  waiting.remove();
 }
 function rate(may) { at("up").disabled = at("down").disabled = !may; }
 async function rated(rating) {

@@ -49,9 +49,9 @@ _BODY = Markup("""<header><h1>Chat</h1><p>talking to {live} at {url}</p></header
 <button id="stop" type="button">Stop</button>
 <label><input type="checkbox" id="compare"> compare</label>
 <button id="signal" type="button">Signal</button>
-<label><input type="checkbox" id="colour"> after each follow-up</label>
-<button id="up" type="button" aria-label="Rate the last answer up">👍</button>
-<button id="down" type="button" aria-label="Rate the last answer down">👎</button>
+<label><input type="checkbox" id="colour"> signal after each follow-up</label>
+<button id="up" type="button" title="Rate the last answer">Rate up</button>
+<button id="down" type="button" title="Rate the last answer">Rate down</button>
 <button id="new" type="button">New</button>
 </div>
 <details><summary>System message</summary><input id="system" aria-label="System message" value="{system}"></details>

@@ -150,11 +150,15 @@ class ChatSession:
             await self._show_signal()
 
     async def _stream(self, names: list[str], answers: list[Answer]) -> None:
-        """Ask all models at once. To the gateway the base's answer is one that was left for another, the live one's."""
+        """Ask all models at once.
+
+        The base is asked in a conversation of its own: in the store this one has the live model's answers alone.
+        """
 
         async def one(index: int) -> None:
-            conversation = self.conversation
-            parts = self.client.answer(names[index], conversation.messages, conversation.id, answers[index])
+            of_base = "-base" if index < len(names) - 1 else ""
+            conversation = f"{self.conversation.id}{of_base}"
+            parts = self.client.answer(names[index], self.conversation.messages, conversation, answers[index])
             try:
                 async for text in parts:
                     self.screen.part(index, text)

@@ -78,7 +78,7 @@ def test_a_chat_by_keyboard_alone_with_everything_it_can_do(chain, width, tmp_pa
         page.press("Enter")
         page.wait_for("document.querySelectorAll('.t').length > 5")
         assert page.ask("[...document.querySelectorAll('.t')].map(each => each.textContent).join('')").startswith(
-            "sdpo a dog"
+            "tuned a dog"
         )
         assert page.ask("document.querySelectorAll('.t.less').length") > 0
         assert page.ask("getComputedStyle(document.querySelector('.t.less')).backgroundColor") != "rgba(0, 0, 0, 0)"
@@ -89,7 +89,7 @@ def test_a_chat_by_keyboard_alone_with_everything_it_can_do(chain, width, tmp_pa
         assert page.ask("document.title") == "Chat" and page.ask("document.querySelectorAll('img').length") == 0
         assert page.ask("document.body.textContent.includes('<script>document.title')")
         assert page.errors() == []
-    (kept,) = [one for one in running.store().conversations() if one.id not in before and "~" not in one.id]
+    (kept,) = [one for one in running.store().conversations() if one.id not in before and "base" not in one.id]
     assert [message["role"] for message in kept.messages] == ["user", "assistant", "user", "assistant"]
     assert EVIL in kept.messages[0]["content"] and kept.ratings == [{"message": 3, "rating": -1, "comment": None}]
 
