@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from sdpo.errors import ServerError, on_one_line
+from sdpo.errors import ServerError, SettingError, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 from sdpo.text.prompts import Message
 
@@ -33,8 +33,9 @@ class Answer:
 
 @dataclass
 class ChatClient:
-    """A connection to one server. Use as an async context manager.
+    """A connection to one server, whose answers come in parts. Use as an async context manager.
 
+    A person waits for the parts of these answers; a job that needs whole replies uses `sdpo.llm.Client`.
     Every method raises ServerError, in one line that names the address, if the server is down, refuses or breaks off.
     """
 
@@ -52,6 +53,8 @@ class ChatClient:
         url, basic = credentials(checked_url(self.url, "GATEWAY_URL"))
         url = url if has_version(url) else f"{url}/v1"
         headers = {"authorization": basic} if basic else {}
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise SettingError("GATEWAY_API_KEY contains characters that no key has. Copy it again.")
         if self.api_key:
             headers["authorization"] = f"Bearer {self.api_key}"
         self._http = httpx.AsyncClient(
@@ -88,7 +91,7 @@ class ChatClient:
                 into.exchange = response.headers.get(EXCHANGE, "")
                 into.conversation = response.headers.get(CONVERSATION, conversation)
                 streams = "text/event-stream" in response.headers.get("content-type", "")
-                parts = _streamed(response) if streams else _whole(response)
+                parts = _streamed(response, self.shown) if streams else _whole(response)
                 async for text, reason in parts:
                     into.finished = into.finished or reason == "stop"
                     if text:
@@ -144,10 +147,11 @@ class ChatClient:
             pass
         hint = {401: " Set GATEWAY_API_KEY.", 403: " Set GATEWAY_API_KEY.", 404: " Check GATEWAY_URL and the model."}
         text = on_one_line(words, _SHOWN) or response.reason_phrase
+        text += "" if text.endswith((".", "!", "?")) else "."
         return ServerError(f"{self.shown}: {response.status_code}, {text}{hint.get(response.status_code, '')}")
 
 
-async def _streamed(response: httpx.Response) -> AsyncIterator[tuple[str, str | None]]:
+async def _streamed(response: httpx.Response, server: str) -> AsyncIterator[tuple[str, str | None]]:
     """Yield (text, finish reason) of each event of a stream. Raises ServerError for an error in the stream."""
     done = False
     async for line in response.aiter_lines():
@@ -162,7 +166,7 @@ async def _streamed(response: httpx.Response) -> AsyncIterator[tuple[str, str | 
             raise ValueError("an event is no object")
         if error := event.get("error"):
             words = error.get("message", error) if isinstance(error, dict) else error
-            raise ServerError(f"the server ended its answer with an error: {on_one_line(str(words), _SHOWN)}")
+            raise ServerError(f"{server} ended its answer with an error: {on_one_line(str(words), _SHOWN)}")
         for choice in event.get("choices") or []:
             reason = choice.get("finish_reason")
             done = done or reason is not None

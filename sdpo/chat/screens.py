@@ -1,6 +1,7 @@
 """Two screens of the chat: plain lines, for a pipe, and colours, for a terminal."""
 
 import sys
+import unicodedata
 from typing import TextIO
 
 from rich.columns import Columns
@@ -17,9 +18,16 @@ from sdpo.signal.colours import colour, ink, mark, scale_labels
 _ERROR = 400  # characters
 
 
+# Categories of characters that a terminal may act on, or that turn the order of what follows around.
+_ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Of these, line breaks and tabs are meant, and joiners hold emojis and letters of some scripts together.
+_KEPT = "\n\t\u200c\u200d"
+
+
 def printable(text: str) -> str:
     """Return a text without what a terminal acts on: others may have written it."""
-    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
+    text = text.replace("\r\n", "\n")
+    return "".join(char if char in _KEPT or unicodedata.category(char) not in _ACTING else "�" for char in text)
 
 
 class PlainScreen:
@@ -131,7 +139,7 @@ class RichScreen:
     def _side_by_side(self) -> Columns:
         width = max(20, self.console.width // len(self._names) - 2)
         panels = [
-            Panel(Text(printable(text)), title=name, width=width)
+            Panel(Text(printable(text)), title=Text(name), width=width)
             for name, text in zip(self._names, self._texts, strict=True)
         ]
         return Columns(panels, expand=False, equal=True)

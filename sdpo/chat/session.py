@@ -9,7 +9,7 @@ from sdpo.chat.client import Answer, ChatClient
 from sdpo.chat.commands import Command
 from sdpo.chat.conversation import Conversation
 from sdpo.chat.signal import NO_FOLLOW_UP, NO_MODEL, Signal, SignalScorer
-from sdpo.errors import SdpoError, ServerError, SettingError
+from sdpo.errors import SdpoError, ServerError, SettingError, nearest
 
 if TYPE_CHECKING:
     from sdpo.settings import ChatSettings
@@ -77,7 +77,7 @@ class ChatSession:
         self.live = settings.served_name
         self.base: str | None = None
         self.comparing = self.colouring = False
-        self._answering: asyncio.Task[None] | None = None
+        self._answering: asyncio.Task[list[ServerError]] | None = None
         self._version = ""
 
     async def line(self, line: str) -> bool:
@@ -128,13 +128,11 @@ class ChatSession:
         answers = [Answer() for _ in names]
         self.screen.begin(names)
         self._answering = asyncio.ensure_future(self._stream(names, answers))
-        stopped, problem = False, None
+        stopped, problems = False, list[ServerError]()
         try:
-            await self._answering
+            problems = await self._answering
         except asyncio.CancelledError:
             stopped = True
-        except ServerError as error:
-            problem = error
         self._answering = None
         self.screen.end(stopped)
         if answers[-1].version and answers[-1].version != self._version:
@@ -144,13 +142,15 @@ class ChatSession:
             conversation.add(answers[-1])
         else:
             conversation.take_back()  # no answer: the message can be sent again
-        if problem:
-            raise problem
+        for problem in problems[:-1]:
+            self.screen.error(str(problem))
+        if problems:
+            raise problems[-1]
         if self.colouring and conversation.last_interaction:
             await self._show_signal()
 
-    async def _stream(self, names: list[str], answers: list[Answer]) -> None:
-        """Ask all models at once.
+    async def _stream(self, names: list[str], answers: list[Answer]) -> list[ServerError]:
+        """Ask all models at once and return what went wrong, once for all; one that fails does not stop the other.
 
         The base is asked in a conversation of its own: in the store this one has the live model's answers alone.
         """
@@ -167,11 +167,16 @@ class ChatSession:
 
         tasks = [asyncio.ensure_future(one(index)) for index in range(len(names))]
         try:
-            await asyncio.gather(*tasks)
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, BaseException) and not isinstance(error, ServerError):
+                raise error
+        problems = {str(error): error for error in ended if isinstance(error, ServerError)}
+        return list(problems.values())
 
     async def _base(self) -> str:
         if self.base is None:
@@ -238,8 +243,6 @@ class ChatSession:
             listed = ", ".join(f"{name} (this one)" if name == self.live else name for name in served)
             return self.screen.say(f"talking to {self.live}; served: {listed or 'none'}")
         if served and argument not in served and argument != self.settings.served_name:
-            from sdpo.errors import nearest
-
             raise SettingError(f"{argument} is not served.{nearest(argument, served)} /model lists the served ones.")
         self.live, self.base = argument, None
         self.screen.say(f"talking to {argument}")

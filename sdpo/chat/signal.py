@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdpo.chat.conversation import Interaction
 from sdpo.errors import SettingError
+from sdpo.llm.thoughts import without_thoughts
 from sdpo.settings.inputs import read_template
 from sdpo.signal.colours import limit_of
 
@@ -65,7 +66,11 @@ class SignalScorer:
             if self._model is None:
                 self._model = LoadedModel.load(name, settings.precision, 2)
             model = self._model
-            completion = model.completion(interaction.answer, interaction.finished)
+            # As in training: thoughts are no part of an answer.
+            answer = without_thoughts(interaction.answer)
+            if not answer:
+                raise SettingError("the answer before your last message is nothing but thoughts: it has no signal.")
+            completion = model.completion(answer, interaction.finished)
             bare = model.context(interaction.prompt)
             shown = model.context(interaction.prompt, interaction.follow_up, template)
             if len(shown) + len(completion) > model.max_length:

@@ -4,8 +4,8 @@ import asyncio
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdpo.chat.client import ChatClient
 from sdpo.chat.commands import COMMANDS
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from sdpo.settings import ChatSettings
 
 # Returns the next line, None at the end of the input.
-Reader = Callable[[], Awaitable[str | None]]
+Reader = Callable[[], Coroutine[Any, Any, str | None]]
+Value = TypeVar("Value")
 
 
 def run(settings: "ChatSettings") -> int:
@@ -31,30 +32,43 @@ async def _chat(settings: "ChatSettings", interactive: bool) -> int:
     timeout = settings.chat_timeout
     async with ChatClient(settings.gateway_url, settings.gateway_api_key, timeout, options_of(settings)) as client:
         session = ChatSession(client, settings, screen)
-        reading: list[asyncio.Future] = []
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, _interrupt, session, reading)
+        waits = _Waits()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, waits.interrupt, session)
         read = _prompt_toolkit_reader() if interactive else _pipe_reader()
         if interactive:
             await _greet(session)
         while True:
-            waiting = asyncio.ensure_future(read())
-            reading[:] = [waiting]
             try:
-                line = await waiting
+                line = await waits.on(read())
             except asyncio.CancelledError:
                 raise KeyboardInterrupt from None
-            finally:
-                reading.clear()
-            if line is None or not await session.line(line):
+            if line is None:
                 return 0
+            try:
+                if not await waits.on(session.line(line)):
+                    return 0
+            except asyncio.CancelledError:
+                screen.say("(stopped)")
 
 
-def _interrupt(session: ChatSession, reading: list[asyncio.Future]) -> None:
-    """On Ctrl-C stop the answer that is coming; without one, end the chat."""
-    if not session.stop():
-        for waiting in reading:
-            waiting.cancel()
+class _Waits:
+    """What the chat waits for, which Ctrl-C ends: an answer, other work on a line, or without any the next line."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+
+    async def on(self, work: Coroutine[Any, Any, Value]) -> Value:
+        """Return what the work returns. Raises CancelledError if Ctrl-C ended it."""
+        self._task = asyncio.ensure_future(work)
+        try:
+            return await self._task
+        finally:
+            self._task = None
+
+    def interrupt(self, session: ChatSession) -> None:
+        """End what the chat waits for. An answer that is stopped stays in the conversation as far as it came."""
+        if not session.stop() and self._task is not None:
+            self._task.cancel()
 
 
 async def _greet(session: ChatSession) -> None:
