@@ -90,7 +90,7 @@ def benchmarks(folder: Folder) -> Markup:
     names = {item.name for item in fields(BenchmarkChange)}
     rows = mappings(folder.json("eval.json").get("benchmarks"))
     changes = [BenchmarkChange(**{name: value for name, value in row.items() if name in names}) for row in rows]
-    return benchmark_section(changes)
+    return benchmark_section(changes, level=3)
 
 
 def condition(folder: Folder) -> Markup:

@@ -155,13 +155,14 @@ _MARKS = (
 
 def _inside(path: Path, depth: int) -> Iterator[Folder]:
     try:
-        folders = sorted(item for item in path.iterdir() if item.is_dir() and not item.is_symlink())
+        found = [(item, _kind(item)) for item in path.iterdir() if item.is_dir() and not item.is_symlink()]
     except OSError:
         return
-    for item in folders:
+    # What was done first comes first: a run before its evaluation.
+    for item, kind in sorted(found, key=lambda one: (one[1] == EVALUATION, one[1] == TRAINING, one[0].name)):
         if item.name.startswith((".", "checkpoint-", "damaged-", "wandb", "earlier")):
             continue
-        if kind := _kind(item):
+        if kind:
             yield Folder(item, kind)
         if depth > 1:
             yield from _inside(item, depth - 1)

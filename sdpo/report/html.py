@@ -1,5 +1,6 @@
 """Small pieces of HTML that all sections use. Everything put into them is escaped."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from markupsafe import Markup
 from sdpo.report.folder import number
 
 NONE = "–"
+# A figure, an interval, a duration: what stands to the right in a column.
+_NUMERIC = re.compile(r"[$+−-]?[\d,.]+(e-?\d+)?( ?(s|min|h|%))?( (to|→) -?[\d,.]+| \d+ (s|min))?|–")
 
 
 def joined(parts: Iterable[Markup]) -> Markup:
@@ -94,6 +97,6 @@ def _cell(value: Any) -> Markup:
     if isinstance(value, Markup):
         return Markup("<td>{}</td>").format(value)
     if isinstance(value, str) or value is None:
-        numeric = value is not None and value[:1] in "0123456789+-−–$" and len(value) < 24
+        numeric = value is not None and _NUMERIC.fullmatch(value)
         return Markup("<td{}>{}</td>").format(Markup(" class='number'") if numeric else "", value or "")
     return Markup("<td class='number'>{}</td>").format(shown(value))

@@ -8,11 +8,12 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from sdpo.report import evaluation, learning, training
+from sdpo.report import FILE, evaluation, learning, training
 from sdpo.report.command import command, exact, job_of, settings_table, typed
 from sdpo.report.curves import Metrics, charts, read_metrics
 from sdpo.report.folder import EVALUATION, LEARNING, TRAINING, Folder, mapping
 from sdpo.report.html import NONE, bullets, code, facts, folded, joined, table
+from sdpo.report.overview import overview
 from sdpo.report.samples import samples
 from sdpo.runtime.page import write_page
 from sdpo.signal.cells import CELL_STYLE
@@ -21,7 +22,7 @@ _STYLE = (
     # The checkbox of a legend shows the values of its section without a script.
     CELL_STYLE.replace(".values .", "section:has(> .legend :checked) .")
     + """
-nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; list-style: none; }
+nav td:last-child { min-width: 14rem; }
 a { color: var(--blue); }
 a:focus-visible, summary:focus-visible, pre:focus-visible, input:focus-visible { outline: 2px solid var(--ink);
   outline-offset: 2px; }
@@ -68,11 +69,8 @@ def write(path: Path, folders: Sequence[Folder]) -> Path:
         Markup("<p class='quiet'>Written {:%Y-%m-%d %H:%M} UTC.</p>").format(datetime.now(UTC)),
     ]
     if len(parts) > 1:
-        links = joined(
-            Markup("<li><a href='#part{}'>{}: {}</a></li>").format(index, part.kind, names[part.path])
-            for index, part in enumerate(parts)
-        )
-        body.append(Markup("<nav aria-label='Parts'><ul>{}</ul></nav>").format(links))
+        rows = overview(parts, names, runs)
+        body.append(Markup("<nav aria-label='Parts of this page'>{}</nav>").format(rows))
     if several:
         shared = charts({names[part]: metrics for part, metrics in runs.items()})
         body.append(Markup("<section><h2>Curves of all runs</h2>{}</section>").format(shared))
@@ -205,6 +203,8 @@ def _written(folder: Folder) -> Mapping[str, Any]:
 def _files(folder: Folder, beside: Path) -> Markup:
     """Return links to the folder's own pages and pictures; they are not part of this page and load only on a click."""
     names = [name for name in (*_PAGES, *_PICTURES, "README.md") if folder.has(name)]
+    if folder.kind == EVALUATION and folder.path == beside and (folder.path.parent / FILE).is_file():
+        names.append(f"../{FILE}")  # of the run
     try:
         relative = folder.path.relative_to(beside)
     except ValueError:

@@ -129,6 +129,8 @@ def test_the_signal_is_that_of_the_projects_scorer():
     bare, shown = model.logps(contexts, [completion, completion])
     assert found.values == pytest.approx(signal_of(shown, bare), abs=1e-5)
     assert "".join(found.tokens) == interaction.answer + "<|im_end|>"
+    thought = Interaction(prompt, f"<think>hm</think>\n{interaction.answer}", interaction.follow_up)
+    assert SignalScorer(settings).score(thought) == found
     assert min(found.values) == found.values[found.tokens.index(" 🐾")] < -2
 
 

@@ -109,7 +109,11 @@ def test_a_run_and_its_evaluation_are_on_one_page_with_links_to_their_own(tmp_pa
     assert "Report of the training run run" in page.text and "Evaluation: run/eval" in page.text
     links = [attributes["href"] for tag, attributes in page.elements if tag == "a"]
     assert links == ["#part0", "#part1", "eval/pairs.html"] and (run / "eval" / "pairs.html").exists()
+    assert "run training run finished no_emojis 0.250 → 0.875 1 min 2 s" in page.text
+    assert "run/eval evaluation finished no_emojis keep the model that is there" in page.text
     assert page_of(run, run / "eval").text.count("Verdict:") == 1  # not twice
+    own = page_of(run / "eval")
+    assert [attributes["href"] for tag, attributes in own.elements if tag == "a"] == ["pairs.html", "../report.html"]
 
 
 def test_a_night_of_learning_shows_its_journal_its_run_and_its_evaluation(tmp_path):
