@@ -54,10 +54,15 @@ def exact(written: Mapping[str, Any]) -> bool:
 
 def _changed(job: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recorded settings that are not the declared defaults."""
-    kinds = {"train-online": settings_module.OnlineSettings, "train-offline": settings_module.OfflineSettings}
-    kind = next((kind for name, kind in kinds.items() if job.startswith(name)), settings_module.OnlineSettings)
-    kind = settings_module.EvalSettings if job.startswith("eval") else kind
-    declared = settings_module.settings_of(kind)
+    kinds = {
+        "train-online": settings_module.OnlineSettings,
+        "train-offline": settings_module.OfflineSettings,
+        "eval": settings_module.EvalSettings,
+        "audit": settings_module.AuditSettings,
+        "signal-analysis": settings_module.AnalysisSettings,
+    }
+    kind = next((kind for name, kind in kinds.items() if job.startswith(name)), None)
+    declared = settings_module.known_names() if kind is None else settings_module.settings_of(kind)
     changed = {
         name: value
         for name, value in recorded.items()

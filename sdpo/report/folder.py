@@ -32,6 +32,7 @@ EXPECTED = {
 # Levels of subfolders in which runs and evaluations are looked for.
 _DEPTH = 2
 _MOST_INSIDE = 24
+_NO_RESULTS = (".", "checkpoint-", "damaged-", "wandb", "earlier")
 
 
 @dataclass
@@ -154,14 +155,13 @@ _MARKS = (
 
 
 def _inside(path: Path, depth: int) -> Iterator[Folder]:
+    """Yield the folders of runs and evaluations in a folder, in the order of their work: a run, then its evaluation."""
     try:
-        found = [(item, _kind(item)) for item in path.iterdir() if item.is_dir() and not item.is_symlink()]
+        items = [item for item in path.iterdir() if item.is_dir() and not item.is_symlink()]
     except OSError:
         return
-    # What was done first comes first: a run before its evaluation.
+    found = [(item, _kind(item)) for item in items if not item.name.startswith(_NO_RESULTS)]
     for item, kind in sorted(found, key=lambda one: (one[1] == EVALUATION, one[1] == TRAINING, one[0].name)):
-        if item.name.startswith((".", "checkpoint-", "damaged-", "wandb", "earlier")):
-            continue
         if kind:
             yield Folder(item, kind)
         if depth > 1:

@@ -87,6 +87,12 @@ def duration(seconds: Any) -> str:
     return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
 
 
+def moment(text: Any) -> str:
+    """Return a time in ISO form as people read it, to the second; what is none stays as it is."""
+    text = cut("" if text is None else text, 40)
+    return f"{text[:10]} {text[11:19]}" + (" UTC" if text.endswith("+00:00") else "") if text[10:11] == "T" else text
+
+
 def cut(text: Any, length: int) -> str:
     """Return a text cut to a length; what is no text becomes one."""
     text = text if isinstance(text, str) else str(text)

@@ -6,11 +6,13 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.report.folder import LEARN_FILE, Folder, listing, mappings, number
-from sdpo.report.html import bullets, cut, duration, joined, shown, table
+from sdpo.report.html import bullets, cut, duration, joined, moment, shown, table
 
 # Fingerprints by which the journal finds what it has done: nothing to read.
 _FINGERPRINTS = {"inputs", "output"}
 _COLUMNS = ("stage", "sentence", "outcome", "seconds", "at")
+# What the sentence says already, or only the next stage reads.
+_FOR_STAGES = {"started", "changes", "interactions"}
 
 
 def journal(folder: Folder) -> Markup:
@@ -20,11 +22,11 @@ def journal(folder: Folder) -> Markup:
         rest = [
             f"{name.replace('_', ' ')} {_text(value)}"
             for name, value in row.items()
-            if name not in (*_COLUMNS, *_FINGERPRINTS) and value not in (None, [], {})
+            if name not in {*_COLUMNS, *_FINGERPRINTS, *_FOR_STAGES} and value not in (None, [], {})
         ]
         sentence = "; ".join(filter(None, [_text(row.get("sentence")), *rest]))
         took = duration(row.get("seconds")) if number(row.get("seconds")) is not None else ""
-        rows.append([_text(row.get("stage")), sentence, _text(row.get("outcome")), took, _text(row.get("at"))])
+        rows.append([_text(row.get("stage")), sentence, _text(row.get("outcome")), took, moment(row.get("at"))])
     return table(["stage", "what it says", "outcome", "took", "ended"], rows)
 
 
@@ -38,6 +40,11 @@ def decision(folder: Folder) -> tuple[str, str]:
         return _text(last["outcome"]), sentence
     stage = _text(last.get("stage")) or "none"
     return "unfinished", f"Its last stage that ended is {stage}: {sentence}. make learn goes on from there."
+
+
+def audit_verdicts(folder: Folder) -> str:
+    """Return the verdicts of an audit, one for each model and template; empty without one."""
+    return "; ".join(_text(row.get("verdict")) for row in mappings(folder.json("audit.json").get("candidates")))
 
 
 def audit(folder: Folder) -> Markup:

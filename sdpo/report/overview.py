@@ -38,4 +38,5 @@ def _cells(part: Folder, metrics: Metrics) -> list[str]:
     if part.kind == LEARNING:
         state, sentence = learning.decision(part)
         return [state, "", "", "", sentence]
-    return ["", "", "", "", ""]
+    state = "finished" if part.json("summary.json").get("finished") else "unfinished"
+    return [state, "", "", "", learning.audit_verdicts(part)]

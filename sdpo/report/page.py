@@ -12,7 +12,7 @@ from sdpo.report import FILE, evaluation, learning, training
 from sdpo.report.command import command, exact, job_of, settings_table, typed
 from sdpo.report.curves import Metrics, charts, read_metrics
 from sdpo.report.folder import EVALUATION, LEARNING, TRAINING, Folder, mapping
-from sdpo.report.html import NONE, bullets, code, facts, folded, joined, table
+from sdpo.report.html import NONE, bullets, code, facts, folded, joined, moment, table
 from sdpo.report.overview import overview
 from sdpo.report.samples import samples
 from sdpo.runtime.page import write_page
@@ -173,7 +173,7 @@ def _origin(folder: Folder) -> Markup:
             ("model", settings.get("model_name_or_path") or settings.get("baseline") or settings.get("model") or NONE),
             ("style", settings.get("style")),
             ("seed", settings.get("seed")),
-            ("started", written.get("started")),
+            ("started", moment(written.get("started"))),
             ("commit", written.get("commit")),
             ("Python", written.get("python")),
             ("checkpoints", ", ".join(training.checkpoints(folder)) if folder.kind == TRAINING else ""),

@@ -125,4 +125,9 @@ def write_night(folder: Path) -> Path:
     )  # fmt: skip
     write_run(folder / "train")
     write_evaluation(folder / "evaluation", folder / "train")
+    (folder / "audit").mkdir(exist_ok=True)
+    change = {"setting": "MIN_SIGNAL=0.02", "why": "few carry signal"}
+    candidate = {"model": "org/m", "template": "before", "verdict": "go with changes", "reasons": ["it moves answers"]}
+    (folder / "audit" / "audit.json").write_text(json.dumps({"candidates": [candidate | {"changes": [change]}]}))
+    (folder / "audit" / "run.json").write_text(json.dumps({"command": ["audit.py"], "settings": {"seed": 1}}))
     return folder

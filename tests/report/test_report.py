@@ -120,6 +120,9 @@ def test_a_night_of_learning_shows_its_journal_its_run_and_its_evaluation(tmp_pa
     page = page_of(write_night(tmp_path / "n1"))
     assert "kept v0003 does not go live: facts fell" in page.text
     assert "collect 1,000 conversations" in page.text and "version v0003" in page.text and "aaaa" not in page.text
+    assert "org/m, template before: go with changes it moves answers Change: MIN_SIGNAL=0.02" in page.text
+    order = [page.text.index(title) for title in ("Run: audit", "Training run: train", "Evaluation: n1/evaluation")]
+    assert order == sorted(order)
     assert "Training run: train" in page.text and "Evaluation: n1/evaluation" in page.text
     lines = (tmp_path / "n1" / "learn.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "n1" / "learn.jsonl").write_text(lines[0] + lines[1][:40])
