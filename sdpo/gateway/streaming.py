@@ -144,7 +144,7 @@ class StreamedAnswer:
         return changed
 
     async def _close(self, blocks: _Blocks) -> bytes:
-        """Complete the answer in the store, and return what the client is told if the upstream broke it off."""
+        """Complete the answer in the store, and return the event of an error if the upstream broke it off."""
         self._read(self._events.close())
         if blocks.error is None:
             await self._finish(self._answer.done or self._answer.finish_reason is not None)

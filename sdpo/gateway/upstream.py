@@ -1,4 +1,4 @@
-"""The server behind the gateway: requests to it, and what a client is told when it does not answer."""
+"""The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
 
 import posixpath
 import time
