@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -79,8 +80,9 @@ def test_the_official_client_works_with_tools_and_streams(running):
     messages = [{"role": "user", "content": "Weather?"}]
     answer = client.chat.completions.create(model="sdpo", messages=messages, tools=TOOLS, user="tools")
     assert answer.choices[0].message.tool_calls[0].function.name == "weather"
-    calls = [chunk.choices[0].delta.tool_calls for chunk in client.chat.completions.create(
-        model="sdpo", messages=[{"role": "user", "content": "Weather now?"}], tools=TOOLS, stream=True, user="tools")]  # fmt: skip
+    question = [{"role": "user", "content": "Weather now?"}]
+    chunks = client.chat.completions.create(model="sdpo", messages=question, tools=TOOLS, stream=True, user="tools")
+    calls = [chunk.choices[0].delta.tool_calls for chunk in chunks]
     assert "".join(call[0].function.arguments for call in calls if call) == TOOL["function"]["arguments"]
     result = {"role": "tool", "tool_call_id": "call_1", "content": "rain"}
     whole = [*messages, answer.choices[0].message.model_dump(exclude_none=True), result]
@@ -224,5 +226,5 @@ def test_what_is_private_is_not_in_the_store_but_goes_upstream(running, upstream
     folder = os.path.dirname(running.store_url.removeprefix("sqlite:///"))
     for name in os.listdir(folder):
         if name.startswith("store"):
-            content = open(os.path.join(folder, name), "rb").read()
+            content = Path(folder, name).read_bytes()
             assert mail.encode() not in content and secret.encode() not in content, name

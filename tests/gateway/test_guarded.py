@@ -196,7 +196,7 @@ def test_ratings_by_exchange_and_by_message_the_newest_counts(running):
 def webui_feedback(**meta) -> dict:
     """Return a rating as Open WebUI keeps and exports it."""
     return {
-        "id": "f-1", "user_id": "u-2", "version": 0, "type": "rating", "created_at": 1764000000, "updated_at": 1764000000,
+        "id": "f-1", "user_id": "u-2", "version": 0, "type": "rating", "created_at": 1764000000,
         "data": {"rating": -1, "model_id": "sdpo", "sibling_model_ids": None, "reason": "too_verbose",
                  "comment": "half of it", "tags": ["talk"], "details": {"rating": 3}},
         "meta": {"arena": False, "model_id": "sdpo", "message_id": "m-other", "base_models": {"sdpo": None}, **meta},

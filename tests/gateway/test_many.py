@@ -117,10 +117,12 @@ def test_more_requests_than_allowed_are_refused_with_a_time_to_wait(tmp_path):
         assert running.store().exchange_count() == statuses[200]
 
 
-async def _until_killed(running: Gateway, chats: list[Chat], seconds: float) -> None:
-    """Let the clients talk, and kill the gateway after this time."""
+async def _until_killed(running: Gateway, chats: list[Chat], answers: int, seconds: float) -> None:
+    """Let the clients talk, and kill the gateway so long after so many answers."""
 
     async def kill() -> None:
+        while sum(len(chat.messages) for chat in chats) < 2 * answers:
+            await asyncio.sleep(0.005)
         await asyncio.sleep(seconds)
         running.kill()
 
@@ -147,7 +149,7 @@ def test_what_a_client_received_of_a_killed_gateway_is_in_the_store(database, tm
         for number in range(KILLS if database == "sqlite" else min(KILLS, 2)):
             new = [Chat("ann", f"{number}-{at}", at % 3 < 2, at % 2 == 0) for at in range(16)]
             with gateway(upstream.url, tmp_path, url) as running:
-                asyncio.run(_until_killed(running, new, rng.uniform(0.05, 1.0)))
+                asyncio.run(_until_killed(running, new, rng.randrange(1, 50), rng.uniform(0, 0.1)))
             chats += [chat for chat in new if chat.messages]
         with gateway(upstream.url, tmp_path, url) as running:
             stored = [one.messages for one in running.store().conversations()]
