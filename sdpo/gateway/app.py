@@ -103,7 +103,9 @@ def make_app(settings: "GatewaySettings", store: Store) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await gateway.in_thread(gateway.redactor.words, "")  # loads its detectors, which the first request would wait for
+        await gateway.in_thread(
+            gateway.redactor.words, ""
+        )  # loads its detectors, which the first request would wait for
         purging = asyncio.create_task(_purge_daily(gateway))
         try:
             yield

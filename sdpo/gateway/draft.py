@@ -1,6 +1,7 @@
 """An answer that is still arriving, on its way into the store: what is new of it, in pieces."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,7 @@ from sdpo.gateway.exchanges import BROKEN, COMPLETE, Exchange
 # A piece is written again while it grows, and is left alone from the end of a line on once it is this long.
 _LONG = 160
 _KEPT = 80  # characters at the end of a text that may be half of a private value
+_BEGIN, _END = "-----BEGIN", re.compile(r"-----END[^-]*-----")  # of a key on several lines
 _PLAIN = (".id", ".type", ".name", "role")
 
 
@@ -41,15 +43,15 @@ class Draft:
         return rows
 
     def _pieces(self, channel: str) -> Iterable[dict[str, Any]]:
-        redact = str if channel.endswith(_PLAIN) else self._exchange.request.redact
+        redact = None if channel.endswith(_PLAIN) else self._exchange.request.redact
         start, number = self._settled.get(channel, (0, 0))
         text = self._answer.channels[channel][start:]
         cut = settled_length(text)
         if cut:
-            yield self._piece(channel, number, redact(text[:cut]))
+            yield self._piece(channel, number, redact(text[:cut]) if redact else text[:cut])
             start, number = start + cut, number + 1
         if text[cut:]:
-            yield self._piece(channel, number, redact(text[cut:]))
+            yield self._piece(channel, number, redact.so_far(text[cut:]) if redact else text[cut:])
         self._settled[channel] = (start, number)
 
     def _piece(self, channel: str, number: int, text: str) -> dict[str, Any]:
@@ -58,11 +60,18 @@ class Draft:
 
 def settled_length(text: str) -> int:
     """Return how much of a growing text no private value can begin in that goes on after it; 0 for nothing yet."""
-    if len(text) < _LONG or ("-----BEGIN" in text and "-----END" not in text):
+    if len(text) < _LONG:
         return 0
-    within = text[: len(text) - _KEPT]
+    within, cut = text[: len(text) - _KEPT], 0
     for end in ("\n", ". ", " " if len(text) > 10 * _LONG else "\n"):
         at = within.rfind(end)
         if at > 0:
-            return at + len(end)
-    return 0
+            cut = at + len(end)
+            break
+    begin = text.find(_BEGIN)
+    while 0 <= begin < cut:
+        end_of_block = _END.search(text, begin)
+        if end_of_block is None or end_of_block.end() > cut:
+            return begin
+        begin = text.find(_BEGIN, end_of_block.end())
+    return cut

@@ -5,12 +5,12 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sdpo.data.redact import Redactor, Span, private_spans
+from sdpo.data.redact import ConversationRedactor, Redactor, Span, private_spans
 from sdpo.gateway.history import SYSTEM_ROLES, Message, chained, hashes, map_texts, message_hash, split_system
 
 OPEN, COMPLETE, BROKEN = "open", "complete", "broken off"
@@ -52,7 +52,7 @@ class Request:
     system: list[Message]
     messages: list[Message]
     hashes: list[str]
-    redact: Callable[[str], str]
+    redact: ConversationRedactor
 
     @property
     def system_hash(self) -> str:

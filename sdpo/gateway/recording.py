@@ -62,5 +62,7 @@ def read_turn(messages: list[Any], identity: Identity, opted_out: bool, redactor
     """Return the turn that a request is; `opted_out` is whether its user is on the list of those who opted out."""
     request = read_request(messages, redactor)
     place = stitcher.find(request, identity.key, identity.user, identity.conversation)
-    why_not = "task" if identity.task else "opt-out" if opted_out or identity.opted_out or place.opted_out else ""
+    why_not = "task" if identity.task else "" if request.messages else "no messages"
+    if opted_out or identity.opted_out or place.opted_out:
+        why_not = "opt-out"
     return Turn(identity, request, place, why_not)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     )
 
 _GRACE_SECONDS = 30
+_BACKLOG = 2048
 
 
 def check(settings: "StoreSettings", job: "Job") -> None:
@@ -69,7 +70,7 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
         print(_who_may(bool(keys), settings.gateway_open), flush=True)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=_GRACE_SECONDS, backlog=2048, h11_max_incomplete_event_size=2**20,
+            timeout_graceful_shutdown=_GRACE_SECONDS, backlog=_BACKLOG, h11_max_incomplete_event_size=2**20,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 
@@ -80,6 +81,7 @@ def _listener(settings: "GatewaySettings") -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # who connects from now on waits until the store is open
     except OSError as error:
         listener.close()
         raise RunError(

@@ -64,7 +64,8 @@ def gateway(upstream: str, folder: Path, store_url: str | None = None, **setting
     given = {"UPSTREAM": upstream, "STORE_URL": store_url, "GATEWAY_PORT": "0", "REGISTRY": str(folder / "registry")}
     process = subprocess.Popen(
         [sys.executable, "-m", "jobs.gateway"],
-        cwd=ROOT, env=clean_environment(**given | settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=clean_environment(**given | settings),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     lines = []
     assert process.stdout is not None

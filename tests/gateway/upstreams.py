@@ -18,8 +18,13 @@ class Upstream:
     a call of the first one. `break_after` closes the connection after so many events.
     """
 
-    def __init__(self, answer: Callable[[dict], Any] = lambda body: f"You said: {body['messages'][-1]['content']}"):
-        self.answer = answer
+    def __init__(self, answer: Callable[[dict], Any] | None = None) -> None:
+        self.reset()
+        self.answer = answer or self.answer
+
+    def reset(self) -> None:
+        """Answer as at first, and forget the requests so far."""
+        self.answer = lambda body: f"You said: {body['messages'][-1]['content']}"
         self.pause, self.size, self.delay = 0.0, 4, 0.0
         self.break_after: int | None = None
         self.bodies: list[Any] = []
@@ -134,22 +139,25 @@ def completion(message: dict, body: dict) -> dict:
 
 
 def events(message: dict, body: dict, size: int) -> Iterator[bytes]:
-    """Yield the events of a streamed message; lines end in both ways, and a comment is among them."""
+    """Yield the events of a streamed message; lines end in LF and in CRLF, and a comment is among them."""
     text = message.get("content") or ""
     deltas: list[dict] = [{"role": "assistant", "content": ""}]
     deltas += [{"content": text[at : at + size]} for at in range(0, len(text), size)]
     for number, call in enumerate(message.get("tool_calls") or []):
-        arguments = call["function"]["arguments"]
-        deltas.append({"tool_calls": [{"index": number, **call, "function": {"name": call["function"]["name"], "arguments": ""}}]})
-        deltas += [
-            {"tool_calls": [{"index": number, "function": {"arguments": arguments[at : at + size]}}]}
-            for at in range(0, len(arguments), size)
-        ]
+        name, arguments = call["function"]["name"], call["function"]["arguments"]
+        parts = [arguments[at : at + size] for at in range(0, len(arguments), size)]
+        calls = [{"index": number, **call, "function": {"name": name, "arguments": ""}}]
+        calls += [{"index": number, "function": {"arguments": part}} for part in parts]
+        deltas += [{"tool_calls": [one]} for one in calls]
     reason = "tool_calls" if message.get("tool_calls") else "stop"
     frame = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": body.get("model")}
     yield b": a comment\n\n"
     for delta, end in zip(deltas, itertools.cycle((b"\n\n", b"\r\n\r\n"))):
         choice = {"index": 0, "delta": delta, "finish_reason": None}
         yield b"data: " + json.dumps({**frame, "choices": [choice]}).encode() + end
-    yield b"data: " + json.dumps({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}).encode() + b"\n\n"
+    yield (
+        b"data: "
+        + json.dumps({**frame, "choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}).encode()
+        + b"\n\n"
+    )
     yield b"data: [DONE]\n\n"
