@@ -6,8 +6,6 @@ Importing this is cheap, and so is writing a page: no torch, no transformers.
 from collections.abc import Sequence
 from pathlib import Path
 
-FILE = "report.html"
-
 
 def write_report(*folders: Path, path: Path | None = None) -> Path:
     """Write the report of one or more folders and return its path.
@@ -17,7 +15,7 @@ def write_report(*folders: Path, path: Path | None = None) -> Path:
     folder lacks, because the run goes on, was killed or lost a file, is named on the page.
     Raises RunError for a folder that has none of the files of a run.
     """
-    from sdpo.report.folder import read_folder
+    from sdpo.report.folder import FILE, read_folder
     from sdpo.report.page import write
 
     return write(path or folders[0] / FILE, _unique([read_folder(Path(folder)) for folder in folders]))

@@ -13,6 +13,7 @@ from typing import Any
 from sdpo.errors import RunError
 
 TRAINING, EVALUATION, LEARNING, OTHER = "training run", "evaluation", "night of learning", "run"
+FILE = "report.html"
 LEARN_FILE = "learn.jsonl"
 # By kind: the files that a complete folder has, with what the page lacks without them.
 EXPECTED = {

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
 from sdpo.evaluate.trained_run import newest_run
-from sdpo.report import FILE, write_report
-from sdpo.report.folder import read_folder
+from sdpo.report import write_report
+from sdpo.report.folder import FILE, read_folder
 from sdpo.runtime.launch import check_writable
 
 if TYPE_CHECKING:

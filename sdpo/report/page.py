@@ -8,10 +8,10 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from sdpo.report import FILE, evaluation, learning, training
+from sdpo.report import evaluation, learning, training
 from sdpo.report.command import command, exact, job_of, settings_table, typed
 from sdpo.report.curves import Metrics, charts, read_metrics
-from sdpo.report.folder import EVALUATION, LEARNING, TRAINING, Folder, mapping
+from sdpo.report.folder import EVALUATION, FILE, LEARNING, TRAINING, Folder, mapping
 from sdpo.report.html import NONE, bullets, code, facts, folded, joined, moment, table
 from sdpo.report.overview import overview
 from sdpo.report.samples import samples
