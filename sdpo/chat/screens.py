@@ -30,6 +30,13 @@ def printable(text: str) -> str:
     return "".join(char if char in _KEPT or unicodedata.category(char) not in _ACTING else "�" for char in text)
 
 
+def _begun(texts: list[str], index: int, part: str) -> str:
+    """Add a part to an answer and return what to show of it: no blank lines before the answer's first word."""
+    part = part if texts[index] else part.lstrip()
+    texts[index] += part
+    return part
+
+
 class PlainScreen:
     """Plain lines on a stream: no colours, no cursor movements; several answers come one after another."""
 
@@ -54,7 +61,7 @@ class PlainScreen:
 
     def part(self, index: int, text: str) -> None:
         """Print the next part of a single answer, keep that of several."""
-        self._texts[index] += text
+        text = _begun(self._texts, index, text)
         if len(self._names) == 1:
             self._print(printable(text))
 
@@ -108,7 +115,7 @@ class RichScreen:
 
     def part(self, index: int, text: str) -> None:
         """Show the next part."""
-        self._texts[index] += text
+        text = _begun(self._texts, index, text)
         if self._live is not None:
             self._live.update(self._side_by_side())
         else:

@@ -247,3 +247,13 @@ def test_a_message_without_an_answer_is_no_turn():
         session = asyncio.run(chat(server.url))
     assert session.conversation.turns == [] and len(session.screen.errors) == 1
     assert [len(body["messages"]) for body in server.bodies] == [1, 1]
+
+
+def test_a_plain_screen_shows_an_answer_from_its_first_word():
+    out = io.StringIO()
+    screen = PlainScreen(out)
+    screen.begin(["m"])
+    for part in ("\n", " \n", "Hello", "\n\n", "you"):
+        screen.part(0, part)
+    screen.end()
+    assert out.getvalue() == "m: Hello\n\nyou\n"
