@@ -52,11 +52,14 @@ def options_of(settings: "ChatSettings") -> dict[str, float | int]:
 async def base_name(client: ChatClient, settings: "ChatSettings", live: str) -> str:
     """Return the name of the model before: BASE_NAME, MODEL if it is served, else another one that is.
 
-    Raises SettingError if the server has one model alone.
+    Raises SettingError if the server has one model alone, ServerError if it does not list its models.
     """
     if settings.base_name:
         return settings.base_name
-    served = await client.models()
+    try:
+        served = await client.models()
+    except ServerError as error:
+        raise ServerError(f"{error} The model before can also be given, as BASE_NAME.") from None
     others = [name for name in served if name != live]
     if settings.model in others:
         return str(settings.model)

@@ -3,16 +3,18 @@
 import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sdpo.chat import commands
 from sdpo.chat.client import Answer, ChatClient
 from sdpo.chat.conversation import Conversation
-from sdpo.chat.screens import PlainScreen, printable
+from sdpo.chat.screens import PlainScreen, RichScreen, printable
 from sdpo.chat.session import ChatSession
 from sdpo.chat.signal import Signal
 from sdpo.errors import SdpoError, ServerError, SettingError
@@ -257,3 +259,15 @@ def test_a_plain_screen_shows_an_answer_from_its_first_word():
         screen.part(0, part)
     screen.end()
     assert out.getvalue() == "m: Hello\n\nyou\n"
+
+
+def test_a_terminal_shows_every_token_on_the_colour_of_its_signal():
+    out = io.StringIO()
+    screen = RichScreen(Console(file=out, force_terminal=True, color_system="truecolor", width=100))
+    screen.signal(Signal(["a", " [b]dog[/b]", " \x1b[2J"], [0.5, -0.5, 0.0], 0.5), "no dogs")
+    screen.error("one\nline")
+    text = out.getvalue()
+    assert "48;2;33;102;172" in text and "48;2;178;24;43" in text and "48;2;247;247;247" in text  # the ends, the middle
+    assert re.search(r"\x1b\[[\d;]*\b53;[\d;]*ma\x1b", text)  # overlined: more likely
+    assert re.search(r"\x1b\[4;[\d;]*m \[b\]dog\[/b\]\x1b", text)  # underlined: less likely; no markup is read
+    assert "[2J" in text and "\x1b[2J" not in text and "error: one line" in text

@@ -51,23 +51,22 @@ def test_a_conversation_grows_and_every_command_does_what_it_says(upstream):
     assert "/rate up|down" in done.stdout and "never sent" not in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("line", "error"),
-    [
-        ("/comapre", "/comapre is no command. Did you mean /compare?"),
-        ("/zzzz", "/zzzz is no command. See /help."),
-        ("/signal", "/signal needs a model in this process. Start the chat with MODEL=..."),
-        ("/rate", "a rating is /rate up or /rate down"),
-        ("/rate up", "there is no answer to rate yet"),
-        ("/compare", "the server lists no model but base-model"),
-        ("/model base-modle", "base-modle is not served. Did you mean base-model?"),
-        ("/signal maybe", "maybe is neither on nor off"),
-    ],
-)
-def test_what_cannot_be_done_is_one_line_and_the_chat_goes_on(line, error, upstream):
-    done = piped(upstream.url, line, "still here", flags=("--served-name", "base-model"))
-    assert done.returncode == 0 and len(done.stderr.splitlines()) == 1 and error in done.stderr
-    assert "You said: still here" in done.stdout
+def test_what_cannot_be_done_is_one_line_and_the_chat_goes_on(upstream):
+    wrong = {
+        "/comapre": "/comapre is no command. Did you mean /compare?",
+        "/zzzz": "/zzzz is no command. See /help.",
+        "/signal": "/signal needs a model in this process. Start the chat with MODEL=...",
+        "/rate": "a rating is /rate up or /rate down",
+        "/rate up": "there is no answer to rate yet",
+        "/compare": "the server lists no model but base-model",
+        "/model base-modle": "base-modle is not served. Did you mean base-model?",
+        "/signal maybe": "maybe is neither on nor off",
+    }
+    done = piped(upstream.url, *wrong, "still here", flags=("--served-name", "base-model"))
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and len(lines) == len(wrong)
+    assert all(error in line for line, error in zip(lines, wrong.values(), strict=True)), lines
+    assert "You said: still here" in done.stdout and len(upstream.bodies) == 1
 
 
 def test_a_server_that_is_down_refuses_or_breaks_off_is_one_line(upstream):
@@ -177,22 +176,14 @@ def test_the_arrow_keys_bring_earlier_lines_back_and_ctrl_d_leaves(upstream, tmp
     assert [body["messages"][-1]["content"] for body in upstream.bodies] == ["first line", "second line", "first line"]
 
 
-def test_a_terminal_shows_both_answers_side_by_side_and_tokens_in_colours(upstream, tmp_path):
+def test_a_terminal_shows_both_answers_side_by_side(upstream, tmp_path):
     upstream.answer = lambda body: f"I am {body['model']}. 🐾"
-    with Terminal(upstream.url, "--tiny", home=tmp_path) as terminal:
+    with Terminal(upstream.url, home=tmp_path) as terminal:
         terminal.prompted()
         terminal.type("/compare My brother has a dog.\r")
         terminal.wait_for("I am sdpo. 🐾")
+        terminal.prompted()
         assert any("I am base-model. 🐾" in line and "I am sdpo. 🐾" in line for line in terminal.text.splitlines())
-        terminal.prompted()
-        mark = len(terminal.text)
-        terminal.type("Write it without emojis.\r")
-        terminal.wait_for("sdpo: I am sdpo. 🐾", after=mark)
-        terminal.prompted()
-        terminal.type("/signal\r")
-        terminal.wait_for("nats, mean |signal|")
-        terminal.prompted()
-        assert b"48;2;" in terminal.raw and b"\x1b[4;" in terminal.raw  # a background, and an underlined token
         terminal.type("/quit\r")
         assert terminal.ended() == 0
 
