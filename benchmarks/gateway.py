@@ -116,7 +116,9 @@ async def added(direct: str, through: str, requests: int) -> None:
                 for name, client in (("direct", plain), ("gateway", gateway)):
                     _, first, whole = await client.ask(conversation(turns), stream)
                     times[name].append((first, whole))
-            medians = {name: [statistics.median(column) for column in zip(*rows)] for name, rows in times.items()}
+            medians = {
+                name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in times.items()
+            }
             first, whole = (1000 * (medians["gateway"][at] - medians["direct"][at]) for at in (0, 1))
             kind = f"{'streamed' if stream else 'in one piece'}, {2 * turns + 1} messages"
             direct_whole = 1000 * medians["direct"][1]

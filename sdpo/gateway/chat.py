@@ -54,7 +54,7 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
             try:
                 return await _answer(response, gateway, call, await turn, body, model, version, gone)
             except BaseException:
-                await asyncio.shield(response.aclose())
+                await asyncio.shield(gateway.upstream.release(response))
                 raise
     except BaseException:
         _given_up(gateway, turn)
@@ -130,9 +130,8 @@ async def _answer(
         return RawResponse(content, response.status_code, response_headers(response, decoded=True))
     answers, reason, usage = whole_answer(_parsed(content))
     if exchange is not None and answers:
-        columns = await gateway.in_thread(exchange.answer_columns, answers, "complete", reason, usage)
-        row = exchange.row() | columns
-        await gateway.writer.write({"conversations": [exchange.conversation_row()], "exchanges": [row]})
+        done = exchange
+        await gateway.write_soon(lambda: done.complete_rows(answers, reason, usage), len(content))
     gateway.count(turn, "complete" if answers else None)
     gateway.stitcher.release(turn.place)
     gateway.metrics.added.add(call.watch.added)

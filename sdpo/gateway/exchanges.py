@@ -133,6 +133,13 @@ class Exchange:
             "said": None,
         }
 
+    def complete_rows(
+        self, answers: Sequence[Message], finish_reason: str | None, usage: dict[str, Any] | None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows of an exchange whose answer came in one piece, for `Writer`."""
+        row = self.row() | self.answer_columns(answers, COMPLETE, finish_reason, usage)
+        return {"conversations": [self.conversation_row()], "exchanges": [row]}
+
     def answer_columns(
         self,
         answers: Sequence[Message],

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from starlette.requests import Request
 from sdpo.data.redact import Redactor
 from sdpo.errors import one_line
 from sdpo.gateway.exchanges import new_id
-from sdpo.gateway.identity import OptOuts, bearer, from_this_machine
+from sdpo.gateway.identity import OptOuts, addressed_plainly, bearer
 from sdpo.gateway.keys import Key, Keys, Limits, Refused
 from sdpo.gateway.metrics import Metrics
 from sdpo.gateway.recording import Turn
@@ -21,13 +22,14 @@ from sdpo.gateway.serving import LivePointer
 from sdpo.gateway.stitching import Stitcher
 from sdpo.gateway.store import Store
 from sdpo.gateway.upstream import Upstream, UpstreamError
-from sdpo.gateway.writer import StoreUnavailable, Writer
+from sdpo.gateway.writer import Rows, StoreUnavailable, Writer
 
 if TYPE_CHECKING:
     from sdpo.settings.gateway import GatewaySettings
 
 _THREADS = 8  # that read the store
 _HEALTH_SECONDS = 3.0
+_SHORT = 2_000  # characters, of which private values are found in under 2 ms
 
 
 class Stopwatch:
@@ -100,14 +102,21 @@ class Gateway:
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"the store cannot be read: {one_line(error, 200)}") from None
 
+    async def write_soon(self, rows: Callable[[], Rows], size: int) -> None:
+        """Write rows that are made of a text of this size. Raises StoreUnavailable.
+
+        Those of a long text are made beside the writer, which others wait for.
+        """
+        await self.writer.write(rows if size < _SHORT else await self.in_thread(rows))
+
     async def admit(self, request: Request) -> Key:
         """Return the key of a request. Raises Refused if it has none that is in force where one is needed."""
         if self.keys.stale:
             await self.in_thread(self.keys.refresh)
         if self.keys:
             return self.keys.key_of(bearer(request.headers))
-        if not self.settings.gateway_open and not from_this_machine(request.headers):
-            message = "Without keys this gateway answers this machine only. Make a key: make gateway-key NAME=..."
+        if not addressed_plainly(request.headers, self.settings.gateway_open):
+            message = "Without keys this gateway is not for other machines. Make a key: make gateway-key NAME=..."
             raise Refused(403, "forbidden", message)
         return Key("")
 
@@ -122,6 +131,8 @@ class Gateway:
             named += [(live.canary.model, live.canary.version)] if live.canary else []
             return asked, next((version for model, version in named if version and model == asked), "")
         version, model = live.answering(await conversation() if live.canary else "")
+        if model is None:
+            model = self.settings.upstream_model
         if model is None:
             try:
                 model = await self.upstream.first_model()

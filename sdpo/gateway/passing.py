@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.responses import listening, unless_gone
-from sdpo.gateway.upstream import for_operators, models_in, raw_path, response_headers
+from sdpo.gateway.upstream import Upstream, for_operators, models_in, raw_path, response_headers
 
 
 async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse:
@@ -49,7 +49,7 @@ async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:
             request.url.query,
             length=length,
         )
-    return PassedOn(response, response_headers(response))
+    return PassedOn(gateway.upstream, response, response_headers(response))
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
@@ -61,8 +61,8 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 class PassedOn:
     """The response that passes the upstream's bytes on as they come."""
 
-    def __init__(self, response: httpx.Response, headers: list[tuple[bytes, bytes]]) -> None:
-        self._response, self._headers = response, headers
+    def __init__(self, upstream: Upstream, response: httpx.Response, headers: list[tuple[bytes, bytes]]) -> None:
+        self._upstream, self._response, self._headers = upstream, response, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -76,7 +76,7 @@ class PassedOn:
                     await send({"type": "http.response.body", "body": block, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await self._response.aclose()
+            await self._upstream.release(self._response)
 
 
 def _task(work: Any) -> Any:

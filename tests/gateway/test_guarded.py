@@ -10,6 +10,8 @@ import time
 import httpx
 import pytest
 
+from sdpo.gateway.keys import Key, Keys, Refused, make_key, revoke_key
+from sdpo.gateway.store import Store
 from sdpo.registry.live import Canary, Live, write_live
 from tests.commands import ROOT, clean_environment
 from tests.gateway.running import gateway, said, text_of
@@ -25,11 +27,6 @@ def job(name: str, *arguments: str, code: int = 0, **settings: str) -> str:
     return done.stderr if code else done.stdout
 
 
-def make_key(store_url: str, name: str, *arguments: str) -> str:
-    output = job("gateway_key", "--name", name, *arguments, STORE_URL=store_url)
-    return output.splitlines()[-1]
-
-
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -37,13 +34,12 @@ def bearer(key: str) -> dict[str, str]:
 # Keys and limits
 
 
+@pytest.mark.slow
 def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, tmp_path):
-    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     with gateway(upstream.url, tmp_path) as running:
         assert "only this machine" in running.said
         assert running.chat("Hello").status_code == 200
-        key, other = make_key(url, "app"), make_key(url, "other")
-        assert "NAME=app" in job("gateway_key", "--name", "app", STORE_URL=url, code=2)
+        key, other = (make_key(running.store(), name) for name in ("app", "other"))
         time.sleep(2.1)  # the gateway looks for keys again
         for headers in ({}, bearer("sdpo-wrong"), {"Authorization": f"Basic {key}"}):
             response = running.chat("Hello", headers=headers)
@@ -62,7 +58,7 @@ def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, t
         assert httpx.post(f"{running.url}/feedback", json=rating, headers=bearer(other)).status_code == 404
         assert httpx.post(f"{running.url}/feedback", json=rating, headers=bearer(key)).status_code == 200
         assert {one.user for one in running.store().conversations()} == {"", "app", "other"}
-        job("gateway_key", "--name", "app", "--revoke", STORE_URL=url)
+        revoke_key(running.store(), "app")
         time.sleep(2.1)
         assert running.chat("Hello", headers=bearer(key)).status_code == 401
         assert httpx.get(f"{running.root}/health").status_code == 200
@@ -74,9 +70,26 @@ def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, t
         assert "need a key" in running.said
 
 
+def test_a_key_is_made_once_and_withdrawn_on_the_command_line(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    key = job("gateway_key", "--name", "app", STORE_URL=url).splitlines()[-1]
+    keys = Keys(Store(url))
+    keys.refresh()
+    assert key.startswith("sdpo-") and keys.key_of(key) == Key("app")
+    assert "NAME=app" in job("gateway_key", "--name", "app", STORE_URL=url, code=2)
+    assert "make gateway-key NAME=" in job("gateway_key", STORE_URL=url, NAME="shell", code=2)
+    job("gateway_key", "--name", "app", "--revoke", STORE_URL=url)
+    keys = Keys(Store(url))
+    keys.refresh()
+    with pytest.raises(Refused):
+        keys.key_of(key)
+
+
+@pytest.mark.slow
 def test_a_keys_limits_are_its_own(tmp_path):
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
-    slow, few = make_key(url, "slow", "--key-concurrency", "1"), make_key(url, "few", "--key-rate", "3")
+    store = Store(url)
+    slow, few, free = make_key(store, "slow", at_once=1), make_key(store, "few", per_minute=3), make_key(store, "free")
     with Upstream() as upstream, gateway(upstream.url, tmp_path, MAX_IN_FLIGHT="2") as running:
         seen = [running.chat("Hello", headers=bearer(few)) for _ in range(4)]
         assert [response.status_code for response in seen] == [200, 200, 200, 429]
@@ -87,8 +100,7 @@ def test_a_keys_limits_are_its_own(tmp_path):
         def ask(key: str) -> None:
             codes.append(running.chat("Hello", headers=bearer(key)).status_code)
 
-        for keys, expected in (([slow, slow], [200, 429]), ([make_key(url, "free")] * 3, [200, 200, 429])):
-            time.sleep(2.1)
+        for keys, expected in (([slow, slow], [200, 429]), ([free] * 3, [200, 200, 429])):
             codes.clear()
             threads = [threading.Thread(target=ask, args=(key,)) for key in keys]
             for thread in threads:
@@ -104,6 +116,8 @@ def test_without_keys_it_listens_on_loopback_only_and_answers_this_machine_only(
     assert "make gateway-key" in job("gateway", "--gateway-host", "0.0.0.0", STORE_URL=url, GATEWAY_PORT="0", code=2)
     with gateway(upstream.url, tmp_path, GATEWAY_HOST="0.0.0.0", GATEWAY_OPEN="1") as open_one:
         assert "whoever reaches this address" in open_one.said
+        for host, code in (("gateway:8787", 200), ("10.0.0.7", 200), ("evil.example", 403)):
+            assert open_one.chat("Hello", headers={"Host": host}).status_code == code
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
         response = running.chat("Hello", headers=headers)
         assert response.status_code == 403 and "make gateway-key" in response.json()["error"]["message"]
@@ -229,6 +243,7 @@ def test_open_webuis_ratings_are_taken_live_and_from_an_export(running):
 # Versions
 
 
+@pytest.mark.slow
 def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on_its_side_of_a_canary(
     upstream, tmp_path
 ):
@@ -248,16 +263,16 @@ def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on
         listed = httpx.get(f"{running.url}/models").json()["data"]
         assert listed[0]["id"] == "mine" and listed[0]["root"] == "lora-1"
         write_live(registry, Live("v0001", "lora-1", Canary("v0002", "lora-2", 0.5)))
-        sides = []
+        seen = []
         for number in range(24):
             history: list = []
             for text in ("one", "two", "three"):
                 history.append(f"{text} {number}")
                 model, version = ask(*history, user=f"u{number}")
                 history.append(said(f"by {model}"))
-                sides.append((number, version))
+                seen.append((number, version))
                 assert version == {"lora-1": "v0001", "lora-2": "v0002"}[model]
-        assert len(set(sides)) == 24 and {version for _, version in sides} == {"v0001", "v0002"}
+        assert len(set(seen)) == 24 and {version for _, version in seen} == {"v0001", "v0002"}
         kept = {version for one in running.store().conversations() for version in one.versions}
         assert kept == {"", "v0001", "v0002"}
         (registry / "live.json").write_text("half")
@@ -269,6 +284,7 @@ def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on
 # Jobs about the store
 
 
+@pytest.mark.slow
 def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp_path):
     with gateway(upstream.url, tmp_path) as running:
         url, registry = running.store_url, tmp_path / "registry"
@@ -306,9 +322,9 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
 
 
 def test_what_is_older_than_the_retention_is_removed_at_the_start(upstream, tmp_path):
-    with gateway(upstream.url, tmp_path) as running:
-        running.store().add_conversation([{"role": "user", "content": "old"}, said("x")], started_at=time.time() - 9e5)
-        running.chat("young")
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    for text, started_at in (("old", time.time() - 9e5), ("young", time.time())):
+        store.add_conversation([{"role": "user", "content": text}, said("x")], started_at=started_at)
     with gateway(upstream.url, tmp_path, RETENTION_DAYS="7") as running:
         for _ in range(100):
             if len(kept := list(running.store().conversations())) == 1:
