@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
-from sdpo.settings.inputs import check_model, read_template
+from sdpo.settings.inputs import check_model_path, read_template
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -14,7 +14,7 @@ def check(settings: "ChatSettings", job: "Job") -> None:
     """Check everything that needs no server. Raises SdpoError on the first problem."""
     read_template(settings.hindsight_template, settings.hindsight_file)
     if settings.model is not None:
-        check_model(settings, "model", settings.model)
+        check_model_path("model", settings.model)  # one of the hub is looked for at the first /signal
     missing = _missing_packages(settings)
     if missing:
         raise SettingError(f"the chat needs {missing}, which is not installed. Run pip install 'sdpo[loop]'.")
