@@ -92,6 +92,7 @@ async function say(text) {
   running = null;
   busy(false);
   for (const problem of new Set(answers.map(each => each.error).filter(Boolean))) note(problem, true);
+  if (live.cut_off) note(live.cut_off);
   if (!live.text.trim()) {
     if (!live.error) note("the model gave no answer: the message is not part of the conversation");
     mine.parentNode.classList.add("problem");

@@ -16,19 +16,33 @@ from sdpo.text.prompts import Message
 OWN_CONVERSATION = "x-conversation-id"
 CONVERSATION, EXCHANGE, VERSION = "x-sdpo-conversation", "x-sdpo-exchange", "x-sdpo-version"
 _CONNECT_SECONDS = 10.0
+_CUT_OFF = {
+    "length": "the answer was cut off at its maximum length (MAX_COMPLETION_TOKENS, or the server's)",
+    "content_filter": "the server's filter ended the answer",
+}
 _SHOWN = 300  # characters of a server's own words in an error
 
 
 @dataclass
 class Answer:
-    """An answer as it comes: `text` grows. `finished` is whether the model ended it itself."""
+    """An answer as it comes: `text` grows. `reason` is why it ended, in OpenAI's words; empty while it has not."""
 
     text: str = ""
     model: str = ""
     version: str = ""
     exchange: str = ""
     conversation: str = ""
-    finished: bool = False
+    reason: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the model ended the answer itself."""
+        return self.reason == "stop"
+
+    @property
+    def cut_off(self) -> str:
+        """What ended the answer before its end, in a sentence; empty if nothing did."""
+        return _CUT_OFF.get(self.reason, "")
 
 
 @dataclass
@@ -93,7 +107,7 @@ class ChatClient:
                 streams = "text/event-stream" in response.headers.get("content-type", "")
                 parts = _streamed(response, self.shown) if streams else _whole(response)
                 async for text, reason in parts:
-                    into.finished = into.finished or reason == "stop"
+                    into.reason = reason or into.reason
                     if text:
                         into.text += text
                         yield text

@@ -125,7 +125,7 @@ class ChatServer:
                 yield _line({"text": text})
         except SdpoError as error:
             yield _line({"error": str(error)})
-        facts = ("finished", "exchange", "version", "conversation")
+        facts = ("finished", "cut_off", "exchange", "version", "conversation")
         yield _line({"done": {name: getattr(answer, name) for name in facts}})
 
     async def signal(self, request: Request) -> Response:

@@ -138,6 +138,8 @@ class ChatSession:
             stopped = True
         self._answering = None
         self.screen.end(stopped)
+        if answers[-1].cut_off:
+            self.screen.say(answers[-1].cut_off)
         if answers[-1].version and answers[-1].version != self._version:
             self._version = answers[-1].version
             self.screen.say(f"answered by {self._version}")

@@ -49,6 +49,8 @@ def _sample(row: Mapping[str, Any], limit: float) -> Markup:
     pieces, signal = [str(piece) for piece in listing(row.get("tokens"))], _signal(row)
     rest = len(pieces) - _TOKENS
     facts = [str(row[name]) for name in ("kind", "rating") if row.get(name) is not None]
+    if isinstance(row.get("satisfied"), bool):
+        facts.append("satisfied" if row["satisfied"] else "not satisfied")
     return Markup(
         "<div class='sample'><p class='quote'><span class='quiet'>prompt</span><br>{}</p>{}{}"
         "<p class='quote'><span class='quiet'>follow-up{}</span><br>{}</p></div>"

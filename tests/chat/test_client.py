@@ -67,6 +67,7 @@ def test_a_stream_is_read_part_by_part_with_what_the_gateway_says_of_it():
 def test_streams_of_many_servers_are_read(raw, text, finished):
     found, _, _ = answered(Scripted(raw=raw.encode(), headers=STREAM))
     assert (found.text, found.finished) == (text, finished)
+    assert ("maximum length" in found.cut_off) == (not finished)
 
 
 def test_an_answer_that_is_not_streamed_is_read_too():
@@ -147,14 +148,14 @@ def test_the_last_interaction_is_the_last_answer_that_has_a_follow_up():
     assert conversation.last_interaction is None and conversation.last_answer is None
     conversation.ask("x")
     assert conversation.last_interaction is None
-    conversation.add(Answer("y", finished=False))
+    conversation.add(Answer("y", reason="length"))
     assert conversation.last_answer[0] == 2 and conversation.last_interaction is None
     conversation.ask("o")
     found = conversation.last_interaction
     assert (found.answer, found.follow_up, found.finished) == ("y", "o", False)
     system = {"role": "system", "content": "be brief"}
     assert found.prompt == [system, {"role": "user", "content": "x"}]
-    conversation.add(Answer("y2", finished=True))
+    conversation.add(Answer("y2", reason="stop"))
     assert conversation.last_interaction == found and conversation.last_answer[0] == 4
     conversation.ask("o2")
     assert conversation.last_interaction.answer == "y2" and len(conversation.last_interaction.prompt) == 4

@@ -70,7 +70,7 @@ def sample(step: int, number: int = 0) -> dict:
     """Return a row of samples.jsonl."""
     return {
         "step": step, "prompt": f"the prompt of step {step}, {number}", "completion": "TL;DR: a dog 🐾",
-        "follow_up": f"without emojis please, {step}", "kind": "complaint",
+        "follow_up": f"without emojis please, {step}", "kind": "complaint", "satisfied": False,
         "tokens": ["TL", ";", "DR", ":", " a", " dog", " 🐾", "<|im_end|>"],
         "signal": [0.0, 0.0, 0.0, 0.01, 0.4, -0.2, -9.5, 0.0],
     }  # fmt: skip
