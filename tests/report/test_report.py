@@ -71,10 +71,8 @@ def test_samples_are_from_the_whole_run_and_coloured_by_their_signal(tmp_path):
     page = page_of(write_run(tmp_path / "run", steps=100))
     steps = [int(step) for step in re.findall(r"step (\d+): \d interaction", page.text)]
     assert len(steps) == 8 and steps[0] == 1 and steps[-1] == 100 and steps == sorted(steps)
-    assert (
-        "the prompt of step 100, 0" in page.text
-        and "follow-up (complaint, not satisfied) without emojis please, 100" in page.text
-    )
+    assert "the prompt of step 100, 0" in page.text and "without emojis please, 100" in page.text
+    assert page.text.count("follow-up (complaint, not satisfied)") == 8 * 3
     emoji = [attributes for _, attributes in page.elements if attributes.get("title") == "−9.50 nats"]
     assert len(emoji) == 8 * 3 and all("background:#b7212f" in cell["style"] for cell in emoji)
     assert all(cell["class"].split() == ["t", "less"] for cell in emoji)
