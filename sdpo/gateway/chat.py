@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sdpo.gateway.answer import whole_answer
+from sdpo.gateway.exchanges import plain_text
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.identity import identify
 from sdpo.gateway.keys import Refused
@@ -113,7 +114,7 @@ async def _answer(
     headers = response_headers(response, decoded=True)
     headers += [(b"x-sdpo-version", (version or "base").encode())]
     if turn.kept:
-        exchange = turn.exchange(body, str(model or ""), version, call.request_id, gateway.name)
+        exchange = turn.exchange(body, plain_text(model), version, call.request_id, gateway.name)
         headers += [
             (b"x-sdpo-conversation", exchange.conversation.encode()),
             (b"x-sdpo-exchange", exchange.id.encode()),

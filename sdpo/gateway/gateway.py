@@ -101,6 +101,8 @@ class Gateway:
             return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"the store cannot be read: {one_line(error, 200)}") from None
+        except RecursionError:
+            raise Refused(400, "invalid_request", "The request is nested too deeply to be kept.") from None
 
     async def write_soon(self, rows: Callable[[], Rows], size: int) -> None:
         """Write rows that are made of a text of this size. Raises StoreUnavailable.

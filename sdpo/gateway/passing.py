@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from sdpo.gateway.chat import chat
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.responses import listening, unless_gone
-from sdpo.gateway.upstream import Upstream, for_operators, models_in, raw_path, response_headers
+from sdpo.gateway.upstream import Upstream, for_operators, is_chat, models_in, raw_path, response_headers
 
 
 async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse:
@@ -33,7 +34,12 @@ async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse
 
 
 async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:
-    """Return the upstream's response to any other request, untouched. Raises Refused and UpstreamError."""
+    """Return the upstream's response to any other request, untouched.
+
+    Raises Refused, UpstreamError and StoreUnavailable.
+    """
+    if is_chat(request.method, request.url.path):
+        return await chat(request, gateway, call)
     if for_operators(request.url.path):
         message = "This path changes what the server serves. Send the request to the server itself."
         raise Refused(403, "forbidden", message)

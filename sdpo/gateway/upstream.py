@@ -107,7 +107,10 @@ class Upstream:
         passed = self._headers(headers)
         passed += [("content-length", length)] if length is not None and content is not None else []
         pool = self._pool()
-        request = pool.client.build_request(method, self.address(path, query), headers=passed, content=content)
+        try:
+            request = pool.client.build_request(method, self.address(path, query), headers=passed, content=content)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UpstreamError(400, "invalid_path", f"The path cannot be passed on ({_words(error)}).") from None
         pool.active += 1
         try:
             response = await self._sent(pool.client, request, again=isinstance(content, bytes))
@@ -125,7 +128,7 @@ class Upstream:
             if again and "without sending a response" in str(error):
                 return await self._sent(client, request, again=False)
             raise self._failed(error) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except httpx.HTTPError as error:
             raise self._failed(error) from None
 
     async def read(self, response: httpx.Response) -> bytes:
@@ -222,9 +225,17 @@ def for_operators(path: str) -> bool:
 
 
 def raw_path(scope: Mapping[str, Any]) -> str:
-    """Return the path of a request as it was on the wire."""
+    """Return the path of a request as it was on the wire. Raises UpstreamError for what is no path."""
     raw = scope.get("raw_path")
-    return raw.decode("latin-1").partition("?")[0] if raw else quote(scope["path"])
+    path = raw.decode("latin-1").partition("?")[0] if raw else quote(scope["path"])
+    if not path.startswith("/"):  # put behind the upstream's address, it could name another server
+        raise UpstreamError(400, "invalid_path", "The path does not begin with a slash.")
+    return path
+
+
+def is_chat(method: str, path: str) -> bool:
+    """Return whether a request is for a chat completion, in whichever way its path is written."""
+    return method == "POST" and posixpath.normpath("/" + path.strip("/")).endswith("/chat/completions")
 
 
 def _words(error: Exception) -> str:
