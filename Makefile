@@ -9,11 +9,12 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
-JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
+JOBS += gateway gateway-key forget export-conversations
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo check test test-fast test-containers bench lint types clean build up down logs shell smoke-docker $(JOBS)
+.PHONY: help setup ready demo check test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
 
 # DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
 ifneq ($(filter-out 0 false no,$(DOCKER)),)
@@ -99,6 +100,18 @@ train-offline: ready ## train offline on your own conversations (TRAIN_JSONL=...
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
 
+gateway: ready ## pass your chat client on to a model's server and keep what is said (UPSTREAM=...)
+	@$(PYTHON) -m jobs.gateway
+
+gateway-key: ready ## make a key for the gateway, shown once (NAME=...; REVOKE=1 withdraws it)
+	@$(PYTHON) -m jobs.gateway_key
+
+forget: ready ## remove a user's conversations from the store (USER=...)
+	@$(PYTHON) -m jobs.forget
+
+export-conversations: ready ## write the store's conversations for prep-logs
+	@$(PYTHON) -m jobs.export_conversations
+
 study-real: ready ## measure the signal and training on real models (MODEL=...; takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study_real
 
@@ -117,11 +130,20 @@ eval-helpsteer: ready ## the same on general prompts, with Claude as the judge (
 eval: ready ## eval-tldr or eval-helpsteer, depending on the run (RUN_DIR=...)
 	@$(PYTHON) -m jobs.eval
 
+report: ready ## one page about training runs, evaluations or nights of learning (RUN_DIR=...)
+	@$(PYTHON) -m jobs.report
+
+chat: ready ## talk to the served model, before and after side by side (PAGE=1 in a browser)
+	@$(PYTHON) -m jobs.chat
+
 build: ## build the container image
 	@docker/compose.sh build --quiet trainer
 
 up: build ## start simulator and trainer in containers (JOB=..., RUN_ID=...)
 	@docker/compose.sh up --detach && echo 'started; make logs shows their output, make down stops them'
+
+up-loop: build ## start a model's server, the gateway and a nightly learner in containers (MODEL=...)
+	@docker/compose.sh loop --detach && echo 'started; the gateway answers at http://127.0.0.1:$(or $(GATEWAY_PORT),8787)/v1'
 
 down: ## save a checkpoint, stop and remove the containers; keeps runs, data and models
 	@docker/compose.sh down

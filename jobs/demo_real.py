@@ -24,6 +24,7 @@ JOB = Job(
     settings=OnlineSettings,
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
+    report="sdpo.report:write_report",
     check="sdpo.train.online.job:check",
     fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule

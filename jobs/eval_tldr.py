@@ -10,6 +10,7 @@ JOB = Job(
     summary="compare checkpoints of a TL;DR run pairwise with the model it started from",
     settings=EvalSettings,
     run="sdpo.evaluate.job:run",
+    report="sdpo.report:write_report",
     check="sdpo.evaluate.job:check",
     fill="sdpo.evaluate.trained_run:fill",
     oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),

@@ -48,6 +48,7 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
         settings=OfflineSettings,
         folder="sdpo-offline-runs",
         run="sdpo.train.offline.job:run",
+        report="sdpo.report:write_report",
         check="sdpo.train.offline.job:check",
         oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
         data_target=data_target,

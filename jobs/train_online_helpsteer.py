@@ -10,6 +10,7 @@ JOB = Job(
     settings=OnlineSettings,
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
+    report="sdpo.report:write_report",
     check="sdpo.train.online.job:check",
     needs_simulator=True,
     oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),

@@ -17,10 +17,14 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
 class Page:
-    """A page opened from a file at one width. Use as a context manager."""
+    """A page opened from a file, or from a server by its address, at one width. Use as a context manager.
 
-    def __init__(self, path: Path, width: int, height: int = 900, folder: Path | None = None) -> None:
-        self.path, self.width, self.height, self.folder = path, width, height, folder or path.parent
+    A page from a server needs a `folder` for the browser's own files.
+    """
+
+    def __init__(self, path: Path | str, width: int, height: int = 900, folder: Path | None = None) -> None:
+        self.url = path if isinstance(path, str) else path.resolve().as_uri()
+        self.width, self.height, self.folder = width, height, folder or Path(path).parent
         self._numbers, self._session, self._buffer, self.events = itertools.count(1), None, b"", []
 
     def __enter__(self) -> "Page":
@@ -42,7 +46,7 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         for part in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{part}.enable")
-        self.call("Page.navigate", url=self.path.resolve().as_uri())
+        self.call("Page.navigate", url=self.url)
         self.wait_for("document.readyState === 'complete'")
         return self
 
@@ -86,16 +90,29 @@ class Page:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
+    def press(self, key: str) -> None:
+        """Press a key where the focus is: a named one, or a character."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
+        text = {"text": {"Enter": "\r"}.get(key, key)} if key == "Enter" or len(key) == 1 else {}
+        code = {"code": "Space" if key == " " else key, "windowsVirtualKeyCode": codes[key]} if key in codes else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, **code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, **code)
+
+    def write(self, text: str) -> None:
+        """Write a text where the focus is."""
+        self.call("Input.insertText", text=text)
+
     def errors(self) -> list:
-        """Return the errors that the page logged, and the URLs that it requested other than files and data."""
+        """Return the errors that the page logged, and the URLs that it requested other than its own, files and data."""
         errors: list = []
+        own = ("file:", "data:", *([self.url] if self.url.startswith("http") else []))
         for event in self.events:
             method, what = event.get("method"), event.get("params", {})
             if method == "Runtime.exceptionThrown" or (
                 method == "Log.entryAdded" and what["entry"]["level"] == "error"
             ):
                 errors.append(what)
-            if method == "Network.requestWillBeSent" and not what["request"]["url"].startswith(("file:", "data:")):
+            if method == "Network.requestWillBeSent" and not what["request"]["url"].startswith(own):
                 errors.append(what["request"]["url"])
         return errors
 

@@ -70,7 +70,7 @@ def test_job_defaults_and_functions_exist(module):
     declared = settings.settings_of(job.settings)
     assert set(job.defaults) | set(job.tiny) <= set(declared)
     assert job.module_name == module
-    for reference in filter(None, (job.run, job.check, job.fill, job.become)):
+    for reference in filter(None, (job.run, job.check, job.fill, job.become, job.report)):
         name, function = reference.split(":")
         assert callable(getattr(importlib.import_module(name), function))
 

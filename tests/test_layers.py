@@ -20,7 +20,9 @@ LAYERS = [
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
     ["sdpo.study", "sdpo.evaluate", "sdpo.gpu_checks"],
-    ["sdpo.signal"],
+    ["sdpo.signal", "sdpo.registry"],
+    ["sdpo.gateway", "sdpo.report"],
+    ["sdpo.learn", "sdpo.chat"],
     ["jobs"],
 ]
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS, start=1) for package in packages}
@@ -91,7 +93,7 @@ IMPORTS = {
 
 def test_the_packages_are_those_of_the_layers():
     packages = {package_of(name) for name in MODULES if name != "sdpo"}
-    assert packages == set(LAYER_OF) and len(LAYERS) == 8
+    assert packages == set(LAYER_OF) and len(LAYERS) == 10
     assert sorted(path.name for path in (ROOT / "sdpo").glob("*.py")) == ["__init__.py", "errors.py"]
 
 

@@ -25,8 +25,8 @@ def benchmark_table(changes: Sequence[BenchmarkChange]) -> str:
     return "\n".join([f"benchmarks. {_NOTE}", *texts])
 
 
-def benchmark_section(changes: Sequence[BenchmarkChange]) -> Markup:
-    """Return the changes as a section of a page; empty if there are none."""
+def benchmark_section(changes: Sequence[BenchmarkChange], level: int = 2) -> Markup:
+    """Return the changes as a section of a page, with a heading of this level; empty if there are none."""
     if not changes:
         return Markup("")
     rows = Markup("").join(
@@ -35,9 +35,9 @@ def benchmark_section(changes: Sequence[BenchmarkChange]) -> Markup:
     )
     head = Markup("").join(Markup("<th>{}</th>").format(name) for name in _COLUMNS)
     return Markup(
-        '<section id="benchmarks">\n<h2>Benchmarks</h2>\n<p>{}</p>\n'
-        "<table><thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody></table>\n</section>\n"
-    ).format(_NOTE, head, rows)
+        "<section>\n<h{level}>Benchmarks</h{level}>\n<p>{note}</p>\n"
+        "<table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>\n</section>\n"
+    ).format(level=level, note=_NOTE, head=head, rows=rows)
 
 
 def _rows(changes: Sequence[BenchmarkChange]) -> list[tuple[str, ...]]:

@@ -9,7 +9,7 @@ from sdpo.evaluate.evidence import Condition
 from sdpo.runtime import statistics
 
 # Column -> the figure's name and its decimal places.
-_COLUMNS = {
+COLUMNS = {
     "fluency": ("fluency", 2),
     "surprise": ("surprise", 3),
     "topic": ("topic", 2),
@@ -23,7 +23,7 @@ _COLUMNS = {
     "other lang.": ("other_language", 3),
     "malformed": ("malformed", 3),
 }
-_MEANING = (
+MEANING = (
     "Figures by the start model, in nats a token: fluency (higher is better), surprise (near 0), topic (higher), "
     "distance (0 is the start). Shares: leak, distinct samples and phrases, refusals, answers in another language, "
     "malformed answers."
@@ -72,7 +72,7 @@ def condition_section(conditions: Mapping[str, Condition], notes: Sequence[str])
     if len(kinds := _kinds(conditions)) > 1:
         rows = [[name, *(_number(row.by_kind.get(kind), 4) for kind in kinds)] for name, row in conditions.items()]
         body += Markup("<h3>Distance by kind of prompt</h3>\n") + _html_table([["model", *kinds], *rows])
-    return body + Markup("").join(Markup('<p class="persona">{}</p>\n').format(text) for text in (_MEANING, *notes))
+    return body + Markup("").join(Markup('<p class="persona">{}</p>\n').format(text) for text in (MEANING, *notes))
 
 
 def header(conditions: Mapping[str, Condition]) -> list[str]:
@@ -85,7 +85,7 @@ def cells(conditions: Mapping[str, Condition]) -> list[list[str]]:
     shown, reads = _shown(conditions), any(row.fits for row in conditions.values())
     rows: list[list[str]] = []
     for name, condition in conditions.items():
-        row = [name, *(_number(getattr(condition, _COLUMNS[column][0]), _COLUMNS[column][1]) for column in shown)]
+        row = [name, *(_number(getattr(condition, COLUMNS[column][0]), COLUMNS[column][1]) for column in shown)]
         if reads:
             found = adherence_of(condition)
             row += ["–", "–"] if found is None else [f"{found[0]:.3f}", f"[{found[1]:.3f}, {found[2]:.3f}]"]
@@ -96,7 +96,7 @@ def cells(conditions: Mapping[str, Condition]) -> list[list[str]]:
 def _shown(conditions: Mapping[str, Condition]) -> list[str]:
     return [
         column
-        for column, (name, _) in _COLUMNS.items()
+        for column, (name, _) in COLUMNS.items()
         if any(getattr(condition, name) is not None for condition in conditions.values())
     ]
 

@@ -13,6 +13,7 @@ from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import WIN_RATE, Cell, Forgotten, Matrix
 from sdpo.evaluate.sequence import Stage
 from sdpo.runtime.figures import ORANGE, printable, save_figure
+from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import EvalSettings
 
@@ -45,7 +46,15 @@ def write(folder: RunDirectory, settings: EvalSettings, found: Forgetting) -> No
     for note in found.notes:
         print(f"note: {note}", flush=True)
     draw_matrix(folder.path / FILES[0], found.matrix)
-    folder.write_json(FILES[1], {"settings": settings_module.redacted(settings), **_summary(found), **provenance()})
+    folder.write_json(
+        FILES[1],
+        {
+            "settings": settings_module.redacted(settings),
+            "given": given_to_repeat(settings),
+            **_summary(found),
+            **provenance(),
+        },
+    )
     for name in FILES:
         print(f"  {folder.path / name}", flush=True)
 

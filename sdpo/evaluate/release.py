@@ -59,7 +59,7 @@ def text(decision: Decision) -> str:
     if not decision.releases:
         return decision.sentence + "\n"
     shown = decision.chosen or decision.releases[-1]
-    lines = [_COLUMNS, *(_cells(rule) for rule in shown.rules)]
+    lines = [_COLUMNS, *(cells(rule) for rule in shown.rules)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     table.insert(1, "-" * max(map(len, table)))
@@ -80,11 +80,12 @@ def page(decision: Decision | None) -> Markup:
 
 
 def _row(rule: Rule) -> Markup:
-    cells: Sequence[str] = [*_cells(rule), rule.sentence]
-    return Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in cells))
+    texts: Sequence[str] = [*cells(rule), rule.sentence]
+    return Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(text) for text in texts))
 
 
-def _cells(rule: Rule) -> tuple[str, ...]:
+def cells(rule: Rule) -> tuple[str, ...]:
+    """Return a rule as a row of a table: name, figure, interval, limit, outcome."""
     interval = "" if rule.low is None or rule.high is None else f"{rule.low:.3f} to {rule.high:.3f}"
     # A failed warning keeps nothing: it is distinguished from the rules that do.
     result = "warning" if rule.kind == "warning" and rule.failed else rule.outcome

@@ -12,11 +12,12 @@ from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.condition_report import as_json, condition_table
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.evaluate.win_rates import WinRate
+from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
 
-# In the order of writing: eval.json is last because it records the settings of the others.
-FILES = ("pairs.html", "winrate.png", "eval.csv", "release.json", "eval.json")
+# eval.json is last because it records the settings of the others: it is written last and moved first.
+FILES = ("report.html", "pairs.html", "winrate.png", "eval.csv", "release.json", "eval.json")
 
 # Settings that do not affect the results.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
@@ -61,8 +62,9 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
     if comparison.release is not None:
         print(release.text(comparison.release), flush=True)
         release.write(folder, comparison.release, settings)
-    folder.write_json("eval.json", {"settings": _identity(settings), **_summary(run, comparison), **provenance()})
-    for name in FILES:
+    how = {"settings": _identity(settings), "given": given_to_repeat(settings), **provenance()}
+    folder.write_json("eval.json", {**how, **_summary(run, comparison)})
+    for name in FILES[1:]:  # the launcher writes the report at the end
         print(f"  {folder.path / name}", flush=True)
 
 

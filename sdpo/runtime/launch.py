@@ -43,8 +43,8 @@ class Job:
     The functions are given as "module:function", imported when needed and called with the settings and the job.
     Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
     returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
-    code or None. `oracles` are "module:class" of what measures styles exactly; the first that
-    reads the model and the style is used.
+    code or None. `report` is called with the run directory when the run has ended, however it ended. `oracles` are
+    "module:class" of what measures styles exactly; the first that reads the model and the style is used.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Job:
     check: str | None = None
     fill: str | None = None
     become: str | None = None
+    report: str | None = None
     oracles: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
@@ -131,11 +132,15 @@ def _main(job: Job, arguments: list[str]) -> int:
     if settings.dry_run:
         _print_plan(settings, job, arguments)
         return 0
-    if worker or "LOCAL_RANK" in os.environ:
+    if worker:
         return _run_here(settings, job)
+    if "LOCAL_RANK" in os.environ:
+        with _report(settings, job, main=os.environ.get("RANK", "0") == "0"):
+            return _run_here(settings, job)
     settings = _create_run_folder(settings, job) if isinstance(settings, JobSettings) else settings
     server_threads = _set_threads(settings, job)
-    with ExitStack() as stack:
+    first_node = not (isinstance(settings, LaunchSettings) and settings.node_rank)
+    with _report(settings, job, main=first_node), ExitStack() as stack:
         if _starts_simulator(settings, job):
             settings = stack.enter_context(_simulated_user(settings, server_threads))
         if _is_launched(settings):
@@ -325,6 +330,24 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         processes.record_failure(code, "")
     processes.end_rank(code)
     return code
+
+
+@contextmanager
+def _report(settings: CommonSettings, job: Job, main: bool = True) -> Iterator[None]:
+    """Write the job's report at the end, also of a run that fails: the report then says what is missing.
+
+    A report that cannot be written is a warning, never the end of a run.
+    """
+    try:
+        yield
+    finally:
+        if main and job.report and isinstance(settings, JobSettings):
+            try:
+                print(f"report: {_load(job.report)(settings.run_directory_path)}", flush=True)
+            except RunError:
+                pass  # the run ended before it wrote anything
+            except Exception as error:
+                print(f"warning: the report cannot be written: {one_line(error)}", file=sys.stderr, flush=True)
 
 
 def _failed(code: int, message: str) -> int:

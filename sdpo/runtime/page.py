@@ -50,26 +50,31 @@ _PAGE = Markup("""<!doctype html>
 
 
 def write_page(path: Path, title: str, body: Markup, style: str = "", script: str = "") -> Path:
-    """Write the page atomically and return its path.
+    """Write the page atomically and return its path. Raises as `page_text` does."""
+    # A lone surrogate, which a model's reply can contain, cannot be encoded in UTF-8.
+    replace_file(path, page_text(title, body, style, script).encode("utf-8", "replace"))
+    return path
+
+
+def page_text(title: str, body: Markup, style: str = "", script: str = "", connect: bool = False) -> str:
+    """Return a page.
 
     `style` and `script` are trusted and inserted unescaped, the style after `STYLE`. The page's content security
-    policy allows only this script to run and only embedded images to load.
+    policy allows only this script to run and only embedded images to load; with `connect` the script may also talk to
+    the server that the page came from.
     Raises TypeError for a body that is not Markup, ValueError if the style or script would close its own element.
     """
     if not isinstance(body, Markup):
         raise TypeError("the body of a page must be Markup: Markup('<p>{}</p>').format(text)")
     if "</" in style or re.search(r"</script|<!--", script, re.IGNORECASE):
         raise ValueError("a style or script that contains the end tag of its own element cannot be put into a page")
-    page = _PAGE.format(
-        policy=_policy(script),
+    return _PAGE.format(
+        policy=policy(script, connect),
         title=title,
         style=Markup(STYLE + style),
         body=body,
         script=Markup("<script>{}</script>").format(Markup(script)) if script else "",
     )
-    # A lone surrogate, which a model's reply can contain, cannot be encoded in UTF-8.
-    replace_file(path, page.encode("utf-8", "replace"))
-    return path
 
 
 def data_block(name: str, value: Any) -> Markup:
@@ -80,9 +85,11 @@ def data_block(name: str, value: Any) -> Markup:
     return Markup('<script type="application/json" id="{}">{}</script>').format(name, Markup(text))
 
 
-def _policy(script: str) -> str:
+def policy(script: str, connect: bool = False) -> str:
+    """Return the content security policy of a page with this script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     run = f"'sha256-{digest}'" if script else "'none'"
     # Inline styles are safe: with nothing to load they can only change the appearance.
     rules = ["default-src 'none'", f"script-src {run}", "style-src 'unsafe-inline'", "img-src data:"]
+    rules += ["connect-src 'self'"] if connect else []
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])

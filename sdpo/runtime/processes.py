@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sdpo import settings as settings_module
 from sdpo.errors import SettingError
@@ -79,6 +79,19 @@ def simulator_started_for_job(settings: OnlineSettings) -> bool:
 
 
 # Processes
+
+
+def given_to_repeat(settings: CommonSettings) -> dict[str, Any]:
+    """Return the settings that the user gave, without those of this run's folder, server and launcher, and no secrets.
+
+    A command with them repeats the run.
+    """
+    left_out = {"run_id", "output_dir", "resume", "dry_run"}
+    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
+        left_out.add("simulator_url")
+    if isinstance(settings, LaunchSettings) and settings.nnodes == 1:
+        left_out |= {"master_addr", "master_port", "node_rank"}
+    return {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
 
 
 def drop_world_size(environment: MutableMapping[str, str] | None = None) -> None:

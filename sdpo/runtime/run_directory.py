@@ -12,6 +12,7 @@ checkpoint-N/     written by the trainer; complete once it contains `complete.js
 damaged-...       a checkpoint whose files are no longer as they were written: a resumed run went on from the one before
 summary.json      results before and after training, and how the run ended
 README.md         the model card
+report.html       the report: one page about the run, written when it ends, however it ends
 merged/           the model with its adapter merged in, if requested
 """
 

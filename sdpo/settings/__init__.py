@@ -16,12 +16,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdpo.llm.address import without_credentials
+from sdpo.settings.chat import ChatSettings
 from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.gateway import (
+    ExportConversationsSettings,
+    ForgetSettings,
+    GatewayKeySettings,
+    GatewaySettings,
+    StoreSettings,
+)
 from sdpo.settings.gpu_checks import GpuCheckSettings
 from sdpo.settings.offline import OfflineSettings
+from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
 from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSettings
@@ -29,9 +38,14 @@ from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSe
 __all__ = [
     "AnalysisSettings",
     "AuditSettings",
+    "ChatSettings",
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
+    "ExportConversationsSettings",
+    "ForgetSettings",
+    "GatewayKeySettings",
+    "GatewaySettings",
     "GpuCheckSettings",
     "JobSettings",
     "LaunchSettings",
@@ -40,10 +54,12 @@ __all__ = [
     "OnlineSettings",
     "PrepSettings",
     "RealStudySettings",
+    "ReportSettings",
     "Setting",
     "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StoreSettings",
     "StudySettings",
     "TrainingSettings",
     "flag",

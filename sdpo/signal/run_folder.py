@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
+from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -17,6 +18,6 @@ def check_run(settings: "SignalSettings") -> None:
 def open_run(settings: "SignalSettings") -> RunDirectory:
     """Create and lock the run directory, print its path and return it."""
     run = RunDirectory(settings.run_directory_path)
-    run.open(settings_module.redacted(settings))
+    run.open(settings_module.redacted(settings), facts={"given": given_to_repeat(settings)})
     print(f"run directory: {run.path}", flush=True)
     return run

@@ -7,32 +7,18 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.runtime.page import data_block, write_page
-from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
+from sdpo.signal.cells import CELL_STYLE, cell, legend
 
 KINDS = {"unrelated": "unrelated follow-up", "followup": "relevant follow-up"}
 
-_STYLE = """
-.legend { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; align-items: center; position: sticky; top: 0; z-index: 1;
-  background: var(--paper); padding: .4rem 0; border-bottom: 1px solid var(--line); }
-.scale { display: inline-grid; grid-template-columns: repeat(5, 3.6rem); font-size: .8rem; text-align: center; }
-.scale i { grid-column: 1 / 6; margin: 0 1.8rem; height: .8rem; }
-.scale b { font-weight: normal; }
+_STYLE = (
+    CELL_STYLE
+    + """
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
-@media (max-width: 700px) { .pair { grid-template-columns: 1fr; } .legend { position: static; } }
+@media (max-width: 700px) { .pair { grid-template-columns: 1fr; } }
 .pair > * { min-width: 0; }
-.quiet { color: var(--quiet); font-size: .85rem; }
-.quote { border-left: 3px solid var(--line); padding-left: .6rem; margin: .3rem 0; white-space: pre-wrap; }
-.answer { font: 14px/2 ui-monospace, monospace; }
-.values .answer { line-height: 1.5; }
-.t { white-space: pre-wrap; padding: .15rem 0; border: 0 solid; cursor: pointer; position: relative;
-  box-shadow: 1px 0 0 #0003; }
-.t, .scale i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
-.t.more { border-top-width: 2px; } .t.less { border-bottom-width: 2px; }
+.t { cursor: pointer; }
 .t:hover, .t:focus { outline: 2px solid var(--ink); outline-offset: 1px; }
-.t.sign { font-size: .75em; }
-.values .t::after { content: attr(data-v); position: absolute; left: 0; top: 100%; font: 9px/1 ui-monospace, monospace;
-  color: var(--quiet); white-space: nowrap; }
-.values .t { display: inline-block; vertical-align: top; min-width: 2.6em; margin: 0 2px .9rem 0; }
 #card { position: fixed; z-index: 2; background: var(--panel); color: var(--ink); border: 1px solid var(--line);
   padding: .6rem .8rem; font-size: .85rem; width: 22rem; max-width: 100vw; box-shadow: 0 2px 10px #0006; }
 #card[hidden] { display: none; }
@@ -40,8 +26,9 @@ _STYLE = """
 #card td { white-space: pre-wrap; } #card td:nth-child(2n) { white-space: nowrap; text-align: right; }
 @media (max-width: 700px) { #card { left: 0 !important; right: 0; top: auto !important; bottom: 0; width: 100vw;
   max-height: 45vh; overflow-y: auto; } body { padding-bottom: 46vh; } }
-@media print { .legend { position: static; } #card, .control { display: none; } section { break-inside: avoid; } }
+@media print { #card { display: none; } }
 """
+)
 
 # The details card of a token: filled from the data block, through textContent only, so that text stays text.
 _SCRIPT = r"""
@@ -115,7 +102,7 @@ def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
             result["model"], len(cases), sizes["unrelated"], sizes["followup"]
         ),
         _verdict(result["relevance"]),
-        _legend(limit),
+        legend(limit, "Point at a token or tap it for details."),
         *(_case(number, case, limit) for number, case in enumerate(cases)),
         Markup("<h2>The hindsight template</h2><p>Shown in this place: {place}.</p><p class='quote'>{text}</p>").format(
             **result["template"]
@@ -129,18 +116,6 @@ def write_signal_page(path: Path, result: dict[str, Any]) -> Path:
 def _verdict(relevance: dict[str, Any]) -> Markup:
     advice = Markup("<p>{}</p>").format(relevance["advice"]) if relevance["advice"] else Markup("")
     return Markup("<p><strong>{}</strong></p>{}").format(relevance["sentence"], advice)
-
-
-def _legend(limit: float) -> Markup:
-    labels = Markup("").join(Markup("<b>{}</b>").format(label) for label in scale_labels(limit))
-    return Markup(
-        "<div class='legend'><span class='scale'><i style='background: linear-gradient(to right, {stops})'></i>{labels}"
-        "</span><span class='quiet'>log π(y | x, o) − log π(y | x) in nats, for prompt x, follow-up o, answer y; "
-        "the same square-root colour scale for all cases. "
-        "Blue with a line above: more likely with hindsight. Red with a line below: less likely. "
-        "Point at a token or tap it for details.</span>"
-        "<label class='control'><input type='checkbox' id='values'> show values</label></div>"
-    ).format(stops=", ".join(STOPS), labels=labels)
 
 
 def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
@@ -164,38 +139,14 @@ def _case(number: int, case: dict[str, Any], limit: float) -> Markup:
 def _panel(number: int, case: dict[str, Any], kind: str, limit: float) -> Markup:
     signal = case["signal"][kind]
     follow_up = case["unrelated_followup" if kind == "unrelated" else "feedback_followup"]
-    cells = Markup("").join(
-        _cell(piece, value, f"{number} {kind} {index}", limit)
+    tokens = Markup("").join(
+        cell(piece, value, limit, Markup(" tabindex='0' data-at='{} {} {}'").format(number, kind, index))
         for index, (piece, value) in enumerate(zip(case["tokens"], signal, strict=True))
     )
     return Markup(
         "<div><p class='quote'><span class='quiet'>{}, mean |signal| {:.4f}</span><br>{}</p>"
         "<div class='answer'>{}</div></div>"
-    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), follow_up, cells)
-
-
-def _cell(piece: str, value: float, at: str, limit: float) -> Markup:
-    """Return a token as a cell; a line break is shown as a sign, and at the end of a token it also breaks the line."""
-    background = colour(value, limit)
-    shown = piece.replace("\r", "␍").replace("\t", "⇥").replace("\n", "⏎") or "…"
-    sign = " sign" if not piece else ""
-    return Markup(
-        "<span class='t {}{}' tabindex='0' data-at='{}' data-v='{}' style='background:#{};color:{}'>{}</span>{}"
-    ).format(
-        mark(value, limit),
-        sign,
-        at,
-        number_text(value),
-        "".join(f"{part:02x}" for part in background),
-        ink(background),
-        shown,
-        Markup("<br>") if piece.endswith("\n") else "",
-    )
-
-
-def number_text(value: float) -> str:
-    """Return a signal with its sign and two decimals."""
-    return f"{value:+.2f}".replace("-", "−")
+    ).format(KINDS[kind], sum(map(abs, signal)) / len(signal), follow_up, tokens)
 
 
 def _facts(case: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
+from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice
@@ -310,7 +311,8 @@ class Session(Generic[Config]):
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)
-        state = self.run_dir.open(given, self.settings.resume == "auto", self.facts())
+        facts = {**self.facts(), "given": given_to_repeat(self.settings)}
+        state = self.run_dir.open(given, self.settings.resume == "auto", facts)
         if state == "continued":
             for name in self.run_dir.remove_incomplete_checkpoints():
                 print(f"removed {name}: incomplete checkpoint", flush=True)

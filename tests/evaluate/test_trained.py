@@ -47,7 +47,7 @@ def test_the_run_recorded_its_job_persona_and_system_prompt(trained_run):
 def test_the_figure_and_tables_are_written(trained_run):
     out, done = trained_run
     assert (out / "eval" / "winrate.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("pairs.html", "winrate.png", "eval.csv", "eval.json"):
+    for name in ("pairs.html", "winrate.png", "eval.csv", "eval.json", "report.html"):
         assert str(out / "eval" / name) in done.stdout
 
 

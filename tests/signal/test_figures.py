@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdpo.signal import heatmap, signal_page
+from sdpo.signal import cells, heatmap, signal_page
 from sdpo.signal.analysis import summarize
 from sdpo.signal.glyphs import figure_text
 from sdpo.signal.relevance import compare_signals
@@ -172,7 +172,7 @@ def test_the_page_works_in_a_browser(width, tmp_path):
         shown.click("[data-at='1 followup 1']")
         words = shown.ask("document.getElementById('card').innerText")
         value = case_of(list("short"))["signal"]["followup"][1]
-        assert words.splitlines()[0] == "h" and signal_page.number_text(value) in words
+        assert words.splitlines()[0] == "h" and cells.number_text(value) in words
         assert "50.0" in words and "<b>" in words
         left, right, bottom = shown.ask(
             "(b => [b.left, b.right, b.bottom])(document.getElementById('card').getBoundingClientRect())"

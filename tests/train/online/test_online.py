@@ -39,6 +39,7 @@ def test_the_run_directory_is_complete(finished):
     started = json.loads((out / "run.json").read_text())
     assert started["settings"]["seed"] == 7 and started["versions"]["trl"]
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG") and str(out / "training.png") in done.stdout
+    assert str(out / "report.html") in done.stdout and "step 6:" in (out / "report.html").read_text("utf-8")
     assert (out / "checkpoint-6" / "complete.json").exists()
     assert not list(out.rglob(".*.png")) and "Traceback" not in done.stderr
 

@@ -1,0 +1,114 @@
+"""Who sends a request, in which conversation, and whether it may be kept."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sdpo.gateway.exchanges import plain_id, plain_text
+from sdpo.llm.address import is_loopback
+
+# Open WebUI sends its headers with ENABLE_FORWARD_USER_INFO_HEADERS.
+_CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
+_USER = ("x-user-id", "x-openwebui-user-id", "x-openwebui-user-email")
+_MESSAGE = ("x-message-id", "x-openwebui-message-id")
+_OPT_OUT = "x-sdpo-opt-out"
+_TASK = "x-openwebui-task"
+_TASK_PROMPT = "### Task:"  # how Open WebUI's prompts for titles, tags and searches begin
+OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, "x-openwebui-")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The sender of a request. `conversation` and `message` are the client's own names, None if it gives none."""
+
+    key: str
+    user: str
+    conversation: str | None = None
+    message: str | None = None
+    opted_out: bool = False
+    task: bool = False  # a client's own question about a conversation, such as for a title: no part of it
+
+
+def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> Identity:
+    """Return who sent the request with this key, "" for none. The user is the key's name if nothing names one."""
+    named = [headers.get(name) for name in _USER]
+    named += [body.get(name) for name in ("user", "safety_identifier") if isinstance(body.get(name), str)]
+    user = next((text for name in named if (text := plain_text(name))), key)
+    return Identity(
+        key=key,
+        user=user,
+        conversation=_first(headers, _CONVERSATION),
+        message=_first(headers, _MESSAGE),
+        opted_out=headers.get(_OPT_OUT, "0").strip().lower() not in ("", "0", "false", "no"),
+        task=bool(headers.get(_TASK)) or _is_task(headers, body),
+    )
+
+
+def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((found for name in names if (found := plain_id(headers.get(name)))), None)
+
+
+def _is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
+    if not any(name.startswith("x-openwebui-") for name in headers):
+        return False
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    content = last.get("content") if isinstance(last, dict) else None
+    return isinstance(content, str) and content.startswith(_TASK_PROMPT)
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the key that a request gives, None if it gives none."""
+    kind, _, key = headers.get("authorization", "").strip().partition(" ")
+    return (key.strip() if kind.lower() == "bearer" else None) or headers.get("x-api-key") or None
+
+
+def addressed_plainly(headers: Mapping[str, str], by_others: bool) -> bool:
+    """Return whether a request may come without a key: it was addressed to this machine, and by no page of another.
+
+    With `by_others` also to an address in numbers or a name without dots, as in a network of containers. Without keys a
+    page in a browser on this machine could otherwise talk to the gateway, by a public name of its own that leads here.
+    """
+    origin = headers.get("origin")
+    addresses = [f"http://{headers.get('host', '')}", *([origin] if origin else [])]
+    return all(_is_near(address, by_others) for address in addresses)
+
+
+def _is_near(address: str, by_others: bool) -> bool:
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return False
+    if not host:
+        return False
+    near = "." not in host or bool(re.fullmatch(r"[0-9.]+", host))
+    return is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}") or (by_others and near)
+
+
+class OptOuts:
+    """The users in a file, one a line, of whom nothing is kept. It is read again when it changes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._users: frozenset[str] = frozenset()
+
+    def __contains__(self, user: str) -> bool:
+        if self._path is not None:
+            self._refresh(self._path)
+        return user in self._users
+
+    def _refresh(self, path: Path) -> None:
+        try:
+            found = os.stat(path)
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen != self._seen:
+                lines = path.read_text("utf-8").splitlines()
+                self._users = frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+                self._seen = seen
+        except (OSError, UnicodeDecodeError):
+            pass  # a file that is being replaced: who opted out before still has

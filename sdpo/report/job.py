@@ -1,0 +1,47 @@
+"""The job of the report: its check, and the page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo.errors import SettingError
+from sdpo.evaluate.trained_run import newest_run
+from sdpo.report import write_report
+from sdpo.report.folder import FILE, read_folder
+from sdpo.runtime.launch import check_writable
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+    from sdpo.settings import ReportSettings
+
+
+def check(settings: "ReportSettings", job: "Job") -> None:
+    """Raise SdpoError if there is nothing to report on or no place to write the page. Writes nothing."""
+    folders = folders_of(settings)
+    if not folders:
+        message = f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with make demo."
+        if settings.dry_run:
+            print(f"note: {message}\n")
+            return
+        raise SettingError(message)
+    for folder in folders:
+        read_folder(folder)
+    check_writable(_page(settings, folders).parent, "REPORT_FILE")
+
+
+def run(settings: "ReportSettings", job: "Job") -> None:
+    """Write the page and print where it is. Raises RunError for a folder without any file of a run."""
+    folders = folders_of(settings)
+    page = _page(settings, folders)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    print(f"report: {write_report(*folders, path=page)}", flush=True)
+
+
+def folders_of(settings: "ReportSettings") -> list[Path]:
+    """Return the folders to report on: those of RUN_DIR, else the newest run; empty if there is none."""
+    return settings.run_dirs or [path for path in [newest_run(settings.scratch)] if path]
+
+
+def _page(settings: "ReportSettings", folders: list[Path]) -> Path:
+    if settings.report_file is not None:
+        return settings.report_file
+    return (folders[0] if len(folders) == 1 else settings.scratch) / FILE
