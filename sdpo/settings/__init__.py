@@ -20,6 +20,7 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.learn import CanarySettings, LearnSettings, PromoteSettings, RegistrySettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
@@ -28,16 +29,20 @@ from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSe
 __all__ = [
     "AnalysisSettings",
     "AuditSettings",
+    "CanarySettings",
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
     "JobSettings",
     "LaunchSettings",
+    "LearnSettings",
     "LogsPrepSettings",
     "OfflineSettings",
     "OnlineSettings",
     "PrepSettings",
+    "PromoteSettings",
     "RealStudySettings",
+    "RegistrySettings",
     "Setting",
     "SignalSettings",
     "SimulatorSettings",
