@@ -67,9 +67,8 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
         target = None if name == BASE else name
         if not before or (name is not None and target not in before):
             shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "nothing"
-            raise SettingError(
-                f"there is nothing to roll back to{f' named {name}' if name else ''}: before was {shown}."
-            )
+            wanted = f" named {name}" if name else ""
+            raise SettingError(f"there is nothing to roll back to{wanted}: live before was {shown}.")
         target = before[-1] if name is None else target
         if target is None:
             base = read(registry, live.version).base if live.version else None
@@ -90,9 +89,7 @@ def states(all_versions: Sequence[Version], live: Live, moves: Sequence[Move]) -
             found[move.before] = "former"
         elif move.action == ROLLBACK and move.before:
             found[move.before] = "rejected"
-        elif (move.action == END_CANARY and move.canary) or (
-            move.action == PROMOTE and move.canary and move.canary != move.after
-        ):
+        if move.canary and move.action != CANARY and move.canary != move.after:
             found[move.canary] = "rejected"
     found |= {live.canary.version: "canary"} if live.canary else {}
     found |= {live.version: "live"} if live.version else {}
@@ -118,7 +115,7 @@ def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Versi
     candidates = [version for version in every if now[version.name] == "candidate"]
     if not candidates:
         raise SettingError(_NOTHING.format(registry))
-    return candidates[-1]
+    return next((version for version in reversed(candidates) if not version.kept), candidates[-1])
 
 
 def _move(settings: "RegistrySettings", action: str, live: Live, after: Live, reason: str) -> None:

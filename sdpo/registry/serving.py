@@ -45,7 +45,7 @@ def upstream_of(settings: "RegistrySettings") -> Upstream:
     """Return the server of the settings. Raises ServerError if it does not respond, SettingError for its address."""
     if settings.upstream is None:
         return NoServer(settings.registry)
-    kind = settings.upstream_kind
+    kind: str = settings.upstream_kind
     server = Server(settings.upstream, settings.upstream_api_key, settings.upstream_timeout)
     if kind == "auto":
         kind = VLLM if server.has_version_page() else FOLDERS

@@ -25,8 +25,8 @@ FILE, LOCK = "version.json", ".lock"
 KEEP = "keep"  # the verdict of an evaluation that found nothing to release
 _PAUSE, _LONG = 0.2, 1800.0  # seconds: a version that goes live may have to be loaded first
 # What a checkpoint holds for its run alone.
-_OF_THE_RUN = ("optimizer*", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "complete.json")
-_OF_THE_RUN += ("teacher*", "README.md")
+_OF_THE_RUN = ["optimizer*", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "complete.json"]
+_OF_THE_RUN += ["teacher*", "README.md"]
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,7 @@ def check_files(registry: Path, version: Version) -> None:
     """Raise RunError if the version's weights are no longer as they were added."""
     folder = version.folder(registry)
     if folder_fingerprint(folder, NothingKnown()) != version.files:
-        raise RunError(
-            f"{version.name}: the weights in {folder} are not those that were added. Choose another version."
-        )
+        raise RunError(f"{version.name}: {folder} no longer has the weights that were added. Choose another version.")
 
 
 def set_state(registry: Path, name: str, state: str) -> None:
