@@ -21,6 +21,7 @@ LAYERS = [
     ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
     ["sdpo.study", "sdpo.evaluate"],
     ["sdpo.signal", "sdpo.registry"],
+    ["sdpo.gateway"],
     ["sdpo.learn"],
     ["jobs"],
 ]
@@ -92,7 +93,7 @@ IMPORTS = {
 
 def test_the_packages_are_those_of_the_layers():
     packages = {package_of(name) for name in MODULES if name != "sdpo"}
-    assert packages == set(LAYER_OF) and len(LAYERS) == 9
+    assert packages == set(LAYER_OF) and len(LAYERS) == 10
     assert sorted(path.name for path in (ROOT / "sdpo").glob("*.py")) == ["__init__.py", "errors.py"]
 
 

@@ -6,7 +6,7 @@ have one, their checksum; names, if asked for, by presidio. What was replaced is
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -86,8 +86,26 @@ class Redactor:
             name, messages, conversation.model, conversation.timestamp, conversation.rows, conversation.note
         )
 
-    def _text(self, text: str, marks: "_Marks", names: bool = True) -> str:
-        spans = private_spans(text)
+    def for_conversation(
+        self, texts: Iterable[str], find: Callable[[str], Sequence["Span"]] | None = None
+    ) -> Callable[[str], str]:
+        """Return a function that redacts one text after another of a conversation in which these texts occur.
+
+        Names of persons stay. `find` may stand in for `private_spans`, such as one that remembers texts.
+        """
+        if not self._on:
+            return lambda text: text
+        marks = _Marks(texts)
+        return lambda text: self._text(text, marks, names=False, find=find)
+
+    def _text(
+        self,
+        text: str,
+        marks: "_Marks",
+        names: bool = True,
+        find: Callable[[str], Sequence["Span"]] | None = None,
+    ) -> str:
+        spans = (find or private_spans)(text)
         if self._names and names:
             spans = _apart([*spans, *_name_spans(text)])
         parts, end = [], 0
@@ -101,7 +119,7 @@ class Redactor:
 class _Marks:
     """The marks of one conversation: each value has one, and none that the conversation itself already contains."""
 
-    def __init__(self, texts: Iterator[str]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         self._taken = {match[0] for text in texts for match in _MARK.finditer(text)}
         self._marks: dict[tuple[str, str], str] = {}
         self._last: Counter[str] = Counter()
