@@ -9,7 +9,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
-JOBS += eval-tldr eval-helpsteer eval signal-analysis audit
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit learn promote rollback versions canary
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
@@ -113,6 +113,21 @@ eval-helpsteer: ready ## the same on general prompts, with Claude as the judge (
 
 eval: ready ## eval-tldr or eval-helpsteer, depending on the run (RUN_DIR=...)
 	@$(PYTHON) -m jobs.eval
+
+learn: ready ## learn from what was said (STORE_URL=... or INPUT=...), and let what is better go live
+	@$(PYTHON) -m jobs.learn
+
+promote: ready ## let a version of the registry go live (VERSION=...), or with CANARY=0.1 answer a share first
+	@$(PYTHON) -m jobs.promote
+
+rollback: ready ## go back to what was live before, or take a canary back
+	@$(PYTHON) -m jobs.rollback
+
+versions: ready ## list the versions and what is live
+	@$(PYTHON) -m jobs.versions
+
+canary: ready ## compare a canary with what is live (STORE_URL=...; FINISH=1 decides)
+	@$(PYTHON) -m jobs.canary
 
 build: ## build the container image
 	@docker/compose.sh build --quiet trainer
