@@ -19,6 +19,7 @@ from sdpo.train.offline.split import is_held_out
 if TYPE_CHECKING:
     from sdpo.gateway.store import Store
     from sdpo.settings import LearnSettings
+    from sdpo.settings.learn import StoreSettings
 
 CONVERSATIONS, PERSONS = "conversations.jsonl", "persons.json"
 TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
@@ -29,10 +30,10 @@ _LINES = (".jsonl", ".ndjson")
 _FEWEST_PERSONS, _FEWEST_HELD_OUT = 10, 16
 
 
-def open_store(settings: "LearnSettings") -> "Store":
+def open_store(settings: "StoreSettings") -> "Store":
     """Return the store of the settings. Raises SettingError if there is neither a store nor an INPUT."""
     if settings.store_url is None:
-        raise SettingError("nothing to learn from: set STORE_URL to a gateway's store, or INPUT to your conversations.")
+        raise SettingError("STORE_URL is not set. Name a gateway's store; make learn takes files too (INPUT=...).")
     from sdpo.gateway.store import Store
 
     return Store(settings.store_url, create=False)
