@@ -1,11 +1,11 @@
 """Comparing a canary with what is live: ratings, and follow-ups that complain, each with an interval.
 
-A conversation belongs wholly to one side, by its id, so the sides differ by chance alone. Only what was said since the
+A conversation belongs wholly to one arm, by its id, so the arms differ by chance alone. Only what was said since the
 canary began counts. The rows of one person count as correlated.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import SettingError
@@ -18,16 +18,17 @@ from sdpo.users.satisfaction import reads_as_satisfied
 
 if TYPE_CHECKING:
     from sdpo.gateway.conversations import StoredConversation
+    from sdpo.gateway.store import Store
     from sdpo.runtime.launch import Job
-    from sdpo.settings import CanarySettings
+    from sdpo.settings import CanarySettings, RegistrySettings
 
 PROMOTE, KEEP_ON, ROLL_BACK = "promote", "keep on", "roll back"
 Rows = list[tuple[str, bool]]  # the person or conversation, and whether it was so
 
 
 @dataclass
-class Side:
-    """What was said to one side: whether a rating was good, and whether a follow-up did not complain."""
+class Arm:
+    """What was said to one arm: whether a rating was good, and whether a follow-up did not complain."""
 
     ratings: Rows = field(default_factory=list)
     follow_ups: Rows = field(default_factory=list)
@@ -35,7 +36,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Measure:
-    """A share on both sides and the difference, candidate minus live; no interval with too few rows."""
+    """A share on both arms and the difference, candidate minus live; no interval with too few rows."""
 
     name: str
     candidate: float | None
@@ -54,11 +55,11 @@ class Comparison:
     measures: tuple[Measure, ...]
 
 
-def sides(
+def arms(
     conversations: Iterable["StoredConversation"], live: Live, complains: Callable[[str], bool | None]
-) -> list[Side]:
+) -> list[Arm]:
     """Return what was said to the candidate and to what is live, since the canary began."""
-    candidate, current = Side(), Side()
+    candidate, current = Arm(), Arm()
     assert live.canary is not None
     by_version = {live.canary.version: candidate, live.version or "": current}
     for conversation in conversations:
@@ -67,14 +68,14 @@ def sides(
         group = conversation.user or conversation.id
         rated = {rating["message"]: rating["rating"] for rating in conversation.ratings}
         for index, version, follow_up in _answers(conversation):
-            side = by_version.get(version)
-            if side is None:
+            arm = by_version.get(version)
+            if arm is None:
                 continue
             if index in rated:
-                side.ratings.append((group, rated[index] > 0))
+                arm.ratings.append((group, rated[index] > 0))
             complaint = complains(follow_up) if follow_up else None
             if complaint is not None:
-                side.follow_ups.append((group, not complaint))
+                arm.follow_ups.append((group, not complaint))
     return [candidate, current]
 
 
@@ -87,10 +88,10 @@ def _answers(conversation: "StoredConversation") -> Iterator[tuple[int, str, str
         yield index, version, text if isinstance(text, str) else ""
 
 
-def compare(candidate: Side, live: Side, fewest: int, margin: float) -> Comparison:
+def compare(candidate: Arm, live: Arm, fewest: int, margin: float) -> Comparison:
     """Return the decision: roll back if a share is clearly worse, promote if none is and none may be by much.
 
-    A share counts once both sides have `fewest` rows. It may be worse by `margin` at the end of its interval, unless
+    A share counts once both arms have `fewest` rows. It may be worse by `margin` at the end of its interval, unless
     another share is clearly better.
     """
     pairs = (("good ratings", candidate.ratings, live.ratings), ("no complaint", candidate.follow_ups, live.follow_ups))
@@ -98,7 +99,7 @@ def compare(candidate: Side, live: Side, fewest: int, margin: float) -> Comparis
     known = [measure for measure in measures if measure.interval is not None]
     if not known:
         most = max(min(measure.rows) for measure in measures)
-        return Comparison(KEEP_ON, f"too few ratings and follow-ups yet: {most} of {fewest} on a side", measures)
+        return Comparison(KEEP_ON, f"too few ratings and follow-ups yet: {most} of {fewest} on a arm", measures)
     worse = [measure.name for measure in known if measure.interval and measure.interval[1] < 0]
     if worse:
         return Comparison(ROLL_BACK, f"clearly worse: {', '.join(worse)}", measures)
@@ -107,11 +108,11 @@ def compare(candidate: Side, live: Side, fewest: int, margin: float) -> Comparis
         return Comparison(PROMOTE, f"clearly better: {', '.join(better)}", measures)
     if all(measure.interval and measure.interval[0] >= -margin for measure in known):
         return Comparison(PROMOTE, f"not worse by more than {margin:.0%}", measures)
-    return Comparison(KEEP_ON, "neither side is shown to be better", measures)
+    return Comparison(KEEP_ON, "neither arm is shown to be better", measures)
 
 
 def _measure(name: str, candidate: Rows, live: Rows, fewest: int) -> Measure:
-    shares = [sum(good for _, good in side) / len(side) if side else None for side in (candidate, live)]
+    shares = [sum(good for _, good in arm) / len(arm) if arm else None for arm in (candidate, live)]
     rows = (len(candidate), len(live))
     found = difference_interval(candidate, live) if min(rows) >= fewest else None
     return Measure(name, shares[0], shares[1], rows, *(found or (None, None)))
@@ -130,38 +131,38 @@ def complaint_reader(tiny: bool) -> Callable[[str], bool | None]:
     return lambda text: reads_as_satisfied(text) is False if language_of(text) == "en" else None
 
 
-def comparison_of(settings: "CanarySettings") -> Comparison:
-    """Return the comparison of the registry's canary. Raises SettingError if there is none, or no store."""
+def comparison_of(store: "Store", live: Live, tiny: bool, fewest: int, margin: float) -> Comparison:
+    """Return the comparison of the canary with what is live, by the conversations of a store."""
+    candidate, current = arms(store.conversations(), live, complaint_reader(tiny))
+    return compare(candidate, current, fewest, margin)
+
+
+def run(settings: "CanarySettings", job: "Job") -> None:
+    """Print the comparison, and with FINISH=1 do what it says. Raises SettingError without a canary or a store."""
     live = read_live(settings.registry)
     if live.canary is None:
         raise SettingError(f"{settings.registry} has no canary. CANARY=0.1 make promote starts one.")
     store = open_store(settings)
-    candidate, current = sides(store.conversations(), live, complaint_reader(settings.tiny))
-    return compare(candidate, current, settings.canary_min, settings.canary_margin)
-
-
-def run(settings: "CanarySettings", job: "Job") -> None:
-    """Print the comparison, and with FINISH=1 do what it says."""
-    comparison = comparison_of(settings)
-    canary = read_live(settings.registry).canary
-    assert canary is not None
-    print(f"{canary.version} for {canary.share:.0%} of the conversations\n{table(comparison.measures)}\n", flush=True)
+    comparison = comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
+    print(f"{live.canary.version} for {live.canary.share:.0%} of the conversations\n{table(comparison.measures)}\n")
     print(f"{comparison.decision}: {comparison.reason}", flush=True)
     if settings.finish:
         print(finish(settings, comparison), flush=True)
 
 
-def finish(settings: "CanarySettings", comparison: Comparison) -> str:
-    """Promote the candidate or take it back, as the comparison says, and return what was done."""
+def finish(settings: "RegistrySettings", comparison: Comparison) -> str:
+    """Promote the canary or take it back, as the comparison says, and return what was done."""
     canary = read_live(settings.registry).canary
-    assert canary is not None
+    if canary is None:
+        return "there is no canary"
+    settings = replace(settings, canary=0.0)  # the share is for a new one
     if comparison.decision == PROMOTE:
         promote(settings, canary.version, force=True, reason=f"canary: {comparison.reason}")
-        return f"{canary.version} is live"
+        return f"{canary.version} is live ({comparison.reason})"
     if comparison.decision == ROLL_BACK:
         rollback(settings, reason=f"canary: {comparison.reason}")
-        return f"{canary.version} is no longer tried"
-    return f"{canary.version} is still tried"
+        return f"{canary.version} is no longer tried ({comparison.reason})"
+    return f"{canary.version} is still tried ({comparison.reason})"
 
 
 def table(measures: Sequence[Measure]) -> str:

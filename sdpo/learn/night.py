@@ -1,8 +1,8 @@
 """One night: from what was said to a decision, as stages that each leave a line in the journal.
 
-collect, prepare, split, audit, train, evaluate, register, promote. A stage that ended with the same inputs is not
-repeated, and one that was interrupted goes on where its job left off, so the same command ends the same way whenever it
-was stopped.
+canary, collect, prepare, split, audit, train, evaluate, register, promote. A stage that ended with the same inputs is
+not repeated, and one that was interrupted goes on where its job left off, so the same command ends the same way
+whenever it was stopped.
 """
 
 import json
@@ -10,13 +10,14 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError
 from sdpo.evaluate.prompts import holds_interactions
 from sdpo.evaluate.store import key_of
-from sdpo.learn import collect
+from sdpo.learn import canary, collect
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import Stages
 from sdpo.registry import moves, versions
@@ -27,7 +28,7 @@ from sdpo.runtime.run_directory import RunDirectory
 if TYPE_CHECKING:
     from sdpo.settings import LearnSettings
 
-STAGES = ("collect", "prepare", "split", "audit", "train", "evaluate", "register", "promote")
+STAGES = ("canary", "collect", "prepare", "split", "audit", "train", "evaluate", "register", "promote")
 PREPARED = "logs_interactions.jsonl"
 STOPPED, KEPT, PROMOTED, CANDIDATE, CANARY, NOTHING = (
     "stopped",
@@ -57,6 +58,7 @@ class Night:
         """
         self.data.mkdir(parents=True, exist_ok=True)
         work: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {
+            "canary": ("", self._canary),
             "collect": ("", self._collect),
             "prepare": ("collect", self._prepare),
             "split": ("prepare", self._split),
@@ -69,7 +71,7 @@ class Night:
         row: dict[str, Any] = {}
         for name in STAGES:
             needs, function = work[name]
-            before = self.results[needs]["output"] if needs else self._source()
+            before = self.results[needs]["output"] if needs else self._source() if name == "collect" else ""
             row = self._stage(name, before, function)
             if row.get("outcome"):
                 break
@@ -107,6 +109,18 @@ class Night:
         return next((row["against"] for row in reversed(self.journal.rows) if row["stage"] == "evaluate"), None)
 
     # The stages: each returns `sentence`, `output` (a fingerprint of what it made), and what later ones need.
+
+    def _canary(self) -> dict[str, Any]:
+        """Decide on the canary of an earlier night."""
+        settings, live = self.settings, read_live(self.settings.registry)
+        if live.canary is None:
+            return {"sentence": "there is none", "output": ""}
+        if settings.store_url is None:
+            return {"sentence": f"{live.canary.version} is still tried: only a store has what was said", "output": ""}
+        store = collect.open_store(settings)
+        compared = canary.comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
+        measures = [asdict(measure) for measure in compared.measures]
+        return {"sentence": canary.finish(settings, compared), "output": "", "measures": measures}
 
     def _source(self) -> list[Any]:
         source = self.settings.input
@@ -265,6 +279,8 @@ class Night:
         settings, name = self.settings, self.results["register"]["version"]
         live = read_live(settings.registry)
         row: dict[str, Any] = {"output": name, "version": name}
+        if live.canary is not None and live.canary.version != name:
+            return row | _ends(CANDIDATE, 0, f"{name} waits until {live.canary.version} is no longer tried")
         if not settings.auto_promote and not settings.canary:
             sentence = f"{name} is better than what is live: make promote VERSION={name} lets it go live"
             return row | _ends(CANDIDATE, 0, sentence)

@@ -114,10 +114,10 @@ def difference_interval(
     """
     if not first or not second:
         return None
-    sides = [[outcome for _, outcome in side] for side in (first, second)]
-    shares = [sum(side) / len(side) for side in sides]
+    columns = [[outcome for _, outcome in side] for side in (first, second)]
+    shares = [sum(side) / len(side) for side in columns]
     difference = shares[0] - shares[1]
-    (low_1, high_1), (low_2, high_2) = (wilson(sum(side), len(side) - sum(side)) or (0.0, 1.0) for side in sides)
+    (low_1, high_1), (low_2, high_2) = (wilson(sum(side), len(side) - sum(side)) or (0.0, 1.0) for side in columns)
     low = difference - sqrt((shares[0] - low_1) ** 2 + (high_2 - shares[1]) ** 2)
     high = difference + sqrt((high_1 - shares[0]) ** 2 + (shares[1] - low_2) ** 2)
     drawn = [_resampled_shares(side, resamples, seed + number) for number, side in enumerate((first, second))]

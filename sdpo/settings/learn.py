@@ -71,18 +71,24 @@ class StoreSettings(CommonSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CanarySettings(RegistrySettings, StoreSettings):
+class ComparisonSettings(RegistrySettings, StoreSettings):
     """Comparing a canary with what is live."""
 
     canary_min: int = setting(50, "the ratings or follow-ups that each side needs before they are compared", at_least=2)
     canary_margin: float = setting(
         0.05, "how much worse a share may be, at the end of its interval, for a candidate to go live", at_least=0
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanarySettings(ComparisonSettings):
+    """Ending a canary."""
+
     finish: bool = setting(False, "do what the comparison says: promote the candidate, or take it back")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearnSettings(RegistrySettings, StoreSettings, JobSettings):
+class LearnSettings(ComparisonSettings, JobSettings):
     """Learning from what was said."""
 
     model: str = setting("Qwen/Qwen3-8B", "the base model, a hub name or a folder", elsewhere=MODEL_ELSEWHERE)
