@@ -203,17 +203,17 @@ def served_folder(registry: Path, version: Version) -> str:
     if version.kind != "adapter":
         return str(weights)
     base, folder = _base_folder(version), weights.with_name(SERVED)
+    # The adapter's tokenizer and chat template are those it was trained with: its files come last.
+    files = {path.name: path for source in (base, weights) for path in source.iterdir() if path.is_file()}
+    if folder.exists() and {path.name: path.readlink() for path in folder.iterdir() if path.is_symlink()} == files:
+        return str(folder)
     temporary = folder.with_name(f".{SERVED}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    # The adapter's tokenizer and chat template are those it was trained with: its files come last.
-    files = {path.name: path for source in (base, weights) for path in source.iterdir() if path.is_file()}
     for name, path in files.items():
         (temporary / name).symlink_to(path)
-    if folder.exists():
-        shutil.rmtree(temporary)  # made before, from the same files
-    else:
-        temporary.rename(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
     return str(folder)
 
 
