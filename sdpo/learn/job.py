@@ -31,6 +31,8 @@ _MAY_CHANGE |= {"unload_after", "canary", "auto_promote", "max_hours"}
 
 def fill(settings: "LearnSettings", job: "Job") -> "LearnSettings":
     """Return the settings with the name of the last night that was interrupted, if these settings are its own."""
+    if settings.store_url is not None and settings_module.source(settings, "input") == settings_module.TINY:
+        settings = dataclasses.replace(settings, input=None)  # a store takes the place of the shipped conversations
     if settings.run_id is not None or settings.output_dir is not None:
         return settings
     nights = sorted((settings.scratch / job.folder).glob(f"*/{STARTED}"), key=lambda path: path.stat().st_mtime)
@@ -56,7 +58,7 @@ def check(settings: "LearnSettings", job: "Job") -> None:
     if settings.input is None:
         store = collect.open_store(settings)
         store.close()
-    elif settings.store_url is not None and settings_module.source(settings, "input") != settings_module.TINY:
+    elif settings.store_url is not None:
         raise SettingError("STORE_URL and INPUT are both set. Leave one of them out.")
     elif settings.conversations == "unused":
         raise SettingError("CONVERSATIONS=unused is for STORE_URL: files do not say what was learned from them.")

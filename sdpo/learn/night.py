@@ -190,12 +190,13 @@ class Night:
         values |= {"adapter": "lora", "gpus": gpus(settings)} | words(settings.train_settings)
         late = False
         if not _finished(out):
-            _, late = self.stages.run("train-offline", values, allowed=(0, GuardStopped.exit_code), limited=True)
+            metrics, ends = out / "metrics.jsonl", (0, GuardStopped.exit_code)
+            _, late = self.stages.run("train-offline", values, ends, lambda: _has_lines(metrics))
         run = RunDirectory(out)
         last, summary = run.last_checkpoint(), run.read_json("summary.json") or {}
         guard = summary.get("stopped_by_guard")
         if last is None and not guard:
-            raise RunError(f"MAX_HOURS={settings.max_hours} ended the training before its first step. Raise it.")
+            raise RunError(f"{out} has no checkpoint. See {self.folder.path / 'train-offline.log'}.")
         row = {"sentence": f"{last.name if last else 'no checkpoint'} in {out}", "output": _weights(run)}
         if guard:
             row["sentence"] += f", stopped by the guard: {'; '.join(guard['reasons'])}"
@@ -311,6 +312,10 @@ def _ends(outcome: str, code: int, sentence: str) -> dict[str, Any]:
 
 def _finished(folder: Path) -> bool:
     return bool((RunDirectory(folder).read_json("summary.json") or {}).get("finished"))
+
+
+def _has_lines(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
 
 
 def _weights(run: RunDirectory) -> str:

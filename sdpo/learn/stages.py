@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -41,11 +41,16 @@ class Stages:
         self._lock = lock
 
     def run(
-        self, job: str, values: Mapping[str, Any], allowed: Sequence[int] = (0,), limited: bool = False
+        self,
+        job: str,
+        values: Mapping[str, Any],
+        allowed: Sequence[int] = (0,),
+        may_end: Callable[[], bool] | None = None,
     ) -> tuple[int, bool]:
         """Run a job with these settings; return its exit code, and whether it was asked to end at the deadline.
 
-        Raises StageFailed for a code that is not allowed. Only a `limited` job ends at the deadline.
+        Raises StageFailed for a code that is not allowed. At the deadline a job with `may_end` is asked to end, once
+        that returns True.
         """
         log = self.folder / f"{job}.log"
         command = [sys.executable, "-m", f"jobs.{job.replace('-', '_')}", *flags(values)]
@@ -58,7 +63,8 @@ class Stages:
         out_of_time = False
         try:
             while process.poll() is None:
-                if limited and self.deadline is not None and time.monotonic() > self.deadline and not out_of_time:
+                late = self.deadline is not None and time.monotonic() > self.deadline
+                if late and not out_of_time and may_end is not None and may_end():
                     out_of_time = True
                     process.terminate()
                 time.sleep(_PAUSE)

@@ -121,6 +121,6 @@ class LearnSettings(ComparisonSettings, JobSettings):
     )
     eval_settings: str = setting("", "settings of the evaluation, as NAME=value words", check=setting_words)
     max_hours: float | None = setting(
-        None, "end the training at a checkpoint after this many hours since the start", above=0
+        None, "end the training at a checkpoint this many hours after the start, but not before its first step", above=0
     )
     auto_promote: bool = setting(True, "let a version go live if its verdict says so; with CANARY as a canary first")
