@@ -19,8 +19,8 @@ JOB = Job(
         "input": WORLD_DIR / "data" / "interactions.jsonl",
         "style": "concise_professional_expert",
         "judge_model": "oracle",
-        "audit_settings": "AUDIT_N=48",
-        "train_settings": "LR=2e-3 TRAIN_N=400 EVAL_N=0 HOLDOUT=0",
+        "audit_settings": "AUDIT_N=160",
+        "train_settings": "LR=2e-3 EVAL_N=0 HOLDOUT=0",
         "eval_settings": "JUDGE_TRUTH=0",
     },
 )

@@ -114,7 +114,7 @@ class LearnSettings(ComparisonSettings, JobSettings):
         None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address
     )
     audit_settings: str = setting(
-        "RECIPE=recommended", "settings of the audit, as NAME=value words", check=setting_words
+        "RECIPE=recommended AUDIT_N=256", "settings of the audit, as NAME=value words", check=setting_words
     )
     train_settings: str = setting(
         "RECIPE=recommended", "settings of the training, as NAME=value words", check=setting_words
