@@ -9,6 +9,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
+JOBS += gateway gateway-key forget export-conversations
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit learn promote rollback versions canary
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
@@ -98,6 +99,18 @@ train-offline: ready ## train offline on your own conversations (TRAIN_JSONL=...
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
+
+gateway: ready ## pass your chat client on to a model's server and keep what is said (UPSTREAM=...)
+	@$(PYTHON) -m jobs.gateway
+
+gateway-key: ready ## make a key for the gateway, shown once (NAME=...; REVOKE=1 withdraws it)
+	@$(PYTHON) -m jobs.gateway_key
+
+forget: ready ## remove a user's conversations from the store (USER=...)
+	@$(PYTHON) -m jobs.forget
+
+export-conversations: ready ## write the store's conversations for prep-logs
+	@$(PYTHON) -m jobs.export_conversations
 
 study-real: ready ## measure the signal and training on real models (MODEL=...; takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study_real

@@ -88,15 +88,15 @@ class Redactor:
 
     def for_conversation(
         self, texts: Iterable[str], find: Callable[[str], Sequence["Span"]] | None = None
-    ) -> Callable[[str], str]:
-        """Return a function that redacts one text after another of a conversation in which these texts occur.
+    ) -> "ConversationRedactor":
+        """Return what redacts one text after another of a conversation in which these texts occur.
 
         Names of persons stay. `find` may stand in for `private_spans`, such as one that remembers texts.
         """
-        if not self._on:
-            return lambda text: text
-        marks = _Marks(texts)
-        return lambda text: self._text(text, marks, names=False, find=find)
+        marks = _Marks(texts if self._on else ())
+        return ConversationRedactor(
+            marks, lambda text, marks: self._text(text, marks, names=False, find=find) if self._on else text
+        )
 
     def _text(
         self,
@@ -116,6 +116,21 @@ class Redactor:
         return "".join(parts) + text[end:]
 
 
+class ConversationRedactor:
+    """Redacts the texts of one conversation: in all of them a value has the same mark."""
+
+    def __init__(self, marks: "_Marks", redact: Callable[[str, "_Marks"], str]) -> None:
+        self._marks, self._redact = marks, redact
+
+    def __call__(self, text: str) -> str:
+        """Return the text with marks in the place of private values."""
+        return self._redact(text, self._marks)
+
+    def so_far(self, text: str) -> str:
+        """Return the same for a text that still grows: what may be half of a value is not remembered."""
+        return self._redact(text, self._marks.copy())
+
+
 class _Marks:
     """The marks of one conversation: each value has one, and none that the conversation itself already contains."""
 
@@ -123,6 +138,11 @@ class _Marks:
         self._taken = {match[0] for text in texts for match in _MARK.finditer(text)}
         self._marks: dict[tuple[str, str], str] = {}
         self._last: Counter[str] = Counter()
+
+    def copy(self) -> "_Marks":
+        other = _Marks(())
+        other._taken, other._marks, other._last = self._taken, self._marks.copy(), self._last.copy()
+        return other
 
     def of(self, span: Span) -> str:
         key = (span.kind, span.value)

@@ -67,8 +67,13 @@ def _sqlite(parsed: URL, create: bool) -> Engine:
     if not path.exists():
         if not create:
             raise SettingError(f"the store {path} does not exist. Start the gateway first, or set another STORE_URL.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # conversations are for their owner's eyes only
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # conversations are for their owner's eyes only
+        except OSError as error:
+            raise SettingError(
+                f"the store {path} cannot be created: {error.strerror}. Choose another STORE_URL."
+            ) from None
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")

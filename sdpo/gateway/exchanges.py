@@ -5,17 +5,17 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sdpo.data.redact import Redactor, Span, private_spans
+from sdpo.data.redact import ConversationRedactor, Redactor, Span, private_spans
 from sdpo.gateway.history import SYSTEM_ROLES, Message, chained, hashes, map_texts, message_hash, split_system
 
 OPEN, COMPLETE, BROKEN = "open", "complete", "broken off"
 _REMEMBERED = 20_000  # characters of the longest text whose private values are remembered
-_OF_NO_USE = re.compile(r"[^\w.:@+-]")
+_OF_NO_USE = re.compile(r"[^A-Za-z0-9_.:@+-]")
 _LENGTH = 200
 
 
@@ -52,7 +52,12 @@ class Request:
     system: list[Message]
     messages: list[Message]
     hashes: list[str]
-    redact: Callable[[str], str]
+    redact: ConversationRedactor
+
+    @property
+    def system_hash(self) -> str:
+        """The hash of the system messages, an empty text if there are none."""
+        return hashes(self.system)[-1] if self.system else ""
 
     @property
     def asked(self) -> str:
@@ -118,6 +123,7 @@ class Exchange:
             "version": self.version,
             "parameters": json.dumps(self.parameters),
             "system": None if self.same_system else json.dumps(self.request.system),
+            "system_hash": self.request.system_hash,
             "messages": json.dumps(self.new),
             "answers": None,
             "finish_reason": None,

@@ -7,9 +7,14 @@ from sqlalchemy import Connection, insert, inspect, select, text, update
 from sdpo.errors import RunError
 from sdpo.gateway.schema import METADATA, SCHEMA
 
+
+def _system_hash(connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE exchanges ADD COLUMN system_hash TEXT"))
+
+
 # What each version changes in a store of the version before it. A new store gets the tables of `schema.py` as they are.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
-VERSION = 1
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {2: _system_hash}
+VERSION = 2
 _LOCK = 7_302_118_440  # any number, the same in every process
 
 

@@ -39,6 +39,7 @@ EXCHANGES = Table(
     Column("version", Text, nullable=False),  # the registry's version that answered, "" for the base model
     Column("parameters", Text, nullable=False),  # JSON: temperature and the like
     Column("system", Text),  # JSON: the system messages, where they differ from the parent's
+    Column("system_hash", Text),
     Column("messages", Text, nullable=False),  # JSON: what the request adds to the parent's messages and answer
     Column("answers", Text),  # JSON: the answer's message first, other choices after it
     Column("finish_reason", Text),

@@ -102,19 +102,13 @@ class Store:
     def _assembled(self, connection: Connection, names: Sequence[str]) -> Iterator[StoredConversation]:
         if not names:
             return
-        rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        pieces: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        rows = read_exchanges(connection, names)
         ratings: dict[str, dict[str, Any]] = {}
-        query = select(PIECES).join(EXCHANGES, EXCHANGES.c.id == PIECES.c.exchange)
-        for piece in _rows(connection, query.where(EXCHANGES.c.conversation.in_(names))):
-            pieces[piece["exchange"]].append(piece)
-        for row in _rows(connection, select(EXCHANGES).where(EXCHANGES.c.conversation.in_(names))):
-            rows[row["conversation"]].append(with_pieces(row, pieces[row["id"]]))
         query = select(RATINGS).where(RATINGS.c.conversation.in_(names)).order_by(RATINGS.c.rated_at, RATINGS.c.id)
         for rating in _rows(connection, query):
             ratings[rating["exchange"]] = rating
         for name in names:
-            for number, path in enumerate(paths(rows[name]), start=1):
+            for number, path in enumerate(paths(rows.get(name, [])), start=1):
                 yield stored(f"{name}{BRANCH}{number}" if number > 1 else name, path, ratings)
 
     # Writing without a gateway
@@ -179,6 +173,18 @@ def conversation_of(name: str) -> str:
     """Return the id of the conversation that a branch belongs to."""
     head, mark, number = name.rpartition(BRANCH)
     return head if mark and number.isdigit() else name
+
+
+def read_exchanges(connection: Connection, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of EXCHANGES by conversation; those still open with their answers so far."""
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    pieces: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    query = select(PIECES).join(EXCHANGES, EXCHANGES.c.id == PIECES.c.exchange)
+    for piece in _rows(connection, query.where(EXCHANGES.c.conversation.in_(names))):
+        pieces[piece["exchange"]].append(piece)
+    for row in _rows(connection, select(EXCHANGES).where(EXCHANGES.c.conversation.in_(names))):
+        rows[row["conversation"]].append(with_pieces(row, pieces[row["id"]]))
+    return rows
 
 
 def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.errors import RecordError, SettingError
+from sdpo.errors import RecordError
 from sdpo.runtime.run_directory import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.train.offline.split import is_held_out
 
 if TYPE_CHECKING:
     from sdpo.gateway.store import Store
-    from sdpo.settings import LearnSettings
-    from sdpo.settings.learn import StoreSettings
+    from sdpo.settings import LearnSettings, StoreSettings
 
 CONVERSATIONS, PERSONS = "conversations.jsonl", "persons.json"
 TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
@@ -31,9 +30,7 @@ _FEWEST_PERSONS, _FEWEST_HELD_OUT = 10, 16
 
 
 def open_store(settings: "StoreSettings") -> "Store":
-    """Return the store of the settings. Raises SettingError if there is neither a store nor an INPUT."""
-    if settings.store_url is None:
-        raise SettingError("STORE_URL is not set. Name a gateway's store; make learn takes files too (INPUT=...).")
+    """Return the store of STORE_URL. Raises SdpoError if it does not exist: only a gateway makes one."""
     from sdpo.gateway.store import Store
 
     return Store(settings.store_url, create=False)

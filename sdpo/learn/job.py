@@ -31,7 +31,8 @@ _MAY_CHANGE |= {"unload_after", "canary", "auto_promote", "max_hours"}
 
 def fill(settings: "LearnSettings", job: "Job") -> "LearnSettings":
     """Return the settings with the name of the last night that was interrupted, if these settings are its own."""
-    if settings.store_url is not None and settings_module.source(settings, "input") == settings_module.TINY:
+    tiny = settings_module.source(settings, "input") == settings_module.TINY
+    if tiny and "store_url" in settings_module.given(settings):
         settings = dataclasses.replace(settings, input=None)  # a store takes the place of the shipped conversations
     if settings.run_id is not None or settings.output_dir is not None:
         return settings
@@ -58,8 +59,6 @@ def check(settings: "LearnSettings", job: "Job") -> None:
     if settings.input is None:
         store = collect.open_store(settings)
         store.close()
-    elif settings.store_url is not None:
-        raise SettingError("STORE_URL and INPUT are both set. Leave one of them out.")
     elif settings.conversations == "unused":
         raise SettingError("CONVERSATIONS=unused is for STORE_URL: files do not say what was learned from them.")
     check_model(settings, "model", settings.model)

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError
+from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError, SdpoError, one_line
 from sdpo.evaluate.prompts import holds_interactions
 from sdpo.evaluate.store import key_of
 from sdpo.learn import canary, collect
@@ -115,9 +115,10 @@ class Night:
         settings, live = self.settings, read_live(self.settings.registry)
         if live.canary is None:
             return {"sentence": "there is none", "output": ""}
-        if settings.store_url is None:
-            return {"sentence": f"{live.canary.version} is still tried: only a store has what was said", "output": ""}
-        store = collect.open_store(settings)
+        try:
+            store = collect.open_store(settings)
+        except SdpoError as error:
+            return {"sentence": f"{live.canary.version} is still tried: {one_line(error)}", "output": ""}
         compared = canary.comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
         measures = [asdict(measure) for measure in compared.measures]
         return {"sentence": canary.finish(settings, compared), "output": "", "measures": measures}
@@ -178,7 +179,8 @@ class Night:
         best = next((one for one in candidates if one["verdict"] != "stop"), candidates[0])
         row = {"sentence": best["verdict"], "output": collect.digest(out / "audit.json"), "changes": best["changes"]}
         if best["changes"]:
-            row["sentence"] += f": {'; '.join(map(str, best['changes']))}"
+            changes = (f"{change['setting']} ({change['why']})" for change in best["changes"])
+            row["sentence"] += f": {'; '.join(changes)}"
         if best["verdict"] == "stop":
             row |= _ends(STOPPED, EXIT_STOP, f"the audit says stop: {' '.join(best['reasons'])}")
         return row

@@ -20,6 +20,13 @@ from sdpo.settings.common import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.data import ConversationPrepSettings, LogsPrepSettings, PrepSettings, SourcePrepSettings
 from sdpo.settings.declare import Setting, flag, setting
 from sdpo.settings.evaluation import EvalSettings
+from sdpo.settings.gateway import (
+    ExportConversationsSettings,
+    ForgetSettings,
+    GatewayKeySettings,
+    GatewaySettings,
+    StoreSettings,
+)
 from sdpo.settings.learn import CanarySettings, LearnSettings, PromoteSettings, RegistrySettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
@@ -33,6 +40,10 @@ __all__ = [
     "CommonSettings",
     "ConversationPrepSettings",
     "EvalSettings",
+    "ExportConversationsSettings",
+    "ForgetSettings",
+    "GatewayKeySettings",
+    "GatewaySettings",
     "JobSettings",
     "LaunchSettings",
     "LearnSettings",
@@ -47,6 +58,7 @@ __all__ = [
     "SignalSettings",
     "SimulatorSettings",
     "SourcePrepSettings",
+    "StoreSettings",
     "StudySettings",
     "TrainingSettings",
     "flag",

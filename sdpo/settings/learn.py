@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_path, http_address, plain_name
-from sdpo.settings.common import MODEL_ELSEWHERE, CommonSettings, JobSettings
+from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings
 from sdpo.settings.declare import setting
+from sdpo.settings.gateway import StoreSettings
 
 
 def setting_words(value: str) -> str | None:
@@ -23,10 +24,9 @@ def setting_words(value: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegistrySettings(CommonSettings):
+class RegistrySettings(StoreSettings):
     """The registry, and the server that its versions are loaded into."""
 
-    registry: Path = setting(Path("runs/registry"), "the folder of the versions and of the live pointer")
     upstream: str | None = setting(
         None,
         "the OpenAI-compatible server that a version is loaded into before it goes live; if not set, only the pointer "
@@ -62,16 +62,7 @@ class PromoteSettings(RegistrySettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoreSettings(CommonSettings):
-    """The store of conversations."""
-
-    store_url: str | None = setting(
-        None, "the store of a gateway: sqlite:///runs/store.sqlite or postgresql+psycopg://…"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonSettings(RegistrySettings, StoreSettings):
+class ComparisonSettings(RegistrySettings):
     """Comparing a canary with what is live."""
 
     canary_min: int = setting(50, "the ratings or follow-ups that each side needs before they are compared", at_least=2)

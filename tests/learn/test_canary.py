@@ -55,10 +55,10 @@ def test_the_interval_covers_the_difference_and_is_wider_where_persons_differ():
     assert widths[1] > 1.5 * widths[0]
     assert difference_interval([], alone) is None
     _, (low, high) = difference_interval([("a", True)] * 5, [("b", True)] * 5)
-    assert low < -0.3 and high > 0.3  # five of five on both sides show nothing
+    assert low < -0.3 and high > 0.3  # five of five on both arms show nothing
 
 
-class Said:
+class Talk:
     """A store of conversations with a canary, in which users like one side."""
 
     def __init__(self, folder):
@@ -97,7 +97,7 @@ def run(registry, said, *flags):
 
 @pytest.mark.parametrize(("likes", "live", "state"), [(0.9, "v0002", "live"), (0.3, "v0001", "rejected")])
 def test_a_canary_is_decided_by_what_was_said(registry, tmp_path, capsys, likes, live, state):
-    said = Said(tmp_path)
+    said = Talk(tmp_path)
     said.add("v0001", 0.6)
     said.add("v0002", 0.0, started=1.0)  # before the canary began
     assert run(registry, said) == 0 and "too few" in capsys.readouterr().out

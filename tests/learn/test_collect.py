@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpo.errors import SettingError
 from sdpo.gateway.store import Store
 from sdpo.learn import collect
 from sdpo.settings import LearnSettings
@@ -89,9 +88,7 @@ def test_persons_of_json_lines_are_read_and_what_is_no_json_is_left_to_the_prepa
     assert json.loads((tmp_path / collect.PERSONS).read_text()) == {"a": "ANN", "b": "BOB"}
 
 
-def test_without_a_store_it_is_said_what_to_give(tmp_path):
-    with pytest.raises(SettingError, match="STORE_URL is not set"):
-        collect.open_store(LearnSettings())
+def test_a_store_that_does_not_exist_is_not_made(tmp_path):
     with pytest.raises(Exception, match=r"nothing\.sqlite") as caught:
         collect.open_store(replace(LearnSettings(), store_url=f"sqlite:///{tmp_path / 'nothing.sqlite'}"))
     assert "\n" not in str(caught.value) and not (tmp_path / "nothing.sqlite").exists()

@@ -96,7 +96,6 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, logs, capsys)
     [
         ({"train_settings": "LR"}, "NAME=value words"),
         ({"train_settings": "OUTPUT_DIR=x"}, "set by make learn itself"),
-        ({"store_url": "sqlite:///x.sqlite"}, "both set"),
         ({"conversations": "unused"}, "files do not say"),
         ({"model": "./nowhere"}, "does not exist"),
     ],

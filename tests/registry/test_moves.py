@@ -116,7 +116,7 @@ def test_vllm_loads_first_then_the_pointer_moves_then_the_old_one_goes(registry)
             f"load {first}", f"ask {first}", f"load {second}", f"ask {second}", f"unload {first}",
         ]  # fmt: skip
         moves.promote(replace(given, canary=0.2), "v0003")
-        assert len(server.loaded) == 2  # both sides of the canary
+        assert len(server.loaded) == 2  # both parts of the canary
         assert moves.rollback(given) == "v0002" and list(server.loaded) == [second]
         server.loaded["somebody-elses"] = "x"
         assert moves.rollback(given) == "v0001" and set(server.loaded) == {first, "somebody-elses"}

@@ -14,6 +14,7 @@ from sdpo.errors import RunError, SettingError
 from sdpo.registry import versions
 from sdpo.tiny import MODEL_DIR
 from tests.registries import KEEP, add, write_adapter
+from tests.servers import until
 from tests.worlds import environment
 
 
@@ -104,7 +105,8 @@ def test_a_killed_addition_leaves_whole_versions_only(tmp_path, adapter):
             env=environment(), stdout=subprocess.PIPE,
         )  # fmt: skip
         process.stdout.readline()
-        time.sleep(0.03 + 0.017 * number)
+        assert until(lambda: any((tmp_path / "versions").glob("v*")), 30)
+        time.sleep(0.01 + 0.013 * number)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()

@@ -1,0 +1,15 @@
+"""Writes the conversations of the store to a file that prep-logs reads."""
+
+from sdpo.runtime.launch import Job, main
+from sdpo.settings import ExportConversationsSettings
+
+JOB = Job(
+    name="export-conversations",
+    summary="write the store's conversations for prep-logs",
+    settings=ExportConversationsSettings,
+    run="sdpo.gateway.service:export",
+    check="sdpo.gateway.service:check",
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

@@ -1,0 +1,16 @@
+"""Removes all conversations of a user from the store, and says what learned from them."""
+
+from sdpo.runtime.launch import Job, main
+from sdpo.settings import ForgetSettings
+
+JOB = Job(
+    name="forget",
+    summary="remove a user's conversations and say what learned from them",
+    settings=ForgetSettings,
+    run="sdpo.gateway.service:forget",
+    check="sdpo.gateway.service:check_named",
+    tiny={"user": "nobody"},
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

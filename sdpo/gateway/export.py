@@ -1,0 +1,45 @@
+"""Writes conversations of the store to a file that `make prep-logs` reads."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sdpo.gateway.conversations import StoredConversation
+from sdpo.gateway.store import Store
+
+FILE = "conversations.jsonl"
+
+
+def write_conversations(store: Store, path: Path, only_unused: bool = False) -> int:
+    """Write the conversations as JSON lines and return how many they are. The file is replaced when it is complete.
+
+    A line has `id`, `user`, `timestamp`, `model` and `messages` in OpenAI's form, answers with their `rating`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, count = path.with_name(f".{path.name}.{os.getpid()}"), 0
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            for conversation in store.conversations(only_unused=only_unused):
+                file.write(json.dumps(row_of(conversation)) + "\n")
+                count += 1
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return count
+
+
+def row_of(conversation: StoredConversation) -> dict:
+    """Return a conversation as an object of the export."""
+    messages = [dict(message) for message in conversation.messages]
+    for rating in conversation.ratings:
+        messages[rating["message"]]["rating"] = rating["rating"]
+    answered = [version for version in conversation.versions if version]
+    return {
+        "id": conversation.id,
+        "user": conversation.user,
+        "model": answered[-1] if answered else None,
+        "timestamp": datetime.fromtimestamp(conversation.started_at, UTC).isoformat(),
+        "messages": messages,
+    }

@@ -1,0 +1,103 @@
+"""Who sends a request, in which conversation, and whether it may be kept."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sdpo.gateway.exchanges import plain_id
+from sdpo.llm.address import is_loopback
+
+# Open WebUI sends its headers with ENABLE_FORWARD_USER_INFO_HEADERS.
+_CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
+_USER = ("x-user-id", "x-openwebui-user-id", "x-openwebui-user-email")
+_MESSAGE = ("x-message-id", "x-openwebui-message-id")
+_OPT_OUT = "x-sdpo-opt-out"
+_TASK = "x-openwebui-task"
+_TASK_PROMPT = "### Task:"  # how Open WebUI's prompts for titles, tags and searches begin
+OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, "x-openwebui-")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The sender of a request. `conversation` and `message` are the client's own names, None if it gives none."""
+
+    key: str
+    user: str
+    conversation: str | None = None
+    message: str | None = None
+    opted_out: bool = False
+    task: bool = False  # a client's own question about a conversation, such as for a title: no part of it
+
+
+def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> Identity:
+    """Return who sent the request with this key, "" for none. The user is the key's name if nothing names one."""
+    named = [headers.get(name) for name in _USER]
+    named += [body.get(name) for name in ("user", "safety_identifier") if isinstance(body.get(name), str)]
+    user = next((text.strip() for text in named if text and text.strip()), key)
+    return Identity(
+        key=key,
+        user=user[:200],
+        conversation=_first(headers, _CONVERSATION),
+        message=_first(headers, _MESSAGE),
+        opted_out=headers.get(_OPT_OUT, "0").strip().lower() not in ("", "0", "false", "no"),
+        task=bool(headers.get(_TASK)) or _is_task(headers, body),
+    )
+
+
+def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    return next((found for name in names if (found := plain_id(headers.get(name)))), None)
+
+
+def _is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
+    if not any(name.startswith("x-openwebui-") for name in headers):
+        return False
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    content = last.get("content") if isinstance(last, dict) else None
+    return isinstance(content, str) and content.startswith(_TASK_PROMPT)
+
+
+def bearer(headers: Mapping[str, str]) -> str | None:
+    """Return the key that a request gives, None if it gives none."""
+    kind, _, key = headers.get("authorization", "").strip().partition(" ")
+    return (key.strip() if kind.lower() == "bearer" else None) or headers.get("x-api-key") or None
+
+
+def from_this_machine(headers: Mapping[str, str]) -> bool:
+    """Return whether a request was addressed to this machine, and by no web page of another.
+
+    Without keys anybody's page in a browser on this machine could otherwise talk to the gateway, by a name of its own
+    that leads here.
+    """
+    origin = headers.get("origin")
+    return is_loopback(f"http://{headers.get('host', '')}") and (
+        not origin or (bool(urlsplit(origin).hostname) and is_loopback(origin))
+    )
+
+
+class OptOuts:
+    """The users in a file, one a line, of whom nothing is kept. It is read again when it changes."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._users: frozenset[str] = frozenset()
+
+    def __contains__(self, user: str) -> bool:
+        if self._path is not None:
+            self._refresh(self._path)
+        return user in self._users
+
+    def _refresh(self, path: Path) -> None:
+        try:
+            found = os.stat(path)
+            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+            if seen != self._seen:
+                lines = path.read_text("utf-8").splitlines()
+                self._users = frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+                self._seen = seen
+        except (OSError, UnicodeDecodeError):
+            pass  # a file that is being replaced: who opted out before still has

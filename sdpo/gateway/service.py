@@ -1,0 +1,150 @@
+"""The jobs `gateway`, `gateway-key`, `forget` and `export-conversations`."""
+
+import socket
+from typing import TYPE_CHECKING
+
+from sdpo import settings as settings_module
+from sdpo.errors import RunError, SettingError
+from sdpo.gateway.database import shown, sqlite_path
+from sdpo.llm.address import checked_url, is_loopback, shown_url
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+    from sdpo.settings.gateway import (
+        ExportConversationsSettings,
+        ForgetSettings,
+        GatewayKeySettings,
+        GatewaySettings,
+        StoreSettings,
+    )
+
+_GRACE_SECONDS = 30
+_BACKLOG = 2048
+
+
+def check(settings: "StoreSettings", job: "Job") -> None:
+    """Raise SettingError for an address of a store or an upstream that cannot be used."""
+    sqlite_path(settings.store_url)
+    if hasattr(settings, "upstream"):
+        checked_url(settings.upstream, "UPSTREAM")
+
+
+def check_named(settings: "GatewayKeySettings | ForgetSettings", job: "Job") -> None:
+    """Raise SettingError if the key's NAME, or the USER to forget, was not given on the command line.
+
+    The environment of most shells has a USER of its own.
+    """
+    check(settings, job)
+    name = "user" if hasattr(settings, "user") else "name"
+    given = settings_module.source(settings, name)
+    if given not in (settings_module.FLAG, settings_module.MAKE, settings_module.TINY) or not getattr(settings, name):
+        raise SettingError(
+            f"{name.upper()} is not given. Name it on the command line: make {job.name} {name.upper()}=..."
+        )
+
+
+def run(settings: "GatewaySettings", job: "Job") -> None:
+    """Serve until interrupted. Raises RunError if the address is taken or the store cannot be used."""
+    import uvicorn
+
+    from sdpo.gateway.app import make_app
+    from sdpo.gateway.keys import Keys
+    from sdpo.gateway.recovery import taking_part
+    from sdpo.gateway.store import Store
+
+    listener = _listener(settings)
+    store = Store(settings.store_url)
+    keys = Keys(store)
+    keys.refresh()
+    host = settings.gateway_host
+    if not keys and not settings.gateway_open and not is_loopback(f"http://{_in_url(host)}"):
+        raise SettingError(
+            f"GATEWAY_HOST={host} is open to other machines, and there is no key. Make one: make gateway-key NAME=..."
+        )
+    app = make_app(settings, store)
+    with taking_part(store, app.state.gateway.name) as completed:
+        if completed:
+            print(f"{completed} answers that an earlier gateway broke off were completed in the store", flush=True)
+        address = f"http://{_in_url(host)}:{listener.getsockname()[1]}/v1"
+        print(f"gateway: {address} in front of {shown_url(settings.upstream)}; store: {shown(settings.store_url)}")
+        print(_who_may(bool(keys), settings.gateway_open), flush=True)
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, lifespan="on",
+            timeout_graceful_shutdown=_GRACE_SECONDS, backlog=_BACKLOG, h11_max_incomplete_event_size=2**20,
+        )  # fmt: skip
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listener(settings: "GatewaySettings") -> socket.socket:
+    host, port = settings.gateway_host, settings.gateway_port
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)  # who connects from now on waits until the store is open
+    except OSError as error:
+        listener.close()
+        raise RunError(
+            f"the gateway cannot listen on {host} port {port}: {error.strerror}. Choose another GATEWAY_PORT."
+        ) from None
+    return listener
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _who_may(keys: bool, open_to_all: bool) -> str:
+    if keys:
+        return "clients need a key of this gateway (make gateway-key NAME=...)"
+    if open_to_all:
+        return "GATEWAY_OPEN=1 and no keys: whoever reaches this address may use it"
+    return "no keys yet, so only this machine is answered (make gateway-key NAME=... makes one)"
+
+
+def make_key(settings: "GatewayKeySettings", job: "Job") -> None:
+    """Make a key and print it, or withdraw one. Raises SettingError for a name that is taken or has no key."""
+    from sdpo.gateway import keys
+    from sdpo.gateway.store import Store
+
+    assert settings.name is not None
+    store = Store(settings.store_url)
+    if settings.revoke:
+        keys.revoke_key(store, settings.name)
+        print(f"the key {settings.name} is withdrawn", flush=True)
+        return
+    key = keys.make_key(store, settings.name, settings.key_rate, settings.key_concurrency)
+    print(f"the key {settings.name}, which is shown only now:\n{key}", flush=True)
+
+
+def forget(settings: "ForgetSettings", job: "Job") -> None:
+    """Remove a user's conversations and print what learned from them."""
+    from sdpo.gateway import retention
+    from sdpo.gateway.learned import versions_with
+    from sdpo.gateway.store import Store
+
+    assert settings.user is not None
+    store = Store(settings.store_url, create=False)
+    gone = retention.forget(store, settings.user)
+    print(f"removed {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
+    versions = versions_with(settings.registry, gone.conversations, gone.runs)
+    if not gone.runs and not versions:
+        print("nothing has learned from them", flush=True)
+        return
+    print(f"runs that learned from them: {', '.join(gone.runs) or 'none is noted'}")
+    print(f"versions that learned from them: {', '.join(versions) or 'none is in the registry'}")
+    if versions:
+        print("These weights stay. Train a new version without the conversations, then remove these.", flush=True)
+
+
+def export(settings: "ExportConversationsSettings", job: "Job") -> None:
+    """Write the conversations for `make prep-logs`. Raises RunError if the file is there already."""
+    from sdpo.gateway.export import FILE, write_conversations
+    from sdpo.gateway.store import Store
+
+    path = settings.out_dir / FILE
+    if path.exists() and not settings.force:
+        raise RunError(f"{path} exists already. Set FORCE=1 to replace it, or choose another OUT_DIR.")
+    store = Store(settings.store_url, create=False)
+    count = write_conversations(store, path, settings.only_unused)
+    print(f"{count} conversations in {path}; next: make prep-logs INPUT={path}", flush=True)

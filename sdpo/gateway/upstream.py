@@ -1,0 +1,194 @@
+"""The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
+
+import posixpath
+import time
+from collections.abc import AsyncIterable, Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from sdpo.errors import one_line
+from sdpo.gateway.identity import OWN_HEADERS
+from sdpo.llm.address import checked_url, credentials, is_loopback, shown_url
+
+# Headers about one connection, and those that the gateway makes itself.
+_HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "trailers", "transfer-encoding", "upgrade",
+}  # fmt: skip
+_NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-api-key", "cookie", "expect"}
+# Paths that change what a server serves: they are for `make learn` and the operator, not for who has a key.
+_OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+_CONNECT_SECONDS = 10.0
+_MODELS_SECONDS = 30.0
+
+
+class UpstreamError(Exception):
+    """The upstream gave no answer; `status` is what the client gets."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class Upstream:
+    """A client of the server at `url`."""
+
+    def __init__(self, url: str, api_key: str | None, timeout: float, at_once: int) -> None:
+        url, basic = credentials(checked_url(url, "UPSTREAM"))
+        self.shown = shown_url(url)
+        self._base = url
+        self._root = url.removesuffix("/v1") if url.endswith("/v1") else None
+        self._timeout = timeout
+        self._authorization = f"Bearer {api_key}" if api_key else basic
+        self._client = httpx.AsyncClient(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
+            limits=httpx.Limits(max_connections=at_once + 8, max_keepalive_connections=at_once + 8),
+            trust_env=not is_loopback(url),
+            follow_redirects=False,
+        )
+        self._first_model: tuple[float, str | None] = (float("-inf"), None)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    def address(self, path: str, query: str = "") -> str:
+        """Return the upstream's address of a path of the gateway, as it is on the wire."""
+        if self._root is not None:
+            address = self._root + path
+        else:
+            address = self._base + (path.removeprefix("/v1") if path.startswith("/v1/") else path)
+        return f"{address}?{query}" if query else address
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[str, str]],
+        content: bytes | AsyncIterable[bytes] | None,
+        query: str = "",
+        length: str | None = None,
+    ) -> httpx.Response:
+        """Send a request and return the response, whose body is not read yet. Raises UpstreamError.
+
+        `length` is that of a content which comes in parts.
+        """
+        passed = self._headers(headers)
+        passed += [("content-length", length)] if length is not None and content is not None else []
+        request = self._client.build_request(method, self.address(path, query), headers=passed, content=content)
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.RemoteProtocolError as error:
+            # The upstream closed a connection that it had kept, at the moment at which this request took it.
+            if not isinstance(content, bytes) or "without sending a response" not in str(error):
+                raise self._failed(error) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._failed(error) from None
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.HTTPError as error:
+            raise self._failed(error) from None
+
+    async def read(self, response: httpx.Response) -> bytes:
+        """Return the whole body of a response. Raises UpstreamError."""
+        try:
+            return await response.aread()
+        except httpx.HTTPError as error:
+            raise self.broke_off(error) from None
+        finally:
+            await response.aclose()
+
+    def broke_off(self, error: httpx.HTTPError) -> UpstreamError:
+        """Return the error of an answer that ended before its end."""
+        if isinstance(error, httpx.TimeoutException):
+            return self._failed(error)
+        return UpstreamError(
+            502, "upstream_broke_off", f"The upstream {self.shown} broke its answer off ({_words(error)})."
+        )
+
+    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[int, Any]:
+        """Return the status and the JSON of the upstream's list of models. Raises UpstreamError."""
+        response = await self.send("GET", "/v1/models", headers, None)
+        body = await self.read(response)
+        try:
+            return response.status_code, httpx.Response(200, content=body).json()
+        except ValueError:
+            raise UpstreamError(502, "upstream_error", f"The upstream {self.shown} lists no models.") from None
+
+    async def first_model(self) -> str | None:
+        """Return the first model that the upstream lists, None if it lists none; it is remembered for a while."""
+        asked_at, name = self._first_model
+        if time.monotonic() - asked_at > _MODELS_SECONDS:
+            _, listed = await self.models()
+            name = next((one["id"] for one in models_in(listed) if isinstance(one.get("id"), str)), None)
+            self._first_model = (time.monotonic(), name)
+        return name
+
+    async def healthy(self) -> str | None:
+        """Return None if the upstream answers, else what is the matter."""
+        try:
+            response = await self._client.get(
+                self.address("/v1/models"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
+            )
+        except httpx.HTTPError as error:
+            return _words(error)
+        return None if response.status_code < 500 else f"status {response.status_code}"
+
+    def _headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        given = [(name.lower(), value) for name, value in headers]
+        dropped = _NOT_FORWARDED | connection_headers(given)
+        kept = [(name, value) for name, value in given if name not in dropped and not name.startswith(OWN_HEADERS)]
+        if self._authorization:
+            kept.append(("authorization", self._authorization))
+        if not any(name == "user-agent" for name, _ in kept):
+            kept.append(("user-agent", "sdpo-gateway"))
+        return kept
+
+    def _failed(self, error: Exception) -> UpstreamError:
+        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
+            status = 504 if isinstance(error, httpx.ConnectTimeout) else 502
+            return UpstreamError(
+                status, "upstream_unreachable", f"The upstream {self.shown} cannot be reached ({_words(error)})."
+            )
+        if isinstance(error, httpx.TimeoutException):
+            return UpstreamError(
+                504, "upstream_timeout", f"The upstream {self.shown} was silent for {self._timeout:g} seconds."
+            )
+        return UpstreamError(502, "upstream_error", f"The upstream {self.shown} gave no answer ({_words(error)}).")
+
+
+def response_headers(response: httpx.Response, *, decoded: bool = False) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a response to pass on; `decoded` if its body is passed on decompressed or changed."""
+    raw = [(name.lower(), value) for name, value in response.headers.raw]
+    dropped = _HOP_BY_HOP | connection_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
+    # Date and Server are the gateway's own.
+    dropped |= {"date", "server", "content-length", "content-encoding"} if decoded else {"date", "server"}
+    return [(name, value) for name, value in raw if name.decode("latin-1") not in dropped]
+
+
+def connection_headers(headers: Iterable[tuple[str, str]]) -> set[str]:
+    """Return the names of the headers that `Connection` says are about this connection only."""
+    return {name.strip().lower() for header, value in headers if header == "connection" for name in value.split(",")}
+
+
+def models_in(listed: Any) -> list[dict[str, Any]]:
+    """Return the models of a list as the interface gives it."""
+    data = listed.get("data") if isinstance(listed, Mapping) else None
+    return [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+
+
+def for_operators(path: str) -> bool:
+    """Return whether a path changes what the upstream serves."""
+    return posixpath.normpath("/" + path.lstrip("/")).lower().startswith(_OPERATOR)
+
+
+def raw_path(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request as it was on the wire."""
+    raw = scope.get("raw_path")
+    return raw.decode("latin-1").partition("?")[0] if raw else quote(scope["path"])
+
+
+def _words(error: Exception) -> str:
+    return one_line(error, 120)
