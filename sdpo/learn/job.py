@@ -3,20 +3,27 @@
 import dataclasses
 import importlib.util
 import json
+import os
+import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError, one_line
+from sdpo.evaluate.judges import ORACLE, SHIPPED
 from sdpo.learn import collect
 from sdpo.learn.journal import FILE as JOURNAL
 from sdpo.learn.night import STAGES, Night, words
-from sdpo.learn.stages import environment, learner_lock, stage_lock
+from sdpo.learn.stages import environment, flags, learner_lock, stage_lock
 from sdpo.registry.live import read_live
 from sdpo.runtime.run_directory import RunDirectory, provenance
+from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
 from sdpo.settings.inputs import check_model
+from sdpo.settings.resolve import resolve
+from sdpo.settings.training import RULE
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -62,8 +69,9 @@ def check(settings: "LearnSettings", job: "Job") -> None:
     elif settings.conversations == "unused":
         raise SettingError("CONVERSATIONS=unused is for STORE_URL: files do not say what was learned from them.")
     check_model(settings, "model", settings.model)
-    for name in ("audit_settings", "train_settings", "eval_settings"):
-        _check_words(name, getattr(settings, name))
+    _check_judge(settings)
+    for name, kind in _STAGE_SETTINGS.items():
+        _check_words(name, getattr(settings, name), kind)
     read_live(settings.registry)
     folder = RunDirectory(settings.run_directory_path)
     if (started := folder.read_json(STARTED)) is not None:
@@ -72,14 +80,39 @@ def check(settings: "LearnSettings", job: "Job") -> None:
         print("\n".join(plan(settings)) + "\n", flush=True)
 
 
+_STAGE_SETTINGS = {"audit_settings": AuditSettings, "train_settings": OfflineSettings, "eval_settings": EvalSettings}
 _OURS = {"model", "data", "input", "out_dir", "output_dir", "run_dir", "run_id", "baseline", "train_jsonl", "tiny"}
-_OURS |= {"val_jsonl", "model_name_or_path", "scratch"}
+_OURS |= {"val_jsonl", "model_name_or_path", "base_model", "scratch", "data_path"}
 
 
-def _check_words(name: str, text: str) -> None:
+def _check_words(name: str, text: str, kind: type[CommonSettings]) -> None:
+    """Raise SettingError for a setting that the stage does not have, that has a wrong value, or that is set here."""
     ours = next((word for word in words(text) if word in _OURS), None)
     if ours is not None:
         raise SettingError(f"{name.upper()}: {ours.upper()} is set by make learn itself. Leave it out.")
+    try:
+        resolve(kind, flags(words(text)), job=name, environment={}, dotenv=Path(os.devnull))
+    except SettingError as error:
+        raise SettingError(f"{name.upper()}: {error}") from None
+
+
+def _check_judge(settings: "LearnSettings") -> None:
+    """Raise SettingError for a judge that the evaluation, hours later, could not use."""
+    given = words(settings.eval_settings)
+    judges = shlex.split(given.get("judge_model", settings.judge_model or ""))
+    served = given.get("judge_url", settings.judge_url) is not None
+    for judge in judges:
+        if judge in (ORACLE, RULE):
+            if settings.style is None and "style" not in given:
+                raise SettingError(f"JUDGE_MODEL={judge} needs a STYLE to read. Set it, or name a model.")
+        elif judge.startswith("claude-"):
+            if not settings.anthropic_api_key:
+                raise SettingError(
+                    f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env, or set another "
+                    "JUDGE_MODEL: a model, or rule with a STYLE that a rule reads."
+                )
+        elif not served and judge != SHIPPED:
+            check_model(settings, "judge_model", judge)
 
 
 def _check_same(folder: RunDirectory, started: dict[str, Any], settings: "LearnSettings") -> None:
@@ -127,7 +160,13 @@ def run(settings: "LearnSettings", job: "Job") -> int:
     Raises SdpoError if a stage failed; the same command then goes on with that stage.
     """
     folder = RunDirectory(settings.run_directory_path)
-    with learner_lock(settings.registry), stage_lock(folder.path) as lock:
+    try:
+        learner = learner_lock(settings.registry)
+    except RunError:
+        with suppress(OSError):  # it has files if it is a night to go on with
+            folder.path.rmdir()
+        raise
+    with learner, stage_lock(folder.path) as lock:
         if folder.read_json(STARTED) is None:
             facts = {"job": job.name, "settings": settings_module.redacted(settings), "identity": identity(settings)}
             folder.write_json(STARTED, facts | provenance())

@@ -189,7 +189,7 @@ class Night:
         settings, out = self.settings, self.folder.path / "train"
         values = {**self._shared(), "model_name_or_path": self._start(), "train_jsonl": self.data / collect.TRAIN}
         values |= {"val_jsonl": self.data / collect.HELD_OUT, "output_dir": out, "style": settings.style}
-        values |= {"adapter": "lora", "gpus": gpus(settings)} | words(settings.train_settings)
+        values |= {"adapter": "lora"} | with_gpus(settings, settings.train_settings)
         late = False
         if not _finished(out):
             metrics, ends = out / "metrics.jsonl", (0, GuardStopped.exit_code)
@@ -232,8 +232,9 @@ class Night:
         live = self._rival()
         baseline = None if live is None else versions.read(settings.registry, live).folder(settings.registry)
         values = {**self._shared(), "run_dir": run, "output_dir": self.folder.path / "evaluation"}
-        values |= {"baseline": baseline or settings.model, "style": settings.style, "gpus": gpus(settings)}
-        values |= {"judge_model": settings.judge_model, "judge_url": settings.judge_url} | words(settings.eval_settings)
+        values |= {"baseline": baseline or settings.model, "style": settings.style}
+        values |= {"judge_model": settings.judge_model, "judge_url": settings.judge_url}
+        values |= with_gpus(settings, settings.eval_settings)
         self.stages.run("eval", values, allowed=(0, KEEP_EXIT_CODE))
         path = self.folder.path / "evaluation" / "release.json"
         release = json.loads(path.read_text("utf-8"))
@@ -303,9 +304,12 @@ def words(text: str) -> dict[str, str]:
     return {name.lower(): value for name, _, value in (word.partition("=") for word in shlex.split(text))}
 
 
-def gpus(settings: "LearnSettings") -> int:
-    """Return the number of processes for a job: one for each GPU, one without."""
-    return 1 if settings.tiny else max(1, len(processes.visible_gpus()))
+def with_gpus(settings: "LearnSettings", text: str) -> dict[str, Any]:
+    """Return the settings of a stage; a number of processes is one for each GPU, unless they have another."""
+    given: dict[str, Any] = dict(words(text))
+    if "world_size" in given or "gpus" in given or settings.tiny:
+        return given
+    return {"gpus": max(1, len(processes.visible_gpus()))} | given
 
 
 def _ends(outcome: str, code: int, sentence: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class LearnSettings(ComparisonSettings, JobSettings):
     )
     style: str | None = setting(None, "the style that users ask for, by name, if a rule or an oracle can read it")
     judge_model: str | None = setting(
-        None, "the judge of audit and evaluation; if not set, the ones that these jobs have as their defaults"
+        None, "the judge of audit and evaluation: a model, a claude-… name, or rule with a STYLE that a rule reads"
     )
     judge_url: str | None = setting(
         None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address
@@ -108,7 +108,7 @@ class LearnSettings(ComparisonSettings, JobSettings):
         "RECIPE=recommended AUDIT_N=256", "settings of the audit, as NAME=value words", check=setting_words
     )
     train_settings: str = setting(
-        "RECIPE=recommended", "settings of the training, as NAME=value words", check=setting_words
+        "RECIPE=recommended SAVE_LIMIT=3", "settings of the training, as NAME=value words", check=setting_words
     )
     eval_settings: str = setting("", "settings of the evaluation, as NAME=value words", check=setting_words)
     max_hours: float | None = setting(

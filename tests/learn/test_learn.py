@@ -98,6 +98,10 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, logs, capsys)
         ({"train_settings": "OUTPUT_DIR=x"}, "set by make learn itself"),
         ({"conversations": "unused"}, "files do not say"),
         ({"model": "./nowhere"}, "does not exist"),
+        ({"train_settings": "LERNING_RATE=1"}, "TRAIN_SETTINGS: the flag --lerning-rate is not a setting"),
+        ({"eval_settings": "EVAL_N=many"}, "EVAL_SETTINGS: "),
+        ({"judge_model": "claude-x"}, "needs ANTHROPIC_API_KEY"),
+        ({"judge_model": "./judge"}, "JUDGE_MODEL=./judge does not exist"),
     ],
 )
 def test_settings_that_cannot_be_used_are_one_line_before_anything_is_written(tmp_path, logs, capsys, given, words):
