@@ -220,9 +220,11 @@ class Night:
         merged = self.folder.path / "start"
         if not merged.exists():
             from sdpo.models.policy import write_merged_model
+            from sdpo.models.pretrained import silence_libraries
 
             temporary = merged.with_name(".start")
             shutil.rmtree(temporary, ignore_errors=True)
+            silence_libraries()
             write_merged_model(version.base, folder, temporary)
             temporary.rename(merged)
         return str(merged)
@@ -272,9 +274,11 @@ class Night:
         merged = self.folder.path / "version"
         if not merged.exists():
             from sdpo.models.policy import write_merged_model
+            from sdpo.models.pretrained import silence_libraries
 
             temporary = merged.with_name(".version")
             shutil.rmtree(temporary, ignore_errors=True)
+            silence_libraries()
             write_merged_model(self._start(), checkpoint, temporary)
             temporary.rename(merged)
         return merged

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdpo.settings import RegistrySettings
 
 BASE = "base"  # the name of the base model, as a version to roll back to
-_NOTHING = "nothing to promote: {} has no candidate. make versions lists what there is."
+_NOTHING = "nothing to promote: {} has no candidate. make versions lists what there is; VERSION=... names one of them."
 
 
 def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
@@ -83,7 +83,7 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
 
 def states(all_versions: Sequence[Version], live: Live, moves: Sequence[Move]) -> dict[str, str]:
     """Return name -> what became of each version, by the pointer and its history."""
-    found = {version.name: "candidate" for version in all_versions}
+    found = {version.name: "kept" if version.kept else "candidate" for version in all_versions}
     for move in moves:
         if move.action == PROMOTE and move.before:
             found[move.before] = "former"
@@ -115,7 +115,7 @@ def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Versi
     candidates = [version for version in every if now[version.name] == "candidate"]
     if not candidates:
         raise SettingError(_NOTHING.format(registry))
-    return next((version for version in reversed(candidates) if not version.kept), candidates[-1])
+    return candidates[-1]
 
 
 def _move(settings: "RegistrySettings", action: str, live: Live, after: Live, reason: str) -> None:

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Version:
 
     `weights` is the fingerprint of weights and base model, `files` that of the version's own files. `data` has the ids
     of the conversations it learned from, and the hashes of their persons. `verdict` is the release of its evaluation.
-    `state` is what became of it: candidate, live, canary, former, or rejected (taken back).
+    `state` is what became of it: candidate, kept (by its verdict not to go live), live, canary, former, or rejected
+    (taken back).
     """
 
     name: str
@@ -113,6 +114,7 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,
         )
+        version = replace(version, state="kept" if version.kept else "candidate")
         _write(temporary / FILE, version)
         _sync_folder(temporary)
         temporary.rename(registry / "versions" / name)

@@ -71,6 +71,7 @@ def test_a_version_to_keep_back_goes_live_by_force_alone(registry, adapters):
     with pytest.raises(SettingError, match="FORCE=1") as caught:
         moves.promote(settings(registry), kept.name)
     assert KEEP["sentence"] in str(caught.value) and read_live(registry) == Live()
+    assert state(registry)[kept.name] == "kept"
     assert moves.promote(settings(registry), None).name == "v0003"  # not the one without a reason to go live
     assert moves.promote(settings(registry), kept.name, force=True).name == kept.name
 
