@@ -14,7 +14,7 @@ JOBS += eval-tldr eval-helpsteer eval signal-analysis audit learn promote rollba
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo check test test-fast test-containers bench lint types clean build up down logs shell smoke-docker $(JOBS)
+.PHONY: help setup ready demo check test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
 
 # DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
 ifneq ($(filter-out 0 false no,$(DOCKER)),)
@@ -147,6 +147,9 @@ build: ## build the container image
 
 up: build ## start simulator and trainer in containers (JOB=..., RUN_ID=...)
 	@docker/compose.sh up --detach && echo 'started; make logs shows their output, make down stops them'
+
+up-loop: build ## start a model's server, the gateway and a nightly learner in containers (MODEL=...)
+	@docker/compose.sh loop --detach && echo 'started; the gateway answers at http://127.0.0.1:$(or $(GATEWAY_PORT),8787)/v1'
 
 down: ## save a checkpoint, stop and remove the containers; keeps runs, data and models
 	@docker/compose.sh down

@@ -38,6 +38,10 @@ given() {
   for name in $settings SDPO_MAKE_VARIABLES ${SDPO_MAKE_VARIABLES:-}; do
     case $name in
     *[!A-Za-z0-9_]* | SCRATCH) continue ;;
+    # Shells set these themselves: they are settings only on the command line of make.
+    USER | NAME) case " ${SDPO_MAKE_VARIABLES:-} " in *" $name "*) ;; *) continue ;; esac ;;
+    # The loop's containers have their own.
+    GATEWAY_HOST | GATEWAY_PORT | GATEWAY_OPEN | REGISTRY | UPSTREAM | MODEL) [ "$1" != loop ] || continue ;;
     RUN_ID | TINY | USER_MODEL_NAME_OR_PATH | SIMULATOR_GPU) [ "$1" = run ] || continue ;;
     esac
     eval "[ -z \"\${$name:-}\" ]" || echo "$name"
@@ -57,6 +61,15 @@ up)
   names=$(given up | sed 's/.*/"&"/' | paste -sd, -)
   case $variants in *two-nodes*) trainers='trainer trainer-2' ;; *) trainers=trainer ;; esac
   { echo services: && printf "  %s: {environment: [$names]}\\n" $trainers; } | docker compose $files -f - up --no-build "$@"
+  ;;
+loop) # the model's server, the gateway and the learner
+  names=$(given loop | sed 's/.*/"&"/' | paste -sd, -)
+  { echo services: && printf "  %s: {environment: [$names]}\n" gateway learner; } |
+    docker compose $files -f - --profile loop ${WEBUI_IMAGE:+--profile webui} up --no-build "$@" \
+      server gateway learner ${WEBUI_IMAGE:+webui}
+  ;;
+down)
+  exec docker compose $files --profile job --profile loop --profile webui down "$@"
   ;;
 run)
   [ -t 0 ] && [ -t 1 ] || set -- -T "$@"

@@ -1,8 +1,10 @@
 """The container files: the configuration that Compose reads from them, the script that calls it, and prepare.py."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -72,6 +74,37 @@ def test_two_trainers_differ_only_in_rank_and_connect_to_the_first():
     assert services["trainer"]["image"] == services["trainer-2"]["image"]
 
 
+@needs_compose
+@pytest.mark.parametrize("variants", [[], ["cpu"], ["vllm"]], ids=lambda names: "-".join(names) or "gpu")
+def test_of_the_loop_only_the_gateway_can_be_reached_and_only_from_this_machine(variants):
+    config = composed(variants, "loop", GATEWAY_PORT="9000", MODEL="org/model")
+    services = config["services"]
+    loop = {"fetch", "server", "gateway", "learner"}
+    assert loop <= set(services) and "webui" not in services and "job" not in services
+    for name in loop:
+        assert services[name]["read_only"] and services[name]["cap_drop"] == ["ALL"]
+        assert services[name]["user"].split(":")[0] not in ("", "0", "root")
+        assert ("ports" in services[name]) == (name == "gateway")
+    [port] = services["gateway"]["ports"]
+    assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "9000", 8787)
+    assert all(set(services[name]["networks"]) == {"inside"} for name in ("server", "learner"))
+    assert set(services["gateway"]["networks"]) == {"inside", "front"}
+    learner, gateway = services["learner"]["environment"], services["gateway"]["environment"]
+    assert all(learner[name] == gateway[name] for name in ("STORE_URL", "REGISTRY", "UPSTREAM"))
+    runs = next(mount for mount in services["server"]["volumes"] if mount["target"] == "/app/runs")
+    assert runs["read_only"] and learner["REGISTRY"].startswith("/app/runs/")
+    on_gpu = [name for name in loop if "devices" in str(services[name].get("deploy"))]
+    assert sorted(on_gpu) == ([] if "cpu" in variants else ["learner", "server"])
+    assert ("--enable-lora" in services["server"]["command"]) == ("vllm" in variants)
+
+
+@needs_compose
+def test_open_webui_starts_only_if_it_is_asked_for_and_has_a_port_of_this_machine():
+    service = composed(["cpu"], "loop", "webui", WEBUI_IMAGE="mine/webui:1")["services"]["webui"]
+    assert service["image"] == "mine/webui:1" and service["ports"][0]["host_ip"] == "127.0.0.1"
+    assert service["environment"]["OPENAI_API_BASE_URL"] == "http://gateway:8787/v1"
+
+
 def test_the_examples_are_valid_and_locked_down():
     manifests = list(yaml.safe_load_all((PROJECT / "examples" / "kubernetes.yaml").read_text("utf-8")))
     pods = [item["spec"]["template"]["spec"] for item in manifests if "template" in item.get("spec", {})]
@@ -126,6 +159,38 @@ def test_run_passes_on_settings_and_all_make_variables_even_unknown_ones(docker)
     names = {words[index + 1] for index, word in enumerate(words) if word == "-e"}
     assert names == {"LRR", "SDPO_MAKE_VARIABLES", "STYLE", "TINY"}
     assert words[-2:] == ["job", "true"] and "-T" in words
+
+
+def test_a_shells_own_user_and_name_are_no_settings_unless_make_got_them(docker):
+    given = {"USER": "me", "NAME": "here", "LR": "1"}
+    for made, expected in (("", {"LR"}), ("USER", {"LR", "USER"})):
+        words = docker("run", "job", "true", SDPO_MAKE_VARIABLES=made, **given)[0].split(" run ")[1].split()
+        names = {words[index + 1] for index, word in enumerate(words) if word == "-e"}
+        assert names - {"SDPO_MAKE_VARIABLES"} == expected
+
+
+def test_the_loop_gets_the_settings_except_the_addresses_that_its_containers_have(docker):
+    recorded = docker("loop", "--detach", LR="0.5", UPSTREAM="http://x/v1", GATEWAY_PORT="9", RETENTION_DAYS="30")
+    assert recorded[0].endswith("-f - --profile loop up --no-build --detach server gateway learner")
+    passed = yaml.safe_load("\n".join(recorded[recorded.index("services:") :]))["services"]
+    assert passed == {name: {"environment": ["LR", "RETENTION_DAYS"]} for name in ("gateway", "learner")}
+    assert "--profile webui up" in docker("loop", WEBUI_IMAGE="mine/webui:1")[0]
+    assert "--profile loop --profile webui down" in docker("down")[0]
+
+
+def test_the_learners_nights_begin_at_its_hour():
+    spec = importlib.util.spec_from_file_location("nightly", PROJECT / "docker" / "nightly.py")
+    nightly = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nightly)
+    for now, expected in (((2, 59, 0), 60.0), ((3, 0, 0), 86_400.0), ((4, 0, 0), 23 * 3600.0), ((0, 0, 0), 10_800.0)):
+        assert nightly.seconds_until(3, datetime(2026, 12, 31, *now, tzinfo=UTC)) == expected
+    program = [sys.executable, PROJECT / "docker" / "nightly.py"]
+    done = subprocess.run(program, env=environment(LEARN_HOUR="24"), capture_output=True, text=True)
+    assert done.returncode == 2 and "LEARN_HOUR=24" in done.stderr
+    with subprocess.Popen(program, env=environment(LEARN_HOUR="3"), stdout=subprocess.PIPE, text=True) as waiting:
+        assert "at 03:00 UTC" in waiting.stdout.readline()
+        waiting.terminate()
+        assert waiting.wait(10) == 0
 
 
 def test_nothing_runs_as_root_and_the_caller_owns_the_written_files(docker, tmp_path):

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from sdpo.data.redact import Redactor
 from sdpo.errors import one_line
 from sdpo.gateway.exchanges import new_id
-from sdpo.gateway.identity import OptOuts, bearer, from_this_machine
+from sdpo.gateway.identity import OptOuts, addressed_plainly, bearer
 from sdpo.gateway.keys import Key, Keys, Limits, Refused
 from sdpo.gateway.metrics import Metrics
 from sdpo.gateway.recording import Turn
@@ -106,8 +106,8 @@ class Gateway:
             await self.in_thread(self.keys.refresh)
         if self.keys:
             return self.keys.key_of(bearer(request.headers))
-        if not self.settings.gateway_open and not from_this_machine(request.headers):
-            message = "Without keys this gateway answers this machine only. Make a key: make gateway-key NAME=..."
+        if not addressed_plainly(request.headers, self.settings.gateway_open):
+            message = "Without keys this gateway is not for other machines. Make a key: make gateway-key NAME=..."
             raise Refused(403, "forbidden", message)
         return Key("")
 
@@ -122,6 +122,8 @@ class Gateway:
             named += [(live.canary.model, live.canary.version)] if live.canary else []
             return asked, next((version for model, version in named if version and model == asked), "")
         version, model = live.answering(await conversation() if live.canary else "")
+        if model is None:
+            model = self.settings.upstream_model
         if model is None:
             try:
                 model = await self.upstream.first_model()

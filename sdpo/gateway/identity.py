@@ -1,6 +1,7 @@
 """Who sends a request, in which conversation, and whether it may be kept."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,16 +67,26 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return (key.strip() if kind.lower() == "bearer" else None) or headers.get("x-api-key") or None
 
 
-def from_this_machine(headers: Mapping[str, str]) -> bool:
-    """Return whether a request was addressed to this machine, and by no web page of another.
+def addressed_plainly(headers: Mapping[str, str], by_others: bool) -> bool:
+    """Return whether a request may come without a key: it was addressed to this machine, and by no page of another.
 
-    Without keys anybody's page in a browser on this machine could otherwise talk to the gateway, by a name of its own
-    that leads here.
+    With `by_others` also to an address in numbers or a name without dots, as in a network of containers. Without keys a
+    page in a browser on this machine could otherwise talk to the gateway, by a public name of its own that leads here.
     """
     origin = headers.get("origin")
-    return is_loopback(f"http://{headers.get('host', '')}") and (
-        not origin or (bool(urlsplit(origin).hostname) and is_loopback(origin))
-    )
+    addresses = [f"http://{headers.get('host', '')}", *([origin] if origin else [])]
+    return all(_is_near(address, by_others) for address in addresses)
+
+
+def _is_near(address: str, by_others: bool) -> bool:
+    try:
+        host = urlsplit(address).hostname
+    except ValueError:
+        return False
+    if not host:
+        return False
+    near = "." not in host or bool(re.fullmatch(r"[0-9.]+", host))
+    return is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}") or (by_others and near)
 
 
 class OptOuts:

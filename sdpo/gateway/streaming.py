@@ -34,7 +34,8 @@ class _Blocks:
 
     async def _read(self) -> None:
         try:
-            async for block in self._response.aiter_bytes():
+            compressed = "content-encoding" in self._response.headers
+            async for block in self._response.aiter_bytes() if compressed else self._response.aiter_raw():
                 self._blocks.append(block)
                 self._size += len(block)
                 self._changed.set()
@@ -58,6 +59,10 @@ class _Blocks:
         if self.ended:
             self._changed.set()
         return content, self.ended
+
+    def wake(self, _: object = None) -> None:
+        """Let `take` return what there is."""
+        self._changed.set()
 
     async def close(self) -> None:
         """Stop reading and let the upstream know."""
@@ -95,17 +100,10 @@ class StreamedAnswer:
 
     async def _pass_on(self, blocks: _Blocks, send: Send, gone: "asyncio.Task[None]") -> None:
         first = True
+        gone.add_done_callback(blocks.wake)
         while not gone.done():
-            taking = asyncio.create_task(blocks.take())
-            if first:
-                with self._call.watch:
-                    await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
-            else:
-                await asyncio.wait({taking, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not taking.done():
-                taking.cancel()
-                return
-            content, ended = taking.result()
+            with self._call.watch:
+                content, ended = await blocks.take()
             last = b""
             try:
                 if content:

@@ -1,5 +1,6 @@
 """The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
 
+import itertools
 import posixpath
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -22,6 +23,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-ap
 _OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
+_POOLS = 16  # of connections: to find a free one takes a time that grows with the square of their number in a pool
 
 
 class UpstreamError(Exception):
@@ -42,17 +44,22 @@ class Upstream:
         self._root = url.removesuffix("/v1") if url.endswith("/v1") else None
         self._timeout = timeout
         self._authorization = f"Bearer {api_key}" if api_key else basic
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
-            limits=httpx.Limits(max_connections=at_once + 8, max_keepalive_connections=at_once + 8),
-            trust_env=not is_loopback(url),
-            follow_redirects=False,
-        )
+        self._clients = [
+            httpx.AsyncClient(
+                timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=at_once // _POOLS + 1),
+                trust_env=not is_loopback(url),
+                follow_redirects=False,
+            )
+            for _ in range(_POOLS)
+        ]
+        self._next = itertools.cycle(self._clients)
         self._first_model: tuple[float, str | None] = (float("-inf"), None)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     def address(self, path: str, query: str = "") -> str:
         """Return the upstream's address of a path of the gateway, as it is on the wire."""
@@ -77,9 +84,10 @@ class Upstream:
         """
         passed = self._headers(headers)
         passed += [("content-length", length)] if length is not None and content is not None else []
-        request = self._client.build_request(method, self.address(path, query), headers=passed, content=content)
+        client = next(self._next)
+        request = client.build_request(method, self.address(path, query), headers=passed, content=content)
         try:
-            return await self._client.send(request, stream=True)
+            return await client.send(request, stream=True)
         except httpx.RemoteProtocolError as error:
             # The upstream closed a connection that it had kept, at the moment at which this request took it.
             if not isinstance(content, bytes) or "without sending a response" not in str(error):
@@ -87,7 +95,7 @@ class Upstream:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise self._failed(error) from None
         try:
-            return await self._client.send(request, stream=True)
+            return await client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise self._failed(error) from None
 
@@ -129,7 +137,7 @@ class Upstream:
     async def healthy(self) -> str | None:
         """Return None if the upstream answers, else what is the matter."""
         try:
-            response = await self._client.get(
+            response = await next(self._next).get(
                 self.address("/v1/models"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
             )
         except httpx.HTTPError as error:

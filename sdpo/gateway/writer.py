@@ -1,11 +1,11 @@
 """Writes to the store for many requests at once: what waits is committed together, by one thread."""
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from sqlalchemy import Connection, Executable, bindparam, delete, update
@@ -15,6 +15,7 @@ from sdpo.errors import RunError, one_line
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, OPT_OUTS, PIECES, RATINGS
 from sdpo.gateway.store import Store
 
+_Done = asyncio.Future[None]
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 ANSWER_COLUMNS = ("state", "finished_at", "answers", "finish_reason", "usage", "answered", "said")
 _AT_ONCE = 512  # jobs in one commit
@@ -37,15 +38,15 @@ class Writer:
         self.commits = 0
         self._store = store
         self._statements = _statements(store)
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Rows] | Rows, Future[None]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Rows] | Rows, _Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
     async def write(self, job: Callable[[], Rows] | Rows) -> None:
         """Write and return when it is committed, even if the caller is cancelled. Raises StoreUnavailable."""
-        done: Future[None] = Future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put((job, done))
-        await asyncio.shield(asyncio.wrap_future(done))
+        await asyncio.shield(done)
 
     def close(self) -> None:
         """Write what was given so far, and end."""
@@ -63,13 +64,13 @@ class Writer:
             if first is None:
                 return
 
-    def _commit(self, batch: Sequence[tuple[Callable[[], Rows] | Rows, Future[None]]]) -> None:
-        jobs: list[tuple[Rows, Future[None]]] = []
+    def _commit(self, batch: Sequence[tuple[Callable[[], Rows] | Rows, _Done]]) -> None:
+        jobs: list[tuple[Rows, _Done]] = []
         for job, done in batch:
             try:
                 jobs.append((job() if callable(job) else job, done))
             except Exception as error:
-                done.set_exception(error)
+                _resolve([done], error)
         try:
             self._write([rows for rows, _ in jobs])
         except SQLAlchemyError as error:
@@ -77,11 +78,10 @@ class Writer:
                 for one in jobs:  # one of them cannot be written: the others can
                     self._commit([one])
                 return
-            for _, done in jobs:
-                done.set_exception(StoreUnavailable(f"the store cannot be written: {one_line(_cause(error), 200)}"))
+            words = f"the store cannot be written: {one_line(_cause(error), 200)}"
+            _resolve([done for _, done in jobs], StoreUnavailable(words))
             return
-        for _, done in jobs:
-            done.set_result(None)
+        _resolve([done for _, done in jobs])
 
     def _write(self, jobs: Sequence[Rows]) -> None:
         for wait in (*_WAITS, None):
@@ -105,6 +105,21 @@ class Writer:
                 if kind == "finishes":
                     gone = delete(PIECES).where(PIECES.c.exchange == bindparam("exchange_id"))
                     connection.execute(gone, [{"exchange_id": row["exchange_id"]} for row in rows])
+
+
+def _resolve(done: Sequence[_Done], error: Exception | None = None) -> None:
+    """Let the tasks that wait for these go on, each in its own loop."""
+
+    def resolve(futures: Sequence[_Done]) -> None:
+        for future in futures:
+            if not future.done() and error is not None:
+                future.set_exception(error)
+            elif not future.done():
+                future.set_result(None)
+
+    for loop in {future.get_loop() for future in done}:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+            loop.call_soon_threadsafe(resolve, [future for future in done if future.get_loop() is loop])
 
 
 def _statements(store: Store) -> list[tuple[str, Executable]]:

@@ -30,13 +30,19 @@ class GatewaySettings(StoreSettings):
         "http://127.0.0.1:8000/v1", "the OpenAI-compatible server behind the gateway", check=http_address
     )
     upstream_api_key: str | None = setting(None, "for an UPSTREAM that requires a key", secret=True)
+    upstream_model: str | None = setting(
+        None,
+        "UPSTREAM's name for the base model, which answers while no version is live; if not set, the first it lists",
+    )
     upstream_timeout: float = setting(600.0, "the seconds that UPSTREAM may be silent", above=0)
     gateway_host: str = setting(
         "127.0.0.1", "the address to listen on; any other than a loopback address needs keys", check=own_address
     )
     gateway_port: int = setting(8787, "the port to listen on; 0 is any free one", at_least=0, below=65536)
     gateway_open: bool = setting(
-        False, "listen on other addresses without keys too, where the network itself keeps others out"
+        False,
+        "listen on other addresses without keys too, where the network keeps others out; who asks by a name with dots "
+        "is refused",
     )
     served_name: str = setting("sdpo", "the name under which clients ask for the live version")
     max_in_flight: int = setting(512, "the maximum number of requests at once; more are refused with 429", at_least=1)

@@ -104,6 +104,8 @@ def test_without_keys_it_listens_on_loopback_only_and_answers_this_machine_only(
     assert "make gateway-key" in job("gateway", "--gateway-host", "0.0.0.0", STORE_URL=url, GATEWAY_PORT="0", code=2)
     with gateway(upstream.url, tmp_path, GATEWAY_HOST="0.0.0.0", GATEWAY_OPEN="1") as open_one:
         assert "whoever reaches this address" in open_one.said
+        for host, code in (("gateway:8787", 200), ("10.0.0.7", 200), ("evil.example", 403)):
+            assert open_one.chat("Hello", headers={"Host": host}).status_code == code
     for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
         response = running.chat("Hello", headers=headers)
         assert response.status_code == 403 and "make gateway-key" in response.json()["error"]["message"]
@@ -248,16 +250,16 @@ def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on
         listed = httpx.get(f"{running.url}/models").json()["data"]
         assert listed[0]["id"] == "mine" and listed[0]["root"] == "lora-1"
         write_live(registry, Live("v0001", "lora-1", Canary("v0002", "lora-2", 0.5)))
-        sides = []
+        seen = []
         for number in range(24):
             history: list = []
             for text in ("one", "two", "three"):
                 history.append(f"{text} {number}")
                 model, version = ask(*history, user=f"u{number}")
                 history.append(said(f"by {model}"))
-                sides.append((number, version))
+                seen.append((number, version))
                 assert version == {"lora-1": "v0001", "lora-2": "v0002"}[model]
-        assert len(set(sides)) == 24 and {version for _, version in sides} == {"v0001", "v0002"}
+        assert len(set(seen)) == 24 and {version for _, version in seen} == {"v0001", "v0002"}
         kept = {version for one in running.store().conversations() for version in one.versions}
         assert kept == {"", "v0001", "v0002"}
         (registry / "live.json").write_text("half")
