@@ -16,8 +16,9 @@ from sdpo.errors import RunError, SettingError, one_line
 from sdpo.evaluate.judges import ORACLE, SHIPPED
 from sdpo.learn import collect
 from sdpo.learn.journal import FILE as JOURNAL
-from sdpo.learn.night import STAGES, Night, words
+from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import environment, flags, learner_lock, stage_lock
+from sdpo.learn.work import PREPARED, words
 from sdpo.registry.live import read_live
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
@@ -178,6 +179,8 @@ def run(settings: "LearnSettings", job: "Job") -> int:
         seconds = sum(one["seconds"] for one in night.results.values())
         summary |= {"stages": stages, "seconds": round(seconds, 1), "finished": True, **provenance()}
         folder.write_json(SUMMARY, summary)
+        for name in (collect.CONVERSATIONS, PREPARED):  # everybody's, also of those who are not learned from
+            (night.data / name).unlink(missing_ok=True)
     _report(folder.path)
     print(f"{row['outcome']}: {row['sentence']}\nsummary: {folder.path / SUMMARY}", flush=True)
     return int(row["exit_code"])
