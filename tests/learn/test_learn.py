@@ -191,10 +191,14 @@ def test_an_audit_that_says_stop_ends_the_night(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, logs):
-    """From files to a version that is live, with kills of the learner at random moments."""
-    random = Random(11)
-    command = [sys.executable, "-m", "jobs.learn", *flags(tmp_path, input=logs)]
+def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
+    """From a store to a version that is live, with kills of the learner at random moments."""
+    random, store_url = Random(11), f"sqlite:///{tmp_path / 'store.sqlite'}"
+    store, longest_ago = Store(store_url), time.time() - 86400
+    for number, row in enumerate(data.logged(260, seed=5)):
+        said = [*messages_of(row), {"role": "assistant", "content": "TL;DR: noted."}]
+        store.add_conversation(said, user=f"user-{number % 40}", id=row.id, started_at=longest_ago + number)
+    command = [sys.executable, "-m", "jobs.learn", *flags(tmp_path, store_url=store_url)]
     log = (tmp_path / "log").open("ab")
 
     def start():
@@ -224,7 +228,10 @@ def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path
     assert stages == ["canary", "collect", "prepare", "split", "audit", "train", "evaluate", "register", "promote"]
     killed = versions.versions(tmp_path / "registry")
     assert [one.state for one in killed] == ["live"] and read_live(tmp_path / "registry").version == "v0001"
-    assert not killed[0].kept and len(killed[0].data["conversations"]) == killed[0].data["interactions"]
+    learned = killed[0].data["conversations"]
+    assert not killed[0].kept and len(learned) == killed[0].data["interactions"] > 150
+    assert {one.id for one in store.conversations() if store.used_by(one.id) == ["v0001"]} == set(learned)
+    assert not (night / "data" / "conversations.jsonl").exists()  # what was collected of everybody
     # The training was interrupted, and its weights are those of one that was not.
     whole = tmp_path / "whole"
     run = json.loads((night / "train" / "run.json").read_text())
