@@ -10,7 +10,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += gateway gateway-key forget export-conversations
-JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat
+JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
@@ -135,6 +135,21 @@ report: ready ## one page about training runs, evaluations or nights of learning
 
 chat: ready ## talk to the served model, before and after side by side (PAGE=1 in a browser)
 	@$(PYTHON) -m jobs.chat
+
+learn: ready ## learn from what was said (STORE_URL=... or INPUT=...), and let what is better go live
+	@$(PYTHON) -m jobs.learn
+
+promote: ready ## let a version of the registry go live (VERSION=...), or with CANARY=0.1 answer a share first
+	@$(PYTHON) -m jobs.promote
+
+rollback: ready ## go back to what was live before, or take a canary back
+	@$(PYTHON) -m jobs.rollback
+
+versions: ready ## list the versions and what is live
+	@$(PYTHON) -m jobs.versions
+
+canary: ready ## compare a canary with what is live (STORE_URL=...; FINISH=1 decides)
+	@$(PYTHON) -m jobs.canary
 
 build: ## build the container image
 	@docker/compose.sh build --quiet trainer

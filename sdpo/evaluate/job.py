@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import SdpoError, SettingError, one_line
 from sdpo.evaluate.benchmark_tasks import check_tasks
+from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.judges import check_judge, judge_kind
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
 from sdpo.evaluate.sequence import check_sequence
@@ -51,7 +52,8 @@ def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]
     yield lambda: check_tasks(settings)
     for judge in settings.judges:
         yield partial(check_judge, judge, settings, job, partial(check_model, settings))
-    yield lambda: check_model(settings, "baseline", baseline_model(settings, run))
+    baseline = baseline_model(settings, run)
+    yield lambda: check_model(settings, "baseline", base_of(baseline) or baseline)
     yield lambda: _check_servers(settings)
 
 

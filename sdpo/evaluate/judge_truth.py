@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
 from sdpo.evaluate.evidence import JudgeTruth
+from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.judges import ORACLE, OracleJudge, PairwiseJudge, progress
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.statistics import wilson
@@ -52,7 +53,8 @@ def labelled_pairs(model: str) -> tuple[LabelledPair, ...]:
 def find_oracle(settings: "EvalSettings", job: "Job") -> "Oracle | None":
     """Return the oracle or rule that reads the evaluated style, None if there is none."""
     try:
-        return job.find_oracle(settings.baseline or "", settings.style, settings.style_file)
+        baseline = settings.baseline or ""
+        return job.find_oracle(base_of(baseline) or baseline, settings.style, settings.style_file)
     except SettingError:  # the model's world does not have the style
         return None
 

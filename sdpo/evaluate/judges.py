@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo.errors import SettingError
+from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.store import Store, key_of
 from sdpo.llm import (
     ClaudeBackend,
@@ -82,7 +83,8 @@ def _costs_money(kind: str, settings: EvalSettings) -> bool:
 
 def make_oracle(settings: EvalSettings, job: "Job") -> "Oracle":
     """Return the oracle of the evaluated style. Raises SettingError if there is none for it, or no style is set."""
-    oracle = job.find_oracle(settings.baseline or "", settings.style, settings.style_file)
+    baseline = settings.baseline or ""
+    oracle = job.find_oracle(base_of(baseline) or baseline, settings.style, settings.style_file)
     if oracle is None:
         missing = "STYLE is not set" if settings.style is None else f"no rule checks STYLE={settings.style}"
         raise SettingError(f"JUDGE_MODEL={ORACLE} or {RULE} cannot be used: {missing}. Choose another judge.")

@@ -1,79 +1,16 @@
-"""The models that are compared: fingerprints of their weights, and loading one model at a time."""
+"""The models that are compared, loaded one at a time."""
 
-import hashlib
-import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file
 
 from sdpo.errors import SettingError, one_line
-from sdpo.evaluate.store import Store
+from sdpo.evaluate.fingerprints import EvaluatedModel, checkpoint_model, fingerprint
 from sdpo.models.pretrained import LOAD_ERRORS, load_tokenizer, load_weights
 
-_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A model to evaluate, or a judge.
-
-    `source` is a hub name or a folder; `base` is the base model if the folder holds an adapter. `setting` is the
-    setting that named the model, for error messages.
-    """
-
-    name: str
-    source: str
-    base: str | None = None
-    setting: str = "BASELINE"
-
-
-def checkpoint_model(step: int, folder: Path, base: str) -> EvaluatedModel:
-    """Return the checkpoint in `folder`: a full model, or an adapter on `base`, the model its run started from."""
-    adapter = (folder / "adapter_config.json").exists()
-    return EvaluatedModel(f"checkpoint-{step}", str(folder), base if adapter else None, "CKPTS")
-
-
-def fingerprint(model: EvaluatedModel, known: Store) -> str:
-    """Return a fingerprint of the model's weights: a hash of the files' contents, or the commit of a hub model.
-
-    `known` stores the hashes of files by path, size and modification time, so that each file is read once.
-    Raises SettingError if the model cannot be found.
-    """
-    if model.base is not None:
-        base = fingerprint(EvaluatedModel(model.base, model.base), known)
-        return _digest([base, _folder_fingerprint(Path(model.source), known)])
-    folder = Path(model.source).expanduser()
-    if folder.is_dir():
-        return _folder_fingerprint(folder, known)
-    try:
-        config = cached_file(model.source, "config.json")
-    except OSError as error:
-        raise _load_error(model, error) from None
-    if config is None:  # only where transformers is asked not to raise for a missing file
-        raise _load_error(model, FileNotFoundError("it has no config.json"))
-    return f"{model.source}@{Path(config).parent.name}"
-
-
-def _folder_fingerprint(folder: Path, known: Store) -> str:
-    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
-    parts = []
-    for path in paths:
-        status = path.stat()
-        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
-        if key not in known:
-            with path.open("rb") as file:
-                known.add({key: hashlib.file_digest(file, "sha256").hexdigest()})
-        parts.append([path.name, known[key]])
-    return _digest(parts)
-
-
-def _digest(parts: list) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+__all__ = ["EvaluatedModel", "ModelCache", "checkpoint_model", "fingerprint", "tokenizer_of"]
 
 
 class ModelCache:

@@ -16,7 +16,8 @@ from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, release, res
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
 from sdpo.evaluate.condition_session import measure_condition
 from sdpo.evaluate.evidence import JudgeTruth
-from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint, tokenizer_of
+from sdpo.evaluate.fingerprints import EvaluatedModel, checkpoint_model, fingerprint, model_at
+from sdpo.evaluate.models import ModelCache, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import Evidence, decide
 from sdpo.evaluate.store import Store
@@ -143,7 +144,7 @@ class EvalSession:
         return {model.name: model for model in models}
 
     def _baseline(self, source: str) -> EvaluatedModel:
-        return EvaluatedModel(win_rates.BASELINE, source)
+        return model_at(win_rates.BASELINE, source)
 
     def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
         """Return each model's fingerprint. Collective: only the main process reads the files."""

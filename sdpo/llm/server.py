@@ -18,7 +18,7 @@ from pathlib import Path
 from sdpo.errors import ServerError, SettingError
 from sdpo.llm.health import cause_of, check_health, get
 
-__all__ = ["check_health", "serve"]
+__all__ = ["check_health", "end_with_parent", "serve"]
 
 STOP_SECONDS = 10
 REPORT_EVERY_SECONDS = 15
@@ -70,7 +70,7 @@ def serve(
             env=_environment(gpu, threads),
             # Not in the terminal's process group: Ctrl-C is for the trainer, which still needs the server to save.
             start_new_session=True,
-            preexec_fn=_end_with_parent(),
+            preexec_fn=end_with_parent(),
         )
     ready = False
     try:
@@ -119,15 +119,18 @@ def _environment(gpu: str | None, threads: int | None = None) -> dict[str, str]:
     return environment if gpu is None else environment | {"CUDA_VISIBLE_DEVICES": gpu}
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """Return a function for the child to run before exec that ends it with its parent; None if not on Linux."""
+def end_with_parent(number: signal.Signals = signal.SIGKILL) -> Callable[[], None] | None:
+    """Return a function for the child to run before exec that ends it with its parent; None if not on Linux.
+
+    The child gets this signal when the thread that started it ends.
+    """
     if not sys.platform.startswith("linux"):
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork: after it, few calls are safe
     parent = os.getpid()
 
     def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:  # the parent ended before the call
             os._exit(1)
 

@@ -30,13 +30,15 @@ class Live:
     """What answers: a version, or the base model if `version` is None.
 
     `model` is the name that the upstream server has for it; None leaves the name of a request as it is. `changed_at`
-    is in seconds since the epoch, 0 if the pointer was never moved.
+    is in seconds since the epoch, 0 if the pointer was never moved; `move` is the number of the last move in the
+    history.
     """
 
     version: str | None = None
     model: str | None = None
     canary: Canary | None = None
     changed_at: float = 0.0
+    move: int = 0
 
     def answering(self, conversation: str) -> tuple[str | None, str | None]:
         """Return version and model for a conversation, which belongs wholly to one side: its id alone decides."""
@@ -65,6 +67,7 @@ def read_live(folder: Path) -> Live:
             content["model"],
             None if canary is None else Canary(canary["version"], canary["model"], float(canary["share"])),
             float(content.get("changed_at") or 0.0),
+            int(content.get("move") or 0),
         )
     except FileNotFoundError:
         return Live()

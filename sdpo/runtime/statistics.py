@@ -100,6 +100,41 @@ def ratio_interval(
     return float(total / under), _percentiles(ratios)
 
 
+def difference_interval(
+    first: Sequence[tuple[Hashable, bool]],
+    second: Sequence[tuple[Hashable, bool]],
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, Interval] | None:
+    """Return by how much the share of True is higher in `first` than in `second`, and the 95 % interval; None if empty.
+
+    Each row is its group and the outcome; the rows of one group, such as a person, are correlated. The interval covers
+    Newcombe's of two independent shares (1998), which holds for few rows and for shares of 0 and 1, and the percentile
+    interval over resamples of groups, which is wider where groups differ.
+    """
+    if not first or not second:
+        return None
+    columns = [[outcome for _, outcome in side] for side in (first, second)]
+    shares = [sum(side) / len(side) for side in columns]
+    difference = shares[0] - shares[1]
+    (low_1, high_1), (low_2, high_2) = (wilson(sum(side), len(side) - sum(side)) or (0.0, 1.0) for side in columns)
+    low = difference - sqrt((shares[0] - low_1) ** 2 + (high_2 - shares[1]) ** 2)
+    high = difference + sqrt((high_1 - shares[0]) ** 2 + (shares[1] - low_2) ** 2)
+    drawn = [_resampled_shares(side, resamples, seed + number) for number, side in enumerate((first, second))]
+    bootstrap_low, bootstrap_high = _percentiles(drawn[0] - drawn[1])
+    return difference, (min(low, bootstrap_low), max(high, bootstrap_high))
+
+
+def _resampled_shares(rows: Sequence[tuple[Hashable, bool]], resamples: int, seed: int) -> np.ndarray:
+    """Return the share of True in each resample of groups."""
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(group for group, _ in rows))}
+    sums_G2 = np.zeros((len(numbers), 2))
+    for group, outcome in rows:
+        sums_G2[numbers[group]] += (outcome, 1)
+    tops_R, bottoms_R = (resampled(len(numbers), resamples, seed) @ sums_G2).T
+    return tops_R / bottoms_R
+
+
 def kappa(first: Sequence[Hashable], second: Sequence[Hashable]) -> float | None:
     """Return Cohen's κ of two judges' labels for the same items (Cohen 1960).
 

@@ -29,6 +29,7 @@ from sdpo.settings.gateway import (
     StoreSettings,
 )
 from sdpo.settings.gpu_checks import GpuCheckSettings
+from sdpo.settings.learn import CanarySettings, LearnSettings, PromoteSettings, RegistrySettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
@@ -38,6 +39,7 @@ from sdpo.settings.training import OnlineSettings, SimulatorSettings, TrainingSe
 __all__ = [
     "AnalysisSettings",
     "AuditSettings",
+    "CanarySettings",
     "ChatSettings",
     "CommonSettings",
     "ConversationPrepSettings",
@@ -49,11 +51,14 @@ __all__ = [
     "GpuCheckSettings",
     "JobSettings",
     "LaunchSettings",
+    "LearnSettings",
     "LogsPrepSettings",
     "OfflineSettings",
     "OnlineSettings",
     "PrepSettings",
+    "PromoteSettings",
     "RealStudySettings",
+    "RegistrySettings",
     "ReportSettings",
     "Setting",
     "SignalSettings",

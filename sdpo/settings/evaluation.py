@@ -31,7 +31,9 @@ class EvalSettings(ReleaseSettings):
         check=existing_folders,
     )
     ckpts: str = setting("3 6 9 12 15", "the steps of the checkpoints, or all", check=step_list)
-    baseline: str | None = setting(None, "the model to compare with; if not set, the one the run started from")
+    baseline: str | None = setting(
+        None, "the model to compare with, or a folder with an adapter; if not set, the one the run started from"
+    )
     data_path: Path | None = setting(
         None, "the validation prompts: their file, or a folder with validation.jsonl", check=existing_path
     )

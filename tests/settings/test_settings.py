@@ -304,7 +304,7 @@ WITH_MODEL = [name for name, job in JOBS.items() if set(MODEL_NAMES) & set(setti
 
 
 def test_the_jobs_with_a_model_are_those_that_train_or_look_at_one():
-    kinds = ("audit", "chat", "demo_real", "signal_analysis", "train_", "prep_", "study_real")
+    kinds = ("audit", "chat", "demo_real", "learn", "signal_analysis", "train_", "prep_", "study_real")
     assert {name for name in JOBS if name.removeprefix("jobs.").startswith(kinds)} == set(WITH_MODEL)
 
 

@@ -1,0 +1,30 @@
+"""Learns from what was said: audit, training, evaluation, and a new version if it is better than what is live."""
+
+from jobs import eval_helpsteer
+from sdpo.runtime.launch import Job, main
+from sdpo.settings import LearnSettings
+from sdpo.tiny import MODEL_DIR, WORLD_DIR
+
+JOB = Job(
+    name="learn",
+    summary="learn from conversations, and let what is better go live",
+    settings=LearnSettings,
+    folder="learn",
+    run="sdpo.learn.job:run",
+    check="sdpo.learn.job:check",
+    fill="sdpo.learn.job:fill",
+    defaults={"judge_model": eval_helpsteer.JOB.defaults["judge_model"]},
+    tiny={
+        "model": MODEL_DIR,
+        "registry": "runs/tiny-registry",
+        "input": WORLD_DIR / "data" / "interactions.jsonl",
+        "style": "concise_professional_expert",
+        "judge_model": "oracle",
+        "audit_settings": "AUDIT_N=160",
+        "train_settings": "LR=2e-3 EVAL_N=0 HOLDOUT=0",
+        "eval_settings": "JUDGE_TRUTH=0",
+    },
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

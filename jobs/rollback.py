@@ -1,0 +1,15 @@
+"""Goes back to the version that was live before, or takes a canary back."""
+
+from sdpo.runtime.launch import Job, main
+from sdpo.settings import PromoteSettings
+
+JOB = Job(
+    name="rollback",
+    summary="go back to the version that was live before, or end a canary",
+    settings=PromoteSettings,
+    run="sdpo.registry.job:run_rollback",
+    tiny={"registry": "runs/tiny-registry"},
+)
+
+if __name__ == "__main__":
+    raise SystemExit(main(JOB))

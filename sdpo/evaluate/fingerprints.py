@@ -1,0 +1,113 @@
+"""Fingerprints of models: which weights they are. Importing this is cheap."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from sdpo.errors import SettingError, one_line
+
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
+
+
+class Known(Protocol):
+    """Hashes of files that were read before, such as `sdpo.evaluate.store.Store`."""
+
+    def __contains__(self, key: str, /) -> bool: ...
+
+    def __getitem__(self, key: str, /) -> Any: ...
+
+    def add(self, values: Mapping[str, Any], /) -> None:
+        """Remember these values by their keys."""
+        ...
+
+
+class NothingKnown(dict[str, Any]):
+    """Hashes that are forgotten with this object, so that each file is read anew."""
+
+    def add(self, values: Mapping[str, Any], /) -> None:
+        """Remember these values by their keys."""
+        self.update(values)
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model to evaluate, or a judge.
+
+    `source` is a hub name or a folder; `base` is the base model if the folder holds an adapter. `setting` is the
+    setting that named the model, for error messages.
+    """
+
+    name: str
+    source: str
+    base: str | None = None
+    setting: str = "BASELINE"
+
+
+def checkpoint_model(step: int, folder: Path, base: str) -> EvaluatedModel:
+    """Return the checkpoint in `folder`: a full model, or an adapter on `base`, the model its run started from."""
+    adapter = (folder / "adapter_config.json").exists()
+    return EvaluatedModel(f"checkpoint-{step}", str(folder), base if adapter else None, "CKPTS")
+
+
+def model_at(name: str, source: str) -> EvaluatedModel:
+    """Return the model of a hub name or a folder; a folder with an adapter is one on the base that it names."""
+    return EvaluatedModel(name, source, base_of(source))
+
+
+def base_of(source: str) -> str | None:
+    """Return the base model that the adapter in a folder was trained on; None if there is no adapter."""
+    path = Path(source).expanduser() / "adapter_config.json"
+    try:
+        return str(json.loads(path.read_text("utf-8"))["base_model_name_or_path"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(f"{path} is not an adapter's configuration: {one_line(error)}.") from None
+
+
+def fingerprint(model: EvaluatedModel, known: Known) -> str:
+    """Return a fingerprint of the model's weights: a hash of the files' contents, or the commit of a hub model.
+
+    `known` stores the hashes of files by path, size and modification time, so that each file is read once.
+    Raises SettingError if the model cannot be found.
+    """
+    if model.base is not None:
+        base = fingerprint(EvaluatedModel(model.base, model.base), known)
+        return _digest([base, folder_fingerprint(Path(model.source), known)])
+    folder = Path(model.source).expanduser()
+    if folder.is_dir():
+        return folder_fingerprint(folder, known)
+    from transformers.utils import cached_file
+
+    try:
+        config = cached_file(model.source, "config.json")
+    except OSError as error:
+        raise _missing(model, error) from None
+    if config is None:  # only where transformers is asked not to raise for a missing file
+        raise _missing(model, FileNotFoundError("it has no config.json"))
+    return f"{model.source}@{Path(config).parent.name}"
+
+
+def folder_fingerprint(folder: Path, known: Known) -> str:
+    """Return a fingerprint of the weights and configurations in a folder: a hash of the files' contents."""
+    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
+    parts = []
+    for path in paths:
+        status = path.stat()
+        key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
+        if key not in known:
+            with path.open("rb") as file:
+                known.add({key: hashlib.file_digest(file, "sha256").hexdigest()})
+        parts.append([path.name, known[key]])
+    return _digest(parts)
+
+
+def _digest(parts: list) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _missing(model: EvaluatedModel, error: Exception) -> SettingError:
+    return SettingError(f"{model.setting}: {model.source} cannot be loaded: {one_line(error)}")

@@ -1,0 +1,183 @@
+"""What was said: conversations from the store or from files, whose they are, and which persons are held out."""
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdpo.errors import RecordError
+from sdpo.runtime.run_directory import replace_file
+from sdpo.text.records import Interaction, interaction_lines, read_interactions
+from sdpo.train.offline.split import is_held_out
+
+if TYPE_CHECKING:
+    from sdpo.gateway.store import Store
+    from sdpo.settings import LearnSettings, StoreSettings
+
+CONVERSATIONS, PERSONS = "conversations.jsonl", "persons.json"
+TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
+_ID_NAMES = ("conversation_id", "id")
+_USER_NAMES = ("user", "user_id")
+_LINES = (".jsonl", ".ndjson")
+# With fewer persons, or fewer interactions of those held out, conversations are held out instead of persons.
+_FEWEST_PERSONS, _FEWEST_HELD_OUT = 10, 16
+
+
+def open_store(settings: "StoreSettings") -> "Store":
+    """Return the store of STORE_URL. Raises SdpoError if it does not exist: only a gateway makes one."""
+    from sdpo.gateway.store import Store
+
+    return Store(settings.store_url, create=False)
+
+
+def input_listing(path: Path) -> list[list[Any]]:
+    """Return name, size and time of each file of INPUT, in order: whether it is still the same."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def write_conversations(
+    store: "Store", folder: Path, unused_only: bool, person: Callable[[str], str]
+) -> dict[str, Any]:
+    """Write the store's conversations and whose they are into the folder; return counts.
+
+    The messages are as `prep-logs` reads them, with the ratings on them. Files are replaced whole.
+    """
+    unused = {one.id for one in store.conversations(only_unused=True)}
+    persons, count = dict[str, str](), 0
+    temporary = folder / f".{CONVERSATIONS}"
+    with temporary.open("w", encoding="utf-8") as file:
+        for one in store.conversations(only_unused=unused_only):
+            messages = [dict(message) for message in one.messages]
+            for rating in one.ratings:
+                messages[rating["message"]]["rating"] = rating["rating"]
+            file.write(json.dumps({"id": one.id, "messages": messages}, ensure_ascii=False) + "\n")
+            persons[one.id] = person(one.user) if one.user else ""
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(folder / CONVERSATIONS)
+    _write_persons(folder, persons)
+    return {"conversations": count, "unused": sorted(unused & set(persons))}
+
+
+def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str]) -> int:
+    """Write whose the conversations of JSON lines with a user are, and return the number of those conversations."""
+    files = [Path(name) for name, _, _ in input_listing(source)]
+    persons: dict[str, str] = {}
+    for file in (file for file in files if file.suffix in _LINES):
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue  # the preparation counts what it cannot read
+                name, user = (_text(row, names) for names in (_ID_NAMES, _USER_NAMES))
+                if name and user:
+                    persons[name] = person(user)
+    _write_persons(folder, persons)
+    return len(persons)
+
+
+def _text(row: Any, names: Sequence[str]) -> str | None:
+    values = (row.get(name) for name in names) if isinstance(row, dict) else iter(())
+    return next((value for value in values if isinstance(value, str) and value), None)
+
+
+def _write_persons(folder: Path, persons: Mapping[str, str]) -> None:
+    replace_file(folder / PERSONS, json.dumps(persons).encode())
+
+
+def person_hash(registry: Path) -> Callable[[str], str]:
+    """Return the function from a user's name to a hash; its key is a file of the registry, made if it is missing.
+
+    Without the key nobody can try names until one has the hash.
+    """
+    path = registry / ".persons.key"
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        key = secrets.token_hex(32).encode()
+        registry.mkdir(parents=True, exist_ok=True)
+        replace_file(path, key)
+        path.chmod(0o600)
+    return lambda user: hmac.new(key, user.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The interactions to train on and those held out; `by` is person or conversation; `capped` were left out."""
+
+    train: list[Interaction]
+    held_out: list[Interaction]
+    by: str
+    persons: list[str]
+    capped: int
+
+
+def split(rows: Sequence[Interaction], persons: Mapping[str, str], share: float, most: float) -> Split:
+    """Hold out a share of the persons, always the same ones, and limit what one person adds to the training.
+
+    Where too few persons are known, conversations are held out. A conversation of nobody known counts as a person.
+    """
+    of = {row.conversation_id: persons.get(row.conversation_id) or f"? {row.conversation_id}" for row in rows}
+    known = {name for name in of.values() if not name.startswith("? ")}
+    by = "person"
+    held_out = [row for row in rows if is_held_out(of[row.conversation_id], share)]
+    if len(set(of.values())) < _FEWEST_PERSONS or not _FEWEST_HELD_OUT <= len(held_out) <= len(rows) / 2:
+        by = "conversation"
+        held_out = [row for row in rows if is_held_out(row.conversation_id, share)]
+    elif not known:
+        by = "conversation"
+    ids = {row.conversation_id for row in held_out}
+    train = [row for row in rows if row.conversation_id not in ids]
+    capped = _capped(train, of, most) if len(known) >= _FEWEST_PERSONS else train
+    used = sorted({of[row.conversation_id] for row in capped} & known)
+    return Split(capped, held_out, by, used, len(train) - len(capped))
+
+
+def _capped(rows: Sequence[Interaction], of: Mapping[str, str], most: float) -> list[Interaction]:
+    """Return the rows without those by which a person exceeds this share of them; each one's last rows stay."""
+    limit = max(1, int(most * len(rows)))
+    seen, kept = Counter[str](), list[Interaction]()
+    for row in reversed(rows):
+        person = of[row.conversation_id]
+        seen[person] += 1
+        if seen[person] <= limit or person.startswith("? "):
+            kept.append(row)
+    return kept[::-1]
+
+
+def write_split(source: Path, folder: Path, settings: "LearnSettings") -> Split:
+    """Split the interactions of a file into train.jsonl and held_out.jsonl. Raises RecordError if it has none."""
+    rows = list(read_interactions(source, "make prep-logs"))
+    persons = json.loads((folder / PERSONS).read_text("utf-8"))
+    parts = split(rows, persons, settings.held_out, settings.max_person_share)
+    for name, part in ((TRAIN, parts.train), (HELD_OUT, parts.held_out)):
+        replace_file(folder / name, "".join(interaction_lines(part)).encode())
+    return parts
+
+
+def digest(*paths: Path) -> str:
+    """Return a hash of the contents of files. Raises RecordError if one is missing."""
+    parts = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                parts.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise RecordError(
+                f"{path} cannot be read: {error.strerror}. Remove the run directory and start again."
+            ) from None
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def conversations_of(rows: Iterable[Interaction]) -> list[str]:
+    """Return the ids of the conversations of these interactions, in order."""
+    return list(dict.fromkeys(row.conversation_id for row in rows))

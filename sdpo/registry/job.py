@@ -1,0 +1,65 @@
+"""The jobs of the registry: promote, rollback, versions. Importing this is cheap."""
+
+from typing import TYPE_CHECKING
+
+from sdpo.registry.history import read_moves
+from sdpo.registry.live import read_live
+from sdpo.registry.moves import promote, rollback, states
+from sdpo.registry.versions import Version, versions
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+    from sdpo.settings import PromoteSettings, RegistrySettings
+
+_COLUMNS = ("version", "state", "created", "parent", "learned from", "verdict")
+
+
+def run_promote(settings: "PromoteSettings", job: "Job") -> None:
+    """Let a version go live, or as a canary. Raises what `promote` raises."""
+    version = promote(settings, settings.version, settings.force, "by hand")
+    live = read_live(settings.registry)
+    if live.canary is not None and live.canary.version == version.name:
+        print(f"{version.name} answers {live.canary.share:.0%} of the conversations. make canary compares them; make")
+        print("promote lets it go live, make rollback takes it back.", flush=True)
+    else:
+        print(f"{version.name} is live as {live.model}. make rollback goes back to what was live before.", flush=True)
+
+
+def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
+    """Go back to what was live before. Raises what `rollback` raises."""
+    had_canary = read_live(settings.registry).canary
+    target = rollback(settings, settings.version, "by hand")
+    if had_canary is not None and settings.version is None:
+        print(f"{had_canary.version} is no longer tried; {target or 'the base model'} answers alone.", flush=True)
+    else:
+        print(f"{target or 'the base model'} is live again.", flush=True)
+
+
+def run_versions(settings: "RegistrySettings", job: "Job") -> None:
+    """Print the versions and what is live."""
+    print(table(settings), flush=True)
+
+
+def table(settings: "RegistrySettings") -> str:
+    """Return the versions as a table, and what is live in a line."""
+    registry = settings.registry
+    live, every = read_live(registry), versions(registry)
+    if not every:
+        return f"{registry} has no version yet: the base model answers. make learn makes one."
+    now = states(every, live, read_moves(registry, live))
+    rows = [_COLUMNS, *(_cells(version, now[version.name]) for version in every)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines += ["", f"live: {live.version or 'the base model'}" + (f" ({live.model})" if live.model else "")]
+    if live.canary is not None:
+        lines.append(f"canary: {live.canary.version} for {live.canary.share:.0%} of the conversations")
+    return "\n".join(lines)
+
+
+def _cells(version: Version, state: str) -> tuple[str, ...]:
+    interactions = version.data.get("interactions")
+    persons = len(version.data.get("persons") or ())
+    learned = "–" if interactions is None else f"{interactions} interactions of {persons or '?'} persons"
+    sentence = version.verdict.get("verdict") or "not evaluated"
+    return version.name, state, version.created_at, version.parent or "base", learned, sentence

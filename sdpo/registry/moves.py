@@ -1,0 +1,139 @@
+"""Moving the live pointer: promote, roll back, try a canary and end it.
+
+A version is checked, loaded into the server and asked for an answer; then the move is written to the history and the
+pointer replaced; the version that was live is unloaded after a while. Whatever ends the process in between, the pointer
+names a version that is complete and was answering, and the same command goes on.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sdpo.errors import SettingError
+from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
+from sdpo.registry.live import Canary, Live, read_live, write_live
+from sdpo.registry.serving import upstream_of
+from sdpo.registry.versions import Version, check_files, locked, read, set_state, versions
+
+if TYPE_CHECKING:
+    from sdpo.settings import RegistrySettings
+
+BASE = "base"  # the name of the base model, as a version to roll back to
+_NOTHING = "nothing to promote: {} has no candidate. make versions lists what there is; VERSION=... names one of them."
+
+
+def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
+    """Let a version go live: this one, the canary, or the newest candidate; with CANARY as a canary. Return it.
+
+    Raises SettingError if there is none, or if its verdict is to keep the model that is there and `force` is not set;
+    ServerError if the server does not answer with it.
+    """
+    registry = settings.registry
+    with locked(registry):
+        live = read_live(registry)
+        version = _chosen(registry, live, name, canary=settings.canary == 0)
+        if version.kept and not force:
+            sentence = version.verdict.get("sentence") or "it was not evaluated"
+            raise SettingError(f"{version.name} has no verdict that lets it go live: {sentence}. FORCE=1 promotes it.")
+        check_files(registry, version)
+        server = upstream_of(settings)
+        model = server.load(version)
+        if settings.canary:
+            if live.version == version.name:
+                raise SettingError(f"{version.name} is live already. Choose another VERSION for the canary.")
+            after = replace(live, canary=Canary(version.name, model, settings.canary))
+            _move(settings, CANARY, live, after, reason)
+        else:
+            _move(settings, PROMOTE, live, Live(version.name, model), reason)
+    return version
+
+
+def rollback(settings: "RegistrySettings", name: str | None = None, reason: str = "") -> str | None:
+    """Go back to what was live before, or to `name`, and return it; None is the base model. A canary ends.
+
+    Where there is a canary and no name, only the canary ends. Raises SettingError if there is nothing to go back to.
+    """
+    registry = settings.registry
+    with locked(registry):
+        live = read_live(registry)
+        server = upstream_of(settings)
+        if live.canary is not None and name is None:
+            _move(settings, END_CANARY, live, replace(live, canary=None), reason)
+            return live.version
+        before = former(read_moves(registry, live))
+        target = None if name == BASE else name
+        if not before or (name is not None and target not in before):
+            shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "nothing"
+            wanted = f" named {name}" if name else ""
+            raise SettingError(f"there is nothing to roll back to{wanted}: live before was {shown}.")
+        target = before[-1] if name is None else target
+        if target is None:
+            base = read(registry, live.version).base if live.version else None
+            model = server.try_base(base)
+        else:
+            version = read(registry, target)
+            check_files(registry, version)
+            model = server.load(version)
+        _move(settings, ROLLBACK, live, Live(target, model), reason)
+    return target
+
+
+def states(all_versions: Sequence[Version], live: Live, moves: Sequence[Move]) -> dict[str, str]:
+    """Return name -> what became of each version, by the pointer and its history."""
+    found = {version.name: "kept" if version.kept else "candidate" for version in all_versions}
+    for move in moves:
+        if move.action == PROMOTE and move.before:
+            found[move.before] = "former"
+        elif move.action == ROLLBACK and move.before:
+            found[move.before] = "rejected"
+        if move.canary and move.action != CANARY and move.canary != move.after:
+            found[move.canary] = "rejected"
+    found |= {live.canary.version: "canary"} if live.canary else {}
+    found |= {live.version: "live"} if live.version else {}
+    return found
+
+
+def reconcile(registry: Path) -> None:
+    """Write what became of each version to its file, where a process that was killed left something else."""
+    live = read_live(registry)
+    for name, state in states(versions(registry), live, read_moves(registry, live)).items():
+        if (registry / "versions" / name).is_dir():
+            set_state(registry, name, state)
+
+
+def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Version:
+    """Return the version of this name; else the canary, if it may be meant, or the newest candidate."""
+    if name is not None:
+        return read(registry, name)
+    if live.canary is not None and canary:
+        return read(registry, live.canary.version)
+    every = versions(registry)
+    now = states(every, live, read_moves(registry, live))
+    candidates = [version for version in every if now[version.name] == "candidate"]
+    if not candidates:
+        raise SettingError(_NOTHING.format(registry))
+    return candidates[-1]
+
+
+def _move(settings: "RegistrySettings", action: str, live: Live, after: Live, reason: str) -> None:
+    """Write the move, replace the pointer, and unload what neither side needs any more."""
+    registry, number = settings.registry, live.move + 1
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    canary = after.canary or live.canary
+    append_move(
+        registry,
+        Move(number, action, live.version, after.version, canary.version if canary else None, at, reason),
+    )
+    write_live(registry, replace(after, changed_at=time.time(), move=number))
+    reconcile(registry)
+    held = {live.model, live.canary.model if live.canary else None} - {None}
+    kept = {after.model, after.canary.model if after.canary else None}
+    if settings.upstream is None or not held - kept:
+        return
+    if settings.unload_after:
+        print(f"waiting {settings.unload_after:g} s for answers in flight (UNLOAD_AFTER)", flush=True)
+        time.sleep(settings.unload_after)
+    upstream_of(settings).unload_others(kept)

@@ -1,0 +1,94 @@
+"""What is learned from: conversations of the store or of files, whose they are, and who is held out."""
+
+import json
+import stat
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdpo.gateway.store import Store
+from sdpo.learn import collect
+from sdpo.settings import LearnSettings
+from sdpo.tiny.logged import interactions
+
+ROWS = interactions(300, seed=8)
+PERSONS = {row.conversation_id: f"person-{number % 30}" for number, row in enumerate(ROWS)}
+
+
+def test_persons_are_held_out_whole_and_always_the_same_ones():
+    parts = collect.split(ROWS, PERSONS, 0.3, 1.0)
+    assert parts.by == "person" and len(parts.train) + len(parts.held_out) == 300
+    trained, held = ({PERSONS[row.conversation_id] for row in rows} for rows in (parts.train, parts.held_out))
+    assert trained and held and not trained & held and parts.persons == sorted(trained)
+    later = collect.split(ROWS[:200], PERSONS, 0.3, 1.0)
+    assert {PERSONS[row.conversation_id] for row in later.held_out} <= held
+
+
+def test_with_few_persons_conversations_are_held_out():
+    for persons in ({}, dict.fromkeys(PERSONS, "me"), {name: f"p{index % 5}" for index, name in enumerate(PERSONS)}):
+        parts = collect.split(ROWS, persons, 0.3, 1.0)
+        assert parts.by == "conversation" and 50 < len(parts.held_out) < 130
+        assert not {row.conversation_id for row in parts.train} & {row.conversation_id for row in parts.held_out}
+
+
+def test_nobody_gives_more_than_a_share_and_the_last_ones_stay():
+    persons = {name: "loud" if index < 150 else person for index, (name, person) in enumerate(PERSONS.items())}
+    parts = collect.split(ROWS, persons, 0.2, 0.1)
+    whole = collect.split(ROWS, persons, 0.2, 1.0)
+    loud = [row for row in parts.train if persons[row.conversation_id] == "loud"]
+    assert parts.by == "person" and parts.capped == len(whole.train) - len(parts.train) > 50
+    assert len(loud) == int(0.1 * len(whole.train))
+    assert loud == [row for row in whole.train if persons[row.conversation_id] == "loud"][-len(loud) :]
+    counts = Counter(persons[row.conversation_id] for row in parts.train)
+    assert max(counts.values()) == len(loud)
+    # One's own chats are not limited: there is nobody else.
+    assert collect.split(ROWS, dict.fromkeys(PERSONS, "me"), 0.2, 0.1).capped == 0
+
+
+@given(st.lists(st.integers(0, 40), min_size=40, max_size=120), st.floats(0.05, 0.9))
+def test_nothing_is_lost_or_doubled(owners, share):
+    rows = ROWS[: len(owners)]
+    persons = {row.conversation_id: f"p{owner}" if owner else "" for row, owner in zip(rows, owners, strict=True)}
+    parts = collect.split(rows, persons, share, 1.0)
+    assert sorted(row.id for row in [*parts.train, *parts.held_out]) == sorted(row.id for row in rows)
+
+
+def test_a_person_is_a_hash_with_the_registrys_own_key(tmp_path):
+    hash_of = collect.person_hash(tmp_path / "one")
+    assert hash_of("ann") == collect.person_hash(tmp_path / "one")("ann") != hash_of("bob")
+    assert hash_of("ann") != collect.person_hash(tmp_path / "two")("ann") and "ann" not in hash_of("ann")
+    assert stat.S_IMODE((tmp_path / "one" / ".persons.key").stat().st_mode) == 0o600
+
+
+def test_conversations_of_the_store_are_written_with_ratings_and_persons(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    messages = [{"role": role, "content": text} for role, text in (("user", "Hi"), ("assistant", "Ho"), ("user", "No"))]
+    messages.append({"role": "assistant", "content": "Yes"})
+    first = store.add_conversation(messages, user="ann", ratings=[{"message": 1, "rating": -1, "comment": None}])
+    second = store.add_conversation(messages[:2], user="")
+    store.mark_used([second], "v0001")
+    counts = collect.write_conversations(store, tmp_path, False, str.upper)
+    assert counts == {"conversations": 2, "unused": [first]}
+    rows = [json.loads(line) for line in (tmp_path / collect.CONVERSATIONS).read_text().splitlines()]
+    by_id = {row["id"]: row["messages"] for row in rows}
+    assert by_id[first][1] == {"role": "assistant", "content": "Ho", "rating": -1} and "rating" not in by_id[second][1]
+    assert json.loads((tmp_path / collect.PERSONS).read_text()) == {first: "ANN", second: ""}
+    assert collect.write_conversations(store, tmp_path, True, str.upper)["conversations"] == 1
+
+
+def test_persons_of_json_lines_are_read_and_what_is_no_json_is_left_to_the_preparation(tmp_path):
+    lines = ['{"id": "a", "user": "ann", "messages": []}', "{", "[1]", '{"conversation_id": "b", "user_id": "bob"}']
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "one.jsonl").write_text("\n".join([*lines, '{"id": "c"}', '{"id": 7, "user": "x"}']))
+    (tmp_path / "in" / "two.json").write_text("[]")
+    assert collect.write_persons_of_input(tmp_path / "in", tmp_path, str.upper) == 2
+    assert json.loads((tmp_path / collect.PERSONS).read_text()) == {"a": "ANN", "b": "BOB"}
+
+
+def test_a_store_that_does_not_exist_is_not_made(tmp_path):
+    with pytest.raises(Exception, match=r"nothing\.sqlite") as caught:
+        collect.open_store(replace(LearnSettings(), store_url=f"sqlite:///{tmp_path / 'nothing.sqlite'}"))
+    assert "\n" not in str(caught.value) and not (tmp_path / "nothing.sqlite").exists()

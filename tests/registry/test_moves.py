@@ -1,0 +1,213 @@
+"""Moves of the live pointer: promote, canary, rollback, their history, and what a killed process leaves."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from sdpo.errors import RunError, ServerError, SettingError
+from sdpo.registry import moves, versions
+from sdpo.registry.history import Move, append_move, former, read_moves
+from sdpo.registry.job import table
+from sdpo.registry.live import Canary, Live, read_live, write_live
+from tests.registries import KEEP, FakeVllm, add, settings, write_adapter
+from tests.worlds import environment
+
+
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / str(seed), seed) for seed in range(3)]
+
+
+@pytest.fixture
+def registry(tmp_path, adapters):
+    for adapter in adapters:
+        add(tmp_path / "registry", adapter)
+    return tmp_path / "registry"
+
+
+def state(registry):
+    return {version.name: version.state for version in versions.versions(registry)}
+
+
+def test_versions_go_live_and_back_in_turn(registry):
+    given = settings(registry)
+    assert moves.promote(given, "v0001").name == "v0001"
+    assert read_live(registry).model == str(registry / "versions" / "v0001" / "served")
+    moves.promote(given, "v0002")
+    assert state(registry) == {"v0001": "former", "v0002": "live", "v0003": "candidate"}
+    assert moves.promote(given, None).name == "v0003"  # the newest candidate
+    assert [moves.rollback(given) for _ in range(3)] == ["v0002", "v0001", None]
+    assert state(registry) == {"v0001": "rejected", "v0002": "rejected", "v0003": "rejected"}
+    live = read_live(registry)
+    assert live.version is None and live.model.endswith("model")  # the base, by the name that the server has for it
+    with pytest.raises(SettingError, match="nothing to roll back to"):
+        moves.rollback(given)
+    actions = [move.action for move in read_moves(registry, live)]
+    assert actions == ["promote"] * 3 + ["rollback"] * 3
+
+
+def test_rollback_by_name_skips_what_came_between(registry):
+    given = settings(registry)
+    for name in ("v0001", "v0002", "v0003"):
+        moves.promote(given, name)
+    assert moves.rollback(given, "v0001") == "v0001"
+    assert moves.rollback(given) is None
+    moves.promote(given, "v0002")
+    assert moves.rollback(given, moves.BASE) is None
+    with pytest.raises(SettingError, match="named v0009"):
+        moves.rollback(given, "v0009")
+
+
+def test_a_version_to_keep_back_goes_live_by_force_alone(registry, adapters):
+    kept = add(registry, adapters[0], KEEP)
+    with pytest.raises(SettingError, match="FORCE=1") as caught:
+        moves.promote(settings(registry), kept.name)
+    assert KEEP["sentence"] in str(caught.value) and read_live(registry) == Live()
+    assert state(registry)[kept.name] == "kept"
+    assert moves.promote(settings(registry), None).name == "v0003"  # not the one without a reason to go live
+    assert moves.promote(settings(registry), kept.name, force=True).name == kept.name
+
+
+def test_a_damaged_version_does_not_go_live(registry):
+    moves.promote(settings(registry), "v0001")
+    (registry / "versions" / "v0002" / "adapter" / "adapter_model.safetensors").write_bytes(b"cut")
+    with pytest.raises(RunError, match="v0002"):
+        moves.promote(settings(registry), "v0002")
+    assert read_live(registry).version == "v0001"
+
+
+def test_a_canary_starts_goes_live_and_ends(registry):
+    given = settings(registry)
+    moves.promote(given, "v0001")
+    moves.promote(replace(given, canary=0.1), "v0002")
+    live = read_live(registry)
+    assert live.version == "v0001" and live.canary.version == "v0002" and live.canary.share == 0.1
+    assert state(registry)["v0002"] == "canary" and "canary: v0002 for 10%" in table(given)
+    assert moves.promote(given, None).name == "v0002" and read_live(registry).canary is None
+    moves.promote(replace(given, canary=0.5), None)
+    assert read_live(registry).canary.version == "v0003"
+    assert moves.rollback(given) == "v0002" and read_live(registry).canary is None
+    assert state(registry) == {"v0001": "former", "v0002": "live", "v0003": "rejected"}
+    with pytest.raises(SettingError, match="no candidate"):
+        moves.promote(given, None)
+    with pytest.raises(SettingError, match="live already"):
+        moves.promote(replace(given, canary=0.5), "v0002")
+
+
+# With a server
+
+
+def test_vllm_loads_first_then_the_pointer_moves_then_the_old_one_goes(registry):
+    with FakeVllm() as server:
+        given = settings(registry, server.url)
+        moves.promote(given, "v0001")
+        first = read_live(registry).model
+        assert first.startswith("sdpo-v0001-") and server.loaded[first].endswith("v0001/adapter")
+        moves.promote(given, "v0002")
+        second = read_live(registry).model
+        assert server.log == [
+            f"load {first}", f"ask {first}", f"load {second}", f"ask {second}", f"unload {first}",
+        ]  # fmt: skip
+        moves.promote(replace(given, canary=0.2), "v0003")
+        assert len(server.loaded) == 2  # both parts of the canary
+        assert moves.rollback(given) == "v0002" and list(server.loaded) == [second]
+        server.loaded["somebody-elses"] = "x"
+        assert moves.rollback(given) == "v0001" and set(server.loaded) == {first, "somebody-elses"}
+        assert moves.rollback(given) is None and read_live(registry).model == "base"
+        assert set(server.loaded) == {"somebody-elses"}
+
+
+@pytest.mark.parametrize("fault", ["refuses", "broken", "gone"])
+def test_a_version_that_does_not_answer_never_goes_live(registry, fault):
+    with FakeVllm() as server:
+        given = settings(registry, server.url, upstream_timeout=5.0)
+        moves.promote(given, "v0001")
+        before = (registry / "live.json").read_bytes()
+        if fault == "gone":
+            given = replace(given, upstream="http://127.0.0.1:9/v1")
+        else:
+            setattr(server, fault, True)
+        with pytest.raises(ServerError, match="pointer was not moved") as caught:
+            moves.promote(given, "v0002")
+        assert "\n" not in str(caught.value) and (registry / "live.json").read_bytes() == before
+
+
+def test_a_whole_model_cannot_be_loaded_into_vllm(registry, tmp_path):
+    from sdpo.tiny import MODEL_DIR
+
+    version = versions.add(registry, MODEL_DIR, str(MODEL_DIR), verdict={"verdict": "promote"})
+    with FakeVllm() as server, pytest.raises(SettingError, match="whole model"):
+        moves.promote(settings(registry, server.url), version.name)
+
+
+# The history
+
+
+def test_a_move_that_did_not_happen_is_not_counted(tmp_path):
+    append_move(tmp_path, Move(1, "promote", None, "v0001", None, "now"))
+    append_move(tmp_path, Move(2, "promote", "v0001", "v0002", None, "now"))  # killed before the pointer moved
+    write_live(tmp_path, Live("v0001", "a", move=1))
+    assert [move.after for move in read_moves(tmp_path, read_live(tmp_path))] == ["v0001"]
+    with (tmp_path / "history.jsonl").open("a") as file:
+        file.write('{"number": 2, "action": "pro')  # killed while it wrote
+    append_move(tmp_path, Move(2, "promote", "v0001", "v0003", None, "now"))
+    write_live(tmp_path, Live("v0003", "a", move=2))
+    done = read_moves(tmp_path, read_live(tmp_path))
+    assert [move.after for move in done] == ["v0001", "v0003"] and former(done) == [None, "v0001"]
+
+
+def test_rollback_remembers_a_stack():
+    def move(action, before, after):
+        return Move(0, action, before, after, None, "")
+
+    done = [move("promote", None, "a"), move("promote", "a", "b"), move("rollback", "b", "a")]
+    done.append(move("promote", "a", "c"))
+    assert former(done) == [None, "a"]
+    assert former([*done, move("promote", "c", "c")]) == [None, "a"]
+    assert former([*done, move("rollback", "c", None)]) == []
+
+
+def test_a_killed_swap_leaves_a_version_that_answers(registry):
+    """Killed at random moments: the pointer names a version that was answering, and the same command ends the same."""
+    random = Random(3)
+    command = [sys.executable, "-m", "jobs.promote", "--registry", str(registry), "--unload-after", "0"]
+    with FakeVllm() as server:
+        server.script = slowed(server.answer)
+        moves.promote(settings(registry, server.url), "v0001")
+        for number in range(6):
+            target = f"v000{2 + number % 2}"
+            flags = ["--upstream", server.url, "--version", target]
+            process = subprocess.Popen([*command, *flags], env=environment(), stdout=subprocess.PIPE, text=True)
+            process.stdout.readline()  # loading
+            time.sleep(random.random() * 0.3)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+            live = read_live(registry)
+            assert live.model in server.loaded and versions.read(registry, live.version)
+            subprocess.run([*command, *flags], env=environment(), check=True, capture_output=True)
+            live = read_live(registry)
+            assert live.version == target and state(registry)[target] == "live"
+            assert list(server.loaded) == [live.model] and live.canary is None
+    assert all(json.loads(line) for line in (registry / "history.jsonl").read_text().splitlines() if line)
+
+
+def slowed(answer):
+    def script(body, number):
+        time.sleep(0.05)
+        return answer(body, number)
+
+    return script
+
+
+def test_a_pointer_of_another_kind_keeps_its_canary_on_read(tmp_path):
+    write_live(tmp_path, Live("v0001", "a", Canary("v0002", "b", 0.5), 1.0, 3))
+    assert read_live(tmp_path).canary == Canary("v0002", "b", 0.5)
