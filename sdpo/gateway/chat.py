@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sdpo.gateway.answer import whole_answer
+from sdpo.gateway.exchanges import plain_text
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.identity import identify
 from sdpo.gateway.keys import Refused
@@ -54,7 +55,7 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
             try:
                 return await _answer(response, gateway, call, await turn, body, model, version, gone)
             except BaseException:
-                await asyncio.shield(response.aclose())
+                await asyncio.shield(gateway.upstream.release(response))
                 raise
     except BaseException:
         _given_up(gateway, turn)
@@ -113,7 +114,7 @@ async def _answer(
     headers = response_headers(response, decoded=True)
     headers += [(b"x-sdpo-version", (version or "base").encode())]
     if turn.kept:
-        exchange = turn.exchange(body, str(model or ""), version, call.request_id, gateway.name)
+        exchange = turn.exchange(body, plain_text(model), version, call.request_id, gateway.name)
         headers += [
             (b"x-sdpo-conversation", exchange.conversation.encode()),
             (b"x-sdpo-exchange", exchange.id.encode()),
@@ -130,9 +131,8 @@ async def _answer(
         return RawResponse(content, response.status_code, response_headers(response, decoded=True))
     answers, reason, usage = whole_answer(_parsed(content))
     if exchange is not None and answers:
-        columns = await gateway.in_thread(exchange.answer_columns, answers, "complete", reason, usage)
-        row = exchange.row() | columns
-        await gateway.writer.write({"conversations": [exchange.conversation_row()], "exchanges": [row]})
+        done = exchange
+        await gateway.write_soon(lambda: done.complete_rows(answers, reason, usage), len(content))
     gateway.count(turn, "complete" if answers else None)
     gateway.stitcher.release(turn.place)
     gateway.metrics.added.add(call.watch.added)

@@ -30,6 +30,11 @@ def plain_id(given: str | None) -> str | None:
     return name or None
 
 
+def plain_text(given: object, length: int = _LENGTH) -> str:
+    """Return a client's or an upstream's word as a text that every database can hold."""
+    return "".join(char for char in str(given or "") if char.isprintable()).strip()[:length]
+
+
 def id_beside(name: str, key: str, user: str) -> str:
     """Return the id of a conversation whose name another user's conversation has already."""
     return f"{name}-{hashlib.sha256(f'{key}/{user}'.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
@@ -133,6 +138,13 @@ class Exchange:
             "said": None,
         }
 
+    def complete_rows(
+        self, answers: Sequence[Message], finish_reason: str | None, usage: dict[str, Any] | None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Return the rows of an exchange whose answer came in one piece, for `Writer`."""
+        row = self.row() | self.answer_columns(answers, COMPLETE, finish_reason, usage)
+        return {"conversations": [self.conversation_row()], "exchanges": [row]}
+
     def answer_columns(
         self,
         answers: Sequence[Message],
@@ -157,7 +169,7 @@ def finished(
         "state": state,
         "finished_at": time.time(),
         "answers": json.dumps(list(answers)),
-        "finish_reason": finish_reason,
+        "finish_reason": plain_text(finish_reason) or None,
         "usage": json.dumps(usage) if usage else None,
         "answered": chained(asked, answers[0]) if answers else None,
         "said": message_hash(answers[0]) if answers else None,

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ from sdpo.gateway.serving import LivePointer
 from sdpo.gateway.stitching import Stitcher
 from sdpo.gateway.store import Store
 from sdpo.gateway.upstream import Upstream, UpstreamError
-from sdpo.gateway.writer import StoreUnavailable, Writer
+from sdpo.gateway.writer import Rows, StoreUnavailable, Writer
 
 if TYPE_CHECKING:
     from sdpo.settings.gateway import GatewaySettings
 
 _THREADS = 8  # that read the store
 _HEALTH_SECONDS = 3.0
+_SHORT = 2_000  # characters, of which private values are found in under 2 ms
 
 
 class Stopwatch:
@@ -99,6 +101,15 @@ class Gateway:
             return await asyncio.get_running_loop().run_in_executor(self.threads, work, *arguments)
         except SQLAlchemyError as error:
             raise StoreUnavailable(f"the store cannot be read: {one_line(error, 200)}") from None
+        except RecursionError:
+            raise Refused(400, "invalid_request", "The request is nested too deeply to be kept.") from None
+
+    async def write_soon(self, rows: Callable[[], Rows], size: int) -> None:
+        """Write rows that are made of a text of this size. Raises StoreUnavailable.
+
+        Those of a long text are made beside the writer, which others wait for.
+        """
+        await self.writer.write(rows if size < _SHORT else await self.in_thread(rows))
 
     async def admit(self, request: Request) -> Key:
         """Return the key of a request. Raises Refused if it has none that is in force where one is needed."""

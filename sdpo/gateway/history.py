@@ -14,6 +14,10 @@ from sdpo.data.clean import cleaned
 
 Message = dict[str, Any]
 SYSTEM_ROLES = ("system", "developer")
+_FIELDS = (
+    "role", "content", "name", "tool_calls", "tool_call_id", "function_call", "refusal", "reasoning_content",
+    "reasoning",
+)  # fmt: skip
 _MARK = re.compile(r"\[([A-Z]+)_\d+\]")
 
 
@@ -77,9 +81,11 @@ def answer_points(messages: Sequence[Message]) -> list[int]:
 def map_texts(message: Message, change: Callable[[str], str]) -> Message:
     """Return the message with `change` applied to each of its texts: content, thoughts, tool calls.
 
-    Pictures, sound and files are left out; that they were there stays visible.
+    Pictures, sound and files are left out; that they were there stays visible. So are fields that are beside the
+    conversation.
     """
-    changed = {name: value for name, value in message.items() if value is not None or name == "content"}
+    kept = {"content": None, **message}
+    changed = {name: kept[name] for name in _FIELDS if kept.get(name) is not None or name == "content"}
     for name in ("content", "reasoning_content", "reasoning", "refusal"):
         if name in changed:
             changed[name] = _content(changed[name], change)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sdpo.gateway.exchanges import plain_id
+from sdpo.gateway.exchanges import plain_id, plain_text
 from sdpo.llm.address import is_loopback
 
 # Open WebUI sends its headers with ENABLE_FORWARD_USER_INFO_HEADERS.
@@ -37,10 +37,10 @@ def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> I
     """Return who sent the request with this key, "" for none. The user is the key's name if nothing names one."""
     named = [headers.get(name) for name in _USER]
     named += [body.get(name) for name in ("user", "safety_identifier") if isinstance(body.get(name), str)]
-    user = next((text.strip() for text in named if text and text.strip()), key)
+    user = next((text for name in named if (text := plain_text(name))), key)
     return Identity(
         key=key,
-        user=user[:200],
+        user=user,
         conversation=_first(headers, _CONVERSATION),
         message=_first(headers, _MESSAGE),
         opted_out=headers.get(_OPT_OUT, "0").strip().lower() not in ("", "0", "false", "no"),

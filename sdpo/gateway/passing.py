@@ -10,10 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from sdpo.gateway.chat import chat
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.responses import listening, unless_gone
-from sdpo.gateway.upstream import for_operators, models_in, raw_path, response_headers
+from sdpo.gateway.upstream import Upstream, for_operators, is_chat, models_in, raw_path, response_headers
 
 
 async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse:
@@ -33,7 +34,12 @@ async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse
 
 
 async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:
-    """Return the upstream's response to any other request, untouched. Raises Refused and UpstreamError."""
+    """Return the upstream's response to any other request, untouched.
+
+    Raises Refused, UpstreamError and StoreUnavailable.
+    """
+    if is_chat(request.method, request.url.path):
+        return await chat(request, gateway, call)
     if for_operators(request.url.path):
         message = "This path changes what the server serves. Send the request to the server itself."
         raise Refused(403, "forbidden", message)
@@ -49,7 +55,7 @@ async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:
             request.url.query,
             length=length,
         )
-    return PassedOn(response, response_headers(response))
+    return PassedOn(gateway.upstream, response, response_headers(response))
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
@@ -61,8 +67,8 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 class PassedOn:
     """The response that passes the upstream's bytes on as they come."""
 
-    def __init__(self, response: httpx.Response, headers: list[tuple[bytes, bytes]]) -> None:
-        self._response, self._headers = response, headers
+    def __init__(self, upstream: Upstream, response: httpx.Response, headers: list[tuple[bytes, bytes]]) -> None:
+        self._upstream, self._response, self._headers = upstream, response, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -76,7 +82,7 @@ class PassedOn:
                     await send({"type": "http.response.body", "body": block, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await self._response.aclose()
+            await self._upstream.release(self._response)
 
 
 def _task(work: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _GRACE_SECONDS = 30
 _BACKLOG = 2048
+_IDLE_SECONDS = 120  # longer than clients keep a connection: else one may take it as it is being closed
 
 
 def check(settings: "StoreSettings", job: "Job") -> None:
@@ -70,7 +71,8 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
         print(_who_may(bool(keys), settings.gateway_open), flush=True)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="on",
-            timeout_graceful_shutdown=_GRACE_SECONDS, backlog=_BACKLOG, h11_max_incomplete_event_size=2**20,
+            timeout_graceful_shutdown=_GRACE_SECONDS, timeout_keep_alive=_IDLE_SECONDS, backlog=_BACKLOG,
+            h11_max_incomplete_event_size=2**20,
         )  # fmt: skip
         uvicorn.Server(config).run(sockets=[listener])
 

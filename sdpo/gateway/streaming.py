@@ -65,10 +65,9 @@ class _Blocks:
         self._changed.set()
 
     async def close(self) -> None:
-        """Stop reading and let the upstream know."""
+        """Stop reading."""
         self._task.cancel()
         await asyncio.wait({self._task})
-        await self._response.aclose()
 
 
 class StreamedAnswer:
@@ -158,13 +157,14 @@ class StreamedAnswer:
         if self._state is not None:
             return
         if self._draft is not None and self._answer.channels:
-            rows = await self._gateway.in_thread(self._draft.finished, complete)
-            await self._gateway.writer.write(rows)
+            draft, size = self._draft, sum(map(len, self._answer.channels.values()))
+            await self._gateway.write_soon(lambda: draft.finished(complete), size)
         self._state = COMPLETE if complete else BROKEN
 
     async def _end(self, blocks: _Blocks) -> None:
         """Leave nothing open, however the answer ended."""
         await blocks.close()
+        await self._gateway.upstream.release(self._response)
         try:
             await self._finish(self._answer.done)
         except StoreUnavailable:

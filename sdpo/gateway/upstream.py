@@ -1,6 +1,5 @@
 """The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
 
-import itertools
 import posixpath
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -23,7 +22,8 @@ _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-ap
 _OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
-_POOLS = 16  # of connections: to find a free one takes a time that grows with the square of their number in a pool
+_POOL_SIZE = 16  # connections: to find a free one in a pool takes a time that grows with the square of their number
+_POOL = "sdpo_pool"
 
 
 class UpstreamError(Exception):
@@ -32,6 +32,13 @@ class UpstreamError(Exception):
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
+
+
+class _Pool:
+    """Some of the connections, and how many requests they answer."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client, self.active = client, 0
 
 
 class Upstream:
@@ -44,22 +51,37 @@ class Upstream:
         self._root = url.removesuffix("/v1") if url.endswith("/v1") else None
         self._timeout = timeout
         self._authorization = f"Bearer {api_key}" if api_key else basic
-        self._clients = [
-            httpx.AsyncClient(
-                timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=at_once // _POOLS + 1),
-                trust_env=not is_loopback(url),
-                follow_redirects=False,
+        trust = httpx.create_ssl_context() if url.startswith("https:") else False  # takes 0.1 s, so only once
+        self._pools = [
+            _Pool(
+                httpx.AsyncClient(
+                    timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
+                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL_SIZE),
+                    verify=trust,
+                    trust_env=not is_loopback(url),
+                    follow_redirects=False,
+                )
             )
-            for _ in range(_POOLS)
+            for _ in range(max(1, at_once // _POOL_SIZE))
         ]
-        self._next = itertools.cycle(self._clients)
         self._first_model: tuple[float, str | None] = (float("-inf"), None)
 
     async def close(self) -> None:
         """Close all connections."""
-        for client in self._clients:
-            await client.aclose()
+        for pool in self._pools:
+            await pool.client.aclose()
+
+    def _pool(self) -> "_Pool":
+        """Return the first pool that has room, else the one with the fewest requests."""
+        free = (pool for pool in self._pools if pool.active < _POOL_SIZE)
+        return next(free, None) or min(self._pools, key=lambda pool: pool.active)
+
+    async def release(self, response: httpx.Response) -> None:
+        """Close a response, so that its connection can be used again."""
+        pool = response.extensions.pop(_POOL, None)
+        if pool is not None:
+            pool.active -= 1
+        await response.aclose()
 
     def address(self, path: str, query: str = "") -> str:
         """Return the upstream's address of a path of the gateway, as it is on the wire."""
@@ -84,18 +106,28 @@ class Upstream:
         """
         passed = self._headers(headers)
         passed += [("content-length", length)] if length is not None and content is not None else []
-        client = next(self._next)
-        request = client.build_request(method, self.address(path, query), headers=passed, content=content)
+        pool = self._pool()
+        try:
+            request = pool.client.build_request(method, self.address(path, query), headers=passed, content=content)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise UpstreamError(400, "invalid_path", f"The path cannot be passed on ({_words(error)}).") from None
+        pool.active += 1
+        try:
+            response = await self._sent(pool.client, request, again=isinstance(content, bytes))
+        except BaseException:
+            pool.active -= 1
+            raise
+        response.extensions[_POOL] = pool
+        return response
+
+    async def _sent(self, client: httpx.AsyncClient, request: httpx.Request, again: bool) -> httpx.Response:
         try:
             return await client.send(request, stream=True)
         except httpx.RemoteProtocolError as error:
             # The upstream closed a connection that it had kept, at the moment at which this request took it.
-            if not isinstance(content, bytes) or "without sending a response" not in str(error):
-                raise self._failed(error) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if again and "without sending a response" in str(error):
+                return await self._sent(client, request, again=False)
             raise self._failed(error) from None
-        try:
-            return await client.send(request, stream=True)
         except httpx.HTTPError as error:
             raise self._failed(error) from None
 
@@ -106,7 +138,7 @@ class Upstream:
         except httpx.HTTPError as error:
             raise self.broke_off(error) from None
         finally:
-            await response.aclose()
+            await self.release(response)
 
     def broke_off(self, error: httpx.HTTPError) -> UpstreamError:
         """Return the error of an answer that ended before its end."""
@@ -137,7 +169,7 @@ class Upstream:
     async def healthy(self) -> str | None:
         """Return None if the upstream answers, else what is the matter."""
         try:
-            response = await next(self._next).get(
+            response = await self._pool().client.get(
                 self.address("/v1/models"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
             )
         except httpx.HTTPError as error:
@@ -193,9 +225,17 @@ def for_operators(path: str) -> bool:
 
 
 def raw_path(scope: Mapping[str, Any]) -> str:
-    """Return the path of a request as it was on the wire."""
+    """Return the path of a request as it was on the wire. Raises UpstreamError for what is no path."""
     raw = scope.get("raw_path")
-    return raw.decode("latin-1").partition("?")[0] if raw else quote(scope["path"])
+    path = raw.decode("latin-1").partition("?")[0] if raw else quote(scope["path"])
+    if not path.startswith("/"):  # put behind the upstream's address, it could name another server
+        raise UpstreamError(400, "invalid_path", "The path does not begin with a slash.")
+    return path
+
+
+def is_chat(method: str, path: str) -> bool:
+    """Return whether a request is for a chat completion, in whichever way its path is written."""
+    return method == "POST" and posixpath.normpath("/" + path.strip("/")).endswith("/chat/completions")
 
 
 def _words(error: Exception) -> str:

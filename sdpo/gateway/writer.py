@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Executable, bindparam, delete, update
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from sdpo.errors import RunError, one_line
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, OPT_OUTS, PIECES, RATINGS
@@ -73,7 +73,7 @@ class Writer:
                 _resolve([done], error)
         try:
             self._write([rows for rows, _ in jobs])
-        except SQLAlchemyError as error:
+        except Exception as error:
             if len(jobs) > 1 and not isinstance(error, OperationalError):
                 for one in jobs:  # one of them cannot be written: the others can
                     self._commit([one])
@@ -146,5 +146,5 @@ def _statements(store: Store) -> list[tuple[str, Executable]]:
     ]
 
 
-def _cause(error: SQLAlchemyError) -> BaseException:
+def _cause(error: Exception) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error

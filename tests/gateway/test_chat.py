@@ -133,6 +133,27 @@ def test_other_paths_pass_through_untouched_except_those_for_the_operator(runnin
         assert httpx.post(running.root + path, content=b"{}").status_code == 403
 
 
+def test_a_chat_is_kept_however_its_path_is_written_and_whatever_it_holds(running, upstream):
+    upstream.answer = lambda _: "I see."
+    before = running.store().exchange_count()
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:abc"}}, "x"]}]}
+    odd = body | {"user": "\ud800u\x00", "model": "\ud800\x00", "temperature": 1e400}
+    for path, given in (("/v1/chat/completions/", body), ("/chat/completions", body), ("//v1/./chat/completions", odd)):
+        response = httpx.post(running.root + path, content=json.dumps(given))
+        assert response.status_code in (200, 404), response.text
+    assert running.chat("x" * 100_000, user="long" * 200).status_code == 200
+    deep: list = []
+    for _ in range(600):
+        deep = [deep]
+    assert httpx.post(f"{running.url}/chat/completions", json={"messages": [{"content": deep}]}).status_code in (
+        200,
+        400,
+    )
+    assert running.store().exchange_count() >= before + 2
+    kept = list(running.store().conversations())
+    assert "data:abc" not in str(kept) and "u" in {one.user for one in kept}
+
+
 def test_the_upstream_gets_no_key_of_a_client_and_no_header_about_it(upstream, tmp_path):
     with gateway(upstream.url, tmp_path, UPSTREAM_API_KEY="upstream-key") as running:
         headers = {

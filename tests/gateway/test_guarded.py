@@ -10,6 +10,8 @@ import time
 import httpx
 import pytest
 
+from sdpo.gateway.keys import Key, Keys, Refused, make_key, revoke_key
+from sdpo.gateway.store import Store
 from sdpo.registry.live import Canary, Live, write_live
 from tests.commands import ROOT, clean_environment
 from tests.gateway.running import gateway, said, text_of
@@ -25,11 +27,6 @@ def job(name: str, *arguments: str, code: int = 0, **settings: str) -> str:
     return done.stderr if code else done.stdout
 
 
-def make_key(store_url: str, name: str, *arguments: str) -> str:
-    output = job("gateway_key", "--name", name, *arguments, STORE_URL=store_url)
-    return output.splitlines()[-1]
-
-
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -37,13 +34,12 @@ def bearer(key: str) -> dict[str, str]:
 # Keys and limits
 
 
+@pytest.mark.slow
 def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, tmp_path):
-    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     with gateway(upstream.url, tmp_path) as running:
         assert "only this machine" in running.said
         assert running.chat("Hello").status_code == 200
-        key, other = make_key(url, "app"), make_key(url, "other")
-        assert "NAME=app" in job("gateway_key", "--name", "app", STORE_URL=url, code=2)
+        key, other = (make_key(running.store(), name) for name in ("app", "other"))
         time.sleep(2.1)  # the gateway looks for keys again
         for headers in ({}, bearer("sdpo-wrong"), {"Authorization": f"Basic {key}"}):
             response = running.chat("Hello", headers=headers)
@@ -62,7 +58,7 @@ def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, t
         assert httpx.post(f"{running.url}/feedback", json=rating, headers=bearer(other)).status_code == 404
         assert httpx.post(f"{running.url}/feedback", json=rating, headers=bearer(key)).status_code == 200
         assert {one.user for one in running.store().conversations()} == {"", "app", "other"}
-        job("gateway_key", "--name", "app", "--revoke", STORE_URL=url)
+        revoke_key(running.store(), "app")
         time.sleep(2.1)
         assert running.chat("Hello", headers=bearer(key)).status_code == 401
         assert httpx.get(f"{running.root}/health").status_code == 200
@@ -74,9 +70,26 @@ def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, t
         assert "need a key" in running.said
 
 
+def test_a_key_is_made_once_and_withdrawn_on_the_command_line(tmp_path):
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    key = job("gateway_key", "--name", "app", STORE_URL=url).splitlines()[-1]
+    keys = Keys(Store(url))
+    keys.refresh()
+    assert key.startswith("sdpo-") and keys.key_of(key) == Key("app")
+    assert "NAME=app" in job("gateway_key", "--name", "app", STORE_URL=url, code=2)
+    assert "make gateway-key NAME=" in job("gateway_key", STORE_URL=url, NAME="shell", code=2)
+    job("gateway_key", "--name", "app", "--revoke", STORE_URL=url)
+    keys = Keys(Store(url))
+    keys.refresh()
+    with pytest.raises(Refused):
+        keys.key_of(key)
+
+
+@pytest.mark.slow
 def test_a_keys_limits_are_its_own(tmp_path):
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
-    slow, few = make_key(url, "slow", "--key-concurrency", "1"), make_key(url, "few", "--key-rate", "3")
+    store = Store(url)
+    slow, few, free = make_key(store, "slow", at_once=1), make_key(store, "few", per_minute=3), make_key(store, "free")
     with Upstream() as upstream, gateway(upstream.url, tmp_path, MAX_IN_FLIGHT="2") as running:
         seen = [running.chat("Hello", headers=bearer(few)) for _ in range(4)]
         assert [response.status_code for response in seen] == [200, 200, 200, 429]
@@ -87,8 +100,7 @@ def test_a_keys_limits_are_its_own(tmp_path):
         def ask(key: str) -> None:
             codes.append(running.chat("Hello", headers=bearer(key)).status_code)
 
-        for keys, expected in (([slow, slow], [200, 429]), ([make_key(url, "free")] * 3, [200, 200, 429])):
-            time.sleep(2.1)
+        for keys, expected in (([slow, slow], [200, 429]), ([free] * 3, [200, 200, 429])):
             codes.clear()
             threads = [threading.Thread(target=ask, args=(key,)) for key in keys]
             for thread in threads:
@@ -231,6 +243,7 @@ def test_open_webuis_ratings_are_taken_live_and_from_an_export(running):
 # Versions
 
 
+@pytest.mark.slow
 def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on_its_side_of_a_canary(
     upstream, tmp_path
 ):
@@ -271,6 +284,7 @@ def test_the_served_name_is_the_live_version_at_once_and_a_conversation_stays_on
 # Jobs about the store
 
 
+@pytest.mark.slow
 def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp_path):
     with gateway(upstream.url, tmp_path) as running:
         url, registry = running.store_url, tmp_path / "registry"
@@ -279,23 +293,27 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
             history = ["Tell me", said(text_of(first)), f"Shorter, {user}"]
             running.chat(*history, user=user, stream=True)
             rate(running, {"exchange": first.headers["x-sdpo-exchange"], "rating": "down" if user == "ann" else "up"})
-        ids = {one.user: one.id for one in running.store().conversations()}
+        running.chat(*history[:-1], "Shorter, please", user="bob")  # bob's message edited: a branch
+        ids = {one.user: one.id.partition("~")[0] for one in running.store().conversations()}
         out = tmp_path / "data"
         job("export_conversations", STORE_URL=url, OUT_DIR=str(out))
         assert "FORCE=1" in job("export_conversations", STORE_URL=url, OUT_DIR=str(out), code=1)
         path = out / "conversations.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [(line["user"], line["id"]) for line in lines] == list(ids.items())
+        assert [(line["user"], line["id"]) for line in lines] == [
+            ("ann", ids["ann"]), ("bob", f"{ids['bob']}"), ("bob", f"{ids['bob']}~2"),
+        ]  # fmt: skip
         job("prep_logs", "--input", str(path), "--out-dir", str(tmp_path / "logs"))
         rows = [json.loads(line) for line in (tmp_path / "logs" / "logs_interactions.jsonl").read_text().splitlines()]
         shown = [(row["conversation_id"], row["completion"], row["user_response"], row["rating"]) for row in rows]
         assert shown == [
             (ids["ann"], "You said: Tell me", "Shorter, ann", -1),
-            (ids["bob"], "You said: Tell me", "Shorter, bob", 1),
+            (ids["bob"], "You said: Tell me", "Shorter, please", 1),
+            (f"{ids['bob']}~2", "You said: Tell me", "Shorter, bob", 1),
         ]
         running.store().mark_used([ids["ann"]], "night-1")
         output = job("export_conversations", "--only-unused", "--force", STORE_URL=url, OUT_DIR=str(out))
-        assert output.splitlines()[-1].startswith("1 conversations")
+        assert output.splitlines()[-1].startswith("2 conversations")
         for name, data in (("v0001", [ids["ann"]]), ("v0002", [ids["bob"]])):
             (registry / "versions" / name).mkdir(parents=True)
             (registry / "versions" / name / "version.json").write_text(json.dumps({"data": {"conversations": data}}))
@@ -303,14 +321,14 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
         output = job("forget", "--user", "ann", STORE_URL=url, REGISTRY=str(registry))
         assert "1 conversations with 2 exchanges" in output and "night-1" in output
         assert "v0001" in output and "v0002" not in output
-        assert [one.user for one in running.store().conversations()] == ["bob"]
+        assert {one.user for one in running.store().conversations()} == {"bob"}
         assert "does not exist" in job("forget", "--user", "ann", STORE_URL=f"sqlite:///{tmp_path / 'no'}", code=2)
 
 
 def test_what_is_older_than_the_retention_is_removed_at_the_start(upstream, tmp_path):
-    with gateway(upstream.url, tmp_path) as running:
-        running.store().add_conversation([{"role": "user", "content": "old"}, said("x")], started_at=time.time() - 9e5)
-        running.chat("young")
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    for text, started_at in (("old", time.time() - 9e5), ("young", time.time())):
+        store.add_conversation([{"role": "user", "content": text}, said("x")], started_at=started_at)
     with gateway(upstream.url, tmp_path, RETENTION_DAYS="7") as running:
         for _ in range(100):
             if len(kept := list(running.store().conversations())) == 1:

@@ -81,7 +81,7 @@ class Upstream:
         return f"http://127.0.0.1:{self._server.server_address[1]}/v1"
 
     def _respond(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
-        if not handler.path.startswith("/v1/chat/completions"):
+        if "/chat/completions" not in handler.path:
             if handler.path == "/v1/models":
                 models = [{"id": "base-model", "object": "model", "created": 1, "owned_by": "me"}]
                 return _send(handler, 200, json.dumps({"object": "list", "data": models}).encode())
