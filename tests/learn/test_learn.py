@@ -34,7 +34,7 @@ JOB = JOBS["jobs.learn"]
 SHORT = {
     "audit_settings": "AUDIT_N=40",
     "train_settings": "LR=3e-3 EPOCHS=2 EVAL_N=0 HOLDOUT=0 SAVE_STEPS=4 SAVE_LIMIT=2 GUARD=off TRAIN_N=160",
-    "eval_settings": "JUDGE_TRUTH=0 CONDITION=0 EVAL_N=24",
+    "eval_settings": "JUDGE_TRUTH=0 CONDITION=0 EVAL_N=2000",
 }
 
 
