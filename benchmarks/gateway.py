@@ -1,5 +1,7 @@
 """What the gateway adds to a request, and how many clients it carries, in front of a server that answers at once.
 
+Its streams have a word each 10 ms.
+
     python benchmarks/gateway.py [--requests 400] [--clients 256] [--seconds 20] [--store-url sqlite:///FILE]
 
 Each request goes to the server directly and through the gateway in turn, so both see the same machine. The medians are
@@ -99,12 +101,13 @@ class Client:
 
 
 def conversation(turns: int) -> list[dict]:
-    """Return a history of so many questions and answers, and a question."""
+    """Return a history of so many questions and answers, and a new question."""
     messages = []
     for turn in range(turns):
-        messages.append({"role": "user", "content": f"Question {turn} of {random.random()}: tell me about otters."})
+        messages.append({"role": "user", "content": f"Question {turn}: tell me about otters."})
         messages.append({"role": "assistant", "content": " ".join(WORDS)})
-    return [*messages, {"role": "user", "content": "And now in one sentence, please; mail it to otter@example.com."}]
+    question = f"And now in {random.randrange(10**6)} words, please; mail it to otter@example.com."
+    return [*messages, {"role": "user", "content": question}]
 
 
 async def added(direct: str, through: str, requests: int) -> None:
@@ -183,9 +186,8 @@ def main() -> None:
         return asyncio.run(serve(arguments.serve))
     with tempfile.TemporaryDirectory() as folder:
         url = arguments.store_url or f"sqlite:///{folder}/store.sqlite"
-        with processes(url, 0.0) as (direct, through, _):
+        with processes(url, 0.01) as (direct, through, process):
             asyncio.run(added(direct, through, arguments.requests))
-        with processes(url, 0.02) as (_, through, process):
             asyncio.run(crowd(through, arguments.clients, arguments.seconds, process))
     return None
 

@@ -138,7 +138,8 @@ def plan(settings: "LearnSettings") -> list[str]:
         unused = sum(1 for _ in store.conversations(only_unused=True))
         lines = [f"{every} conversations in the store, {unused} of them not learned from yet"]
     else:
-        lines = [f"{len(collect.input_listing(settings.input))} files in {settings.input}"]
+        files = len(collect.input_listing(settings.input))
+        lines = [f"INPUT={settings.input}, {files} {'file' if files == 1 else 'files'}"]
     live = read_live(settings.registry)
     lines.append(f"live: {live.version or 'the base model'}, with which a candidate is compared")
     path = settings.run_directory_path

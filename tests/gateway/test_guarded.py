@@ -293,23 +293,27 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
             history = ["Tell me", said(text_of(first)), f"Shorter, {user}"]
             running.chat(*history, user=user, stream=True)
             rate(running, {"exchange": first.headers["x-sdpo-exchange"], "rating": "down" if user == "ann" else "up"})
-        ids = {one.user: one.id for one in running.store().conversations()}
+        running.chat(*history[:-1], "Shorter, please", user="bob")  # bob's message edited: a branch
+        ids = {one.user: one.id.partition("~")[0] for one in running.store().conversations()}
         out = tmp_path / "data"
         job("export_conversations", STORE_URL=url, OUT_DIR=str(out))
         assert "FORCE=1" in job("export_conversations", STORE_URL=url, OUT_DIR=str(out), code=1)
         path = out / "conversations.jsonl"
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [(line["user"], line["id"]) for line in lines] == list(ids.items())
+        assert [(line["user"], line["id"]) for line in lines] == [
+            ("ann", ids["ann"]), ("bob", f"{ids['bob']}"), ("bob", f"{ids['bob']}~2"),
+        ]  # fmt: skip
         job("prep_logs", "--input", str(path), "--out-dir", str(tmp_path / "logs"))
         rows = [json.loads(line) for line in (tmp_path / "logs" / "logs_interactions.jsonl").read_text().splitlines()]
         shown = [(row["conversation_id"], row["completion"], row["user_response"], row["rating"]) for row in rows]
         assert shown == [
             (ids["ann"], "You said: Tell me", "Shorter, ann", -1),
-            (ids["bob"], "You said: Tell me", "Shorter, bob", 1),
+            (ids["bob"], "You said: Tell me", "Shorter, please", 1),
+            (f"{ids['bob']}~2", "You said: Tell me", "Shorter, bob", 1),
         ]
         running.store().mark_used([ids["ann"]], "night-1")
         output = job("export_conversations", "--only-unused", "--force", STORE_URL=url, OUT_DIR=str(out))
-        assert output.splitlines()[-1].startswith("1 conversations")
+        assert output.splitlines()[-1].startswith("2 conversations")
         for name, data in (("v0001", [ids["ann"]]), ("v0002", [ids["bob"]])):
             (registry / "versions" / name).mkdir(parents=True)
             (registry / "versions" / name / "version.json").write_text(json.dumps({"data": {"conversations": data}}))
@@ -317,7 +321,7 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
         output = job("forget", "--user", "ann", STORE_URL=url, REGISTRY=str(registry))
         assert "1 conversations with 2 exchanges" in output and "night-1" in output
         assert "v0001" in output and "v0002" not in output
-        assert [one.user for one in running.store().conversations()] == ["bob"]
+        assert {one.user for one in running.store().conversations()} == {"bob"}
         assert "does not exist" in job("forget", "--user", "ann", STORE_URL=f"sqlite:///{tmp_path / 'no'}", code=2)
 
 

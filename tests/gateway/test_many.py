@@ -148,7 +148,7 @@ def test_what_a_client_received_of_a_killed_gateway_is_in_the_store(database, tm
         upstream.size, upstream.pause = 3, 0.002
         url = emptied(POSTGRES) if database == "postgres" else None
         chats: list[Chat] = []
-        for number in range(KILLS if database == "sqlite" else min(KILLS, 2)):
+        for number in range(KILLS if database == "sqlite" else (KILLS + 1) // 2):
             new = [Chat("ann", f"{number}-{at}", at % 3 < 2, at % 2 == 0) for at in range(16)]
             with gateway(upstream.url, tmp_path, url) as running:
                 asyncio.run(_until_killed(running, new, rng.randrange(1, 50), rng.uniform(0, 0.1)))

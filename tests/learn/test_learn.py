@@ -34,7 +34,7 @@ JOB = JOBS["jobs.learn"]
 SHORT = {
     "audit_settings": "AUDIT_N=40",
     "train_settings": "LR=3e-3 EPOCHS=2 EVAL_N=0 HOLDOUT=0 SAVE_STEPS=4 SAVE_LIMIT=2 GUARD=off TRAIN_N=160",
-    "eval_settings": "JUDGE_TRUTH=0 CONDITION=0 EVAL_N=24",
+    "eval_settings": "JUDGE_TRUTH=0 CONDITION=0 EVAL_N=2000",
 }
 
 
@@ -81,7 +81,8 @@ def logs(tmp_path):
 def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, logs, capsys):
     assert main(JOB, [*flags(tmp_path, input=logs), "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "1 files in" in shown and "live: the base model" in shown and "collect → prepare → split → audit" in shown
+    assert "logs.jsonl, 1 file\n" in shown and "live: the base model" in shown
+    assert "collect → prepare → split → audit" in shown
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.jsonl", "registry"]
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     for row in logged.interactions(5, seed=1):
