@@ -16,6 +16,8 @@ from sdpo.text.prompts import Message
 OWN_CONVERSATION = "x-conversation-id"
 CONVERSATION, EXCHANGE, VERSION = "x-sdpo-conversation", "x-sdpo-exchange", "x-sdpo-version"
 _CONNECT_SECONDS = 10.0
+# Less than the 5 s after which uvicorn closes an idle connection: a message must not meet one that just closes.
+_KEEP_ALIVE_SECONDS = 2.0
 _CUT_OFF = {
     "length": "the answer was cut off at its maximum length (MAX_COMPLETION_TOKENS, or the server's)",
     "content_filter": "the server's filter ended the answer",
@@ -75,6 +77,7 @@ class ChatClient:
             base_url=url + "/",
             headers=headers,
             timeout=httpx.Timeout(self.timeout, connect=_CONNECT_SECONDS),
+            limits=httpx.Limits(keepalive_expiry=_KEEP_ALIVE_SECONDS),
             trust_env=not is_loopback(url),
         )
         return self
