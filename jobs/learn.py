@@ -13,6 +13,7 @@ JOB = Job(
     run="sdpo.learn.job:run",
     check="sdpo.learn.job:check",
     fill="sdpo.learn.job:fill",
+    report="sdpo.report:write_report",
     defaults={"judge_model": eval_helpsteer.JOB.defaults["judge_model"]},
     tiny={
         "model": MODEL_DIR,

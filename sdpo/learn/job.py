@@ -1,23 +1,20 @@
 """The learner's job: the checks, the plan of a dry run, and one night. Importing this is cheap."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shlex
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError, one_line
+from sdpo.errors import RunError, SettingError
 from sdpo.evaluate.judges import ORACLE, SHIPPED
 from sdpo.learn import collect
 from sdpo.learn.journal import FILE as JOURNAL
 from sdpo.learn.night import STAGES, Night
-from sdpo.learn.stages import environment, flags, learner_lock, stage_lock
+from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import PREPARED, words
 from sdpo.registry.live import read_live
 from sdpo.runtime.run_directory import RunDirectory, provenance
@@ -182,23 +179,8 @@ def run(settings: "LearnSettings", job: "Job") -> int:
         folder.write_json(SUMMARY, summary)
         for name in (collect.CONVERSATIONS, PREPARED):  # everybody's, also of those who are not learned from
             (night.data / name).unlink(missing_ok=True)
-    _report(folder.path)
     print(f"{row['outcome']}: {row['sentence']}\nsummary: {folder.path / SUMMARY}", flush=True)
     return int(row["exit_code"])
-
-
-def _report(folder: Path) -> None:
-    """Write the night's page, where the report is installed. A page that fails changes nothing that was decided."""
-    if importlib.util.find_spec("jobs.report") is None:
-        return
-    command = [sys.executable, "-m", "jobs.report", "--run-dir", str(folder)]
-    try:
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
-    except (OSError, subprocess.SubprocessError) as error:
-        print(f"no report: {one_line(error)}", flush=True)
-        return
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-    print(lines[-1] if done.returncode == 0 and lines else f"no report: {(lines or ['it failed'])[-1]}", flush=True)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ def test_the_setting_allows_exactly_the_shipped_names():
 
 
 def test_the_jobs_that_show_hindsight_have_the_setting():
-    kinds = ("audit", "demo_real", "signal_analysis", "train_")
+    kinds = ("audit", "chat", "demo_real", "signal_analysis", "train_")
     assert sorted(name for name in JOBS if name.removeprefix("jobs.").startswith(kinds)) == WITH_TEMPLATE
 
 
