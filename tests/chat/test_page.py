@@ -84,10 +84,10 @@ def test_a_chat_by_keyboard_alone_with_everything_it_can_do(chain, width, tmp_pa
         assert page.ask("getComputedStyle(document.querySelector('.t.less')).backgroundColor") != "rgba(0, 0, 0, 0)"
         tab_to(page, "down")
         page.press("Enter")
-        page.wait_for("document.body.textContent.includes('rated: thank you')")
+        page.wait_for("document.getElementById('log').textContent.includes('rated: thank you')")
         assert page.ask("document.documentElement.scrollWidth") <= width
         assert page.ask("document.title") == "Chat" and page.ask("document.querySelectorAll('img').length") == 0
-        assert page.ask("document.body.textContent.includes('<script>document.title')")
+        assert page.ask("document.getElementById('log').textContent.includes('<script>document.title')")
         assert page.errors() == []
     (kept,) = [one for one in running.store().conversations() if one.id not in before and "base" not in one.id]
     assert [message["role"] for message in kept.messages] == ["user", "assistant", "user", "assistant"]
