@@ -17,6 +17,7 @@ from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import PREPARED, words
 from sdpo.registry.live import read_live
+from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
 from sdpo.settings.inputs import check_model
@@ -168,7 +169,7 @@ def run(settings: "LearnSettings", job: "Job") -> int:
     with learner, stage_lock(folder.path) as lock:
         if folder.read_json(STARTED) is None:
             facts = {"job": job.name, "settings": settings_module.redacted(settings), "identity": identity(settings)}
-            folder.write_json(STARTED, facts | provenance())
+            folder.write_json(STARTED, facts | {"given": given_to_repeat(settings)} | provenance())
         print(f"run directory: {folder.path}", flush=True)
         night = Night(settings, folder, lock)
         row = night.run()
