@@ -22,6 +22,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-ap
 _OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
+_STALE_SECONDS = 1.0  # within which a connection that was closed meanwhile fails
 _POOL_SIZE = 16  # connections: to find a free one in a pool takes a time that grows with the square of their number
 _POOL = "sdpo_pool"
 
@@ -121,11 +122,13 @@ class Upstream:
         return response
 
     async def _sent(self, client: httpx.AsyncClient, request: httpx.Request, again: bool) -> httpx.Response:
+        started = time.monotonic()
         try:
             return await client.send(request, stream=True)
-        except httpx.RemoteProtocolError as error:
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
             # The upstream closed a connection that it had kept, at the moment at which this request took it.
-            if again and "without sending a response" in str(error):
+            no_answer = not isinstance(error, httpx.RemoteProtocolError) or "without sending a response" in str(error)
+            if again and no_answer and time.monotonic() - started < _STALE_SECONDS:
                 return await self._sent(client, request, again=False)
             raise self._failed(error) from None
         except httpx.HTTPError as error:
