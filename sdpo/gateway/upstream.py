@@ -148,14 +148,18 @@ class Upstream:
             502, "upstream_broke_off", f"The upstream {self.shown} broke its answer off ({_words(error)})."
         )
 
-    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[int, Any]:
-        """Return the status and the JSON of the upstream's list of models. Raises UpstreamError."""
+    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[httpx.Response, dict[str, Any] | None]:
+        """Return the upstream's response to a request for its models, and the list; None if it gave none.
+
+        Raises UpstreamError.
+        """
         response = await self.send("GET", "/v1/models", headers, None)
-        body = await self.read(response)
+        await self.read(response)
         try:
-            return response.status_code, httpx.Response(200, content=body).json()
+            listed = response.json()
         except ValueError:
-            raise UpstreamError(502, "upstream_error", f"The upstream {self.shown} lists no models.") from None
+            return response, None
+        return response, listed if response.status_code == 200 and isinstance(listed, dict) else None
 
     async def first_model(self) -> str | None:
         """Return the first model that the upstream lists, None if it lists none; it is remembered for a while."""
@@ -167,10 +171,10 @@ class Upstream:
         return name
 
     async def healthy(self) -> str | None:
-        """Return None if the upstream answers, else what is the matter."""
+        """Return None if the upstream answers, else what is the matter. One that has no /health answers that too."""
         try:
             response = await self._pool().client.get(
-                self.address("/v1/models"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
+                self.address("/health"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
             )
         except httpx.HTTPError as error:
             return _words(error)
