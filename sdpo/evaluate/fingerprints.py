@@ -99,10 +99,26 @@ def folder_fingerprint(folder: Path, known: Known) -> str:
         status = path.stat()
         key = json.dumps([str(path.resolve()), status.st_size, status.st_mtime_ns])
         if key not in known:
-            with path.open("rb") as file:
-                known.add({key: hashlib.file_digest(file, "sha256").hexdigest()})
+            known.add({key: _file_hash(path)})
         parts.append([path.name, known[key]])
     return _digest(parts)
+
+
+def _file_hash(path: Path) -> str:
+    """Return a hash of a file's content; of an adapter's configuration, whatever the order of its modules.
+
+    PEFT holds their names in a set, so two processes that train the same adapter write them in different orders.
+    """
+    if path.name == "adapter_config.json":
+        try:
+            config = json.loads(path.read_text("utf-8"))
+            if isinstance(config.get("target_modules"), list):
+                config["target_modules"] = sorted(config["target_modules"])
+            return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+        except (ValueError, AttributeError, TypeError):
+            pass  # what is no configuration is hashed as it is
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(parts: list) -> str:

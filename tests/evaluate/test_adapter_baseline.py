@@ -19,6 +19,13 @@ def test_an_adapters_base_is_read_from_its_folder(tmp_path):
     assert model_at("x", str(adapter)).base == str(MODEL_DIR)
     prints = {fingerprint(model_at("x", str(path)), NothingKnown()) for path in (adapter, MODEL_DIR)}
     assert len(prints) == 2
+    # PEFT writes the names of the modules in any order.
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    config["target_modules"] = config["target_modules"][::-1]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    assert fingerprint(model_at("x", str(adapter)), NothingKnown()) in prints
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 1}))
+    assert fingerprint(model_at("x", str(adapter)), NothingKnown()) not in prints
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(SettingError, match="not an adapter's configuration"):
         base_of(str(adapter))
