@@ -6,6 +6,7 @@ from typing import Any
 
 # What a run has to reach: adherence, or a gain in it; the rest is about what it may lose.
 ADHERENCE, GAIN = 0.85, 0.5
+MANY_TIMES = 100  # a larger ratio is that to next to nothing
 FLUENCY_LOSS, TOPIC_KEPT, DISTANCE, OTHER_STYLES = 0.15, 0.8, 0.05, 0.10
 
 
@@ -73,14 +74,21 @@ def _signal_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         "",
         "Mean size of a token's signal in nats, over answers to held-out prompts, with held-out wordings; complaints "
         "are about something that the answer does. A margin is that of CONTRAST_MARGIN, `-` is without NULL_CONTRAST; "
-        "in brackets 95 % intervals over answers. LEARN_FROM=complaints leaves unrelated messages and thanks out.",
+        "in brackets 95 % intervals over answers. `alone` is with LEARN_FROM=complaints: a row counts only if the "
+        "model's own hidden states say that its message is a complaint.",
         "",
-        "| model | template | margin | complaint | thanks | unrelated | complaint / unrelated | thanks / complaint |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | template | margin | complaint | thanks | unrelated | complaint / unrelated | alone | "
+        "thanks / complaint | alone |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         margin = "-" if row["margin"] is None else f"{row['margin']:g}"
-        ratios = (_interval(row[name]) for name in ("complaint_over_unrelated", "thanks_over_complaint"))
+        alone = row.get("complaints_alone")
+        ratios = (
+            _interval(of[name]) if of else "not measured"
+            for name in ("complaint_over_unrelated", "thanks_over_complaint")
+            for of in (row, alone)
+        )
         sizes = (f"{row[kind]:.3f}" for kind in ("complaint", "thanks", "unrelated"))
         lines.append("| " + " | ".join([row["model"], row["template"], margin, *sizes, *ratios]) + " |")
     return [*lines, ""]
@@ -161,5 +169,5 @@ def _combination(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _interval(values: Sequence[float]) -> str:
-    value, low, high = values
-    return f"{value:.2f} ({low:.2f} to {high:.2f})"
+    value, low, high = (f"{value:.2f}" if value < MANY_TIMES else f"over {MANY_TIMES}" for value in values)
+    return f"{value} ({low} to {high})"

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from sdpo.english.prompts import prompts
 from sdpo.errors import SettingError
-from sdpo.study import real, real_tables
+from sdpo.study import real, real_signal, real_tables
 from sdpo.study.real import TrainingSpec
 from sdpo.tiny import MODEL_DIR
 from tests.commands import JOBS, ROOT, clean_environment
@@ -114,6 +115,31 @@ def test_the_key_of_a_run_is_a_folder_name_and_tells_runs_apart():
     assert len(keys) == 16 and all(set(key) <= set("abcdefghijklmnopqrstuvwxyzLRBS_0123456789.-") for key in keys)
 
 
+class ReadsByWords:
+    """Stands for a reader of follow-ups: a complaint has the word "please"."""
+
+    def kinds(self, texts):
+        return ["complaint" if "please" in text else "thanks" for text in texts]
+
+
+def test_with_complaints_alone_the_other_messages_count_as_they_are_read():
+    follow_ups = {"complaint": ["please", "no"], "thanks": ["thanks", "thanks"], "unrelated": ["please", "rain"]}
+    answer = real_signal.Answer(prompts("validation")[0], [1, 2], follow_ups)
+    assert real_signal.weights_of(ReadsByWords(), answer) == {
+        "complaint": [1.0, 0.0], "thanks": [0.0, 0.0], "unrelated": [1.0, 0.0],
+    }  # fmt: skip
+
+
+def test_the_signal_table_has_the_ratios_with_complaints_alone_where_they_were_measured():
+    ratios = {"complaint_over_unrelated": [0.76, 0.64, 0.91], "thanks_over_complaint": [0.35, 0.3, 0.4]}
+    sizes = {"complaint": 0.1, "thanks": 0.05, "unrelated": 0.2}
+    row = {"kind": "signal", "model": "m", "template": "before", "margin": 0.0, **sizes, **ratios}
+    alone = {"complaint_over_unrelated": [7.6, 3.0, 1e7], "thanks_over_complaint": [0.0, 0.0, 0.0]}
+    text = real_tables.report([row, {**row, "margin": None, "complaints_alone": alone}])
+    assert "| 0.76 (0.64 to 0.91) | not measured | 0.35 (0.30 to 0.40) | not measured |" in text
+    assert "| 7.60 (3.00 to over 100) |" in text and "| 0.00 (0.00 to 0.00) |" in text
+
+
 @pytest.mark.slow
 def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
     model = shutil.copytree(MODEL_DIR, tmp_path / "some-model")  # in its own folder the tiny world reads its styles
@@ -139,6 +165,8 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
     assert all(set(FIGURES) <= set(row[when]) for row in trained for when in ("before", "shown", "after"))
     table = (tmp_path / "docs" / "real.md").read_text()
     assert "RECIPE=recommended" in table and "complaint / unrelated" in table
+    signal = [row for row in rows if row["kind"] == "signal"]
+    assert signal and all(set(row["complaints_alone"]) >= {"complaint", "unrelated"} for row in signal)
     audits = [row for row in rows if row["kind"] == "audit"]
     assert len(audits) == 2 and all(row["verdict"] and row["reasons"] for row in audits)
     assert "## What the audit said beforehand" in table and " of 2." in table
