@@ -121,6 +121,7 @@ async def _until_killed(running: Gateway, chats: list[Chat], answers: int, secon
 
     async def kill() -> None:
         while sum(len(chat.messages) for chat in chats) < 2 * answers:
+            assert running.process.poll() is None, "the gateway ended by itself"
             await asyncio.sleep(0.005)
         await asyncio.sleep(seconds)
         running.kill()
