@@ -1,6 +1,6 @@
-"""What the gateway adds to a request, and how many clients it carries, in front of a server that answers at once.
+"""What the gateway adds to a request, and how many clients it carries.
 
-Its streams have a word each 10 ms.
+The server behind it takes 10 ms to begin an answer, and in streams 10 ms for each word.
 
     python benchmarks/gateway.py [--requests 400] [--clients 256] [--seconds 20] [--store-url sqlite:///FILE]
 
@@ -36,7 +36,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\n"
 
 
 async def serve(pause: float) -> None:
-    """Answer chat requests until standard input is closed; a stream has a pause between its words."""
+    """Answer chat requests until standard input is closed, after a pause; a stream has one between its words too."""
     message = {"role": "assistant", "content": " ".join(WORDS)}
     whole = json.dumps({"choices": [{"index": 0, "message": message}]}).encode()
     events = [
@@ -49,14 +49,14 @@ async def serve(pause: float) -> None:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
                 body = await reader.readexactly(int(length[1])) if length else b""
+                await asyncio.sleep(pause)
                 if b'"stream": true' not in body and b'"stream":true' not in body:
                     writer.write(HEAD % b"application/json" + b"Content-Length: %d\r\n\r\n%s" % (len(whole), whole))
                     continue
                 writer.write(HEAD % b"text/event-stream" + b"Transfer-Encoding: chunked\r\n\r\n")
                 for event in [*events, b"data: [DONE]\n\n"]:
                     writer.write(b"%x\r\n%s\r\n" % (len(event), event))
-                    if pause:
-                        await asyncio.sleep(pause)
+                    await asyncio.sleep(pause)
                 writer.write(b"0\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()

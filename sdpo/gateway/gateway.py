@@ -21,7 +21,7 @@ from sdpo.gateway.recording import Turn
 from sdpo.gateway.serving import LivePointer
 from sdpo.gateway.stitching import Stitcher
 from sdpo.gateway.store import Store
-from sdpo.gateway.upstream import Upstream, UpstreamError
+from sdpo.gateway.upstream import Upstream
 from sdpo.gateway.writer import Rows, StoreUnavailable, Writer
 
 if TYPE_CHECKING:
@@ -136,10 +136,7 @@ class Gateway:
         if model is None:
             model = self.settings.upstream_model
         if model is None:
-            try:
-                model = await self.upstream.first_model()
-            except UpstreamError:
-                model = None  # the request itself will say what the matter is
+            model = await self.upstream.first_model()
         return model or asked, version or ""
 
     def count(self, turn: Turn, state: str | None) -> None:

@@ -7,30 +7,32 @@ from typing import Any
 
 import httpx
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from sdpo.gateway.chat import chat
+from sdpo.gateway.chat import RawResponse, chat
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.responses import listening, unless_gone
 from sdpo.gateway.upstream import Upstream, for_operators, is_chat, models_in, raw_path, response_headers
 
 
-async def models(request: Request, gateway: Gateway, call: Call) -> JSONResponse:
-    """Return the upstream's models, the served name first. Raises UpstreamError."""
-    status, listed = await gateway.upstream.models(
-        [(name, value) for name, value in request.headers.items() if name == "accept"]
-    )
-    if status != 200 or not isinstance(listed, dict):
-        return JSONResponse(listed, status)
+async def models(request: Request, gateway: Gateway, call: Call) -> Response:
+    """Return the upstream's models, the served name first. Raises UpstreamError.
+
+    The served name alone is listed where its model is known and the upstream lists none.
+    """
+    accept = [(name, value) for name, value in request.headers.items() if name == "accept"]
+    response, listed = await gateway.upstream.models(accept)
     live, name = gateway.live.read(), gateway.settings.served_name
-    others = [model for model in models_in(listed) if model.get("id") != name]
+    model = live.model or gateway.settings.upstream_model
+    if listed is None and model is None:
+        return RawResponse(response.content, response.status_code, response_headers(response, decoded=True))
+    others = [one for one in models_in(listed) if one.get("id") != name]
+    root = model or next((one.get("id") for one in others), None)
     created = int(live.changed_at) or int(time.time())
-    served = {"id": name, "object": "model", "created": created, "owned_by": "sdpo", "root": live.model}
-    if not live.model and others:
-        served["root"] = others[0].get("id")
-    return JSONResponse({**listed, "data": [served, *others]})
+    served = {"id": name, "object": "model", "created": created, "owned_by": "sdpo", "root": root}
+    return JSONResponse({"object": "list", **(listed or {}), "data": [served, *others]})
 
 
 async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:

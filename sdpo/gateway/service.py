@@ -1,11 +1,11 @@
 """The jobs `gateway`, `gateway-key`, `forget` and `export-conversations`."""
 
 import socket
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
-from sdpo.gateway.database import shown, sqlite_path
 from sdpo.llm.address import checked_url, is_loopback, shown_url
 
 if TYPE_CHECKING:
@@ -24,7 +24,14 @@ _IDLE_SECONDS = 120  # longer than clients keep a connection: else one may take 
 
 
 def check(settings: "StoreSettings", job: "Job") -> None:
-    """Raise SettingError for an address of a store or an upstream that cannot be used."""
+    """Raise SettingError for an address of a store or an upstream that cannot be used, and if a package is missing."""
+    missing = [name for name in ("sqlalchemy", "starlette", "httpx", "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"{job.name} needs {' and '.join(missing)}. Install what is missing: pip install 'sdpo[loop]'."
+        )
+    from sdpo.gateway.database import sqlite_path
+
     sqlite_path(settings.store_url)
     if hasattr(settings, "upstream"):
         checked_url(settings.upstream, "UPSTREAM")
@@ -49,6 +56,7 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
     import uvicorn
 
     from sdpo.gateway.app import make_app
+    from sdpo.gateway.database import shown
     from sdpo.gateway.keys import Keys
     from sdpo.gateway.recovery import taking_part
     from sdpo.gateway.store import Store

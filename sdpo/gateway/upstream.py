@@ -1,5 +1,6 @@
 """The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
 
+import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
@@ -22,6 +23,7 @@ _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-ap
 _OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
+_LIST_SECONDS = 5.0
 _POOL_SIZE = 16  # connections: to find a free one in a pool takes a time that grows with the square of their number
 _POOL = "sdpo_pool"
 
@@ -148,29 +150,37 @@ class Upstream:
             502, "upstream_broke_off", f"The upstream {self.shown} broke its answer off ({_words(error)})."
         )
 
-    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[int, Any]:
-        """Return the status and the JSON of the upstream's list of models. Raises UpstreamError."""
+    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[httpx.Response, dict[str, Any] | None]:
+        """Return the upstream's response to a request for its models, and the list; None if it gave none.
+
+        Raises UpstreamError.
+        """
         response = await self.send("GET", "/v1/models", headers, None)
-        body = await self.read(response)
+        await self.read(response)
         try:
-            return response.status_code, httpx.Response(200, content=body).json()
+            listed = response.json()
         except ValueError:
-            raise UpstreamError(502, "upstream_error", f"The upstream {self.shown} lists no models.") from None
+            return response, None
+        return response, listed if response.status_code == 200 and isinstance(listed, dict) else None
 
     async def first_model(self) -> str | None:
-        """Return the first model that the upstream lists, None if it lists none; it is remembered for a while."""
+        """Return the first model that the upstream lists, None if it lists none soon; it is remembered for a while."""
         asked_at, name = self._first_model
         if time.monotonic() - asked_at > _MODELS_SECONDS:
-            _, listed = await self.models()
+            try:
+                async with asyncio.timeout(_LIST_SECONDS):
+                    _, listed = await self.models()
+            except (UpstreamError, TimeoutError):
+                return name  # the request itself will say what the matter is
             name = next((one["id"] for one in models_in(listed) if isinstance(one.get("id"), str)), None)
             self._first_model = (time.monotonic(), name)
         return name
 
     async def healthy(self) -> str | None:
-        """Return None if the upstream answers, else what is the matter."""
+        """Return None if the upstream answers, else what is the matter. One that has no /health answers that too."""
         try:
             response = await self._pool().client.get(
-                self.address("/v1/models"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
+                self.address("/health"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
             )
         except httpx.HTTPError as error:
             return _words(error)

@@ -15,7 +15,7 @@ import httpx
 from sdpo.gateway.store import Store
 from tests.commands import ROOT, clean_environment
 
-# A PostgreSQL database for the tests, which drop and make its tables: postgresql+psycopg://user@host/database.
+# A PostgreSQL database in which the tests may make schemas: postgresql+psycopg://user@host/database.
 POSTGRES = os.environ.get("SDPO_TEST_POSTGRES", "")
 
 

@@ -337,6 +337,17 @@ def test_what_is_older_than_the_retention_is_removed_at_the_start(upstream, tmp_
         assert [one.messages[0]["content"] for one in kept] == ["young"]
 
 
+def test_a_server_that_lists_no_models_still_serves_the_one_that_is_known(upstream, running, tmp_path):
+    upstream.models = (500, b"no list")
+    response = httpx.get(f"{running.url}/models")
+    assert (response.status_code, response.content) == (500, b"no list")
+    with gateway(upstream.url, tmp_path, UPSTREAM_MODEL="base") as knows:
+        [served] = httpx.get(f"{knows.url}/models").json()["data"]
+        assert (served["id"], served["root"]) == ("sdpo", "base")
+        assert knows.chat("Hello").status_code == 200 and upstream.bodies[-1]["model"] == "base"
+        assert httpx.get(f"{knows.root}/health").json() == {"status": "ok", "store": "ok", "upstream": "ok"}
+
+
 def test_request_ids_are_kept_or_made(running):
     assert running.chat("a", headers={"x-request-id": "mine 1"}).headers["x-request-id"] == "mine_1"
     made = httpx.get(f"{running.url}/models").headers["x-request-id"]

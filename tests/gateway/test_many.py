@@ -13,7 +13,6 @@ import httpx
 import psutil
 import pytest
 
-from tests.gateway.conftest import DATABASES, emptied
 from tests.gateway.running import POSTGRES, Gateway, gateway, said, streamed
 from tests.gateway.upstreams import Upstream
 
@@ -82,15 +81,13 @@ def check_kept(store, chats: list[Chat]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", DATABASES)
-def test_64_clients_of_two_users_lose_nothing_and_double_nothing(database, tmp_path):
+def test_64_clients_of_two_users_lose_nothing_and_double_nothing(store_url, tmp_path):
     """In SQLite through one gateway, in PostgreSQL through two that take turns in each conversation."""
     chats = chats_of(192)
     with Upstream(echo) as upstream, ExitStack() as stack:
         upstream.size = 12
-        url = emptied(POSTGRES) if database == "postgres" else None
-        count = 2 if database == "postgres" else 1
-        running = [stack.enter_context(gateway(upstream.url, tmp_path, url)) for _ in range(count)]
+        count = 2 if store_url.startswith("postgresql") else 1
+        running = [stack.enter_context(gateway(upstream.url, tmp_path, store_url)) for _ in range(count)]
         statuses = asyncio.run(talk([one.url for one in running], chats, 3, 64))
         assert statuses == {200: 3 * len(chats)}, {chat.error for chat in chats}
         check_kept(running[0].store(), chats)
@@ -124,6 +121,7 @@ async def _until_killed(running: Gateway, chats: list[Chat], answers: int, secon
 
     async def kill() -> None:
         while sum(len(chat.messages) for chat in chats) < 2 * answers:
+            assert running.process.poll() is None, "the gateway ended by itself"
             await asyncio.sleep(0.005)
         await asyncio.sleep(seconds)
         running.kill()
@@ -139,21 +137,19 @@ async def _until_killed(running: Gateway, chats: list[Chat], answers: int, secon
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("database", DATABASES)
-def test_what_a_client_received_of_a_killed_gateway_is_in_the_store(database, tmp_path):
+def test_what_a_client_received_of_a_killed_gateway_is_in_the_store(store_url, tmp_path):
     seed = random.randrange(2**32)
     rng = random.Random(seed)
     print("seed", seed)
     with Upstream(echo) as upstream:
         upstream.size, upstream.pause = 3, 0.002
-        url = emptied(POSTGRES) if database == "postgres" else None
         chats: list[Chat] = []
-        for number in range(KILLS if database == "sqlite" else (KILLS + 1) // 2):
+        for number in range(KILLS if store_url.startswith("sqlite") else (KILLS + 1) // 2):
             new = [Chat("ann", f"{number}-{at}", at % 3 < 2, at % 2 == 0) for at in range(16)]
-            with gateway(upstream.url, tmp_path, url) as running:
+            with gateway(upstream.url, tmp_path, store_url) as running:
                 asyncio.run(_until_killed(running, new, rng.randrange(1, 50), rng.uniform(0, 0.1)))
             chats += [chat for chat in new if chat.messages]
-        with gateway(upstream.url, tmp_path, url) as running:
+        with gateway(upstream.url, tmp_path, store_url) as running:
             stored = [one.messages for one in running.store().conversations()]
     for chat in chats:
         assert any(begins(messages, chat.messages) for messages in stored), (seed, chat.name, chat.messages)
@@ -169,10 +165,10 @@ def begins(stored: list[dict], got: list[dict]) -> bool:
 
 @pytest.mark.skipif(not POSTGRES, reason="SDPO_TEST_POSTGRES")
 @pytest.mark.slow
-def test_a_gateway_completes_what_the_other_left_open_but_not_what_that_is_answering(tmp_path):
+def test_a_gateway_completes_what_the_other_left_open_but_not_what_that_is_answering(postgres_url, tmp_path):
     with Upstream(lambda body: "word " * 60) as upstream, ExitStack() as stack:
         upstream.pause, upstream.size = 0.02, 5
-        url = emptied(POSTGRES)
+        url = postgres_url
         first = stack.enter_context(gateway(upstream.url, tmp_path / "1", url))
         second = stack.enter_context(gateway(upstream.url, tmp_path / "2", url))
 

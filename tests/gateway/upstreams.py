@@ -25,6 +25,8 @@ class Upstream:
     def reset(self) -> None:
         """Answer as at first, and forget the requests so far."""
         self.answer = lambda body: f"You said: {body['messages'][-1]['content']}"
+        models = [{"id": "base-model", "object": "model", "created": 1, "owned_by": "me"}]
+        self.models = (200, json.dumps({"object": "list", "data": models}).encode())
         self.pause, self.size, self.delay = 0.0, 4, 0.0
         self.break_after: int | None = None
         self.bodies: list[Any] = []
@@ -83,8 +85,7 @@ class Upstream:
     def _respond(self, handler: BaseHTTPRequestHandler, content: bytes) -> None:
         if "/chat/completions" not in handler.path:
             if handler.path == "/v1/models":
-                models = [{"id": "base-model", "object": "model", "created": 1, "owned_by": "me"}]
-                return _send(handler, 200, json.dumps({"object": "list", "data": models}).encode())
+                return _send(handler, *self.models)
             echo = {"path": handler.path, "method": handler.command, "body": content.decode("latin-1")}
             return _send(handler, 200, json.dumps(echo).encode())
         body = json.loads(content)
