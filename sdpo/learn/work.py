@@ -197,7 +197,7 @@ class Work:
         values |= with_gpus(settings, settings.eval_settings)
         with (self.data / collect.HELD_OUT).open("rb") as file:
             if int(values.get("eval_n", 0)) > sum(1 for _ in file):
-                del values["eval_n"]  # an evaluation refuses to answer fewer prompts than it was asked for; all will do
+                del values["eval_n"]  # an evaluation refuses to answer fewer prompts than it is given
         self.stages.run("eval", values, allowed=(0, KEEP_EXIT_CODE))
         path = self.folder.path / "evaluation" / "release.json"
         release = json.loads(path.read_text("utf-8"))
