@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,25 +10,6 @@ from sdpo.gateway.conversations import StoredConversation
 from sdpo.gateway.store import Store
 
 FILE = "conversations.jsonl"
-
-
-def write_conversations(store: Store, path: Path, only_unused: bool = False) -> int:
-    """Write the conversations as JSON lines and return how many they are. The file is replaced when it is complete.
-
-    A line has `id`, `user`, `timestamp`, `model` and `messages` in OpenAI's form, answers with their `rating`.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, count = path.with_name(f".{path.name}.{os.getpid()}"), 0
-    try:
-        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            for conversation in store.conversations(only_unused=only_unused):
-                file.write(json.dumps(row_of(conversation)) + "\n")
-                count += 1
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return count
 
 
 def row_of(conversation: StoredConversation) -> dict:
@@ -43,3 +25,30 @@ def row_of(conversation: StoredConversation) -> dict:
         "timestamp": datetime.fromtimestamp(conversation.started_at, UTC).isoformat(),
         "messages": messages,
     }
+
+
+def write_conversations(
+    store: Store,
+    path: Path,
+    only_unused: bool = False,
+    row: Callable[[StoredConversation], dict] = row_of,
+) -> int:
+    """Write the conversations as JSON lines and return how many they are. The file is replaced when it is complete.
+
+    A line has `id`, `user`, `timestamp`, `model` and `messages` in OpenAI's form, answers with their `rating`, or what
+    `row` returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, count = path.with_name(f".{path.name}.{os.getpid()}"), 0
+    try:
+        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            for conversation in store.conversations(only_unused=only_unused):
+                file.write(json.dumps(row(conversation)) + "\n")
+                count += 1
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return count

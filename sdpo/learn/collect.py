@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import json
-import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.train.offline.split import is_held_out
 
 if TYPE_CHECKING:
+    from sdpo.gateway.conversations import StoredConversation
     from sdpo.gateway.store import Store
     from sdpo.settings import LearnSettings, StoreSettings
 
@@ -45,24 +45,17 @@ def input_listing(path: Path) -> list[list[Any]]:
 def write_conversations(
     store: "Store", folder: Path, unused_only: bool, person: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Write the store's conversations and whose they are into the folder; return counts.
+    """Write the store's conversations, without their users, and whose they are into the folder; return counts."""
+    from sdpo.gateway import export
 
-    The messages are as `prep-logs` reads them, with the ratings on them. Files are replaced whole.
-    """
     unused = {one.id for one in store.conversations(only_unused=True)}
-    persons, count = dict[str, str](), 0
-    temporary = folder / f".{CONVERSATIONS}"
-    with temporary.open("w", encoding="utf-8") as file:
-        for one in store.conversations(only_unused=unused_only):
-            messages = [dict(message) for message in one.messages]
-            for rating in one.ratings:
-                messages[rating["message"]]["rating"] = rating["rating"]
-            file.write(json.dumps({"id": one.id, "messages": messages}, ensure_ascii=False) + "\n")
-            persons[one.id] = person(one.user) if one.user else ""
-            count += 1
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / CONVERSATIONS)
+    persons = dict[str, str]()
+
+    def row(one: "StoredConversation") -> dict:
+        persons[one.id] = person(one.user) if one.user else ""
+        return {name: value for name, value in export.row_of(one).items() if name != "user"}
+
+    count = export.write_conversations(store, folder / CONVERSATIONS, unused_only, row)
     _write_persons(folder, persons)
     return {"conversations": count, "unused": sorted(unused & set(persons))}
 

@@ -73,6 +73,7 @@ def test_conversations_of_the_store_are_written_with_ratings_and_persons(tmp_pat
     counts = collect.write_conversations(store, tmp_path, False, str.upper)
     assert counts == {"conversations": 2, "unused": [first]}
     rows = [json.loads(line) for line in (tmp_path / collect.CONVERSATIONS).read_text().splitlines()]
+    assert all("user" not in row for row in rows)  # who said it is in PERSONS alone, hashed
     by_id = {row["id"]: row["messages"] for row in rows}
     assert by_id[first][1] == {"role": "assistant", "content": "Ho", "rating": -1} and "rating" not in by_id[second][1]
     assert json.loads((tmp_path / collect.PERSONS).read_text()) == {first: "ANN", second: ""}
