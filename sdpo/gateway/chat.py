@@ -12,7 +12,7 @@ from starlette.responses import Response
 from sdpo.gateway.answer import whole_answer
 from sdpo.gateway.exchanges import plain_text
 from sdpo.gateway.gateway import Call, Gateway
-from sdpo.gateway.identity import identify
+from sdpo.gateway.identity import Identity, identify
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.recording import Turn, read_turn
 from sdpo.gateway.responses import listening, unless_gone
@@ -20,6 +20,7 @@ from sdpo.gateway.streaming import StreamedAnswer
 from sdpo.gateway.upstream import raw_path, response_headers
 
 MAX_BODY = 64 * 2**20
+_SENDING_SECONDS = 0.002
 
 
 class RawResponse(Response):
@@ -38,16 +39,8 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
     identity = identify(request.headers, body, call.key.name)
     messages = body.get("messages")
     opted_out = identity.user in gateway.opt_outs
-    turn = asyncio.create_task(
-        gateway.in_thread(
-            read_turn,
-            messages if isinstance(messages, list) else [],
-            identity,
-            opted_out,
-            gateway.redactor,
-            gateway.stitcher,
-        )
-    )
+    given = messages if isinstance(messages, list) else []
+    turn = asyncio.create_task(_turn(gateway, given, identity, opted_out))
     try:
         async with listening(request.receive) as gone:
             asking = asyncio.create_task(_ask(request, gateway, call, content, body, turn))
@@ -60,6 +53,13 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
     except BaseException:
         _given_up(gateway, turn)
         raise
+
+
+async def _turn(gateway: Gateway, messages: list[Any], identity: Identity, opted_out: bool) -> Turn:
+    """Return the turn that a request is. It is found while the upstream works, not while the request is being sent."""
+    if gateway.live.read().canary is None:
+        await asyncio.sleep(_SENDING_SECONDS)
+    return await gateway.in_thread(read_turn, messages, identity, opted_out, gateway.redactor, gateway.stitcher)
 
 
 async def read_body(request: Request) -> bytes:
