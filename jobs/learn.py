@@ -1,6 +1,5 @@
 """Learns from what was said: audit, training, evaluation, and a new version if it is better than what is live."""
 
-from jobs import eval_helpsteer
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import LearnSettings
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
@@ -14,7 +13,6 @@ JOB = Job(
     check="sdpo.learn.job:check",
     fill="sdpo.learn.job:fill",
     report="sdpo.report:write_report",
-    defaults={"judge_model": eval_helpsteer.JOB.defaults["judge_model"]},
     tiny={
         "model": MODEL_DIR,
         "registry": "runs/tiny-registry",

@@ -112,7 +112,7 @@ def _of_open_webui(given: dict[str, Any], data: dict[str, Any], meta: dict[str, 
 
 def _sign(rating: Any) -> int | None:
     number = rating_of(rating)
-    return None if not number else 1 if number > 0 else -1
+    return int(number) if number in (1, -1) else None
 
 
 def _comment(text: Any) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
-from sdpo.llm.address import checked_url, is_loopback, shown_url
+from sdpo.llm.address import checked_url, is_loopback
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -75,7 +75,7 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
         if completed:
             print(f"{completed} answers that an earlier gateway broke off were completed in the store", flush=True)
         address = f"http://{_in_url(host)}:{listener.getsockname()[1]}/v1"
-        print(f"gateway: {address} in front of {shown_url(settings.upstream)}; store: {shown(settings.store_url)}")
+        print(f"gateway: {address} in front of {app.state.gateway.upstream.shown}; store: {shown(settings.store_url)}")
         print(_who_may(bool(keys), settings.gateway_open), flush=True)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="on",
@@ -137,6 +137,8 @@ def forget(settings: "ForgetSettings", job: "Job") -> None:
     store = Store(settings.store_url, create=False)
     gone = retention.forget(store, settings.user)
     print(f"removed {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
+    if gone.conversations:
+        print("not reached: what was exported or prepared (data/), and the folders of nights (runs/learn)")
     versions = versions_with(settings.registry, gone.conversations, gone.runs)
     if not gone.runs and not versions:
         print("nothing has learned from them", flush=True)

@@ -11,7 +11,7 @@ import httpx
 
 from sdpo.errors import one_line
 from sdpo.gateway.identity import OWN_HEADERS
-from sdpo.llm.address import checked_url, credentials, is_loopback, shown_url
+from sdpo.llm.address import api_url, credentials, is_loopback, shown_url
 
 # Headers about one connection, and those that the gateway makes itself.
 _HOP_BY_HOP = {
@@ -48,7 +48,7 @@ class Upstream:
     """A client of the server at `url`."""
 
     def __init__(self, url: str, api_key: str | None, timeout: float, at_once: int) -> None:
-        url, basic = credentials(checked_url(url, "UPSTREAM"))
+        url, basic = credentials(api_url(url, "UPSTREAM"))
         self.shown = shown_url(url)
         self._base = url
         self._root = url.removesuffix("/v1") if url.endswith("/v1") else None
@@ -167,9 +167,12 @@ class Upstream:
         return response, listed if response.status_code == 200 and isinstance(listed, dict) else None
 
     async def first_model(self) -> str | None:
-        """Return the first model that the upstream lists, None if it lists none soon; it is remembered for a while."""
+        """Return the first model that the upstream lists, remembered for a while; None if it does not answer soon.
+
+        Raises UpstreamError if it answers and lists none.
+        """
         asked_at, name = self._first_model
-        if time.monotonic() - asked_at > _MODELS_SECONDS:
+        if name is None or time.monotonic() - asked_at > _MODELS_SECONDS:
             try:
                 async with asyncio.timeout(_LIST_SECONDS):
                     _, listed = await self.models()
@@ -177,6 +180,9 @@ class Upstream:
                 return name  # the request itself will say what the matter is
             name = next((one["id"] for one in models_in(listed) if isinstance(one.get("id"), str)), None)
             self._first_model = (time.monotonic(), name)
+            if name is None:
+                text = f"The upstream {self.shown} lists no model. Set UPSTREAM_MODEL to the one it serves."
+                raise UpstreamError(502, "no_model", text)
         return name
 
     async def healthy(self) -> str | None:

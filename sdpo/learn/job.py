@@ -40,6 +40,10 @@ def fill(settings: "LearnSettings", job: "Job") -> "LearnSettings":
     tiny = settings_module.source(settings, "input") == settings_module.TINY
     if tiny and "store_url" in settings_module.given(settings):
         settings = dataclasses.replace(settings, input=None)  # a store takes the place of the shipped conversations
+    if settings.judge_model is None and "judge_model" not in words(settings.eval_settings):
+        # What was said does not leave the house unless the user says so, as naming Claude does.
+        sources = {**settings.sources, "judge_model": "MODEL"}
+        settings = dataclasses.replace(settings, judge_model=shlex.quote(str(settings.model)), sources=sources)
     if settings.run_id is not None or settings.output_dir is not None:
         return settings
     nights = sorted((settings.scratch / job.folder).glob(f"*/{STARTED}"), key=lambda path: path.stat().st_mtime)

@@ -20,6 +20,12 @@ def checked_url(url: str, setting: str = "SIMULATOR_URL") -> str:
     return url.rstrip("/").removesuffix("/chat/completions")
 
 
+def api_url(url: str, setting: str) -> str:
+    """Return `checked_url`, with /v1 if the URL has no path: only the server was named, not its API."""
+    url = checked_url(url, setting)
+    return url if urlsplit(url).path else f"{url}/v1"
+
+
 def shown_url(url: str) -> str:
     """Return the URL without the parts that may contain a password or a key: user info, query and fragment."""
     parts = urlsplit(url)

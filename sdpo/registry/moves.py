@@ -66,6 +66,8 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
         before = former(read_moves(registry, live))
         target = None if name == BASE else name
         if not before or (name is not None and target not in before):
+            if live.version is None and name in (None, BASE):
+                raise SettingError("there is nothing to roll back to: the base model is live already.")
             shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "nothing"
             wanted = f" named {name}" if name else ""
             raise SettingError(f"there is nothing to roll back to{wanted}: live before was {shown}.")

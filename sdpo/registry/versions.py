@@ -136,7 +136,8 @@ def read(registry: Path, name: str) -> Version:
     except FileNotFoundError:
         names = [folder.name for folder in registry.glob("versions/v*")]
         hint = nearest(name, names)
-        raise SettingError(f"{registry} has no version {name}.{hint} make versions lists them.") from None
+        where = f"make versions REGISTRY={registry} lists them."
+        raise SettingError(f"{registry} has no version {name}.{hint} {where}") from None
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}. Remove that version's folder.") from None
 

@@ -37,8 +37,13 @@ def run(settings: "ReportSettings", job: "Job") -> None:
 
 
 def folders_of(settings: "ReportSettings") -> list[Path]:
-    """Return the folders to report on: those of RUN_DIR, else the newest run; empty if there is none."""
-    return settings.run_dirs or [path for path in [newest_run(settings.scratch)] if path]
+    """Return the folders to report on: those of RUN_DIR, else the newest run or night; empty if there is none."""
+    if settings.run_dirs:
+        return settings.run_dirs
+    run = newest_run(settings.scratch)
+    nights = [path.parent for path in settings.scratch.glob("learn/*/run.json")]
+    found = [*([run] if run else []), *nights]
+    return [max(found, key=lambda path: (path / "run.json").stat().st_mtime)] if found else []
 
 
 def _page(settings: "ReportSettings", folders: list[Path]) -> Path:

@@ -99,7 +99,9 @@ class LearnSettings(ComparisonSettings, JobSettings):
     )
     style: str | None = setting(None, "the style that users ask for, by name, if a rule or an oracle can read it")
     judge_model: str | None = setting(
-        None, "the judge of audit and evaluation: a model, a claude-… name, or rule with a STYLE that a rule reads"
+        None,
+        "the judge of audit and evaluation: a model, a claude-… name, or rule with a STYLE that a rule reads; "
+        "if not set, MODEL",
     )
     judge_url: str | None = setting(
         None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address

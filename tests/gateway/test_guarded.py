@@ -201,7 +201,10 @@ def test_ratings_by_exchange_and_by_message_the_newest_counts(running):
         {"exchange": "x-none", "rating": 1},
     ):
         assert rate(running, wrong).status_code == 404
-    for wrong in ({"exchange": exchange}, {"rating": 1}, {"exchange": exchange, "rating": "?"}, 3, {}, None):
+    for wrong in (
+        {"exchange": exchange}, {"rating": 1}, {"exchange": exchange, "rating": "?"},
+        {"exchange": exchange, "rating": 7}, 3, {}, None,
+    ):  # fmt: skip
         response = rate(running, wrong)
         assert response.status_code == 400 and response.json()["error"]["message"].count('"exchange"') == 1
     assert httpx.post(f"{running.url}/feedback", content=b"{").status_code == 400
@@ -346,6 +349,20 @@ def test_a_server_that_lists_no_models_still_serves_the_one_that_is_known(upstre
         assert (served["id"], served["root"]) == ("sdpo", "base")
         assert knows.chat("Hello").status_code == 200 and upstream.bodies[-1]["model"] == "base"
         assert httpx.get(f"{knows.root}/health").json() == {"status": "ok", "store": "ok", "upstream": "ok"}
+
+
+def test_a_server_that_lists_no_model_is_said_instead_of_asked_for_a_name_that_it_cannot_know(upstream, tmp_path):
+    upstream.models = (200, b'{"object": "list", "data": []}')
+    with gateway(upstream.url, tmp_path) as running:
+        response = running.chat("Hello")
+        assert response.status_code == 502 and "Set UPSTREAM_MODEL" in response.json()["error"]["message"]
+        assert running.chat("Hello", model="its-own").status_code == 200  # a name of its own is passed on
+
+
+def test_an_upstream_without_a_path_is_its_api(upstream, tmp_path):
+    with gateway(upstream.url.removesuffix("/v1"), tmp_path) as running:
+        assert running.chat("Hello").status_code == 200 and upstream.paths[-1] == "POST /v1/chat/completions"
+        assert "/v1; store" in running.said
 
 
 def test_request_ids_are_kept_or_made(running):

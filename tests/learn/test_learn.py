@@ -13,7 +13,7 @@ from random import Random
 import pytest
 
 from sdpo.gateway.store import Store
-from sdpo.learn.job import identity
+from sdpo.learn.job import fill, identity
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import StageFailed, Stages, learner_lock, stage_lock
 from sdpo.learn.stages import environment as stage_environment
@@ -22,6 +22,7 @@ from sdpo.registry.live import read_live
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import LearnSettings
+from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import Message
 from sdpo.text.records import interaction_lines
 from sdpo.tiny import data, logged
@@ -110,6 +111,21 @@ def test_settings_that_cannot_be_used_are_one_line_before_anything_is_written(tm
     assert main(JOB, flags(tmp_path, input=logs, **given)) == 2
     error = capsys.readouterr().err
     assert words in error and len(error.splitlines()) == 1 and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "judge"),
+    [
+        ([], "'my models/a'"),
+        (["--judge-model", "claude-x"], "claude-x"),
+        (["--eval-settings", "JUDGE_MODEL=rule"], None),
+    ],
+)
+def test_the_model_judges_itself_unless_another_judge_is_named(tmp_path, given, judge):
+    """By default nothing that users said may leave the house."""
+    arguments = ["--model", "my models/a", "--scratch", str(tmp_path), *given]
+    settings = resolve(JOB.settings, arguments, job=JOB.name, defaults=JOB.defaults, tiny=JOB.tiny, environment={})
+    assert fill(settings, JOB).judge_model == judge
 
 
 def test_too_few_interactions_are_no_error(tmp_path, capsys):
