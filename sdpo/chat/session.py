@@ -82,6 +82,7 @@ class ChatSession:
         self.comparing = self.colouring = False
         self._answering: asyncio.Task[list[ServerError]] | None = None
         self._version = ""
+        self.failed: ServerError | None = None  # the last message that the server did not answer
 
     async def line(self, line: str) -> bool:
         """Do what a line says and return whether the chat goes on."""
@@ -95,6 +96,8 @@ class ChatSession:
             return await self._do(command)
         except SdpoError as error:
             self.screen.error(str(error))
+            if isinstance(error, ServerError):
+                self.failed = error
             return True
 
     def stop(self) -> bool:

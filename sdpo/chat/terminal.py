@@ -42,11 +42,10 @@ async def _chat(settings: "ChatSettings", interactive: bool) -> int:
                 line = await waits.on(read())
             except asyncio.CancelledError:
                 raise KeyboardInterrupt from None
-            if line is None:
-                return 0
             try:
-                if not await waits.on(session.line(line)):
-                    return 0
+                if line is None or not await waits.on(session.line(line)):
+                    # A script that talks through a pipe learns that it got no answer.
+                    return session.failed.exit_code if session.failed and not interactive else 0
             except asyncio.CancelledError:
                 screen.say("(stopped)")
 

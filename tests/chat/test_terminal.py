@@ -70,14 +70,14 @@ def test_what_cannot_be_done_is_one_line_and_the_chat_goes_on(upstream):
 
 def test_a_server_that_is_down_refuses_or_breaks_off_is_one_line(upstream):
     down = piped("http://127.0.0.1:9/v1", "hello", "/model")
-    assert down.returncode == 0 and len(down.stderr.splitlines()) == 2
+    assert down.returncode == 3 and len(down.stderr.splitlines()) == 2
     assert "nothing answers at http://127.0.0.1:9/v1. Start it (make gateway)" in down.stderr
     upstream.answer = lambda body: (503, json.dumps({"error": {"message": "I am\nloading \x1b[2J"}}).encode())
     refused = piped(upstream.url, "hello")
     assert "503, I am loading [2J" in refused.stderr and len(refused.stderr.splitlines()) == 1
     upstream.answer, upstream.break_after = (lambda body: "a long answer"), 2
     broken = piped(upstream.url, "hello", "/quit")
-    assert "broke off its answer" in broken.stderr and broken.returncode == 0
+    assert "broke off its answer" in broken.stderr and broken.returncode == 3
 
 
 def test_control_sequences_of_a_model_do_not_reach_the_terminal(upstream):
