@@ -124,7 +124,9 @@ class Work:
         settings, out = self.settings, self.folder.path / "audit"
         values = {**self._shared(), "model": settings.model, "data": self.data / collect.TRAIN, "output_dir": out}
         judge = next(iter(shlex.split(settings.judge_model or "")), None)  # an audit has one
-        values |= {"judge_model": judge, "judge_url": settings.judge_url}
+        # Without a name the audited model itself judges, and is loaded once.
+        named = None if judge == str(settings.model) else judge
+        values |= {"judge_model": named, "judge_url": settings.judge_url}
         values |= {"style": settings.style if judge == RULE else None} | words(settings.audit_settings)
         if not _finished(out):
             self.stages.run("audit", values, allowed=(0, EXIT_STOP))
