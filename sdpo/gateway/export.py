@@ -1,13 +1,13 @@
 """Writes conversations of the store to a file that `make prep-logs` reads."""
 
 import json
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sdpo.gateway.conversations import StoredConversation
 from sdpo.gateway.store import Store
+from sdpo.runtime.run_directory import replacing
 
 FILE = "conversations.jsonl"
 
@@ -39,16 +39,9 @@ def write_conversations(
     `row` returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, count = path.with_name(f".{path.name}.{os.getpid()}"), 0
-    try:
-        with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            for conversation in store.conversations(only_unused=only_unused):
-                file.write(json.dumps(row(conversation)) + "\n")
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    count = 0
+    with replacing(path, permissions=0o600) as file:
+        for conversation in store.conversations(only_unused=only_unused):
+            file.write(json.dumps(row(conversation)).encode() + b"\n")
+            count += 1
     return count

@@ -24,8 +24,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import IO
@@ -235,10 +237,17 @@ class RunDirectory:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Write a file atomically: to a temporary file in its folder, which then replaces it."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path, permissions: int = 0o666) -> Iterator[IO[bytes]]:
+    """Yield a temporary file in the path's folder. It replaces the path at the end, and is removed after an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
+        with open(temporary, "wb", opener=partial(os.open, mode=permissions)) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
