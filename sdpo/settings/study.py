@@ -55,7 +55,7 @@ class RealStudySettings(CommonSettings):
     study_dir: Path = setting(Path("docs"), "the folder of real.jsonl, which has one line per result")
     study_table: Path = setting(Path("docs/real.md"), "the file for the tables")
     scratch: Path = setting(Path("runs/study-real"), "the folder for the training runs, which can be resumed there")
-    parts: str = setting("signal,audit,training", "the parts of the study to run, separated by commas")
+    parts: str = setting("signal,audit,training,logs", "the parts of the study to run, separated by commas")
     templates: str = setting("before,after,earlier_turn,system,framed", "the templates of part signal")
     signal_prompts: int = setting(26, "the number of prompts of part signal", at_least=2)
     audit_n: int = setting(

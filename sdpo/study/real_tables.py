@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from sdpo.study.real_training import OFFLINE, ONLINE
+
 # What a run has to reach: adherence, or a gain in it; the rest is about what it may lose.
 ADHERENCE, GAIN = 0.85, 0.5
+_LEARNED_FROM = {ONLINE: "the user", OFFLINE: "a log"}
 MANY_TIMES = 100  # a larger ratio is that to next to nothing
 FLUENCY_LOSS, TOPIC_KEPT, DISTANCE, OTHER_STYLES = 0.15, 0.8, 0.05, 0.10
 
@@ -100,16 +103,18 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
         "## What training changes",
         "",
-        "Before → after; `shown` is the model before training with the wish in its context. A run reaches the line if "
-        f"adherence is {ADHERENCE} or {GAIN} more than before, fluency falls by {FLUENCY_LOSS} nats a token at most, "
-        f"answers are on topic at {TOPIC_KEPT:g} of `shown`, the distance on general prompts is at most {DISTANCE} "
-        "nats, and no more than 1 % of the answers are leaks. `others` is by how much the share of answers that fit "
-        "some other style moved at most and, after the slash, how far beyond what the wish in the context does to it: "
-        f"a wish for brevity leaves out lists as well. The latter may be {OTHER_STYLES:g} at most.",
+        "Before → after; `shown` is the model before training with the wish in its context. A run learns from a user "
+        "who replies to its answers as it trains, or offline from a log of its answers before training. It reaches the "
+        f"line if adherence is {ADHERENCE} or {GAIN} more than before, fluency falls by {FLUENCY_LOSS} nats a token at "
+        f"most, answers are on topic at {TOPIC_KEPT:g} of `shown`, the distance on general prompts is at most "
+        f"{DISTANCE} nats, and no more than 1 % of the answers are leaks. `others` is by how much the share of answers "
+        "that fit some other style moved at most and, after the slash, how far beyond what the wish in the context "
+        "does to it: a wish for brevity leaves out lists as well. The latter may be "
+        f"{OTHER_STYLES:g} at most.",
         "",
-        "| model | style | settings | seed | device | interactions | adherence | shown | fluency | on topic | leaks | "
-        "distance | others | not reached | guard |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | style | learned from | settings | seed | device | interactions | adherence | shown | fluency | "
+        "on topic | leaks | distance | others | not reached | guard |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["model"], row["variant"], row["style"], row["seed"])):
         before, shown, after = row["before"], row["shown"], row["after"]
@@ -118,6 +123,7 @@ def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
         cells = [
             row["model"],
             row["style"],
+            _LEARNED_FROM[row.get("job", ONLINE)],
             row["variant"],
             str(row["seed"]),
             row.get("device") or "CPU",

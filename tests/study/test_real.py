@@ -10,7 +10,7 @@ import pytest
 from sdpo.english.prompts import prompts
 from sdpo.errors import SettingError
 from sdpo.study import real, real_signal, real_tables
-from sdpo.study.real import TrainingSpec
+from sdpo.study.real_training import TrainingSpec
 from sdpo.tiny import MODEL_DIR
 from tests.commands import JOBS, ROOT, clean_environment
 
@@ -148,7 +148,7 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
         "--study-table", str(tmp_path / "docs" / "real.md"), "--scratch", str(tmp_path / "runs"), "--styles", "brief",
         "--templates", "before", "--signal-prompts", "3", "--seeds", "1", "--interactions", "16", "--eval-n", "4",
         "--variants", "RECIPE=recommended; TEACHER=frozen OBJECTIVE=full LR=1e-4", "--max-completion-tokens", "12",
-        "--audit-n", "12",
+        "--audit-n", "12", "--parts", "signal,audit,training",
     ]  # fmt: skip
 
     def run() -> str:
@@ -156,7 +156,7 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "2 training runs, 0 of them done" in run()
+    assert "train-online-helpsteer: 2 training runs, 0 of them done" in run()
     lines = (tmp_path / "docs" / "real.jsonl").read_text()
     rows = [json.loads(line) for line in lines.splitlines()]
     assert [row["kind"] for row in rows].count("training") == 2
@@ -171,9 +171,37 @@ def test_the_study_runs_on_a_model_and_repeats_nothing(tmp_path):
     assert len(audits) == 2 and all(row["verdict"] and row["reasons"] for row in audits)
     assert "## What the audit said beforehand" in table and " of 2." in table
     again = run()
-    assert "2 training runs, 2 of them done" in again and "some-model: 2 audits, 2 of them done" in again
+    assert (
+        "train-online-helpsteer: 2 training runs, 2 of them done" in again
+        and "some-model: 2 audits, 2 of them done" in again
+    )
     assert (tmp_path / "docs" / "real.jsonl").read_text() == lines
     # A study that is killed after a run's end and before its line is written reads the finished run.
     (tmp_path / "docs" / "real.jsonl").write_text("".join(line + "\n" for line in lines.splitlines()[:-1]))
-    assert "2 training runs, 1 of them done" in run()
+    assert "train-online-helpsteer: 2 training runs, 1 of them done" in run()
     assert (tmp_path / "docs" / "real.jsonl").read_text() == lines
+
+
+@pytest.mark.slow
+def test_the_study_trains_offline_on_a_log_of_the_model(tmp_path):
+    model = shutil.copytree(MODEL_DIR, tmp_path / "some-model")
+    command = [
+        sys.executable, "-m", "jobs.study_real", "--model", str(model), "--study-dir", str(tmp_path / "docs"),
+        "--study-table", str(tmp_path / "docs" / "real.md"), "--scratch", str(tmp_path / "runs"), "--styles", "brief",
+        "--parts", "logs", "--seeds", "2", "--interactions", "16", "--eval-n", "4", "--max-completion-tokens", "12",
+        "--variants", "TEACHER=frozen OBJECTIVE=full LR=1e-3 ADAPTER=lora",
+    ]  # fmt: skip
+    done = subprocess.run(command, env=clean_environment(), cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "docs" / "real.jsonl").read_text().splitlines()]
+    assert [(row["job"], row["seed"], row["interactions"]) for row in rows] == [
+        ("train-offline", 0, 16),
+        ("train-offline", 1, 16),
+    ]
+    assert all(set(FIGURES) <= set(row[when]) for row in rows for when in ("before", "shown", "after"))
+    assert rows[0]["before"] != rows[0]["after"]
+    logs = sorted((tmp_path / "runs" / "logs").rglob("*.jsonl"))
+    assert [file.parent.name for file in logs] == ["train-16-0", "train-16-1", "validation-4-0", "validation-4-1"]
+    first, second = (json.loads(file.read_text().splitlines()[0]) for file in logs[:2])
+    assert first["prompt"] == second["prompt"] and first["completion"] != second["completion"]
+    assert "| a log |" in (tmp_path / "docs" / "real.md").read_text()
