@@ -14,7 +14,7 @@ JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn pr
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo check test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
+.PHONY: help setup ready demo check docs test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
 
 # DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
 ifneq ($(filter-out 0 false no,$(DOCKER)),)
@@ -191,8 +191,12 @@ lint: ready ## check style and formatting
 types: ready ## check the types of sdpo and jobs
 	@$(PYTHON) -m mypy
 
+docs: ready ## build the documentation site into docs/_build (offline; warnings are errors)
+	@$(PYTHON) -m docs.settings
+	@$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build && echo 'open docs/_build/index.html'
+
 check: lint types test ## everything that has to pass before a change is merged: lint, format, types, tests
 
 clean: ## remove .venv and caches; keeps runs and data
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
+	rm -rf docs/_build .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find jobs sdpo tests -name __pycache__ -type d -prune -exec rm -rf {} +
