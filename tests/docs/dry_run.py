@@ -1,6 +1,7 @@
 """Runs the jobs of recorded commands, each in a fork of this process, which has imported what all of them need.
 
-Reads a JSON list of [environment, arguments] from stdin, and writes a list of [exit code, output].
+Reads a JSON list of [environment, arguments] from stdin, and writes a list of [exit code, output]. A job runs in the
+folder that is PWD in its environment.
 """
 
 import importlib
@@ -35,6 +36,7 @@ def run(environment: dict[str, str], arguments: list[str]) -> tuple[int, str]:
                 os.dup2(output.fileno(), 2)
                 os.environ.clear()
                 os.environ.update(environment)
+                os.chdir(environment["PWD"])
                 signal.alarm(60)  # ends a job that waits for something
                 code = main(sys.modules[arguments[1]].JOB, arguments[2:])
             except BaseException:

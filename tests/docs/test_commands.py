@@ -136,7 +136,7 @@ def calls(folder) -> list[Call]:
         calls = [call for block in CHECKED for call in record(block, folder, server.url)]
         jobs = [call for call in calls if call.is_job]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.docs.dry_run"], cwd=folder, capture_output=True, text=True, timeout=300,
+            [sys.executable, "-m", "tests.docs.dry_run"], cwd=ROOT, capture_output=True, text=True, timeout=600,
             input=json.dumps([(call.environment, call.arguments) for call in jobs]), env=clean_environment(),
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
