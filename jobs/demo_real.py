@@ -13,7 +13,7 @@ MODEL_LR = 2e-4  # a model of this size needs twice the recipe's (docs/real.md)
 
 def with_learning_rate(settings: OnlineSettings, job: Job) -> OnlineSettings:
     """Return the settings with MODEL_LR if the model is the demo's own and the user gave no LR."""
-    if settings.model_name_or_path != MODEL or settings.sources["lr"] != RECIPE:
+    if settings.model != MODEL or settings.sources["lr"] != RECIPE:
         return settings
     return replace(settings, lr=MODEL_LR, sources={**settings.sources, "lr": FROM_JOB})
 
@@ -33,7 +33,7 @@ JOB = Job(
     defaults={
         **train_online_helpsteer.JOB.defaults,
         "recipe": "recommended",
-        "model_name_or_path": MODEL,
+        "model": MODEL,
         "user_model_name_or_path": "rule",
         "style": "brief",
         "bs": 8,
@@ -46,7 +46,7 @@ JOB = Job(
         "train_jsonl": "data/english_prompts/train.jsonl",
         "val_jsonl": "data/english_prompts/validation.jsonl",
     },
-    tiny=train_online_helpsteer.JOB.tiny,
+    tiny={**train_online_helpsteer.JOB.tiny, "style": "no_emojis"},  # brief is no style of the tiny world
 )
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_the_tldr_job_starts_from_the_published_settings():
     job = JOBS["jobs.train_online_tldr"]
     resolved = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={}, dotenv=Path("none"))
     expected = {
-        "model_name_or_path": "Qwen/Qwen3-4B",
+        "model": "Qwen/Qwen3-4B",
         "user_model_name_or_path": "Qwen/Qwen3-4B",
         "style": "concise_casual_beginner",
         "lr": 5e-6,

@@ -143,7 +143,7 @@ class Work:
     def train_stage(self) -> dict[str, Any]:
         """Train an adapter, on from the last checkpoint if there is one."""
         settings, out = self.settings, self.folder.path / "train"
-        values = {**self._shared(), "model_name_or_path": self._start(), "train_jsonl": self.data / collect.TRAIN}
+        values = {**self._shared(), "model": self._start(), "train_jsonl": self.data / collect.TRAIN}
         values |= {"val_jsonl": self.data / collect.HELD_OUT, "output_dir": out, "style": settings.style}
         values |= {"adapter": "lora"} | with_gpus(settings, settings.train_settings)
         late = False

@@ -36,6 +36,7 @@ from sdpo.errors import RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 from sdpo.settings.contrast import OF_NULL_CONTRAST
+from sdpo.settings.recorded import under_present_names
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
@@ -309,5 +310,4 @@ def _commit() -> str | None:
 
 def _completed(settings: dict) -> dict:
     """Return the settings of a run with those that did not exist yet when it was started."""
-    renamed = {"null_follow_up": settings["unrelated_follow_up"]} if "unrelated_follow_up" in settings else {}
-    return EARLIER | renamed | settings
+    return EARLIER | under_present_names(settings)

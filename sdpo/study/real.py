@@ -175,7 +175,7 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, prompts: Path)
     """Train in a process of its own and return the result's line."""
     given = dict(word.partition("=")[::2] for word in shlex.split(spec.variant))
     values = {
-        "MODEL_NAME_OR_PATH": spec.model,
+        "MODEL": spec.model,
         "USER_MODEL_NAME_OR_PATH": "rule",
         "STYLE": spec.style,
         "DATA_PATH": prompts,
