@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from jobs import train_online_helpsteer
+from jobs import prep_english, train_online_helpsteer
+from sdpo import settings as settings_module
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import JOB as FROM_JOB
-from sdpo.settings import RECIPE, OnlineSettings
+from sdpo.settings import RECIPE, OnlineSettings, PrepSettings
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MODEL_LR = 2e-4  # a model of this size needs twice the recipe's (docs/real.md)
@@ -18,6 +19,17 @@ def with_learning_rate(settings: OnlineSettings, job: Job) -> OnlineSettings:
     return replace(settings, lr=MODEL_LR, sources={**settings.sources, "lr": FROM_JOB})
 
 
+def check(settings: OnlineSettings, job: Job) -> None:
+    """Write the shipped prompts unless they are there, then check what online training checks. Raises SdpoError."""
+    from sdpo.data import english
+    from sdpo.train.online.job import check as check_training
+
+    path, shipped = settings.train_jsonl, settings_module.source(settings, "train_jsonl") == FROM_JOB
+    if path is not None and shipped and not path.exists() and not settings.dry_run:
+        english.run(PrepSettings(out_dir=path.parent), prep_english.JOB)
+    check_training(settings, job)
+
+
 JOB = Job(
     name="demo-real",
     summary="a small real model learns a style from a user who is played by a rule: no server, no key",
@@ -25,7 +37,7 @@ JOB = Job(
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
     report="sdpo.report:write_report",
-    check="sdpo.train.online.job:check",
+    check="jobs.demo_real:check",
     fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule
     oracles=train_online_helpsteer.JOB.oracles,

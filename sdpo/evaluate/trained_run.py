@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError
+from sdpo.errors import RunError, SettingError, command
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
@@ -123,7 +123,7 @@ def _offline_prompts(run: TrainedRun) -> str | None:
 
 def no_run(settings: EvalSettings) -> str:
     """Return the message for an evaluation without a run."""
-    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with make demo."
+    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:

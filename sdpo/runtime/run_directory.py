@@ -295,10 +295,13 @@ def _commit() -> str | None:
     """Return the project's commit, with "-changed" if files differ from it. In an image it comes from SDPO_COMMIT."""
     if commit := os.environ.get("SDPO_COMMIT"):
         return commit
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package, perhaps inside the repository of another project
+        return None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=10,

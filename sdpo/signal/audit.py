@@ -104,7 +104,7 @@ def _check_judge(settings: "AuditSettings") -> None:
     if not settings.anthropic_api_key:
         raise SettingError(f"JUDGE_MODEL={name} needs ANTHROPIC_API_KEY. Set it in the environment or in .env.")
     if find_spec("anthropic") is None:
-        raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+        raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
 
 
 def run(settings: "AuditSettings", job: "Job") -> int:

@@ -45,7 +45,7 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
                 "Set it in the environment or .env."
             )
         if find_spec("anthropic") is None:
-            raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+            raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
     _price(settings)
 
 
