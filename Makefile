@@ -7,14 +7,14 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
+JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += gateway gateway-key forget export-conversations
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready demo check docs test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
+.PHONY: help setup ready check docs test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
 
 # DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
 ifneq ($(filter-out 0 false no,$(DOCKER)),)
@@ -26,7 +26,7 @@ help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r target text; do \
 		printf '  %-27s %s\n' "$$target" "$$text"; done
 	@echo
-	@echo 'A job lists its settings with:  $(PYTHON) -m jobs.train_online_tldr --help'
+	@echo 'A job lists its settings with:  $(PYTHON) -m jobs train-online-tldr --help'
 
 setup: $(STAMP) ## create .venv and install the locked packages
 $(STAMP): requirements.lock pyproject.toml
@@ -48,14 +48,11 @@ ready:
 	@command -v $(firstword $(PYTHON)) >/dev/null || \
 		{ echo 'error: $(PYTHON) does not exist. Run make setup first, or set another PYTHON.' >&2; exit 2; }
 
-# The same job as on GPUs with other settings, so the demo shows what a GPU run does. A short run can learn the style
-# no_emojis; a given STYLE takes precedence, as does any other setting (make demo SEED=3).
+# Each target runs a job of the `sdpo` command (python -m jobs lists them): make eval LR=1 is sdpo eval LR=1.
 demo: ready ## run the complete method with the tiny model on a CPU
-	@TINY=1 STYLE="$${STYLE:-no_emojis}" $(PYTHON) -m jobs.train_online_tldr
+	@$(PYTHON) -m jobs.demo
 
-# The prompts are written once. Settings such as STYLE are for the demo and unknown to the preparation.
 demo-real: ready ## train a small real model on a CPU or GPU, with a rule as the user (MODEL=..., STYLE=...)
-	@[ -n "$(DATA_PATH)$(TINY)" ] || [ -e data/english_prompts/train.jsonl ] || SDPO_MAKE_VARIABLES= $(PYTHON) -m jobs.prep_english
 	@$(PYTHON) -m jobs.demo_real
 
 prep-tldr: ready ## prepare the TL;DR prompts

@@ -131,7 +131,7 @@ def make_run(folder: Path, kind: str, each: int, make: Callable[[str, int], Any]
     """Create the run directory of a kind with this many checkpoints, and return it."""
     folder.mkdir(parents=True)
     files = {f"{split}_jsonl": str(WORLD_DIR / "data" / f"{name}.jsonl") for split, name in DATA.items()}
-    settings = {"model_name_or_path": str(MODEL_DIR), "style": STYLE, "max_prompt_tokens": 256, **files}
+    settings = {"model": str(MODEL_DIR), "style": STYLE, "max_prompt_tokens": 256, **files}
     shared = {"system_prompt": SUMMARY_SYSTEM, "prompt_suffix": SUFFIX, "persona": PERSONAS[STYLE]}
     run = RunDirectory(folder)
     settings |= {"max_completion_tokens": TOKENS, "style_file": None}

@@ -35,13 +35,14 @@ mkdir -p data "${SCRATCH:-runs}"
 # Prints the names of the settings in the caller's environment, without those that compose.yaml itself reads.
 given() {
   settings=$(sed -nE '/^# --- Containers/q; s/^(# )?([A-Z][A-Z0-9_]*)=.*/\2/p' .env.example)
-  for name in $settings SDPO_MAKE_VARIABLES ${SDPO_MAKE_VARIABLES:-}; do
+  # Besides them the second names that settings have.
+  for name in $settings GPUS MODEL_NAME_OR_PATH BASE_MODEL LEARNING_RATE CONTINUE UNRELATED_FOLLOW_UP SDPO_MAKE_VARIABLES ${SDPO_MAKE_VARIABLES:-}; do
     case $name in
     *[!A-Za-z0-9_]* | SCRATCH) continue ;;
     # Shells set these themselves: they are settings only on the command line of make.
     USER | NAME) case " ${SDPO_MAKE_VARIABLES:-} " in *" $name "*) ;; *) continue ;; esac ;;
     # The loop's containers have their own.
-    GATEWAY_HOST | GATEWAY_PORT | GATEWAY_OPEN | REGISTRY | UPSTREAM | MODEL) [ "$1" != loop ] || continue ;;
+    GATEWAY_HOST | GATEWAY_PORT | GATEWAY_OPEN | REGISTRY | UPSTREAM | MODEL | MODEL_NAME_OR_PATH | BASE_MODEL) [ "$1" != loop ] || continue ;;
     RUN_ID | TINY | USER_MODEL_NAME_OR_PATH | SIMULATOR_GPU) [ "$1" = run ] || continue ;;
     esac
     eval "[ -z \"\${$name:-}\" ]" || echo "$name"

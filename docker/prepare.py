@@ -70,7 +70,7 @@ def _models(settings: TrainingSettings) -> list[str]:
             f"the simulator cannot serve {user}. Set USER_MODEL_NAME_OR_PATH to a model that it can serve, or run the "
             "job without it: DOCKER=1 make <job>."
         )
-    names = dict.fromkeys(name for name in (settings.model_name_or_path, user) if name)
+    names = dict.fromkeys(name for name in (settings.model, user) if name)
     return [name for name in names if not Path(name).exists()]
 
 

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from jobs import train_online_helpsteer
+from jobs import prep_english, train_online_helpsteer
+from sdpo import settings as settings_module
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import JOB as FROM_JOB
-from sdpo.settings import RECIPE, OnlineSettings
+from sdpo.settings import RECIPE, OnlineSettings, PrepSettings
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 MODEL_LR = 2e-4  # a model of this size needs twice the recipe's (docs/real.md)
@@ -13,9 +14,20 @@ MODEL_LR = 2e-4  # a model of this size needs twice the recipe's (docs/real.md)
 
 def with_learning_rate(settings: OnlineSettings, job: Job) -> OnlineSettings:
     """Return the settings with MODEL_LR if the model is the demo's own and the user gave no LR."""
-    if settings.model_name_or_path != MODEL or settings.sources["lr"] != RECIPE:
+    if settings.model != MODEL or settings.sources["lr"] != RECIPE:
         return settings
     return replace(settings, lr=MODEL_LR, sources={**settings.sources, "lr": FROM_JOB})
+
+
+def check(settings: OnlineSettings, job: Job) -> None:
+    """Write the shipped prompts unless they are there, then check what online training checks. Raises SdpoError."""
+    from sdpo.data import english
+    from sdpo.train.online.job import check as check_training
+
+    path, shipped = settings.train_jsonl, settings_module.source(settings, "train_jsonl") == FROM_JOB
+    if path is not None and shipped and not path.exists() and not settings.dry_run:
+        english.run(PrepSettings(out_dir=path.parent), prep_english.JOB)
+    check_training(settings, job)
 
 
 JOB = Job(
@@ -25,7 +37,7 @@ JOB = Job(
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
     report="sdpo.report:write_report",
-    check="sdpo.train.online.job:check",
+    check="jobs.demo_real:check",
     fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule
     oracles=train_online_helpsteer.JOB.oracles,
@@ -33,7 +45,7 @@ JOB = Job(
     defaults={
         **train_online_helpsteer.JOB.defaults,
         "recipe": "recommended",
-        "model_name_or_path": MODEL,
+        "model": MODEL,
         "user_model_name_or_path": "rule",
         "style": "brief",
         "bs": 8,
@@ -46,7 +58,7 @@ JOB = Job(
         "train_jsonl": "data/english_prompts/train.jsonl",
         "val_jsonl": "data/english_prompts/validation.jsonl",
     },
-    tiny=train_online_helpsteer.JOB.tiny,
+    tiny={**train_online_helpsteer.JOB.tiny, "style": "no_emojis"},  # brief is no style of the tiny world
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ JOB = Job(
     # With greedy decoding the tiny model never uses an emoji, so a judge of that style would find no difference.
     tiny={
         "world_size": 1,
-        "ckpts": "all",
         "judge_model": "oracle tiny",
         "eval_temperature": 1.0,
         "eval_batch_size": 64,

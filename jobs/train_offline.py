@@ -5,7 +5,7 @@ from sdpo.settings import OfflineSettings
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
 
 DEFAULTS = {
-    "model_name_or_path": "Qwen/Qwen3-8B",
+    "model": "Qwen/Qwen3-8B",
     "lr": 2e-6,
     "bs": 4,
     "ga": 8,
@@ -15,7 +15,7 @@ DEFAULTS = {
 }
 # The shipped users want short answers, formal answers, or both.
 TINY = {
-    "model_name_or_path": MODEL_DIR,
+    "model": MODEL_DIR,
     "train_jsonl": WORLD_DIR / "data" / "interactions.jsonl",
     "val_jsonl": WORLD_DIR / "data" / "interactions_validation.jsonl",
     "style": "concise_professional_expert",

@@ -16,7 +16,7 @@ JOB = Job(
     oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
     data_target="prep-helpsteer",
     defaults={
-        "model_name_or_path": "Qwen/Qwen3-8B",
+        "model": "Qwen/Qwen3-8B",
         "user_model_name_or_path": "claude-haiku-4-5-20251001",
         "user_temperature": 0,
         "user_max_tokens": 256,

@@ -19,7 +19,7 @@ JOB = Job(
     system_prompt=SUMMARY_SYSTEM,
     prompt_suffix="\nTL;DR:\n",
     defaults={
-        "model_name_or_path": "Qwen/Qwen3-4B",
+        "model": "Qwen/Qwen3-4B",
         "user_model_name_or_path": "Qwen/Qwen3-4B",
         "style": "concise_casual_beginner",
         "lr": 5e-6,
@@ -33,7 +33,7 @@ JOB = Job(
         "val_jsonl": "data/tldr_prompts_unique/validation.jsonl",
     },
     tiny={
-        "model_name_or_path": MODEL_DIR,
+        "model": MODEL_DIR,
         "user_model_name_or_path": MODEL_DIR,
         "style_file": STYLES_FILE,
         "train_jsonl": WORLD_DIR / "data" / "train.jsonl",

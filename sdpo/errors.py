@@ -10,6 +10,7 @@ prints the code of its job and itself exits with 2.
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 # The exit code of an audit whose verdicts are all stop, so that `make audit && make train-...` does not train.
 EXIT_STOP = 6
@@ -81,6 +82,15 @@ class OutOfMemory(SdpoError):
 
 class RunError(SdpoError):
     """A run directory cannot be used as requested."""
+
+
+# A checkout has a Makefile; an installed package has the `sdpo` command alone.
+_PROGRAM = "make" if (Path(__file__).parents[1] / "Makefile").is_file() else "sdpo"
+
+
+def command(words: str) -> str:
+    """Return the command line that runs a job, for messages: with make in a checkout, else with sdpo."""
+    return f"{_PROGRAM} {words}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from tests.worlds import environment
 STYLE = "no_emojis"
 DONE = (0, KEEP_EXIT_CODE)  # the exit codes of an evaluation that came to its end
 SETTINGS = {
-    "model_name_or_path": str(MODEL_DIR),
+    "model": str(MODEL_DIR),
     "style": STYLE,
     "style_file": None,
     "max_prompt_tokens": 256,

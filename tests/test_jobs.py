@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs import demo_real
 from sdpo import settings
+from sdpo.errors import SdpoError
 from sdpo.settings.resolve import MAKE_VARIABLES, resolve
+from sdpo.tiny import MODEL_DIR
 from tests.commands import JOBS, ROOT, clean_environment
 
 pytestmark = pytest.mark.slow
@@ -79,7 +82,7 @@ def test_the_tldr_job_starts_from_the_published_settings():
     job = JOBS["jobs.train_online_tldr"]
     resolved = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={}, dotenv=Path("none"))
     expected = {
-        "model_name_or_path": "Qwen/Qwen3-4B",
+        "model": "Qwen/Qwen3-4B",
         "user_model_name_or_path": "Qwen/Qwen3-4B",
         "style": "concise_casual_beginner",
         "lr": 5e-6,
@@ -138,29 +141,34 @@ def test_make_lists_every_job():
 @pytest.mark.parametrize(
     ("variables", "environment", "style"),
     [
-        ([], {}, "no_emojis"),
+        ([], {}, ""),
         ([], {"STYLE": "plain"}, "plain"),
         (["STYLE=short", "SEED=3"], {"STYLE": "plain"}, "short"),
     ],
 )
-def test_the_demo_is_the_tiny_tldr_job_and_takes_settings(fake_python, variables, environment, style):
-    result = make("demo", fake_python("TINY", "STYLE", "SEED"), *variables, **environment)
+def test_the_demo_takes_settings(fake_python, variables, environment, style):
+    result = make("demo", fake_python("STYLE", "SEED"), *variables, **environment)
     seed = "3" if variables else ""
-    assert result.stdout.split("|")[:-1] == ["1", style, seed, "-m jobs.train_online_tldr"]
+    assert result.stdout.split("|")[:-1] == [style, seed, "-m jobs.demo"]
 
 
-def test_the_demo_on_a_real_model_prepares_its_prompts_unless_they_are_given(fake_python):
-    python = fake_python(MAKE_VARIABLES, "STYLE")
-    own = make("demo-real", python, "STYLE=brief", "DATA_PATH=mine")
-    names, style, arguments, _ = own.stdout.split("|")
-    assert (set(names.split()), style) == ({"PYTHON", "STYLE", "DATA_PATH"}, "brief")
-    assert arguments == "-m jobs.demo_real"
-    # The preparation does not know the demo's settings, and does not get them.
-    jobs = make("demo-real", python, "STYLE=brief").stdout.split("|")
-    if (ROOT / "data/english_prompts/train.jsonl").exists():
-        assert jobs[2::3] == ["-m jobs.demo_real"]
-    else:
-        assert jobs[0] == "" and jobs[2] == "-m jobs.prep_english" and jobs[-2] == "-m jobs.demo_real"
+def test_the_demo_on_a_real_model_writes_its_prompts_unless_they_are_there_or_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job, prompts = demo_real.JOB, Path("data/english_prompts/train.jsonl")
+
+    def check(*words):
+        given = [*words, "--model", str(MODEL_DIR), "STYLE=no_emojis", "GPUS=1", "OUTPUT_DIR=run"]
+        resolved = resolve(job.settings, given, job=job.name, defaults=job.defaults, tiny=job.tiny, environment={})
+        demo_real.check(resolved, job)
+
+    for words in (["--dry-run"], ["--data-path", str(tmp_path)]):
+        with pytest.raises(SdpoError, match=r"train\.jsonl does not exist"):
+            check(*words)
+        assert not prompts.exists()
+    check()
+    written = prompts.stat().st_mtime_ns
+    check()
+    assert prompts.stat().st_mtime_ns == written and len(prompts.read_text("utf-8").splitlines()) > 240
 
 
 def test_make_prints_one_line_for_a_missing_interpreter():

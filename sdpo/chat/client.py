@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from sdpo.errors import ServerError, SettingError, on_one_line
+from sdpo.errors import ServerError, SettingError, command, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 from sdpo.text.prompts import Message
 
@@ -147,7 +147,7 @@ class ChatClient:
     def _down(self, error: Exception) -> ServerError:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return ServerError(
-                f"nothing answers at {self.shown}. Start it (make gateway), or give another GATEWAY_URL."
+                f"nothing answers at {self.shown}. Start it ({command('gateway')}), or give another GATEWAY_URL."
             )
         if isinstance(error, httpx.TimeoutException):
             return ServerError(f"{self.shown} sent nothing for {self.timeout:g} s. Try again, or raise CHAT_TIMEOUT.")

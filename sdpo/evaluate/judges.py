@@ -66,7 +66,7 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
                 "JUDGE_MODEL."
             )
         if find_spec("anthropic") is None:
-            raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+            raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
     if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
         raise SettingError(
             f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import RecordError, SettingError
+from sdpo.errors import RecordError, SettingError, command
 from sdpo.evaluate.trained_run import TrainedRun, job_as_trained, persona, prompts_file
 from sdpo.text.prompts import FOLLOW_UP_PERSONA, Message
 from sdpo.text.records import Interaction, read_interactions, read_prompts
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import EvalSettings
 
-_MAKE_INTERACTIONS = "make prep-logs"
+_MAKE_INTERACTIONS = command("prep-logs")
 OWN_FOLLOW_UPS = "the user who wrote the logged follow-up to each prompt"
 
 

@@ -4,16 +4,18 @@ Importing this is cheap.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError
+from sdpo.errors import RunError, SettingError, command
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
+from sdpo.settings.recorded import under_present_names
 from sdpo.users.simulator import persona_of
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 RUN = "the run"
 BASELINE = "Qwen/Qwen3-8B"  # for a run that did not record the model it started from
 # Settings of both training and evaluation: the run's value is used unless the user gives another.
+# The checkpoints that the paper's authors evaluate, of runs of this length.
+_PUBLISHED = (3, 6, 9, 12, 15)
+_MOST = 5
 SHARED = ("style", "style_file", "max_prompt_tokens", "max_completion_tokens")
 
 
@@ -39,7 +44,7 @@ class TrainedRun:
     @property
     def model(self) -> str | None:
         """The model the run started from, None if it was not recorded."""
-        return self.settings.get("model_name_or_path") or self.settings.get("base_model")
+        return self.settings.get("model")
 
     @property
     def is_offline(self) -> bool:
@@ -68,6 +73,7 @@ def read_run(path: Path) -> TrainedRun:
         raise RunError(f"{path / 'run.json'} has no settings. Give the run directory of a training job.")
     names = {item.name for item in dataclasses.fields(TrainedRun)} - {"path"}
     facts = {name: value for name, value in written.items() if name in names}
+    facts["settings"] = under_present_names(facts["settings"])
     # Older runs did not record the job; their command still names its module.
     facts.setdefault("job", Path((written.get("command") or [""])[0]).stem.replace("_", "-"))
     return TrainedRun(path, **facts)
@@ -102,6 +108,8 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     values = {name: value for name, value in recorded.items() if value is not None and _is_default(settings, name)}
     values |= {"run_dir": path} if settings.run_dir is None else {}
     values |= {"run_id": "eval"} if settings.run_id is None else {}
+    if settings.ckpts is None and not several and (steps := default_steps(list(_unwarned(run)))):
+        values["ckpts"] = " ".join(map(str, steps))
     if settings.output_dir is None:
         values["output_dir"] = path / "eval" / (settings.run_id or ("forgetting" if several else ""))
     return _replaced(settings, **values)
@@ -115,7 +123,7 @@ def _offline_prompts(run: TrainedRun) -> str | None:
 
 def no_run(settings: EvalSettings) -> str:
     """Return the message for an evaluation without a run."""
-    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with make demo."
+    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:
@@ -158,22 +166,22 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
 def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path | None]:
     """Return step -> folder of the checkpoints that CKPTS asks for, None for a missing or incomplete one.
 
-    If CKPTS is not given and the run has none of its default steps, these are all checkpoints. Those that the guard
-    warned of, before it stopped the run, have to be asked for. Raises RunError if none is left.
+    If CKPTS is not given, these are those of `default_steps`. Those that the guard warned of, before it stopped the
+    run, have to be asked for. Raises RunError if none is left.
     """
-    complete, given = run.checkpoints(), "ckpts" in settings_module.given(settings)
-    steps = list(complete) if settings.steps is None else settings.steps
-    if not given:
-        warned = run.warned_steps()
-        if complete and warned >= set(complete):
+    complete = run.checkpoints()
+    if "ckpts" not in settings_module.given(settings):
+        good = _unwarned(run)
+        if complete and not good:
             raise RunError(
                 f"the guard stopped {run.path} and had warned of every checkpoint: none is good to use. To evaluate "
                 f"them all the same, set CKPTS to some of {', '.join(map(str, complete))}."
             )
-        complete = {step: folder for step, folder in complete.items() if step not in warned}
-        steps = [step for step in steps if step not in warned]
-        if not any(step in complete for step in steps):
-            steps = list(complete)
+        complete = good
+    if settings.ckpts is None:
+        steps = default_steps(list(complete))
+    else:
+        steps = list(complete) if settings.steps is None else settings.steps
     if not any(step in complete for step in steps):
         existing = (
             f"Complete are {', '.join(map(str, complete))}; set CKPTS to some of these."
@@ -182,6 +190,23 @@ def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Pat
         )
         raise RunError(f"{run.path} has no complete checkpoint of {_step_list(steps)}. {existing}")
     return {step: complete.get(step) for step in steps}
+
+
+def default_steps(steps: Sequence[int]) -> list[int]:
+    """Return which of a run's checkpoints are evaluated unless CKPTS says otherwise: at most five, the last one too.
+
+    They are evenly spread. Of a run that is as long as the published ones, they are the published ones.
+    """
+    if set(_PUBLISHED) <= set(steps) and steps[-1] < _PUBLISHED[-1] + _PUBLISHED[0]:
+        return list(_PUBLISHED)
+    number = min(_MOST, len(steps))
+    return [steps[math.ceil(len(steps) * (index + 1) / number) - 1] for index in range(number)]
+
+
+def _unwarned(run: TrainedRun) -> dict[int, Path]:
+    """Return the run's complete checkpoints without those that the guard warned of before it stopped the run."""
+    warned = run.warned_steps()
+    return {step: folder for step, folder in run.checkpoints().items() if step not in warned}
 
 
 def _step_list(steps: list[int]) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 
 from sdpo.data.redact import Redactor
-from sdpo.errors import one_line
+from sdpo.errors import command, one_line
 from sdpo.gateway.exchanges import new_id
 from sdpo.gateway.identity import OptOuts, addressed_plainly, bearer
 from sdpo.gateway.keys import Key, Keys, Limits, Refused
@@ -118,7 +118,9 @@ class Gateway:
         if self.keys:
             return self.keys.key_of(bearer(request.headers))
         if not addressed_plainly(request.headers, self.settings.gateway_open):
-            message = "Without keys this gateway is not for other machines. Make a key: make gateway-key NAME=..."
+            message = (
+                f"Without keys this gateway is not for other machines. Make a key: {command('gateway-key')} NAME=..."
+            )
             raise Refused(403, "forbidden", message)
         return Key("")
 

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError
+from sdpo.errors import RunError, SettingError, command
 from sdpo.llm.address import checked_url, is_loopback
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
     host = settings.gateway_host
     if not keys and not settings.gateway_open and not is_loopback(f"http://{_in_url(host)}"):
         raise SettingError(
-            f"GATEWAY_HOST={host} is open to other machines, and there is no key. Make one: make gateway-key NAME=..."
+            f"GATEWAY_HOST={host} is open to other machines, and there is no key. Make one: "
+            f"{command('gateway-key')} NAME=..."
         )
     app = make_app(settings, store)
     with taking_part(store, app.state.gateway.name) as completed:
@@ -106,10 +107,10 @@ def _in_url(host: str) -> str:
 
 def _who_may(keys: bool, open_to_all: bool) -> str:
     if keys:
-        return "clients need a key of this gateway (make gateway-key NAME=...)"
+        return f"clients need a key of this gateway ({command('gateway-key')} NAME=...)"
     if open_to_all:
         return "GATEWAY_OPEN=1 and no keys: whoever reaches this address may use it"
-    return "no keys yet, so only this machine is answered (make gateway-key NAME=... makes one)"
+    return f"no keys yet, so only this machine is answered ({command('gateway-key')} NAME=... makes one)"
 
 
 def make_key(settings: "GatewayKeySettings", job: "Job") -> None:
@@ -159,4 +160,4 @@ def export(settings: "ExportConversationsSettings", job: "Job") -> None:
         raise RunError(f"{path} exists already. Set FORCE=1 to replace it, or choose another OUT_DIR.")
     store = Store(settings.store_url, create=False)
     count = write_conversations(store, path, settings.only_unused)
-    print(f"{count} conversations in {path}; next: make prep-logs INPUT={path}", flush=True)
+    print(f"{count} conversations in {path}; next: {command('prep-logs')} INPUT={path}", flush=True)

@@ -22,7 +22,7 @@ from sdpo.tiny import MODEL_DIR, STYLES_FILE, WORLD_DIR
 STEPS, ROWS = 4, 8
 _DATA = WORLD_DIR / "data"
 _COMMON = {
-    "model_name_or_path": MODEL_DIR, "lr": 2.5e-4, "bs": ROWS, "ga": 1, "gpus": 1, "train_n": STEPS * ROWS,
+    "model": MODEL_DIR, "lr": 2.5e-4, "bs": ROWS, "ga": 1, "gpus": 1, "train_n": STEPS * ROWS,
     "max_completion_tokens": 48, "hindsight_template": "framed", "save_steps": 1, "log_steps": 1, "seed": 5,
     "optimizer": "adamw",
 }  # fmt: skip

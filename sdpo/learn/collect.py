@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.errors import RecordError
+from sdpo.errors import RecordError, command
 from sdpo.runtime.run_directory import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.train.offline.split import is_held_out
@@ -149,7 +149,7 @@ def _capped(rows: Sequence[Interaction], of: Mapping[str, str], most: float) -> 
 
 def write_split(source: Path, folder: Path, settings: "LearnSettings") -> Split:
     """Split the interactions of a file into train.jsonl and held_out.jsonl. Raises RecordError if it has none."""
-    rows = list(read_interactions(source, "make prep-logs"))
+    rows = list(read_interactions(source, command("prep-logs")))
     persons = json.loads((folder / PERSONS).read_text("utf-8"))
     parts = split(rows, persons, settings.held_out, settings.max_person_share)
     for name, part in ((TRAIN, parts.train), (HELD_OUT, parts.held_out)):

@@ -20,9 +20,11 @@ from sdpo.registry.live import read_live
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
+from sdpo.settings.common import MODEL_ELSEWHERE
 from sdpo.settings.inputs import check_model
 from sdpo.settings.resolve import resolve
 from sdpo.settings.training import RULE
+from sdpo.tiny.oracle import wants_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -85,7 +87,7 @@ def check(settings: "LearnSettings", job: "Job") -> None:
 
 _STAGE_SETTINGS = {"audit_settings": AuditSettings, "train_settings": OfflineSettings, "eval_settings": EvalSettings}
 _OURS = {"model", "data", "input", "out_dir", "output_dir", "run_dir", "run_id", "baseline", "train_jsonl", "tiny"}
-_OURS |= {"val_jsonl", "model_name_or_path", "base_model", "scratch", "data_path"}
+_OURS |= {"val_jsonl", "scratch", "data_path", *MODEL_ELSEWHERE}
 
 
 def _check_words(name: str, text: str, kind: type[CommonSettings]) -> None:
@@ -100,7 +102,9 @@ def _check_words(name: str, text: str, kind: type[CommonSettings]) -> None:
 
 
 def _check_judge(settings: "LearnSettings") -> None:
-    """Raise SettingError for a judge that the evaluation, hours later, could not use."""
+    """Raise SettingError for a judge or a style that the evaluation, hours later, could not use."""
+    if settings.tiny and settings.style is not None:
+        wants_of(settings.style)  # refuses a style that this world has not
     given = words(settings.eval_settings)
     judges = shlex.split(given.get("judge_model", settings.judge_model or ""))
     served = given.get("judge_url", settings.judge_url) is not None

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError, SdpoError, one_line
+from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError, SdpoError, command, one_line
 from sdpo.evaluate.prompts import holds_interactions
 from sdpo.evaluate.store import key_of
 from sdpo.evaluate.trained_run import read_run
@@ -143,7 +143,7 @@ class Work:
     def train_stage(self) -> dict[str, Any]:
         """Train an adapter, on from the last checkpoint if there is one."""
         settings, out = self.settings, self.folder.path / "train"
-        values = {**self._shared(), "model_name_or_path": self._start(), "train_jsonl": self.data / collect.TRAIN}
+        values = {**self._shared(), "model": self._start(), "train_jsonl": self.data / collect.TRAIN}
         values |= {"val_jsonl": self.data / collect.HELD_OUT, "output_dir": out, "style": settings.style}
         values |= {"adapter": "lora"} | with_gpus(settings, settings.train_settings)
         late = False
@@ -213,7 +213,7 @@ class Work:
         folder = run.last_checkpoint() if step is None else run.path / f"checkpoint-{step}"
         if folder is None:
             raise RunError(f"{run.path} has no checkpoint that could be a version.")
-        train = list(collect.read_interactions(self.data / collect.TRAIN, "make prep-logs"))
+        train = list(collect.read_interactions(self.data / collect.TRAIN, command("prep-logs")))
         ids = collect.conversations_of(train)
         split = self.folder.read_json(f"data/{collect.SPLIT}") or {}
         parent = self.results["collect"]["live"] if settings.from_live else None
@@ -257,9 +257,11 @@ class Work:
         against = self.results["evaluate"]["against"]
         if self.rival() != against:
             sentence = f"{name} was compared with {against or 'the base model'}, and {live.version} is live now"
-            return row | _ends(CANDIDATE, 0, f"{sentence}: make learn again, or make promote VERSION={name}")
+            return row | _ends(
+                CANDIDATE, 0, f"{sentence}: {command('learn')} again, or {command('promote')} VERSION={name}"
+            )
         if not settings.auto_promote and not settings.canary:
-            sentence = f"{name} is better than what is live: make promote VERSION={name} lets it go live"
+            sentence = f"{name} is better than what is live: {command('promote')} VERSION={name} lets it go live"
             return row | _ends(CANDIDATE, 0, sentence)
         in_place = live.canary.version if settings.canary and live.canary else None if settings.canary else live.version
         if in_place != name:

@@ -39,7 +39,7 @@ class ClaudeBackend(HttpBackend):
             import anthropic
         except ImportError:
             raise SettingError(
-                f"{model} needs the anthropic package: install the locked packages (make setup)."
+                f"{model} needs the anthropic package. Install it: make setup, or pip install 'sdpo[claude]'."
             ) from None
         self.settings = ("ANTHROPIC_BASE_URL", model_setting, "ANTHROPIC_API_KEY")
         super().__init__(anthropic, url, model, api_key)

@@ -7,10 +7,10 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit, urlunsplit
 
-from sdpo.errors import ServerError, on_one_line
+from sdpo.errors import ServerError, command, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 
-START_HINT = "Start one with `make simulator`, or leave SIMULATOR_URL unset and the job starts its own."
+START_HINT = f"Start one with `{command('simulator')}`, or leave SIMULATOR_URL unset and the job starts its own."
 OTHER_HINT = "Start it, correct {setting}, or leave that unset and the job loads the model itself."
 LOADING_PAUSE_SECONDS = 2.0
 

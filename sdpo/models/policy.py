@@ -37,8 +37,8 @@ def load_model(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
         )
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
-    tokenizer = load_tokenizer(name, "MODEL_NAME_OR_PATH")
-    model = load_weights(name, "MODEL_NAME_OR_PATH", dtype, **arguments)
+    tokenizer = load_tokenizer(name, "MODEL")
+    model = load_weights(name, "MODEL", dtype, **arguments)
     if four_bit:
         _keep_gradients(model)
     return tokenizer, model
@@ -64,7 +64,7 @@ def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTok
     # requires one dtype for all weights of a layer, and the adapter's are float32.
     is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not is_sharded else torch.float32
-    tokenizer, model = load_model(settings.model_name_or_path, dtype, settings.adapter == "qlora")
+    tokenizer, model = load_model(settings.model, dtype, settings.adapter == "qlora")
     config = adapter_config(settings)
     if config is not None:
         check_adapter(model, config)
@@ -125,7 +125,7 @@ def write_merged_model(base: str, adapter: Path, out: Path) -> None:
     The base model is loaded again in its original precision: merging into a quantized one would round to 4 bits.
     """
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), str(adapter))
-    merged, tokenizer = model.merge_and_unload(), load_tokenizer(base, "MODEL_NAME_OR_PATH")
+    merged, tokenizer = model.merge_and_unload(), load_tokenizer(base, "MODEL")
     align_special_tokens(merged, tokenizer)  # a server of the merged model ends answers as training did
     merged.save_pretrained(out)
     tokenizer.save_pretrained(out)

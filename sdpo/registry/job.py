@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from sdpo.errors import command
 from sdpo.registry.history import read_moves
 from sdpo.registry.live import read_live
 from sdpo.registry.moves import promote, rollback, states
@@ -19,10 +20,14 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     version = promote(settings, settings.version, settings.force, "by hand")
     live = read_live(settings.registry)
     if live.canary is not None and live.canary.version == version.name:
-        print(f"{version.name} answers {live.canary.share:.0%} of the conversations. make canary compares them; make")
-        print("promote lets it go live, make rollback takes it back.", flush=True)
+        print(f"{version.name} answers {live.canary.share:.0%} of the conversations.")
+        compare, go_live, go_back = map(command, ("canary", "promote", "rollback"))
+        print(f"{compare} compares them; {go_live} lets it go live, {go_back} takes it back.", flush=True)
     else:
-        print(f"{version.name} is live as {live.model}. make rollback goes back to what was live before.", flush=True)
+        print(
+            f"{version.name} is live as {live.model}. {command('rollback')} goes back to what was live before.",
+            flush=True,
+        )
 
 
 def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
@@ -45,7 +50,7 @@ def table(settings: "RegistrySettings") -> str:
     registry = settings.registry
     live, every = read_live(registry), versions(registry)
     if not every:
-        return f"{registry} has no version yet: the base model answers. make learn makes one."
+        return f"{registry} has no version yet: the base model answers. {command('learn')} makes one."
     now = states(every, live, read_moves(registry, live))
     rows = [_COLUMNS, *(_cells(version, now[version.name]) for version in every)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]

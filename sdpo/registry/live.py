@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import RunError
+from sdpo.errors import RunError, command
 from sdpo.runtime.run_directory import replace_file
 
 FILE = "live.json"
@@ -73,7 +73,8 @@ def read_live(folder: Path) -> Live:
         return Live()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
-            f"{path} is not a live pointer ({type(error).__name__}). Remove it, then run make promote VERSION=..."
+            f"{path} is not a live pointer ({type(error).__name__}). Remove it, then run "
+            f"{command('promote')} VERSION=..."
         ) from None
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, command
 from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
 from sdpo.registry.live import Canary, Live, read_live, write_live
 from sdpo.registry.serving import upstream_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdpo.settings import RegistrySettings
 
 BASE = "base"  # the name of the base model, as a version to roll back to
-_NOTHING = "nothing to promote: {} has no candidate. make versions lists what there is; VERSION=... names one of them."
+_NOTHING = "nothing to promote: {} has no candidate. {} lists what there is; VERSION=... names one of them."
 
 
 def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
@@ -116,7 +116,7 @@ def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Versi
     now = states(every, live, read_moves(registry, live))
     candidates = [version for version in every if now[version.name] == "candidate"]
     if not candidates:
-        raise SettingError(_NOTHING.format(registry))
+        raise SettingError(_NOTHING.format(registry, command("versions")))
     return candidates[-1]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from sdpo import settings as settings_module
 from sdpo.llm.address import without_credentials
 from sdpo.report.folder import EVALUATION, Folder, listing, mapping
+from sdpo.settings.recorded import under_present_names
 
 # They say where a run goes and how it goes on, not what it computes; with them the run itself would be found finished.
 _OF_THE_FOLDER = {"run_id", "output_dir", "out_dir", "resume", "dry_run", "sources"}
@@ -32,10 +33,10 @@ def command(folder: Folder, written: Mapping[str, Any]) -> str:
     from the declared defaults: `exact` is then False.
     """
     job = job_of(folder, written)
-    recorded = mapping(written.get("settings"))
+    recorded = under_present_names(mapping(written.get("settings")))
     if not job or not recorded:
         return ""
-    values = mapping(written.get("given")) if exact(written) else _changed(job, recorded)
+    values = under_present_names(mapping(written.get("given"))) if exact(written) else _changed(job, recorded)
     if folder.kind == EVALUATION and written.get("run"):
         values = {"run_dir": written["run"], **values}
     left_out = _secrets() | _OF_THE_FOLDER

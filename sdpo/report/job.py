@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, command
 from sdpo.evaluate.trained_run import newest_run
 from sdpo.report import write_report
 from sdpo.report.folder import FILE, read_folder
@@ -18,7 +18,9 @@ def check(settings: "ReportSettings", job: "Job") -> None:
     """Raise SdpoError if there is nothing to report on or no place to write the page. Writes nothing."""
     folders = folders_of(settings)
     if not folders:
-        message = f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with make demo."
+        message = (
+            f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
+        )
         if settings.dry_run:
             print(f"note: {message}\n")
             return

@@ -16,6 +16,7 @@ from sdpo.report.html import NONE, bullets, code, facts, folded, joined, moment,
 from sdpo.report.overview import overview
 from sdpo.report.samples import samples
 from sdpo.runtime.page import write_page
+from sdpo.settings.recorded import under_present_names
 from sdpo.signal.cells import CELL_STYLE
 
 _STYLE = (
@@ -164,13 +165,13 @@ def _origin(folder: Folder) -> Markup:
     written = _written(folder)
     if not written:
         return Markup("")
-    settings = mapping(written.get("settings"))
+    settings = under_present_names(mapping(written.get("settings")))
     versions = mapping(written.get("versions"))
     repeat, line = command(folder, written), typed(written)
     found = facts(
         [
             ("job", job_of(folder, written)),
-            ("model", settings.get("model_name_or_path") or settings.get("baseline") or settings.get("model") or NONE),
+            ("model", settings.get("model") or settings.get("baseline") or NONE),
             ("style", settings.get("style")),
             ("seed", settings.get("seed")),
             ("started", moment(written.get("started"))),

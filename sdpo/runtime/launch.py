@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
-from sdpo.errors import OutOfMemory, RunError, SdpoError, SettingError, one_line
+from sdpo.errors import OutOfMemory, RunError, SdpoError, SettingError, command, one_line
 from sdpo.llm.address import is_loopback, without_credentials
 from sdpo.runtime import cores, processes
 from sdpo.runtime.memory import out_of_memory
@@ -68,7 +68,7 @@ class Job:
     @property
     def data_command(self) -> str:
         """The command that writes the job's data."""
-        return f"make {self.data_target}"
+        return command(self.data_target)
 
     def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
         """Return the oracle that measures the style of this model's answers, None if there is none.
@@ -376,9 +376,9 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
             server = f"a server started for this job, on {gpu}"
         lines.append(f"  simulated user  {user} at {server}")
     arguments = [argument for argument in arguments if argument != "--dry-run"]
-    command, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
+    line, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
     if _is_launched(settings):
-        command, extra = processes.launch_line(settings, job.module_name, arguments)
+        line, extra = processes.launch_line(settings, job.module_name, arguments)
     # Settings from the environment belong to the command too.
     inherited = {
         name.upper(): settings_module.as_text(value)
@@ -391,7 +391,7 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
         for name, value in {**inherited, **extra}.items()
         if name != processes.WORKER_VARIABLE
     ]
-    lines.append("  " + " ".join([*variables, shlex.join(command)]))
+    lines.append("  " + " ".join([*variables, shlex.join(line)]))
     try:
         print(without_credentials("\n".join(lines)), flush=True)
     except BrokenPipeError:

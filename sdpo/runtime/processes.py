@@ -264,8 +264,8 @@ def check(settings: CommonSettings) -> None:
         )
     if gpus and settings.processes_here > len(gpus):
         raise SettingError(
-            f"WORLD_SIZE={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than "
-            f"the {len(gpus)} GPU(s) visible here. Set GPUS={len(gpus) * settings.nnodes} or less."
+            f"GPUS={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than the "
+            f"{len(gpus)} GPU(s) visible here. Set GPUS={len(gpus) * settings.nnodes} or less."
         )
 
 
@@ -279,8 +279,8 @@ def check_nodes(settings: LaunchSettings) -> None:
     """Raise SettingError for settings with which several nodes would not connect or not be one run."""
     if settings.world_size % settings.nnodes:
         raise SettingError(
-            f"WORLD_SIZE={settings.world_size} counts the processes of all {settings.nnodes} nodes (NNODES) and must "
-            "be a multiple of it."
+            f"GPUS={settings.world_size} counts the processes of all {settings.nnodes} nodes (NNODES) and must be a "
+            "multiple of it."
         )
     if settings.node_rank >= settings.nnodes:
         raise SettingError(f"NODE_RANK={settings.node_rank} must be less than NNODES={settings.nnodes}.")

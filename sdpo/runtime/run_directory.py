@@ -36,6 +36,7 @@ from sdpo.errors import RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 from sdpo.settings.contrast import OF_NULL_CONTRAST
+from sdpo.settings.recorded import under_present_names
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
@@ -294,10 +295,13 @@ def _commit() -> str | None:
     """Return the project's commit, with "-changed" if files differ from it. In an image it comes from SDPO_COMMIT."""
     if commit := os.environ.get("SDPO_COMMIT"):
         return commit
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():  # an installed package, perhaps inside the repository of another project
+        return None
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            cwd=root,
             capture_output=True,
             text=True,
             timeout=10,
@@ -309,5 +313,4 @@ def _commit() -> str | None:
 
 def _completed(settings: dict) -> dict:
     """Return the settings of a run with those that did not exist yet when it was started."""
-    renamed = {"null_follow_up": settings["unrelated_follow_up"]} if "unrelated_follow_up" in settings else {}
-    return EARLIER | renamed | settings
+    return EARLIER | under_present_names(settings)

@@ -12,7 +12,9 @@ from sdpo.settings.declare import setting
 
 Template = Literal["earlier_turn", "system", "before", "after", "framed"]  # the names in HINDSIGHT_TEMPLATES
 
-MODEL_ELSEWHERE = ("model_name_or_path", "base_model")  # the names that training jobs have for MODEL
+# Further names of MODEL, which every job with a model takes. The first is online training's own, the second offline
+# training's: in a .env with both, each of these jobs reads its own.
+MODEL_ELSEWHERE = ("model_name_or_path", "base_model")
 
 
 @dataclass(frozen=True, kw_only=True)

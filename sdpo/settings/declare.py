@@ -30,8 +30,8 @@ def setting(
     """Return a dataclass field that declares a setting with its help and its limits.
 
     `alias` is a second name for the same setting, `elsewhere` are its names in other jobs, which this one accepts too.
-    `check` gets the value and returns None if it is valid, otherwise
-    a description of what is allowed. A secret has no flag and is never shown.
+    `check` gets the value and returns None if it is valid, otherwise a description of what is allowed. A secret has no
+    flag and is never shown.
     """
     limits = {"at_least": at_least, "above": above, "at_most": at_most, "below": below}
     names = {"alias": alias, "elsewhere": elsewhere}
@@ -59,6 +59,11 @@ class Setting:
     def names(self) -> tuple[str, ...]:
         """The setting's lower-case names: its own, its alias, and those that other jobs have for it."""
         return tuple(dict.fromkeys((self.name, *([self.alias] if self.alias else []), *self.elsewhere)))
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """Those of the names that are this job's own."""
+        return (self.name, self.alias) if self.alias else (self.name,)
 
     @property
     def allowed(self) -> str:

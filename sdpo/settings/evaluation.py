@@ -30,7 +30,11 @@ class EvalSettings(ReleaseSettings):
         "the run to evaluate, or several that were trained one after another; if not set, the newest one in SCRATCH",
         check=existing_folders,
     )
-    ckpts: str = setting("3 6 9 12 15", "the steps of the checkpoints, or all", check=step_list)
+    ckpts: str | None = setting(
+        None,
+        "the steps of the checkpoints, or all; if not set, at most five of the run's, evenly spread up to the last one",
+        check=step_list,
+    )
     baseline: str | None = setting(
         None, "the model to compare with, or a folder with an adapter; if not set, the one the run started from"
     )
@@ -101,5 +105,6 @@ class EvalSettings(ReleaseSettings):
 
     @property
     def steps(self) -> list[int] | None:
-        """The requested checkpoint steps in order, None for all."""
-        return None if self.ckpts.strip() == "all" else sorted(set(map(int, self.ckpts.replace(",", " ").split())))
+        """The requested checkpoint steps in order, None if CKPTS names none: it is not set, or all."""
+        words = "all" if self.ckpts is None else self.ckpts.strip()
+        return None if words == "all" else sorted(set(map(int, words.replace(",", " ").split())))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from sdpo.settings.common import MODEL_ELSEWHERE
 from sdpo.settings.declare import setting
 from sdpo.settings.training import TrainingSettings
 
@@ -11,11 +12,11 @@ from sdpo.settings.training import TrainingSettings
 class OfflineSettings(TrainingSettings):
     """Offline training on logged conversations."""
 
-    model_name_or_path: str = setting(
+    model: str = setting(
         "Qwen/Qwen3-8B",
         "the model to train: a hub name or a folder",
         alias="base_model",
-        elsewhere=("model_name_or_path", "model"),  # in .env the first is meant for online training
+        elsewhere=MODEL_ELSEWHERE,
     )
     mix: str | None = setting(
         None, "further interactions files and their share of the rows: 'logs/a.jsonl=0.3 logs/b.jsonl=0.2'"

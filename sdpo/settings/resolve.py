@@ -1,17 +1,16 @@
 """Resolves settings from the command line, Make, the environment and `.env`.
 
-Precedence, highest first: flags, Make variables, the environment, the job's TINY values (if TINY is on), `.env` in
-the current folder, the job's own defaults, the declared defaults. An empty value counts as not given. An unknown
-name is an error, so that a typo never trains for a day with the wrong value.
+Precedence, highest first: flags and NAME=value words, Make variables, the environment, the job's TINY values (if
+TINY is on), `.env` in the current folder, the job's own defaults, the declared defaults. An empty value counts as not
+given. An unknown name is an error, so that a typo never trains for a day with the wrong value.
 """
 
 # ruff: noqa: SIM905 (long lists of names are easier to read as one string)
 
-import argparse
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -34,6 +33,7 @@ from sdpo.settings import (
     Setting,
     as_text,
     by_any_name,
+    command_line,
     flag,
     given_by_user,
     known_names,
@@ -69,6 +69,7 @@ class _Given:
     text: str
     source: str
     origin: str  # the source in words, for error messages
+    conflict: str = ""  # why the value cannot be used: another name of the setting has another one
 
 
 def resolve(
@@ -136,6 +137,8 @@ def _chosen(settings: Mapping[str, Setting], layers: Sequence[Mapping[str, _Give
         if item is None:
             values[name], sources[name] = declared.default, DEFAULT
             continue
+        if item.conflict:
+            raise SettingError(item.conflict)
         values[name] = _parse(declared, item)
         sources[name] = item.origin if item.source == DOTENV else item.source
     if values.get("data_path"):
@@ -177,20 +180,23 @@ def _from_mapping(settings: Mapping[str, Setting], values: Mapping[str, Any], so
 
 
 def _one_layer(items: Iterable[_Given], by_name: Mapping[str, Setting]) -> dict[str, _Given]:
-    """Return one source's values by setting name. Raises SettingError if a name and its alias have different values."""
+    """Return one source's values by setting name.
+
+    If two names of a setting have different values, that is its `conflict`, and an error unless a source of higher
+    precedence has a value.
+    """
     layer: dict[str, _Given] = {}
-    known = [item for item in items if item.name in by_name and item.text.strip()]
-    for item in sorted(known, key=lambda item: item.name in by_name[item.name].elsewhere):
+    # The last value of a name counts.
+    known = {item.name: item for item in items if item.name in by_name and item.text.strip()}
+    for item in sorted(known.values(), key=lambda item: item.name not in by_name[item.name].own_names):
         declared = by_name[item.name]
         other = layer.get(declared.name)
-        # .env serves all jobs: there another job's name for the setting yields to the job's own.
-        if other and item.source == DOTENV and item.name in declared.elsewhere and other.name not in declared.elsewhere:
-            continue
-        if other and other.name != item.name and _parse(declared, other) != _parse(declared, item):
-            raise SettingError(
-                f"{other.name.upper()}={other.text} and {item.name.upper()}={item.text} (from {item.origin}) are the "
-                "same setting with two values. Give one of them."
-            )
+        if other and item.source == DOTENV and item.name not in declared.own_names and other.name in declared.own_names:
+            continue  # .env serves all jobs: there another job's name for the setting yields to the job's own
+        if other and _parse(declared, other) != _parse(declared, item):
+            both = f"{other.name.upper()}={other.text} and {item.name.upper()}={item.text}"
+            conflict = f"{both} (from {item.origin}) are one setting, {declared.name.upper()}, with two values."
+            item = replace(item, conflict=f"{conflict} Give one of them.")
         layer[declared.name] = item
     return layer
 
@@ -207,7 +213,7 @@ def _parse(declared: Setting, item: _Given) -> Any:
         ) from None
 
 
-def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, shown: Callable[[str], str]) -> None:
+def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, shown: Callable[[str], str]) -> NoReturn:
     """Raise SettingError for a name that is no setting of the job, with the most likely intended one."""
     declared = known_names().get(name.lower().replace("-", "_"))
     if declared and declared.secret:
@@ -233,52 +239,24 @@ def _refuse_unknown_variables(names: Iterable[str], settings: Mapping[str, Setti
 def _from_flags(
     settings: Mapping[str, Setting], arguments: Sequence[str], job: str, summary: str, defaults: Mapping[str, Any]
 ) -> list[_Given]:
-    parser = _Parser(
-        prog=f"python -m jobs.{job.replace('-', '_')}",
-        usage="%(prog)s [--setting value ...]",
-        description=summary,
-        epilog=_credentials_help(settings),
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    groups: dict[str, Any] = {}
-    for declared in settings.values():
-        if declared.secret:
-            continue
-        if declared.group not in groups:
-            groups[declared.group] = parser.add_argument_group(declared.group.rstrip("."))
-        default = defaults.get(declared.name, declared.default)
-        notes = [f"one of {', '.join(declared.choices)}"] if declared.choices else []
-        notes += ["not set" if default is None else f"default {as_text(default)}"]
-        for name in declared.names:
-            text = declared.help if name == declared.name else f"the same as {flag(declared.name)}"
-            groups[declared.group].add_argument(
-                flag(name),
-                metavar=name.upper(),
-                help=f"{text} ({'; '.join(notes)})".replace("%", "%%"),
-                **({"nargs": "?", "const": "1"} if declared.kind is bool else {}),
-            )
-    known, unknown = parser.parse_known_args(arguments)
+    texts, unknown = command_line.read(settings, arguments, job, summary, defaults)
     if unknown:
-        # Without its value, which may be a secret.
-        name = unknown[0].partition("=")[0]
-        if not name.startswith("--"):
-            raise SettingError(f"{name!r} is not a flag. Give settings to {job} as --name value.")
-        _refuse(name.removeprefix("--"), f"the flag {name}", settings, job, flag)
-    texts = {name: text for name, text in vars(known).items() if text is not None}
+        _refuse_argument(unknown[0], settings, job)
     return [_Given(name, text, FLAG, f"the flag {flag(name)}") for name, text in texts.items()]
 
 
-def _credentials_help(settings: Mapping[str, Setting]) -> str:
-    secrets = [declared for declared in settings.values() if declared.secret]
-    lines = [f"  {declared.name.upper():22}{declared.help}" for declared in secrets]
-    names = "Every flag is also an environment variable and a Make variable: --lr is LR, --run-id is RUN_ID."
-    return "\n".join([names, "", "Credentials, from the environment or .env only:", *lines])
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise SettingError(f"{message}. See --help.")
+def _refuse_argument(argument: str, settings: Mapping[str, Setting], job: str) -> NoReturn:
+    """Raise SettingError for an argument that is no setting. It is named without its value, which may be a secret."""
+    if argument.startswith("--"):
+        name = argument.partition("=")[0]
+        _refuse(name.removeprefix("--"), f"the flag {name}", settings, job, flag)
+    word = command_line.name_of_word(argument)
+    if word is None:
+        name = argument.partition("=")[0]
+        raise SettingError(f"{name!r} is not a flag. Give settings to {job} as --name value or NAME=value.")
+    if _is_foreign(word) and word.lower() not in known_names():
+        raise SettingError(f"{word} is a variable of another program. Put it before the command: {word}=... {job}.")
+    _refuse(word, f"the word {word}", settings, job, str.upper)
 
 
 def _is_foreign(name: str) -> bool:

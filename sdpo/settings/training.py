@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdpo.settings.checks import existing_file, existing_folder, http_address, own_address, template_file
-from sdpo.settings.common import JobSettings, LaunchSettings, Template
+from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings, LaunchSettings, Template
 from sdpo.settings.contrast import ContrastSettings
 from sdpo.settings.declare import setting
 
@@ -18,8 +18,11 @@ RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
 class TrainingSettings(ContrastSettings, LaunchSettings):
     """Training."""
 
-    model_name_or_path: str = setting(
-        "Qwen/Qwen3-4B", "the model to train: a hub name or a folder", elsewhere=("base_model", "model")
+    model: str = setting(
+        "Qwen/Qwen3-4B",
+        "the model to train: a hub name or a folder",
+        alias="model_name_or_path",
+        elsewhere=MODEL_ELSEWHERE,
     )
     lr: float = setting(5e-6, "the learning rate", above=0, alias="learning_rate")
     adam_beta1: float = setting(

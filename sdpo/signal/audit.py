@@ -20,6 +20,7 @@ from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HindsightTemplate, template_named
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 from sdpo.text.records import Interaction, read_interactions
+from sdpo.tiny.oracle import wants_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -83,6 +84,8 @@ def _check_judge(settings: "AuditSettings") -> None:
     if name == RULE:
         if settings.style is None:
             raise SettingError("JUDGE_MODEL=rule needs a STYLE to check. Set it, or name a model.")
+        if settings.tiny:
+            wants_of(settings.style)  # refuses a style that this world has not
         return check_style(settings.style)
     if settings.style is not None:
         raise SettingError("STYLE is for JUDGE_MODEL=rule. Set that, or leave it out.")
@@ -101,7 +104,7 @@ def _check_judge(settings: "AuditSettings") -> None:
     if not settings.anthropic_api_key:
         raise SettingError(f"JUDGE_MODEL={name} needs ANTHROPIC_API_KEY. Set it in the environment or in .env.")
     if find_spec("anthropic") is None:
-        raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+        raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
 
 
 def run(settings: "AuditSettings", job: "Job") -> int:

@@ -97,7 +97,7 @@ def _train_one(settings: "RealStudySettings", spec: TrainingSpec, data: dict[str
     """Train in a process of its own and return the result's line."""
     given = dict(word.partition("=")[::2] for word in shlex.split(spec.variant))
     values = {
-        "MODEL_NAME_OR_PATH": spec.model,
+        "MODEL": spec.model,
         **data,
         "STYLE": spec.style,
         "SEED": spec.seed,

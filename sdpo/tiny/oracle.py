@@ -123,7 +123,10 @@ def wants_of(style: str) -> dict[str, bool]:
     personas = tiny_personas()
     if style not in personas:
         hint = nearest(style, personas)
-        raise SettingError(f"STYLE {style} is not in the tiny world.{hint} Its styles are {', '.join(personas)}.")
+        raise SettingError(
+            f"STYLE={style} is not in the tiny world: its language cannot express it.{hint} The styles there are "
+            f"{', '.join(personas)}."
+        )
     return personas[style][1]
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
-from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, one_line
+from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line
 from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
@@ -67,7 +67,7 @@ def read_rehearsal_prompts(settings: "TrainingSettings") -> list[str] | None:
     """Return the prompts of REHEARSAL_JSONL, None if it is not set. Raises RecordError for a malformed file."""
     if settings.rehearsal_jsonl is None:
         return None
-    return [row.prompt for row in read_prompts(settings.rehearsal_jsonl, "make prep-english")]
+    return [row.prompt for row in read_prompts(settings.rehearsal_jsonl, command("prep-english"))]
 
 
 def check_outside(settings: "TrainingSettings", *models: str) -> None:

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings.recorded import under_present_names
 from sdpo.train.results import LABELS
 
 METHOD = "https://arxiv.org/abs/2603.12273"
 # The settings shown on the card; run.json has all of them.
 SHOWN = (
-    "model_name_or_path", "style", "user_model_name_or_path", "train_jsonl", "recipe", "teacher", "objective",
+    "model", "style", "user_model_name_or_path", "train_jsonl", "recipe", "teacher", "objective",
     "direction", "hindsight_template", "null_contrast", "contrast_strength", "contrast_margin", "contrast_plausibility",
     "learn_from", "rehearsal", "focus", "adapter", "lr", "bs", "ga", "world_size", "train_n", "seed",
 )  # fmt: skip
@@ -23,8 +24,8 @@ def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
 
 def card(job: str, started: dict, summary: dict) -> str:
     """Return the card's text; `started` is the content of run.json, `summary` that of summary.json."""
-    settings, versions = started.get("settings", {}), started.get("versions", {})
-    base = settings.get("model_name_or_path", "")
+    settings, versions = under_present_names(started.get("settings", {})), started.get("versions", {})
+    base = settings.get("model", "")
     head = ["---", *([] if base.startswith(("/", ".")) else [f"base_model: {base}"])]
     head += ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sdpo, user-interactions]", "---"]
     lines = [

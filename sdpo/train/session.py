@@ -222,7 +222,7 @@ class Session(Generic[Config]):
             if checkpoint is None:
                 raise RunError(f"{self.run_dir.path} has no checkpoint whose adapter could be merged.")
             merged = self.run_dir.path / "merged"
-            write_merged_model(self.settings.model_name_or_path, checkpoint, merged)
+            write_merged_model(self.settings.model, checkpoint, merged)
             print(f"merged model: {merged}", flush=True)
         write_card(self.run_dir, self.job.name, merged)
 
@@ -307,7 +307,7 @@ class Session(Generic[Config]):
     def _oracle(self) -> "Oracle | None":
         """Return the oracle for the run's style; None if the job has none or it cannot read the model's answers."""
         settings = self.settings
-        return self.job.find_oracle(settings.model_name_or_path, settings.style, getattr(settings, "style_file", None))
+        return self.job.find_oracle(settings.model, settings.style, getattr(settings, "style_file", None))
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)

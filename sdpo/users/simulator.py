@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, nearest, one_line
+from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, command, nearest, one_line
 from sdpo.llm import Client, Reply, Request
 from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, user_messages
 from sdpo.users.satisfaction import read_reply
@@ -103,7 +103,8 @@ class SimulatedUser:
             raise SimulatorUnavailable(
                 f"{len(errors)} of {len(requests)} follow-ups of the simulated user ({self.client.name}) are missing. "
                 f"First error: {one_line(errors[0], 200)} "
-                "Restart its server (local: make simulator), then run the same command with this RUN_ID to resume."
+                f"Restart its server (local: {command('simulator')}), then run the same command with this RUN_ID to "
+                "resume."
             )
         if self._first_replies is not None:
             usable = [follow_up.problem is None for follow_up in self.latest]

@@ -12,8 +12,9 @@ from jobs import eval as eval_job
 from jobs import eval_helpsteer, eval_tldr
 from sdpo import settings
 from sdpo.evaluate.results import FILES
-from sdpo.evaluate.trained_run import newest_run
+from sdpo.evaluate.trained_run import default_steps, newest_run
 from sdpo.runtime import launch
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import PERSONAS, SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR
@@ -308,13 +309,41 @@ def test_eval_becomes_the_evaluation_job_of_the_run(tmp_path, capsys, monkeypatc
 
 
 def test_the_defaults_are_the_published_settings():
-    expected = {"ckpts": "3 6 9 12 15", "eval_n": 256, "world_size": 4, "eval_temperature": 0.0, "baseline": None}
+    expected = {"ckpts": None, "eval_n": 256, "world_size": 4, "eval_temperature": 0.0, "baseline": None}
     for job, judge in ((eval_tldr.JOB, "Qwen/Qwen3-8B"), (eval_helpsteer.JOB, "claude-haiku-4-5-20251001")):
         report = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={})
         assert {name: getattr(report, name) for name in expected} == expected
-        assert report.judges == [judge] and report.steps == [3, 6, 9, 12, 15]
+        assert report.judges == [judge] and report.steps is None
     assert settings.EvalSettings(judge_model="a 'b c' a", ckpts="9,3 3").judges == ["a", "b c"]
     assert settings.EvalSettings(ckpts="9,3 3").steps == [3, 9] and settings.EvalSettings(ckpts="all").steps is None
+
+
+@pytest.mark.parametrize(
+    ("saved", "chosen"),
+    [
+        ([3, 6, 9, 12, 15], [3, 6, 9, 12, 15]),  # the published ones
+        ([3, 6, 9, 12, 15, 16], [3, 6, 9, 12, 15]),
+        ([3, 6, 9, 12, 15, 18], [6, 9, 12, 15, 18]),
+        (range(3, 33, 3), [6, 12, 18, 24, 30]),
+        ([200, 400, 600, 625], [200, 400, 600, 625]),
+        (range(1, 8), [2, 3, 5, 6, 7]),
+        ([10], [10]),
+        ([], []),
+    ],
+)
+def test_by_default_at_most_five_checkpoints_are_evaluated_the_last_one_too(saved, chosen):
+    assert default_steps(list(saved)) == chosen
+
+
+def test_a_dry_run_shows_the_checkpoints_that_are_evaluated_by_default(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    for step in range(20, 140, 20):
+        (run / f"checkpoint-{step}").mkdir()
+        RunDirectory(run).mark_complete(step)
+    for given, shown in (([], "40 60 80 100 120 the run"), (["CKPTS=20"], "20 flag"), (["CKPTS=all"], "all flag")):
+        assert launch.main(eval_tldr.JOB, [*arguments(run), *given, "--dry-run"]) == 0
+        rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert " ".join(next(row[1:] for row in rows if row[:1] == ["CKPTS"])) == shown
 
 
 def test_the_newest_run_is_one_with_checkpoints(tmp_path):

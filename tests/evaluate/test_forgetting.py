@@ -129,7 +129,7 @@ def make_runs(root: Path, **styles: str) -> list[Path]:
     model, found = str(MODEL_DIR), []
     for number, (name, style) in enumerate(styles.items(), start=1):
         persona = TinyOracle(style) and (PERSONAS.get(style) or f"I like {style} answers.")
-        run = make_run(root / name, style=style, model_name_or_path=model)
+        run = make_run(root / name, style=style, model=model)
         facts = RunDirectory(run).read_json("run.json")
         RunDirectory(run).write_json("run.json", facts | {"persona": persona})
         add_checkpoint(run, 1)

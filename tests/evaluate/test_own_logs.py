@@ -34,7 +34,7 @@ def logs(tmp_path, monkeypatch):
 def offline_run(folder, **settings):
     """Create the directory of a finished offline run on the logs, with two checkpoints that are only marked."""
     folder.mkdir()
-    values = {"model_name_or_path": str(MODEL_DIR), "style": None, "holdout": 0.0, "max_context_tokens": 777} | settings
+    values = {"model": str(MODEL_DIR), "style": None, "holdout": 0.0, "max_context_tokens": 777} | settings
     started = {"job": "train-offline", "system_prompt": "", "prompt_suffix": "", "settings": values}
     directory = RunDirectory(folder)
     directory.write_json("run.json", started)

@@ -41,7 +41,7 @@ def test_a_hub_token_from_dotenv_reaches_the_hub(tmp_path, monkeypatch):
         variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        done = run_job(user.url, tmp_path / "run", model_name_or_path="org/private", train_n=16, eval_n=8)
+        done = run_job(user.url, tmp_path / "run", model="org/private", train_n=16, eval_n=8)
     assert set(hub.shown) - {None} == {"Bearer hf_secret_token"}
     assert len(rows_of(tmp_path / "run" / "metrics.jsonl")) == 1
     written = [path.read_text("utf-8", errors="ignore") for path in (tmp_path / "run").rglob("*") if path.is_file()]
@@ -53,6 +53,6 @@ def test_a_model_that_the_hub_refuses_prints_one_line(tmp_path, monkeypatch):
         variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "c"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": "wrong"}
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        done = run_job(user.url, tmp_path / "run", expect=2, model_name_or_path="org/private")
-    assert "Traceback" not in done.stderr and "MODEL_NAME_OR_PATH=org/private" in done.stderr
+        done = run_job(user.url, tmp_path / "run", expect=2, model="org/private")
+    assert "Traceback" not in done.stderr and "MODEL=org/private" in done.stderr
     assert "wrong" not in done.stderr.replace("wrong token", "")

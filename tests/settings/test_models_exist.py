@@ -11,8 +11,8 @@ from tests.commands import clean_environment
 from tests.hub import AnyHub, Hub
 
 JOBS = {
-    "train_online_tldr": ("MODEL_NAME_OR_PATH", {}),
-    "train_offline": ("MODEL_NAME_OR_PATH", {}),
+    "train_online_tldr": ("MODEL", {}),
+    "train_offline": ("MODEL", {}),
     "simulator": ("USER_MODEL_NAME_OR_PATH", {}),
     "audit": ("MODEL", {}),
     "signal_analysis": ("MODEL", {}),
@@ -107,4 +107,4 @@ def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
     base = {"replay_jsonl": None, "eval_n": 0, "eval_steps": 0, "asks_user": True, "user_needs_server": True}
     for url in ("http://user/v1", None):
         online.check(SimpleNamespace(**base, simulator_url=url), None)
-    assert seen == [("model_name_or_path",), ("model_name_or_path", "user_model_name_or_path")]
+    assert seen == [("model",), ("model", "user_model_name_or_path")]

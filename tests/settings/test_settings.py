@@ -15,7 +15,6 @@ from sdpo import settings
 from sdpo.errors import SettingError
 from sdpo.settings import OnlineSettings, SimulatorSettings
 from sdpo.settings import resolve as resolve_module
-from tests.commands import JOBS
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-value-that-must-not-appear"
@@ -149,7 +148,7 @@ def test_other_programs_variables_in_dotenv_are_exported():
 
 def test_dotenv_is_parsed_like_python_dotenv_and_errors_name_the_line():
     resolved = resolve(dotenv="\ufeffRUN_ID='a-b' # note\nexport MODEL_NAME_OR_PATH=a/$HOME\n")
-    assert (resolved.run_id, resolved.model_name_or_path) == ("a-b", "a/$HOME")
+    assert (resolved.run_id, resolved.model) == ("a-b", "a/$HOME")
     assert "line 3" in refusal(dotenv="# a note\n\nLR=much\n")
     assert "line 2" in refusal(dotenv="LR=1\nthis is no setting\n")
 
@@ -284,7 +283,7 @@ def test_variables_in_dotenv_are_expanded_as_python_dotenv_does(value, monkeypat
     text = f"HF_HOME=/models\nPIP_X=${{HF_HOME}}/x\nMODEL_NAME_OR_PATH={value}\n"
     Path(".env").write_text(text)
     expected = dotenv_values(".env", interpolate=True)
-    assert resolve(dotenv=text).model_name_or_path == expected["MODEL_NAME_OR_PATH"]
+    assert resolve(dotenv=text).model == expected["MODEL_NAME_OR_PATH"]
     environment = {}
     resolve_module.export_dotenv(environment=environment)
     assert environment["PIP_X"] == expected["PIP_X"] == "/models/x"
@@ -297,38 +296,3 @@ def test_the_last_value_in_dotenv_counts_for_settings_and_for_other_programs():
     resolve_module.export_dotenv(environment=environment)
     assert resolved.anthropic_api_key == environment["ANTHROPIC_API_KEY"] == "last"
     assert environment["HF_HOME"] == "/b" and resolved.lr == 2.0
-
-
-MODEL_NAMES = ("model", "base_model", "model_name_or_path")
-WITH_MODEL = [name for name, job in JOBS.items() if set(MODEL_NAMES) & set(settings.settings_of(job.settings))]
-
-
-def test_the_jobs_with_a_model_are_those_that_train_or_look_at_one():
-    kinds = ("audit", "chat", "demo_real", "learn", "signal_analysis", "train_", "prep_", "study_real")
-    assert {name for name in JOBS if name.removeprefix("jobs.").startswith(kinds)} == set(WITH_MODEL)
-
-
-@pytest.mark.parametrize("name", MODEL_NAMES)
-@pytest.mark.parametrize("job", WITH_MODEL)
-def test_every_job_with_a_model_takes_each_of_its_names(job, name):
-    own = next(model for model in MODEL_NAMES if model in settings.settings_of(JOBS[job].settings))
-
-    def model_of(*arguments, **sources):
-        return getattr(resolve(*arguments, kind=JOBS[job].settings, **sources), own)
-
-    assert model_of(f"--{name.replace('_', '-')}", "org/m") == "org/m"
-    assert model_of(environment={name.upper(): "org/m"}) == "org/m"
-    assert model_of(environment={resolve_module.MAKE_VARIABLES: name.upper(), name.upper(): "org/m"}) == "org/m"
-    assert model_of(dotenv=f"{name.upper()}=org/m") == "org/m"
-
-
-def test_a_model_for_another_job_in_dotenv_yields_to_the_jobs_own_and_conflicts_are_refused_elsewhere():
-    text = "BASE_MODEL=org/offline\nMODEL_NAME_OR_PATH=org/online\nMODEL=org/audit\n"
-    for kind, name, expected in (
-        (settings.OnlineSettings, "model_name_or_path", "org/online"),
-        (settings.OfflineSettings, "model_name_or_path", "org/offline"),
-        (settings.AuditSettings, "model", "org/audit"),
-    ):
-        for lines in (text, "\n".join(reversed(text.splitlines()))):
-            assert getattr(resolve(kind=kind, dotenv=lines), name) == expected
-    assert "two values" in refusal("--model", "org/a", "--model-name-or-path", "org/b")

@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 def session(folder: Path, name: str, job: str, adapter: str):
     data = {"train_jsonl": folder / "logs.jsonl"} if job in OFFLINE else {}
     settings = {"adapter": adapter, "teacher": "ema", "train_n": 4 * STEPS, "save_steps": 1, "guard": "off"}
-    return session_of(job, folder / name, model_name_or_path=folder / "model", **data, **settings)
+    return session_of(job, folder / name, model=folder / "model", **data, **settings)
 
 
 @pytest.fixture(scope="module", params=KINDS, ids=["-".join(kind) for kind in KINDS])

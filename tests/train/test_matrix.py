@@ -70,7 +70,7 @@ def session(folder, out, run):
     """Return the session of a run with these settings; a third of the runs recompute their activations."""
     data = {"train_jsonl": folder / "logs.jsonl"} if run["job"] in OFFLINE else {}
     data["gradient_checkpointing"] = int(run.get("guard") == "stop")
-    return session_of(out=out, model_name_or_path=folder / "model", **data, **run)
+    return session_of(out=out, model=folder / "model", **data, **run)
 
 
 def logps(model) -> torch.Tensor:

@@ -114,7 +114,7 @@ def test_the_command_to_resume_leaves_out_a_server_that_ends_with_the_job(monkey
 
 def test_model_card():
     started = {
-        "settings": {"run_id": "mine", "model_name_or_path": "Org/Base", "teacher": "live", "lr": 1e-6},
+        "settings": {"run_id": "mine", "model": "Org/Base", "teacher": "live", "lr": 1e-6},
         "versions": {"torch": "2.0", "peft": None}, "started": "today", "commit": "abc",
     }  # fmt: skip
     figures = {"adherence": 0.5, "validity": 1.0, "mean_length": 10.0, "axes": {}, "answers": 64}
@@ -139,5 +139,5 @@ def test_model_card():
     none = card("a-job", started, summary | {"stopped_by_guard": stopped, "best_checkpoint": None})
     assert "None of its checkpoints" in none and "checkpoint-" not in none
     # A local folder is not named as the base model, and a run without measurements has no figures.
-    bare = card("a-job", {"settings": {"model_name_or_path": "/models/mine"}}, {})
+    bare = card("a-job", {"settings": {"model": "/models/mine"}}, {})
     assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare

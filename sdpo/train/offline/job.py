@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 def check(settings: "OfflineSettings", job: "Job") -> None:
     """Check all that can be checked without loading a model, including each line of each file. Raises SdpoError."""
+    job.find_oracle(settings.model, settings.style)  # refuses a style that its world has not
     check_training(settings)
     train = train_file(settings)
     validation = [validation_file(settings)] if settings.eval_n else []
     for path in (train, *mix_of(settings.mix), *validation):
         for _ in read_interactions(path, job.data_command):
             pass
-    check_outside(settings, "model_name_or_path")
+    check_outside(settings, "model")
 
 
 def run(settings: "OfflineSettings", job: "Job") -> int:

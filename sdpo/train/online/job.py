@@ -44,7 +44,7 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
     served_here = settings.asks_user and settings.user_needs_server and not settings.simulator_url
     check_training(settings)
-    check_outside(settings, "model_name_or_path", *(["user_model_name_or_path"] if served_here else []))
+    check_outside(settings, "model", *(["user_model_name_or_path"] if served_here else []))
     warn_of_live_collapse(settings)
 
 

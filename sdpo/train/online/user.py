@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 def check_user(settings: OnlineSettings, job: "Job") -> None:
     """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
+    job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
     persona_of(settings.style, settings.style_file)
     if settings.user_is_rule:
         _rule_oracle(settings, job)
@@ -44,7 +45,7 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
                 "Set it in the environment or .env."
             )
         if find_spec("anthropic") is None:
-            raise SettingError("the anthropic package is not installed. Install the locked packages (make setup).")
+            raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
     _price(settings)
 
 
@@ -79,7 +80,7 @@ def user_url(settings: OnlineSettings) -> str:
 
 
 def _rule_oracle(settings: OnlineSettings, job: "Job") -> "Oracle":
-    oracle = job.find_oracle(settings.model_name_or_path, settings.style, settings.style_file)
+    oracle = job.find_oracle(settings.model, settings.style, settings.style_file)
     if oracle is None:
         raise SettingError(
             f"USER_MODEL_NAME_OR_PATH={RULE}: no rule checks STYLE={settings.style}. Choose a style that a rule can "

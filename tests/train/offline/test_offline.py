@@ -195,7 +195,7 @@ def test_a_malformed_file_is_an_error_before_a_model_is_loaded(tmp_path, name):
         corrupt, words = BAD[name]
         path.write_text(corrupt(path.read_text("utf-8")), "utf-8")
     job = type("Job", (), {"data_command": "make prep-logs"})
-    settings = settings_for(path, model_name_or_path="no/such-model", world_size=1, bs=1, output_dir=tmp_path / "run")
+    settings = settings_for(path, model="no/such-model", world_size=1, bs=1, output_dir=tmp_path / "run")
     with pytest.raises(RecordError, match=words) as caught:
         check(settings, job)
     assert str(path) in str(caught.value) and isinstance(caught.value, SdpoError)

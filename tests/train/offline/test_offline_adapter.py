@@ -23,7 +23,7 @@ def logs(tmp_path, monkeypatch):
 
 def test_the_recommended_recipe_trains_an_adapter(logs, tmp_path):
     given = {"recipe": "recommended", "train_n": 32, "eval_n": 4, "eval_batch_size": 4, "merge_adapter": 1}
-    run = session_of("train_offline", tmp_path / "run", model_name_or_path=MODEL_DIR, train_jsonl=logs, **given)
+    run = session_of("train_offline", tmp_path / "run", model=MODEL_DIR, train_jsonl=logs, **given)
     assert (run.settings.adapter, run.settings.learn_from, run.settings.null_contrast) == ("lora", "complaints", True)
     before = weights_of(run.trainer.model)
     assert run.run()
@@ -36,7 +36,7 @@ def test_the_recommended_recipe_trains_an_adapter(logs, tmp_path):
 def test_the_guard_stops_an_adapter_and_its_last_healthy_checkpoint_is_loaded(logs, tmp_path):
     model = write_model(tmp_path / "model")
     given = {"adapter": "lora", "train_n": 48, "epochs": 2, "save_steps": 1, "lr": 0.3, "warmup": 0.5}
-    run = session_of("train_offline", tmp_path / "run", model_name_or_path=model, train_jsonl=logs, **given)
+    run = session_of("train_offline", tmp_path / "run", model=model, train_jsonl=logs, **given)
     with pytest.raises(GuardStopped):
         run.run()
     assert rows_of(tmp_path / "run" / "guard.jsonl")[-1]["level"] == 2
@@ -53,7 +53,7 @@ def test_a_tokenizer_without_padding_and_with_another_end_trains_and_is_saved_wh
     config = json.loads(path.read_text()) | {"eos_token": "<|endoftext|>"}
     path.write_text(json.dumps({name: value for name, value in config.items() if name != "pad_token"}))
     given = {"adapter": "lora", "eval_n": 4, "eval_batch_size": 4, "style": "short", "merge_adapter": 1}
-    run = session_of("train_offline", tmp_path / "run", model_name_or_path=model, train_jsonl=logs, **given)
+    run = session_of("train_offline", tmp_path / "run", model=model, train_jsonl=logs, **given)
     end = run.tokenizer.convert_tokens_to_ids("<|im_end|>")
     rows = run.trainer.train_dataset
     assert {ids[-1] for ids, cut in zip(rows["completion"], rows["completion_cut"], strict=True) if not cut} == {end}

@@ -22,7 +22,7 @@ def test_the_job_has_the_published_settings(tmp_path):
     job = JOBS["jobs.train_online_helpsteer"]
     settings = resolve(job.settings, [], job=job.name, defaults=job.defaults, environment={}, dotenv=tmp_path / "none")
     expected = {
-        "model_name_or_path": "Qwen/Qwen3-8B",
+        "model": "Qwen/Qwen3-8B",
         "user_model_name_or_path": CLAUDE,
         "user_temperature": 0.0,
         "user_max_tokens": 256,

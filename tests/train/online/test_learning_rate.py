@@ -13,9 +13,7 @@ from tests.training import session_of, write_model
 )
 def test_the_schedule_sets_the_learning_rate_of_each_step(schedule, expected, tmp_path):
     values = {"lr_schedule": schedule, "lr": 1e-3, "train_n": 8, "bs": 2, "guard": "off"}
-    session_of(
-        "train_online_tldr", tmp_path / "run", model_name_or_path=write_model(tmp_path / "model"), **values
-    ).run()
+    session_of("train_online_tldr", tmp_path / "run", model=write_model(tmp_path / "model"), **values).run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     used = [row["learning_rate"] / 1e-3 for row in rows]
     # A row is written at the end of its step, with the rate of the next one.

@@ -12,9 +12,7 @@ ONE_LINE_ERROR = 1
 
 
 def test_a_missing_server_is_reported_before_a_model_is_loaded(tmp_path):
-    done = run_job(
-        "http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model_name_or_path=str(PROJECT / "sdpo/tiny/model")
-    )
+    done = run_job("http://127.0.0.1:9/v1", tmp_path / "run", expect=3, model=str(PROJECT / "sdpo/tiny/model"))
     assert "make simulator" in done.stderr and len(done.stderr.strip().splitlines()) == ONE_LINE_ERROR
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

@@ -41,7 +41,7 @@ RULE = {"user_model_name_or_path": "rule", "train_n": 64, "bs": 16, "eval_n": 8,
 
 def test_any_model_with_a_checkable_style_is_read_exactly(model, tmp_path):
     out = tmp_path / "run"
-    done = run_job(None, out, model_name_or_path=model, style=STYLE, max_completion_tokens=16, **RULE)
+    done = run_job(None, out, model=model, style=STYLE, max_completion_tokens=16, **RULE)
     assert "server" not in done.stdout
     rows, samples = rows_of(out / "metrics.jsonl"), rows_of(out / "samples.jsonl")
     checker = CHECKERS[STYLE]
@@ -59,7 +59,7 @@ def test_any_model_with_a_checkable_style_is_read_exactly(model, tmp_path):
         (again / name).unlink()
     for path in again.rglob("*.json"):
         path.write_text(path.read_text("utf-8").replace(str(out), str(again)), "utf-8")
-    run_job(None, again, model_name_or_path=model, style=STYLE, max_completion_tokens=16, **RULE)
+    run_job(None, again, model=model, style=STYLE, max_completion_tokens=16, **RULE)
     assert curve(again) == curve(out)
     assert [row["follow_up"] for row in rows_of(again / "samples.jsonl")] == [row["follow_up"] for row in samples]
 
@@ -73,7 +73,7 @@ def test_the_tiny_world_has_a_user_by_rule_too(tmp_path):
 
 
 def test_a_style_that_no_rule_checks_is_refused(model, tmp_path):
-    done = run_job(None, tmp_path / "run", 2, model_name_or_path=model, style="poetic", **RULE)
+    done = run_job(None, tmp_path / "run", 2, model=model, style="poetic", **RULE)
     assert "no rule checks STYLE=poetic" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
