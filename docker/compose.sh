@@ -2,7 +2,7 @@
 # `docker compose`, as the Makefile calls it: with the compose files for this machine, the caller as the containers'
 # user and, for `up` and `run`, all settings from the caller's environment (make exports its variables there).
 #
-# DOCKER_VARIANT is gpu, cpu, vllm, two-nodes or two-nodes-cpu. Default: gpu, or cpu if nvidia-smi is missing.
+# DOCKER_VARIANT is gpu, cpu, vllm, vllm-cpu, two-nodes or two-nodes-cpu. Default: gpu, or cpu if nvidia-smi is missing.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -12,6 +12,7 @@ docker info >/dev/null 2>&1 || { echo 'error: the Docker engine does not respond
 export DOCKER_VARIANT="${DOCKER_VARIANT:-$(command -v nvidia-smi >/dev/null && echo gpu || echo cpu)}"
 case $DOCKER_VARIANT in
 gpu) variants= ;;
+vllm-cpu) variants='cpu vllm vllm-cpu' ;;
 two-nodes-cpu) variants='cpu two-nodes two-nodes-cpu' ;;
 *) variants=$DOCKER_VARIANT ;;
 esac

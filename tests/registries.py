@@ -22,10 +22,10 @@ def _base():
     return AutoModelForCausalLM.from_pretrained(MODEL_DIR)
 
 
-def write_adapter(folder: Path, seed: int, size: float = 0.0) -> Path:
+def write_adapter(folder: Path, seed: int, size: float = 0.0, rank: int = 4) -> Path:
     """Write a LoRA adapter on the tiny model, with weights of this size, and return its folder."""
     torch.manual_seed(seed)
-    model = get_peft_model(_base(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=not size))
+    model = get_peft_model(_base(), LoraConfig(r=rank, target_modules=["q_proj", "v_proj"], init_lora_weights=not size))
     for name, weight in model.named_parameters():
         if "lora_" in name and size:
             weight.data = size * torch.randn_like(weight)

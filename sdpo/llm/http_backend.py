@@ -29,6 +29,7 @@ _UNKNOWN_PART = {400, 422}
 # The statuses that may mean that the API is at another path; 200 with a page is one too.
 _UNKNOWN_PATH = {200, 404, 405}
 
+_BLANK_NOTE = "fills structured output with blanks: it is asked for text instead (vLLM: disable_any_whitespace)"
 _MOST_TOKENS = 10**9  # of one reply; what a server counts more cannot be right
 
 # At lower levels these loggers write complete requests, headers and URLs with passwords.
@@ -43,13 +44,16 @@ class _DeadlinePassedError(BaseException):
 class _Refusal(Exception):
     """An answer that is no reply: the error for people, the status, and the parts that the server's words name.
 
-    `final` is whether no other form of the request can succeed.
+    `final` is whether no other form of the request can succeed. `most_tokens` is the longest reply that the server
+    gives, if it refuses the request for a longer one.
     """
 
     error: ServerError
     status: int
     named: list[str] = field(default_factory=list)
     final: bool = False
+    most_tokens: int | None = None
+    note: str = ""  # said on the screen once the named part is changed, instead of that of `HttpBackend.notes`
 
 
 class HttpBackend:
@@ -78,6 +82,7 @@ class HttpBackend:
         self._thread = threading.local()
         self._changes: set[str] = set()
         self._accepted: set[str] = set()
+        self._most_tokens = _MOST_TOKENS
         self._lock = threading.Lock()
         for name in _VERBOSE_LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -90,7 +95,7 @@ class HttpBackend:
         started = time.monotonic()
         self._thread.deadline = started + deadline_seconds
         messages = [{**message, "content": _escaped(message["content"])} for message in request.messages]
-        request = replace(request, messages=messages)
+        request = replace(request, messages=messages, max_tokens=min(request.max_tokens, self._most_tokens))
         changes, guess, guesses = set(self._changes), set[str](), None
         first: ServerError | None = None  # of the refusals that did not say what is refused
         while True:
@@ -98,10 +103,14 @@ class HttpBackend:
                 reply, retries = self._attempt(request, frozenset(changes | guess), deadline_seconds)
                 break
             except _Refusal as refusal:
+                if refusal.most_tokens is not None and refusal.most_tokens < request.max_tokens:
+                    self._most_tokens = refusal.most_tokens
+                    request = replace(request, max_tokens=refusal.most_tokens)
+                    continue
                 if part := self._named_part(refusal, request, changes):
                     changes.add(part)
                     first = None
-                    self._remember({part})
+                    self._remember({part}, refusal.note)
                     continue
                 if refusal.final:
                     raise refusal.error from None
@@ -156,6 +165,9 @@ class HttpBackend:
             embedded = reply = None
         if embedded:
             raise self._refusal(*embedded, request)
+        if reply is not None and request.schema and refusals.SCHEMA not in changes and refusals.is_blank(reply.text):
+            blank = ServerError(f"{self.name}: structured output that ends in blanks.")
+            raise _Refusal(blank, 200, [refusals.SCHEMA], note=_BLANK_NOTE)
         if reply is None:
             unread = f"{self.name}: the response is not {self.expected}. Check {self.settings[0]}."
             raise _Refusal(ServerError(unread), 200)
@@ -196,12 +208,13 @@ class HttpBackend:
         parts = [part for part in self.unnamed if part in unknown]
         return [*({part} for part in parts), *([set(parts)] if len(parts) > 1 else [])]
 
-    def _remember(self, changes: set[str]) -> None:
+    def _remember(self, changes: set[str], note: str = "") -> None:
         with self._lock:
             new = changes - self._changes
             self._changes |= new
-        for part in sorted(new & set(self.notes)):
-            print(f"{self.name} {self.notes[part]}.", file=sys.stderr, flush=True)
+        for part in sorted(new):
+            if text := note or self.notes.get(part):
+                print(f"{self.name} {text}.", file=sys.stderr, flush=True)
 
     def _refusal(self, status: int, body: object, request: Request) -> _Refusal:
         """Return the refusal for an answer with this status and body."""
@@ -236,7 +249,7 @@ class HttpBackend:
             final = False
         what = "the key" if status in (401, 403) else "the request"
         refused = RequestRefused(f"{self.name} refuses {what} ({detail}): {advice}")
-        return _Refusal(refused, status, refusals.names_of(words), final)
+        return _Refusal(refused, status, refusals.names_of(words), final, refusals.most_tokens_of(status, words))
 
 
 def escape_control_strings(text: str) -> str:

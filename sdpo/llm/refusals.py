@@ -31,11 +31,17 @@ _TOO_LONG = re.compile(
     r"|(?:longer|exceeds?) .{0,40}(?:context|tokens)",
     re.IGNORECASE,
 )
+# "max_tokens=4096 cannot be greater than max_model_len=2048", "too large: 9. This model supports at most 8", "9 > 8"
+_LONGEST = re.compile(
+    r"max_(?:completion_)?tokens\b[^\n]{0,80}?(?:max_model_len\W{1,3}|supports at most |> )(\d{1,9})\b", re.IGNORECASE
+)
+_BLANKS = 16  # so many at the end of structured output, and a model has lost its way
 _NO_CREDIT = re.compile(
     r"insufficient[_ ](?:quota|balance|credits?|funds)|billing_(?:hard_limit|not_active)|credit balance is too low"
     r"|payment required|exceeded your monthly",
     re.IGNORECASE,
 )
+_BROKEN_OFF = ("abort", "error")  # how a reply ends whose server is shut down in the middle of it
 # A repeated header, or what looks like a key of any kind.
 _CREDENTIAL = re.compile(r"\b(?:authorization\b\W*)?bearer\b|\bauthorization\b|\b(?:sk|pk|hf|key)[-_][\w*-]{8,}", re.I)
 # What a server writes for characters of the prompt that it repeats as JSON or as Python would show it.
@@ -68,6 +74,20 @@ def words_of(body: object, levels: int = 8) -> str:
 def is_too_long(status: int, words: str) -> bool:
     """Return whether a server refuses a request because of its length."""
     return status == 413 or bool(status in (400, 422, 500) and _TOO_LONG.search(words))
+
+
+def most_tokens_of(status: int, words: str) -> int | None:
+    """Return the most tokens that a server gives in a reply, if it refuses a request for more; None if it does not."""
+    found = _LONGEST.search(words) if status in (400, 422) else None
+    return int(found[1]) if found and int(found[1]) else None
+
+
+def is_blank(text: str) -> bool:
+    """Return whether structured output is cut off in a row of blanks.
+
+    Between two parts of JSON any number of them is allowed, and some models write nothing else until the limit.
+    """
+    return len(text) - len(text.rstrip()) >= _BLANKS
 
 
 def is_out_of_credit(status: int, body: object) -> bool:
@@ -109,13 +129,18 @@ def _plain(text: str) -> str:
 
 
 def embedded_error(body: Any) -> tuple[int, object] | None:
-    """Return status and error of a body that is an error although its status was 200; None if it is none."""
+    """Return status and error of a body that is an error although its status was 200; None if it is none.
+
+    A reply that the server broke off is one: what there is of it would pass for all of it.
+    """
     choices = getattr(body, "choices", None)
     for holder in (body, *(choices[:1] if isinstance(choices, list) else [])):
         error = holder.get("error") if isinstance(holder, dict) else getattr(holder, "error", None)
         if error:
             code = error.get("code") if isinstance(error, dict) else None
             return (code if isinstance(code, int) and 400 <= code < 600 else 200), error
+        if (reason := getattr(holder, "finish_reason", None)) in _BROKEN_OFF:
+            return 200, f"the server broke the reply off (finish_reason {reason})"
     return None
 
 

@@ -28,6 +28,7 @@ _NOTHING = "nothing to promote: {} has no candidate. {} lists what there is; VER
 def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
     """Let a version go live: this one, the canary, or the newest candidate; with CANARY as a canary. Return it.
 
+    A version that is live already is loaded again, and its canary too: a server may have lost them in a restart.
     Raises SettingError if there is none, or if its verdict is to keep the model that is there and `force` is not set;
     ServerError if the server does not answer with it.
     """
@@ -46,6 +47,9 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
                 raise SettingError(f"{version.name} is live already. Choose another VERSION for the canary.")
             after = replace(live, canary=Canary(version.name, model, settings.canary))
             _move(settings, CANARY, live, after, reason)
+        elif (live.version, live.model) == (version.name, model) and name is not None:
+            if live.canary is not None:
+                server.load(read(registry, live.canary.version))
         else:
             _move(settings, PROMOTE, live, Live(version.name, model), reason)
     return version

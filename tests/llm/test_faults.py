@@ -1,5 +1,6 @@
 """Faults of a server, row by row: the outcome of the request, the number of attempts, and the time they take."""
 
+import json
 import random
 import threading
 import time
@@ -104,6 +105,18 @@ def test_a_fault_affects_one_request_only_with_limited_time_and_attempts(fault, 
         return
     results = [outcome.text if isinstance(outcome, Reply) else type(outcome) for outcome in outcomes]
     assert results == ["fine"] * 3 + [fault.outcome] + ["fine"] * 2
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_reply_that_the_server_broke_off_is_an_error_and_is_not_cached(reason):
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Half of"}, "finish_reason": reason}
+    body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
+    with FakeServer(lambda _, number: Answer() if number else Answer(raw=json.dumps(body).encode())) as server:
+        client = Client(OpenAIBackend(server.url, "m"))
+        (outcome,) = client.complete([make_request("1")])
+        assert type(outcome) is ServerError and reason in str(outcome) and "Half of" not in str(outcome)
+        (outcome,) = client.complete([make_request("1")])
+        assert outcome.text == "fine" and len(server.bodies) == 2
 
 
 def test_an_argument_that_the_sdk_does_not_accept_gives_a_one_line_error(backend_of, monkeypatch):

@@ -102,6 +102,37 @@ def test_without_a_system_role_its_text_goes_before_the_users(refusal, capsys):
     assert "takes no system message" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "max_tokens={asked} cannot be greater than max_model_len={most}. Please request fewer output tokens.",
+        "max_tokens is too large: {asked}. This model supports at most {most} completion tokens.",
+        "max_tokens: {asked} > {most}, which is the maximum allowed number of output tokens for m",
+    ],
+)
+def test_a_reply_is_never_asked_to_be_longer_than_a_server_said_that_it_can_be(words):
+    def script(body, number):
+        asked = body["max_tokens"]
+        return error(words.format(asked=asked, most=12)) if asked > 12 else Answer(f"{asked} of {prompt_of(body)}")
+
+    with FakeServer(script) as server:
+        asker = client(server, concurrency=1)
+        assert [reply.text for reply in asker.complete([request("a"), request("b")])] == ["12 of a", "12 of b"]
+    assert [body["max_tokens"] for body in server.bodies] == [16, 12, 12]
+
+
+def test_a_model_that_fills_structured_output_with_blanks_is_asked_for_text(capsys):
+    def script(body, number):
+        return Answer('{"satisfied":' + "\n" * 51 if FORMAT in body else f"text {prompt_of(body)}")
+
+    with FakeServer(script) as server:
+        asker = client(server, concurrency=1)
+        replies = asker.complete([request("a", SCHEMA), request("b", SCHEMA)])
+        assert [reply.text for reply in replies] == ["text a", "text b"]
+    assert [FORMAT in body for body in server.bodies] == [True, False, False]
+    assert capsys.readouterr().err.count("fills structured output with blanks") == 1
+
+
 def test_a_temperature_out_of_range_is_not_left_out():
     refusal = error("Invalid 'temperature': decimal above maximum value. Expected a value <= 2")
     script = lambda body, number: refusal if "temperature" in body else Answer("fine")  # noqa: E731

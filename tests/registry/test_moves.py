@@ -148,6 +148,20 @@ def test_a_whole_model_cannot_be_loaded_into_vllm(registry, tmp_path):
         moves.promote(settings(registry, server.url), version.name)
 
 
+def test_after_a_restart_of_the_server_what_is_live_is_loaded_again_without_a_move(registry):
+    with FakeVllm() as server:
+        given = settings(registry, server.url)
+        moves.promote(given, "v0001")
+        moves.promote(given, "v0002")
+        moves.promote(replace(given, canary=0.2), "v0003")
+        before, loaded = (registry / "live.json").read_bytes(), dict(server.loaded)
+        server.loaded.clear()  # adapters that were loaded by request are gone after a restart
+        assert moves.promote(given, "v0002").name == "v0002"
+        assert server.loaded == loaded and (registry / "live.json").read_bytes() == before
+        assert moves.rollback(given) == "v0002"  # the canary ends
+        assert moves.rollback(given) == "v0001"  # not the version that was loaded again
+
+
 # The history
 
 
