@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import softshrink
 
 # The weight of tokens that the follow-up does not affect: enough to keep an answer coherent while a few of its tokens
@@ -147,15 +148,43 @@ def divergence(policy_logps_NV: Tensor, target_logps_NV: Tensor, direction: str)
         reverse   KL(π ‖ T) = Σ_v π(v) (log π(v) − log T(v))
         forward   KL(T ‖ π) = Σ_v T(v) (log T(v) − log π(v))
         jsd       (KL(π ‖ M) + KL(T ‖ M)) / 2  with  M = (π + T) / 2
+
+    The gradient is taken in the policy's log-probabilities only.
     """
-    policy_NV, target_NV = policy_logps_NV.exp(), target_logps_NV.exp()
-    if direction == "reverse":
-        return (policy_NV * (policy_logps_NV - target_logps_NV)).sum(-1)
-    if direction == "forward":
-        return (target_NV * (target_logps_NV - policy_logps_NV)).sum(-1)
-    mixture_logps_NV = torch.logaddexp(policy_logps_NV, target_logps_NV) - math.log(2)
-    terms_NV = policy_NV * (policy_logps_NV - mixture_logps_NV) + target_NV * (target_logps_NV - mixture_logps_NV)
-    return terms_NV.sum(-1) / 2
+    return _Divergence.apply(policy_logps_NV, target_logps_NV, direction)
+
+
+class _Divergence(torch.autograd.Function):
+    """A divergence with its gradient written out: autograd would keep several tensors of the vocabulary's size."""
+
+    @staticmethod
+    def forward(ctx, policy_logps_NV, target_logps_NV, direction):
+        ctx.save_for_backward(policy_logps_NV, target_logps_NV)
+        ctx.direction = direction
+        if direction == "reverse":
+            return _kl(policy_logps_NV, target_logps_NV)
+        if direction == "forward":
+            return _kl(target_logps_NV, policy_logps_NV)
+        mixture_logps_NV = torch.logaddexp(policy_logps_NV, target_logps_NV).sub_(math.log(2))
+        return (_kl(policy_logps_NV, mixture_logps_NV) + _kl(target_logps_NV, mixture_logps_NV)) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_N):
+        policy_logps_NV, target_logps_NV = ctx.saved_tensors
+        if ctx.direction == "forward":
+            return target_logps_NV.exp().mul_(-grad_N[:, None]), None, None
+        if ctx.direction == "reverse":
+            slope_NV = (policy_logps_NV - target_logps_NV).add_(1)
+        else:  # the mixture's own change cancels
+            mixture_logps_NV = torch.logaddexp(policy_logps_NV, target_logps_NV).sub_(math.log(2))
+            slope_NV = torch.sub(policy_logps_NV, mixture_logps_NV, out=mixture_logps_NV).div_(2)
+        return slope_NV.mul_(policy_logps_NV.exp()).mul_(grad_N[:, None]), None, None
+
+
+def _kl(p_logps_NV: Tensor, q_logps_NV: Tensor) -> Tensor:
+    """Return KL(p ‖ q) = Σ_v p(v) (log p(v) − log q(v)) at each position, (N,)."""
+    return (p_logps_NV - q_logps_NV).mul_(p_logps_NV.exp()).sum(-1)
 
 
 def with_tail(logps_NK: Tensor) -> Tensor:
