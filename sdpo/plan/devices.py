@@ -5,25 +5,35 @@ from dataclasses import dataclass
 GIB = 2**30
 
 
+# The dense bf16 peak in TFLOP/s, from the makers' data sheets, by a part of the name that torch reports. The first
+# match counts.
+PEAKS = {
+    "H200": 989.0,
+    "H100 PCIe": 756.0,
+    "H100 NVL": 835.0,
+    "H100": 989.0,
+    "A100": 312.0,
+    "L40S": 362.0,
+    "RTX 4090": 165.2,
+    "RTX 3090": 71.0,
+}
+
+
 @dataclass(frozen=True)
 class Device:
-    """A GPU: its memory that a process can take in bytes, its dense bf16 peak in FLOP/s, and its bandwidth in bytes/s.
-
-    The peak and the bandwidth are from the makers' data sheets.
-    """
+    """A GPU: its dense bf16 peak in FLOP/s and its memory's bandwidth in bytes/s, from the makers' data sheets."""
 
     name: str
-    memory: float
     peak: float
     bandwidth: float
 
 
 DEVICES = (
-    Device("RTX 4090", 23.5 * GIB, 165.2e12, 1008e9),
-    Device("A100 40 GB", 39.4 * GIB, 312e12, 1555e9),
-    Device("A100 80 GB", 79.2 * GIB, 312e12, 2039e9),
-    Device("H100", 79.2 * GIB, 989e12, 3350e9),
-    Device("H200", 139.7 * GIB, 989e12, 4800e9),
+    Device("RTX 4090", PEAKS["RTX 4090"] * 1e12, 1008e9),
+    Device("A100 40 GB", PEAKS["A100"] * 1e12, 1555e9),
+    Device("A100 80 GB", PEAKS["A100"] * 1e12, 2039e9),
+    Device("H100", PEAKS["H100"] * 1e12, 3350e9),
+    Device("H200", PEAKS["H200"] * 1e12, 4800e9),
 )
 # The sizes that a plan is made for: GB as sold -> bytes that a process can take.
 SIZES = {24: 23.5 * GIB, 40: 39.4 * GIB, 80: 79.2 * GIB, 141: 139.7 * GIB}

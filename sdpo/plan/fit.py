@@ -1,12 +1,12 @@
 """Which devices a plan fits, and the cheapest single change of the settings with which it fits another."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdpo.plan.devices import CONTEXT, LOST, SIZES
 from sdpo.plan.memory import memory_of
-from sdpo.plan.plan import Plan, step_of, with_settings
+from sdpo.plan.plan import Plan, step_of
 from sdpo.runtime.processes import DDP
 from sdpo.settings import as_words
 
@@ -40,7 +40,7 @@ def fits_of(plan: Plan) -> list[Fit]:
 def cheapest_change(plan: Plan, memory: float) -> str | None:
     """Return the first change, in order of what it costs, with which the run fits this memory; None if none does."""
     for change in _changes(plan):
-        settings = with_settings(plan.settings, **change)
+        settings = replace(plan.settings, **change)
         peak = memory_of(step_of(settings, plan.shape, plan.rows)).peak
         if peak * (1 + LOST) + CONTEXT <= memory:
             if "accelerate_config" in change:

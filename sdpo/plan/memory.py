@@ -17,6 +17,7 @@ CHUNK, COMPARE_CHUNK = 256, 64
 FOUR_BIT = 0.5 + 1 / 64 + 4 / 16384
 # (chunk, vocabulary) tensors that exist at once: in the divergence itself, and again with what its gradient needs.
 _COMPARED, _COMPARED_BACKWARD = {"full": 6, "top_k": 4}, {"full": 9, "top_k": 6}
+_CONTRAST = 5  # the same for a contrast of distributions
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ def _chunk(step: Step, tokens: int, size: int) -> float:
     return FLOAT * min(tokens, size) * step.shape.vocabulary
 
 
+def _compared(step: Step, tensors: int) -> float:
+    return (tensors + _CONTRAST * step.wide_contrast) * _chunk(step, step.answer_tokens, COMPARE_CHUNK)
+
+
 def _outputs(step: Step, tokens: int) -> float:
     """Return the hidden states around the LM head: before and after the last norm, and at the needed positions."""
     hidden = step.shape.hidden
@@ -173,7 +178,7 @@ def _logits_forward(step: Step) -> float:
     if step.objective in ("token", "sft"):
         return 2 * _chunk(step, step.answer_tokens, CHUNK) + _head_copy(step)
     copies = 2 * _head_copy(step)  # the policy's, and the teacher's
-    return _COMPARED[step.objective] * _chunk(step, step.answer_tokens, COMPARE_CHUNK) + copies
+    return _compared(step, _COMPARED[step.objective]) + copies
 
 
 def _forward(step: Step) -> dict[str, float]:
@@ -195,8 +200,7 @@ def _loss_backward(step: Step) -> dict[str, float]:
     else:
         several = step.answer_tokens > COMPARE_CHUNK
         gradient = head * (2 if several else 1)
-        logits = _COMPARED_BACKWARD[step.objective] * _chunk(step, step.answer_tokens, COMPARE_CHUNK)
-        logits += 2 * _head_copy(step)
+        logits = _compared(step, _COMPARED_BACKWARD[step.objective]) + 2 * _head_copy(step)
     casts = 0.0 if step.checkpointing and not step.sharded else _casts(step, step.shape.layers)
     activations = _kept(step) + _kept_targets(step) + _outputs(step, step.prompt_tokens)
     parts = {"copies of weights": casts, "activations": activations, "logits": logits}

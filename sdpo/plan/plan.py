@@ -1,8 +1,7 @@
 """The plan of a run: what its settings mean for one device, and all that is computed from that."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from sdpo.plan.devices import CONTEXT, LOST
 from sdpo.plan.memory import Memory, memory_of
@@ -13,8 +12,6 @@ from sdpo.plan.step import HALF, Step
 from sdpo.plan.work import Work, hours_of, work_of
 from sdpo.runtime.processes import SHARED_GPU_MEMORY
 from sdpo.settings import OfflineSettings, OnlineSettings
-
-Settings = TypeVar("Settings", OnlineSettings, OfflineSettings)
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
     """Return what one device does in a step: on a GPU, but with TINY=1, which runs on the CPU."""
     sharded = is_sharded(settings.accelerate_config)
     on_gpu = not settings.tiny
-    offline = isinstance(settings, OfflineSettings)
-    packed = offline and (settings.layout == "packed" or (settings.layout == "auto" and on_gpu))
+    layout = settings.layout if isinstance(settings, OfflineSettings) else "grouped"
+    packed = layout == "packed" or (layout == "auto" and on_gpu)
     generates = isinstance(settings, OnlineSettings) and settings.asks_user and settings.generation == "transformers"
     linear = settings.contrast_margin == settings.contrast_plausibility == 0
     per_step = settings.bs * settings.ga
@@ -106,11 +103,6 @@ def is_sharded(config: Path | None) -> bool:
 
     content = yaml.safe_load(config.read_text("utf-8"))
     return isinstance(content, dict) and content.get("distributed_type") == "FSDP"
-
-
-def with_settings(settings: Settings, **values: object) -> Settings:
-    """Return the settings with other values."""
-    return replace(settings, **values)  # type: ignore[arg-type]
 
 
 def _user(settings: OnlineSettings | OfflineSettings, shape: Shape) -> float | None:

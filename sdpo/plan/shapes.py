@@ -1,6 +1,7 @@
 """The shape of a model, from its config.json: in a folder, in the hub's cache, or in the table of well-known models."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,19 +100,29 @@ def read_shape(model: str, setting: str) -> Shape:
     named = f"{setting}={model}"
     path = _config_file(model)
     if path is None:
-        table = json.loads(TABLE.read_text("utf-8"))
-        if model not in table:
+        try:
+            return shape_of(known_config(model), named)
+        except KeyError:
             raise SettingError(
-                f"{named}: its config.json is neither in a folder of that name nor in the hub's cache, and the plan's "
-                f"table has only {', '.join(table)}. Give a folder with the model's config.json, or run "
+                f"{named}: its config.json is neither in a folder of that name nor in the hub's cache, and it is not "
+                f"one of {', '.join(_table())}. Give a folder with the model's config.json, or run "
                 f"`hf download {model} config.json` first."
-            )
-        return shape_of(table[model], named)
+            ) from None
     try:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise SettingError(f"{named}: {path} cannot be read: {one_line(error)}. Give a complete model.") from None
     return shape_of(config, named)
+
+
+def known_config(model: str) -> dict[str, Any]:
+    """Return the entries of the config.json of a well-known model. Raises KeyError for any other."""
+    return dict(_table()[model])
+
+
+def _table() -> dict[str, dict[str, Any]]:
+    table: dict[str, dict[str, Any]] = json.loads(TABLE.read_text("utf-8"))
+    return table
 
 
 def shape_of(config: Any, named: str) -> Shape:
@@ -152,6 +163,8 @@ def _config_file(model: str) -> Path | None:
         return folder / "config.json"
     if folder.exists() or model.count("/") != 1:
         return None
+    if not (_hub_cache() / f"models--{model.replace('/', '--')}").is_dir():
+        return None  # found out without the hub's client, which takes longer to import than all else
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -160,3 +173,8 @@ def _config_file(model: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def _hub_cache() -> Path:
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub").expanduser()

@@ -34,8 +34,6 @@ class Step:
     teacher: str = "live"
     keeps_start: bool = False
     objective: str = "token"
-    null_contrast: bool = False
-    focus: bool = False
     wide_contrast: bool = False
     checkpointing: bool = True
     accumulates: bool = False

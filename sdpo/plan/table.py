@@ -17,8 +17,8 @@ def summary(plan: Plan, fits: list[Fit]) -> list[str]:
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:3]
     parts = ", ".join(f"{name} {_gb(value)}" for name, value in largest)
     lines = [f"memory a GPU: about {_gb(memory.peak)} at most ({parts}); {_fits(fits)}"]
-    hours = ", ".join(f"{value:,.1f} on {name}" for name, value in plan.hours.items() if name in ("RTX 4090", "H100"))
-    lines.append(f"{plan.work.steps:,} steps, hours without the user's: {hours}{_gpus(plan)}")
+    times = ", ".join(f"{_time(hours)} on {name}" for name, hours in plan.hours.items() if name in ("RTX 4090", "H100"))
+    lines.append(f"time: {plan.work.steps:,} steps, about {times}{_gpus(plan)}{_without_user(plan)}")
     disk = plan.disk
     lines.append(f"disk: {disk.checkpoints} checkpoints of {_gb(disk.each)}, {_gb(disk.total)} in all")
     if plan.cost is not None:
@@ -43,11 +43,13 @@ def table(plan: Plan, fits: list[Fit]) -> str:
         *(_fit_row(plan, fit) for fit in fits),
     ]
     if plan.user is not None:
-        lines.append(f"  the user's server: {_gb(plan.user)} of weights, on a GPU of its own or on the last one")
-    lines += ["", f"time: {work.steps:,} steps of {work.training_flops / 1e12:,.1f} TFLOP a GPU{_gpus(plan)}"]
-    lines += [f"  {name:12}{value:10,.1f} hours" for name, value in plan.hours.items()]
-    if work.tokens:
-        lines.append("  without the time that the simulated user takes to reply")
+        lines.append(
+            f"  the user's server has {_gb(plan.user)} of weights; with SIMULATOR_URL, or with a GPU more than"
+        )
+        lines.append("  GPUS, it needs none of the trainer's")
+    per_step = f"{work.steps:,} steps of {work.training_flops / 1e12:,.1f} TFLOP a GPU"
+    lines += ["", f"time: {per_step}{_gpus(plan)}{_without_user(plan)}"]
+    lines += [f"  {name:12}{_time(hours):>10}" for name, hours in plan.hours.items()]
     disk = plan.disk
     kinds = ", ".join(f"{name} {_gb(value)}" for name, value in disk.parts.items())
     lines += ["", f"disk: {disk.checkpoints} checkpoints of {_gb(disk.each)} ({kinds}): {_gb(disk.total)} in all"]
@@ -109,6 +111,14 @@ def _cost(plan: Plan) -> str:
         return ""
     dollars = f"at most ${cost.dollars:,.2f}" if cost.dollars is not None else "no price known (PRICE_FILE)"
     return f"API: {cost.requests:,} requests to {cost.model}, {cost.tokens_in:,} tokens in: {dollars}"
+
+
+def _without_user(plan: Plan) -> str:
+    return ", without the time that the simulated user takes" if plan.work.tokens else ""
+
+
+def _time(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{max(1, round(hours * 60))} min"
 
 
 def _gpus(plan: Plan) -> str:
