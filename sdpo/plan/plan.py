@@ -91,7 +91,7 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
         accumulates=settings.ga > 1,
         processes=settings.world_size,
         sharded=sharded,
-        answers=max(min(batch, per_step), settings.eval_batch_size if settings.eval_n else 0) if generates else 0,
+        answers=max(min(batch, per_step) if generates else 0, settings.eval_batch_size if settings.eval_n else 0),
     )
 
 
