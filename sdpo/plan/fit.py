@@ -37,6 +37,29 @@ def fits_of(plan: Plan) -> list[Fit]:
     return rows
 
 
+def alternatives_of(plan: Plan) -> dict[str, dict[str, float]]:
+    """Return the peak in bytes by adapter, with and without gradient checkpointing, and sharded as the settings are."""
+    several = max(2, plan.settings.world_size)
+    with_checkpointing = replace(plan.step, checkpointing=True, sharded=False)
+    sharded = replace(with_checkpointing, sharded=True, processes=several, eight_bit=False)
+    columns = {
+        "checkpointing": with_checkpointing,
+        "without": replace(with_checkpointing, checkpointing=False),
+        f"FSDP2 over {several}": sharded,
+    }
+    peaks: dict[str, dict[str, float]] = {}
+    for adapter in ("none", "lora", "qlora"):
+        # A teacher that moves cannot be a copy of 4-bit weights, and these are not sharded.
+        if adapter == "qlora" and plan.settings.teacher in ("ema", "gated"):
+            continue
+        peaks[adapter] = {
+            name: memory_of(replace(step, adapter=adapter)).peak
+            for name, step in columns.items()
+            if not (adapter == "qlora" and step.sharded)
+        }
+    return peaks
+
+
 def cheapest_change(plan: Plan, memory: float) -> str | None:
     """Return the first change, in order of what it costs, with which the run fits this memory; None if none does."""
     for change in _changes(plan):

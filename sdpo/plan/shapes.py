@@ -169,7 +169,7 @@ def _config_file(model: str) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(model, "config.json")
+        found = try_to_load_from_cache(model, "config.json", cache_dir=_hub_cache())
     except HFValidationError:
         return None
     return Path(found) if isinstance(found, str) else None

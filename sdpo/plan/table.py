@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from sdpo import settings as settings_module
-from sdpo.plan.fit import Fit
+from sdpo.plan.fit import Fit, alternatives_of
 from sdpo.plan.memory import Memory
 from sdpo.plan.plan import Plan
 
@@ -38,6 +38,8 @@ def table(plan: Plan, fits: list[Fit]) -> str:
         "",
         "memory of a GPU in GB",
         *_memory_rows(plan.memory),
+        "",
+        *_alternatives(plan),
         "",
         "what fits, with 1 GB for the driver and libraries and 5 % lost between tensors",
         *(_fit_row(plan, fit) for fit in fits),
@@ -73,6 +75,7 @@ def values(plan: Plan, fits: list[Fit]) -> dict[str, Any]:
             "lasting": dict(plan.memory.lasting),
             "phases": {name: dict(parts) for name, parts in plan.memory.phases.items()},
         },
+        "alternatives": alternatives_of(plan),
         "user_server": plan.user,
         "fits": [dataclasses.asdict(fit) for fit in fits],
         "work": dataclasses.asdict(plan.work) | {"flops": plan.work.flops},
@@ -86,6 +89,16 @@ def _memory_rows(memory: Memory) -> list[str]:
     parts = [(name, value) for name, value in memory.parts.items() if value >= 5e6]
     rows = [f"  {name:22}{value / _GB:9.2f}" for name, value in parts]
     return [*rows, f"  {'at most, in: ' + memory.phase:22}{memory.peak / _GB:9.2f}"]
+
+
+def _alternatives(plan: Plan) -> list[str]:
+    peaks = alternatives_of(plan)
+    columns = list(peaks["none"])
+    rows = [f"the peak in GB by ADAPTER{'':2}" + "".join(f"{name:>15}" for name in columns)]
+    for adapter, row in peaks.items():
+        cells = [f"{row[name] / _GB:15.1f}" if name in row else f"{'–':>15}" for name in columns]
+        rows.append(f"  {adapter:24}{''.join(cells)}")
+    return rows
 
 
 def _fit_row(plan: Plan, fit: Fit) -> str:
