@@ -16,7 +16,7 @@ CHUNK, COMPARE_CHUNK = 256, 64
 # 4-bit weights with their quantized scales: a byte for two weights, and 8 bits for each 64, 32 for each 16,384.
 FOUR_BIT = 0.5 + 1 / 64 + 4 / 16384
 # (chunk, vocabulary) tensors that exist at once: in the divergence itself, and again with what its gradient needs.
-_COMPARED, _COMPARED_BACKWARD = {"full": 6, "top_k": 4}, {"full": 9, "top_k": 6}
+_COMPARED, _COMPARED_BACKWARD = {"full": 6, "top_k": 4}, {"full": 7, "top_k": 4}
 _CONTRAST = 5  # the same for a contrast of distributions
 
 
@@ -198,13 +198,16 @@ def _loss_backward(step: Step) -> dict[str, float]:
     if step.objective in ("token", "sft"):
         gradient, logits = head, _chunk(step, step.answer_tokens, CHUNK) + 2 * _head_copy(step)
     else:
+        # A chunk's gradient of the head comes after that of its logits, and is added to that of the chunks before.
         several = step.answer_tokens > COMPARE_CHUNK
-        gradient = head * (2 if several else 1)
-        logits = _compared(step, _COMPARED_BACKWARD[step.objective]) + 2 * _head_copy(step)
+        inside = head * several, _compared(step, _COMPARED_BACKWARD[step.objective])
+        after = head * (1 + several), _compared(step, 2)
+        gradient, logits = max(inside, after, key=sum)
+        logits += 2 * _head_copy(step)
     casts = 0.0 if step.checkpointing and not step.sharded else _casts(step, step.shape.layers)
     activations = _kept(step) + _kept_targets(step) + _outputs(step, step.prompt_tokens)
     parts = {"copies of weights": casts, "activations": activations, "logits": logits}
-    return parts if step.accumulates else {"gradients": gradient, **parts}
+    return {"gradient of the head": gradient, **parts}
 
 
 def _last_layer_backward(step: Step) -> dict[str, float]:
