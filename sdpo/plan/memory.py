@@ -170,7 +170,7 @@ def _kept(step: Step) -> float:
     shape, tokens = step.shape, step.prompt_tokens
     if step.checkpointing:
         kept = shape.layers * tokens * residual_size(step) * shape.hidden
-        return kept + (value_size(step) * tokens * row_length(step, tokens) if step.masked else 0)
+        return kept + (tokens * row_length(step, tokens) if step.masked else 0)  # a byte for each pair of tokens
     return shape.layers * saved(step, tokens, row_length(step, tokens))
 
 

@@ -99,6 +99,8 @@ def passing(step: Step, tokens: int) -> float:
     """Return what one layer holds at most in a forward pass that keeps nothing."""
     shape, value = step.shape, value_size(step)
     attention = 5 * shape.wide + 3 * shape.narrow
+    if step.masked:
+        attention += 2 * (shape.wide - shape.narrow) + row_length(step, tokens)
     return tokens * (2 * residual_size(step) * shape.hidden + value * max(3 * shape.inner, attention))
 
 
