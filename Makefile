@@ -14,7 +14,7 @@ JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn pr
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup ready check docs test test-fast test-containers bench lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
+.PHONY: help setup ready check docs test test-fast test-containers bench plan lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
 
 # DOCKER=1 make <job> runs it in a container, with the same settings, data and runs.
 ifneq ($(filter-out 0 false no,$(DOCKER)),)
@@ -111,6 +111,9 @@ export-conversations: ready ## write the store's conversations for prep-logs
 
 study-real: ready ## measure the signal and training on real models (MODEL=...; takes hours; resumes where it was stopped)
 	@$(PYTHON) -m jobs.study_real
+
+plan: ready ## what a training job will take, without loading a model (JOB=train-offline and its settings)
+	@$(PYTHON) -m jobs.plan
 
 check-gpu: ready ## run what needs a GPU, and measure steps by model size (under nine minutes; CHECKS=...)
 	@$(PYTHON) -m jobs.check_gpu

@@ -37,6 +37,7 @@ JOB = Job(
     folder="sdpo-runs",
     run="sdpo.train.online.job:run",
     report="sdpo.report:write_report",
+    plan="sdpo.plan.job:dry_run_lines",
     check="jobs.demo_real:check",
     fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule

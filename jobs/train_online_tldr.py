@@ -12,6 +12,7 @@ JOB = Job(
     folder="sdpo-tldr-runs",
     run="sdpo.train.online.job:run",
     report="sdpo.report:write_report",
+    plan="sdpo.plan.job:dry_run_lines",
     check="sdpo.train.online.job:check",
     needs_simulator=True,
     oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),

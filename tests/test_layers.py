@@ -18,7 +18,7 @@ LAYERS = [
     ["sdpo.method", "sdpo.text", "sdpo.llm"],
     ["sdpo.settings", "sdpo.users"],
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],
-    ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data"],
+    ["sdpo.train", "sdpo.train.online", "sdpo.train.offline", "sdpo.data", "sdpo.plan"],
     ["sdpo.study", "sdpo.evaluate", "sdpo.gpu_checks"],
     ["sdpo.signal", "sdpo.registry"],
     ["sdpo.gateway", "sdpo.report"],

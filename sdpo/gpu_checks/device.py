@@ -8,19 +8,7 @@ from typing import Any
 import torch
 
 from sdpo.gpu_checks.outcome import Figures, Place, require
-
-# The dense bf16 peak in TFLOP/s, from the makers' data sheets, by a part of the name that torch reports. The first
-# match counts.
-PEAKS = {
-    "H200": 989.0,
-    "H100 PCIe": 756.0,
-    "H100 NVL": 835.0,
-    "H100": 989.0,
-    "A100": 312.0,
-    "L40S": 362.0,
-    "RTX 4090": 165.2,
-    "RTX 3090": 71.0,
-}
+from sdpo.plan.devices import PEAKS
 
 
 def facts() -> dict[str, Any]:

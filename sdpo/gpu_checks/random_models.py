@@ -8,19 +8,15 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config
 
 from sdpo.method.loss import Contexts
+from sdpo.plan import work
+from sdpo.plan.shapes import known_config, shape_of
 
-_QWEN3: dict[str, Any] = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
-_QWEN3 |= {"max_position_embeddings": 40960, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+_ROPE = {"rope_type": "default", "rope_theta": 1e6}
 SHAPES: dict[str, dict[str, Any]] = {
-    "0.6b": _QWEN3
-    | {"hidden_size": 1024, "num_hidden_layers": 28, "num_attention_heads": 16, "intermediate_size": 3072}
-    | {"tie_word_embeddings": True},
-    "4b": _QWEN3
-    | {"hidden_size": 2560, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 9728}
-    | {"tie_word_embeddings": True},
-    "8b": _QWEN3
-    | {"hidden_size": 4096, "num_hidden_layers": 36, "num_attention_heads": 32, "intermediate_size": 12288}
-    | {"tie_word_embeddings": False},
+    **{
+        size: known_config(f"Qwen/Qwen3-{size.upper()}") | {"max_position_embeddings": 40960, "rope_parameters": _ROPE}
+        for size in ("0.6b", "4b", "8b")
+    },
     # For CPUs.
     "small": {"num_key_value_heads": 2, "head_dim": 16, "vocab_size": 512, "hidden_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "intermediate_size": 128, "tie_word_embeddings": True},
@@ -71,11 +67,7 @@ def forward_flops(model: PreTrainedModel, length: int, predicted: int) -> tuple[
     `length` is the row's number of tokens, `predicted` that of the positions that reach the LM head.
     """
     config: Any = model.config.get_text_config()
-    layers, hidden, wide = config.num_hidden_layers, config.hidden_size, config.num_attention_heads * config.head_dim
-    narrow = config.num_key_value_heads * config.head_dim
-    weights = layers * hidden * (2 * wide + 2 * narrow + 3 * config.intermediate_size)
-    # Two products of (length, length, head) a head, of which causal attention needs half.
-    return 2.0 * weights * length, 2.0 * layers * wide * length**2, 2.0 * config.vocab_size * hidden * predicted
+    return work.forward_flops(shape_of(config.to_dict(), "model"), length, predicted)
 
 
 def step_flops(model: PreTrainedModel, rows: Rows, trains_all: bool) -> float:

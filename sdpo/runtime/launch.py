@@ -43,7 +43,9 @@ class Job:
     The functions are given as "module:function", imported when needed and called with the settings and the job.
     Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
     returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
-    code or None. `report` is called with the run directory when the run has ended, however it ended. `oracles` are
+    code or None. `report` is called with the run directory when the run has ended, however it ended. `plan` returns the
+    lines that a dry run adds. `instead`, if given, is all that is called: no checks, no processes, no run directory.
+    `oracles` are
     "module:class" of what measures styles exactly; the first that reads the model and the style is used.
     """
 
@@ -56,6 +58,8 @@ class Job:
     fill: str | None = None
     become: str | None = None
     report: str | None = None
+    plan: str | None = None
+    instead: str | None = None
     oracles: Sequence[str] = ()
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tiny: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +120,8 @@ def _main(job: Job, arguments: list[str]) -> int:
     if job.fill:
         settings = _load(job.fill)(settings, job)
     settings = _with_run_directory(_with_processes(settings), job)
+    if job.instead:
+        return int(_load(job.instead)(settings, job))
     worker = processes.WORKER_VARIABLE in os.environ
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
@@ -130,7 +136,7 @@ def _main(job: Job, arguments: list[str]) -> int:
             wait = 0 if settings.dry_run else settings.simulator_wait
             _server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
     if settings.dry_run:
-        _print_plan(settings, job, arguments)
+        _print_dry_run(settings, job, arguments)
         return 0
     if worker:
         return _run_here(settings, job)
@@ -364,7 +370,7 @@ def _load(reference: str) -> Any:
 # The dry run
 
 
-def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
+def _print_dry_run(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
     lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
     if _needs_simulated_user(settings, job):
         user = settings.user_model_name_or_path
@@ -392,6 +398,8 @@ def _print_plan(settings: CommonSettings, job: Job, arguments: Sequence[str]) ->
         if name != processes.WORKER_VARIABLE
     ]
     lines.append("  " + " ".join([*variables, shlex.join(line)]))
+    if job.plan:
+        lines += ["", "would take:", *(f"  {line}" for line in _load(job.plan)(settings, job))]
     try:
         print(without_credentials("\n".join(lines)), flush=True)
     except BrokenPipeError:

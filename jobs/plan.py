@@ -1,0 +1,47 @@
+"""What a training job will take, from its settings: memory, hours, money and disk, without loading a model."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sdpo.errors import SettingError, nearest
+from sdpo.runtime.launch import main
+
+TRAINING = (
+    "train-online-tldr",
+    "train-online-helpsteer",
+    "train-offline",
+    "train-offline-wildfeedback",
+    "train-offline-wildchat",
+    "demo-real",
+)
+DEFAULT = "train-online-tldr"
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Plan the job that `--job` or the environment variable JOB names, with its settings; return the exit code."""
+    try:
+        name, others = _job(arguments)
+    except SettingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return SettingError.exit_code
+    job = importlib.import_module(f"jobs.{name.replace('-', '_')}").JOB
+    return main(replace(job, instead="sdpo.plan.job:run"), others)
+
+
+def _job(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the name of the job to plan and the other arguments. Raises SettingError for an unknown job."""
+    others, name = list(arguments), os.environ.get("JOB", "").strip() or DEFAULT
+    if "--job" in others:
+        at = others.index("--job")
+        name = others[at + 1] if at + 1 < len(others) else ""
+        del others[at : at + 2]
+    if name not in TRAINING:
+        raise SettingError(f"JOB={name} is no training job.{nearest(name, TRAINING)} They are {', '.join(TRAINING)}.")
+    return name, others
+
+
+if __name__ == "__main__":
+    raise SystemExit(plan(sys.argv[1:]))

@@ -1,0 +1,49 @@
+"""`make plan`: prints the plan of a training job and writes plan.json. A dry run of that job prints the summary."""
+
+import json
+from typing import TYPE_CHECKING
+
+from sdpo.errors import SdpoError
+from sdpo.plan.fit import fits_of
+from sdpo.plan.plan import plan_of
+from sdpo.plan.table import summary, table, values
+from sdpo.runtime.run_directory import replace_file
+from sdpo.settings import CommonSettings, OfflineSettings, OnlineSettings
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+
+FOLDER, FILE = "plans", "plan.json"
+
+
+def run(settings: CommonSettings, job: "Job") -> int:
+    """Print the plan, write it to SCRATCH/plans/RUN_ID/plan.json, and return 0. A dry run writes nothing.
+
+    Raises SettingError if the shape of a model cannot be found.
+    """
+    training = _training(settings)
+    plan = plan_of(training)
+    fits = fits_of(plan)
+    print(f"{job.name}: {job.summary}\n\n{table(plan, fits)}", flush=True)
+    if not settings.dry_run:
+        path = training.scratch / FOLDER / training.run_name / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"job": job.name, **values(plan, fits)}, indent=1) + "\n"
+        replace_file(path, content.encode())
+        print(f"plan: {path}", flush=True)
+    return 0
+
+
+def dry_run_lines(settings: CommonSettings, job: "Job") -> list[str]:
+    """Return the lines of a dry run: the plan's summary, or in one line why there is none."""
+    try:
+        plan = plan_of(_training(settings))
+        return summary(plan, fits_of(plan))
+    except SdpoError as error:
+        return [f"no plan: {error}"]
+
+
+def _training(settings: CommonSettings) -> OnlineSettings | OfflineSettings:
+    if not isinstance(settings, OnlineSettings | OfflineSettings):
+        raise TypeError(f"{type(settings).__name__} are not the settings of a training job")
+    return settings

@@ -1,0 +1,96 @@
+"""How many rows a run trains on and how long they are: from the settings, and from the data where it is there."""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdpo.settings import OfflineSettings, OnlineSettings
+
+CHARACTERS = 4  # a token has about so many, of English with a vocabulary of 50,000 words or more
+_SAMPLE = 500
+_TEMPLATE = 40  # tokens of the words around a follow-up, and of the chat template
+_ASSUMED_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of a row's prompt, of its answer, and of its follow-up with the words around it."""
+
+    prompt: float
+    completion: float
+    follow_up: float
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a run: how many, the longest that there can be, the usual ones, and where this is from."""
+
+    count: int
+    longest: Lengths
+    usual: Lengths
+    notes: tuple[str, ...] = ()
+
+
+def rows_of(settings: OnlineSettings | OfflineSettings) -> Rows:
+    """Return the rows of a run. A file of data that does not exist is said in the notes."""
+    return _online(settings) if isinstance(settings, OnlineSettings) else _offline(settings)
+
+
+def _online(settings: OnlineSettings) -> Rows:
+    longest = Lengths(settings.max_prompt_tokens, settings.max_completion_tokens, settings.user_max_tokens + _TEMPLATE)
+    read = _read(_train_file(settings))
+    note = f"answers at MAX_COMPLETION_TOKENS ({settings.max_completion_tokens}); shorter ones take less time"
+    if read is None:
+        return Rows(settings.train_n, longest, longest, (f"prompts at MAX_PROMPT_TOKENS, {note}",))
+    prompt = min(read[1].prompt + _TEMPLATE, longest.prompt)
+    return Rows(settings.train_n, longest, Lengths(prompt, longest.completion, longest.follow_up), (note,))
+
+
+def _offline(settings: OfflineSettings) -> Rows:
+    follow_up = min(128, settings.max_context_tokens // 4)
+    # The context with the follow-up is what has to fit.
+    longest = Lengths(settings.max_context_tokens - follow_up, settings.max_completion_tokens, follow_up)
+    path = _train_file(settings)
+    read = _read(path)
+    if read is None:
+        count = settings.train_n or _ASSUMED_ROWS
+        return Rows(
+            count, longest, longest, (f"{path} does not exist: time and disk for {count:,} rows at the limits",)
+        )
+    count, usual = read
+    usual = Lengths(
+        min(usual.prompt + _TEMPLATE, longest.prompt),
+        min(usual.completion, longest.completion),
+        min(usual.follow_up + _TEMPLATE, settings.max_context_tokens),
+    )
+    count = min(count, settings.train_n or count)
+    note = f"lengths of the rows in {path}, at {CHARACTERS} characters a token; memory for rows at the limits"
+    return Rows(int(count * (1 - settings.holdout)), longest, usual, (note,))
+
+
+def _train_file(settings: OnlineSettings | OfflineSettings) -> Path | None:
+    if settings.data_path is not None:
+        return settings.data_path / "train.jsonl"
+    return settings.train_jsonl
+
+
+def _read(path: Path | None) -> tuple[int, Lengths] | None:
+    """Return the number of lines and the mean lengths in tokens of the first rows; None without a usable file."""
+    if path is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        count = sum(1 for line in file if line.strip())
+    sums, number = [0, 0, 0], 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in itertools.islice(file, _SAMPLE):
+                row = json.loads(line)
+                prompt = row["prompt"]
+                sums[0] += len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
+                sums[1] += len(row.get("completion", ""))
+                sums[2] += len(row.get("user_response", ""))
+                number += 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # the job itself says what is wrong with the file
+    return (count, Lengths(*(total / number / CHARACTERS for total in sums))) if number else None

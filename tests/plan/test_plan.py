@@ -1,0 +1,214 @@
+"""The plan of a training job: its shapes, its formulas against what was measured, and the job itself."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from jobs import plan as plan_job
+from sdpo.errors import SettingError
+from sdpo.models.policy import adapter_config, with_adapter
+from sdpo.plan.fit import fits_of
+from sdpo.plan.memory import memory_of
+from sdpo.plan.plan import plan_of
+from sdpo.plan.shapes import Shape, read_shape, shape_of
+from sdpo.plan.step import Step
+from sdpo.runtime.launch import main
+from sdpo.settings import OfflineSettings
+from sdpo.settings.resolve import resolve
+from sdpo.tiny import MODEL_DIR
+from tests.commands import JOBS, ROOT, clean_environment
+
+SMALL = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 24,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch, tmp_path):
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+
+
+def plan_with(job: str = "train-offline", **values):
+    module = JOBS[f"jobs.{job.replace('-', '_')}"]
+    flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return plan_of(resolve(module.settings, flags, job=job, defaults=module.defaults, tiny=module.tiny))
+
+
+@pytest.mark.parametrize("kind", [Qwen3Config, Qwen2Config, LlamaConfig])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_of_a_shape_and_of_its_adapter_are_those_of_the_model(kind, tied):
+    values = SMALL | ({} if kind is not Qwen2Config else {"head_dim": 16})
+    config = kind(**values, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        shape = shape_of(config.to_dict(), "M=x")
+        assert shape.parameters == model.num_parameters()
+        for targets in ("all-linear", "q_proj, down_proj"):
+            settings = OfflineSettings(adapter="lora", lora_rank=8, lora_targets=targets)
+            adapted = with_adapter(AutoModelForCausalLM.from_config(config), adapter_config(settings), False)
+            trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+            assert shape.adapter_parameters(8, targets) == trained
+
+
+@pytest.mark.parametrize(("model", "billions"), [("Qwen3-0.6B", 0.596), ("Qwen3-1.7B", 1.72), ("Qwen3-4B", 4.02)])
+def test_well_known_models_need_no_file(model, billions):
+    assert read_shape(f"Qwen/{model}", "MODEL").parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+    assert read_shape("Qwen/Qwen3-8B", "MODEL").parameters / 1e9 == pytest.approx(8.19, rel=1e-3)
+
+
+def test_a_config_in_the_cache_of_the_hub_counts(tmp_path):
+    folder = tmp_path / "hub" / "models--some--model"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "config.json").write_text(json.dumps(SMALL | {"model_type": "llama"}))
+    assert read_shape("some/model", "M").hidden == 64
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model_type": "qwen3"}', '{"model_type": "mixtral"}', "[]"])
+def test_a_shape_that_is_not_to_be_had_is_said_in_one_line(content, tmp_path):
+    if content is not None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "config.json").write_text(content)
+    with pytest.raises(SettingError, match=r"MODEL=.*model.* (Give|plan for) ") as caught:
+        read_shape("model" if content else "no/model", "MODEL")
+    assert "\n" not in str(caught.value)
+
+
+def gpu_cells() -> list[tuple[str, str, float]]:
+    """Return adapter, objective and measured GB of the steps in docs/gpu.md."""
+    rows = [line.split("|") for line in (ROOT / "docs" / "gpu.md").read_text("utf-8").splitlines()]
+    cells, adapter = [], ""
+    for row in rows:
+        if len(row) == 8 and row[2].strip() in ("token", "full"):
+            adapter = {"LoRA": "lora", "all weights": "none"}.get(row[1].strip(), adapter)
+            cells.append((adapter, row[2].strip(), float(row[6])))
+    return cells
+
+
+def test_the_plan_is_within_the_margin_of_what_a_gpu_measured():
+    cells = gpu_cells()
+    assert len(cells) == 4
+    for adapter, objective, peak_gb in cells:
+        shape = read_shape("Qwen/Qwen3-0.6B", "M")
+        sizes = {"rows": 4, "prompt": 512, "completion": 256, "follow_up": 64, "packed": True}
+        step = Step(shape=shape, adapter=adapter, objective=objective, **sizes)
+        assert memory_of(step).peak / 1e9 == pytest.approx(peak_gb, rel=0.15), (adapter, objective)
+
+
+@pytest.mark.slow
+def test_the_plan_is_within_the_margin_of_what_this_machine_measures():
+    command = [sys.executable, "-m", "benchmarks.plan", "--only", "full-short", "lora-short"]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(re.findall(r"^\S+ +[\d.]+ +[\d.]+ +[+-]", done.stdout, re.M)) == 2
+
+
+def test_teachers_and_copies_take_what_they_hold():
+    def lasting(**values) -> dict:
+        return dict(plan_with(world_size=1, **values).memory.lasting)
+
+    full, weights = lasting(guard="off"), read_shape("Qwen/Qwen3-8B", "M").parameters
+    assert full["weights"] == 4 * weights and full["teacher"] == full["start model"] == 0
+    assert lasting(guard="off", teacher="frozen")["teacher"] == 2 * weights
+    assert lasting(guard="off", teacher="ema")["teacher"] == 4 * weights
+    assert lasting(guard="stop")["start model"] == 2 * weights
+    both = lasting(guard="stop", teacher="frozen")
+    assert both["start model"] == 0 and both["teacher"] == 2 * weights
+    adapter = lasting(adapter="lora", teacher="frozen")
+    assert adapter["teacher"] == adapter["start model"] == 0 and 2 * weights < adapter["weights"] < 2.1 * weights
+    assert lasting(adapter="qlora", teacher="frozen")["weights"] < 0.45 * adapter["weights"]
+    assert lasting(optimizer="adamw")["optimizer"] == 8 * weights
+
+
+def test_processes_divide_or_copy_the_weights():
+    single, copies = plan_with(world_size=1), plan_with(world_size=4)
+    shards = plan_with(world_size=4, accelerate_config=ROOT / "jobs/accelerate/fsdp2.yaml", optimizer="adamw")
+    assert copies.memory.peak - single.memory.peak == pytest.approx(4 * single.shape.parameters)  # gradients in transit
+    assert shards.memory.lasting["weights"] == pytest.approx(single.memory.lasting["weights"] / 4)
+    assert shards.memory.peak < single.memory.peak / 2
+
+
+@pytest.mark.parametrize("job", ["train-online-tldr", "train-online-helpsteer", "train-offline", "demo-real"])
+def test_the_change_that_is_named_makes_it_fit(job):
+    plan = plan_with(job)
+    changed = 0
+    for fit in fits_of(plan):
+        if fit.change is None:
+            continue
+        values = dict(word.lower().split("=", 1) for word in fit.change.split())
+        if "accelerate_config" in values:
+            values["accelerate_config"] = ROOT / values["accelerate_config"]
+        again = next(row for row in fits_of(plan_with(job, **values)) if row.size == fit.size)
+        assert not fit.fits and again.fits, fit
+        changed += 1
+    assert changed or fits_of(plan)[0].fits
+
+
+def test_a_plan_is_quick_prints_a_table_writes_json_and_imports_no_torch(tmp_path):
+    code = (
+        "import sys, jobs.plan\n"
+        "code = jobs.plan.plan(['--job', 'train-online-helpsteer', '--train-n', '64', '--scratch', 'runs'])\n"
+        "assert not {'torch', 'transformers', 'huggingface_hub'} & set(sys.modules)\n"
+        "sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=clean_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for words in ("Qwen/Qwen3-8B: 8.19 billion", "24 GB", "RTX 4090", "requests to claude-haiku", "disk: "):
+        assert words in done.stdout
+    (path,) = (tmp_path / "runs").rglob("*.json")
+    assert path.name == "plan.json" and str(path) in done.stdout.replace("runs/", f"{tmp_path}/runs/")
+    content = json.loads(path.read_text("utf-8"))
+    assert sum(content["memory"]["parts"].values()) == pytest.approx(content["memory"]["peak"])
+    assert content["settings"]["train_n"] == 64 and content["api_cost"]["requests"] == 64
+    assert content["settings"]["anthropic_api_key"] == "redacted"
+
+
+def test_the_job_to_plan_is_named_by_make_or_a_flag(monkeypatch, capsys):
+    monkeypatch.setenv("JOB", "train-offline")
+    assert plan_job.plan(["--dry-run"]) == 0 and "train-offline:" in capsys.readouterr().out
+    assert plan_job.plan(["--job", "demo-real", "--dry-run"]) == 0 and "demo-real:" in capsys.readouterr().out
+    assert plan_job.plan(["--job", "train-ofline"]) == 2
+    assert "JOB=train-ofline is no training job. Did you mean train-offline?" in capsys.readouterr().err
+    assert plan_job.plan(["--train-m", "4"]) == 2 and "--train-m" in capsys.readouterr().err
+    assert plan_job.plan(["--model", "no/model"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "MODEL=no/model" in error
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("module", ["jobs.train_online_tldr", "jobs.train_offline"])
+def test_a_dry_run_has_the_summary(module, capsys):
+    job = replace(JOBS[module], check=None)
+    assert main(job, ["--tiny", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.partition("would take:\n")[2].splitlines()
+    assert 2 <= len(lines) <= 4 and lines[0].startswith("  memory a GPU: ") and "disk: " in lines[2]
+
+
+def test_rows_that_are_there_give_the_time(tmp_path):
+    row = {"prompt": [{"role": "user", "content": "x" * 400}], "completion": "y" * 200, "user_response": "z" * 40}
+    (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 640)
+    known, unknown = plan_with(train_jsonl=tmp_path / "rows.jsonl"), plan_with(train_jsonl=tmp_path / "none.jsonl")
+    assert known.rows.usual.completion == 50 and known.work.steps == 640 // (4 * 8 * 4) * 2
+    assert known.memory.peak == unknown.memory.peak  # of the longest rows that there can be
+    assert known.work.training_flops < unknown.work.training_flops / 10
+    assert "does not exist" in unknown.rows.notes[0]
+
+
+def test_the_tiny_model_has_its_own_shape():
+    config = AutoConfig.from_pretrained(MODEL_DIR)
+    shape = read_shape(str(MODEL_DIR), "M")
+    assert isinstance(shape, Shape) and shape.vocabulary == config.vocab_size and shape.layers == 4
