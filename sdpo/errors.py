@@ -83,6 +83,10 @@ class RunError(SdpoError):
     """A run directory cannot be used as requested."""
 
 
+class AtWork(RunError):
+    """Another process is at work there; what it writes is left alone."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " Did you mean X?" for the known name closest to `name`, or an empty string if none is close."""
     by_folded = {candidate.lower(): candidate for candidate in known}

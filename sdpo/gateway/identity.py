@@ -15,7 +15,7 @@ from sdpo.llm.address import is_loopback
 _CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
 _USER = ("x-user-id", "x-openwebui-user-id", "x-openwebui-user-email")
 _MESSAGE = ("x-message-id", "x-openwebui-message-id")
-_OPT_OUT = "x-sdpo-opt-out"
+_OPT_OUT, _BESIDE = "x-sdpo-opt-out", "x-sdpo-beside"
 _TASK = "x-openwebui-task"
 _TASK_PROMPT = "### Task:"  # how Open WebUI's prompts for titles, tags and searches begin
 OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, "x-openwebui-")
@@ -43,9 +43,13 @@ def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> I
         user=user,
         conversation=_first(headers, _CONVERSATION),
         message=_first(headers, _MESSAGE),
-        opted_out=headers.get(_OPT_OUT, "0").strip().lower() not in ("", "0", "false", "no"),
-        task=bool(headers.get(_TASK)) or _is_task(headers, body),
+        opted_out=_says_yes(headers.get(_OPT_OUT)),
+        task=bool(headers.get(_TASK)) or _says_yes(headers.get(_BESIDE)) or _is_task(headers, body),
     )
+
+
+def _says_yes(value: str | None) -> bool:
+    return (value or "0").strip().lower() not in ("", "0", "false", "no")
 
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:

@@ -289,3 +289,47 @@ def test_a_training_that_is_out_of_time_saves_a_checkpoint_and_can_go_on(tmp_pat
             stages.run("train-offline", values | {"lr": 2e-3})  # refused by the run's own directory
         assert failed.value.exit_code == 1 and "train-offline.log" in str(failed.value)
         assert "\n" not in str(failed.value)
+
+
+@pytest.mark.slow
+def test_a_night_can_go_on_from_what_is_live(tmp_path):
+    """CONTINUE=1: the training starts from the live version's weights, and its version is a whole model."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from sdpo.registry import moves
+    from sdpo.tiny import MODEL_DIR
+    from tests.registries import add, settings, write_adapter
+
+    registry, store_url = tmp_path / "registry", f"sqlite:///{tmp_path / 'store.sqlite'}"
+    add(registry, write_adapter(tmp_path / "adapter", 1, size=0.02))
+    moves.promote(settings(registry), "v0001")
+    store = Store(store_url)
+    for number, row in enumerate(data.logged(260, seed=5)):
+        said = [*messages_of(row), {"role": "assistant", "content": "TL;DR: noted."}]
+        store.add_conversation(said, user=f"user-{number % 40}", id=row.id, started_at=1000.0 + number)
+    used = [one.id for one in store.conversations()][:40]
+    store.mark_used(used, "v0001", until=1500.0)
+    given = ["--continue", *flags(tmp_path, store_url=store_url, conversations="unused")]
+    assert main(JOB, given) in (0, 7)
+    (night,) = (tmp_path / "runs" / "learn").iterdir()
+    version = versions.read(registry, "v0002")
+    assert (version.kind, version.parent) == ("model", "v0001")
+    assert not set(used) & set(version.data["conversations"]) and len(version.data["conversations"]) > 120
+    # It began with the live version as one model, and ended as another one.
+    live = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(MODEL_DIR), registry / "versions/v0001/adapter"
+    )
+    merged = live.merge_and_unload().state_dict()
+    start = AutoModelForCausalLM.from_pretrained(night / "start").state_dict()
+    ended = AutoModelForCausalLM.from_pretrained(version.folder(registry)).state_dict()
+    assert all(torch.allclose(merged[name], start[name], atol=1e-6) for name in merged)
+    assert any(not torch.allclose(start[name], ended[name], atol=1e-4) for name in start)
+    assert json.loads((night / "train" / "run.json").read_text())["settings"]["model_name_or_path"] == str(
+        night / "start"
+    )
+    if version.kept:
+        return
+    assert read_live(registry).version == "v0002"
+    assert moves.rollback(settings(registry)) == "v0001"
