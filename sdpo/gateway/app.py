@@ -123,9 +123,7 @@ def make_app(settings: "GatewaySettings", store: Store) -> Starlette:
 async def _try_upstream(gateway: Gateway) -> None:
     """Say at the start if the upstream does not answer yet. It may come later."""
     if problem := await gateway.upstream.healthy():
-        words = (
-            f"the upstream {gateway.upstream.shown} does not answer ({problem}); clients get its error until it does"
-        )
+        words = f"the upstream {gateway.upstream.shown} does not answer ({problem}); clients get 502 until it does"
         print(f"warning: {words}", file=sys.stderr, flush=True)
 
 

@@ -155,6 +155,13 @@ def test_a_second_learner_is_refused_and_a_dead_ones_lock_is_taken(tmp_path, log
     assert main(JOB, flags(tmp_path, input=logs)) == 1
     error = capsys.readouterr().err
     assert f"process {holder.pid} on " in error and len(error.splitlines()) == 1
+    # In the folder of the first one, whose page is its own.
+    night = tmp_path / "night"
+    night.mkdir()
+    (night / "learn.jsonl").write_text('{"stage": "collect", "inputs": "", "sentence": "x"}\n')
+    (night / "report.html").write_text("the first one's")
+    assert main(JOB, flags(tmp_path, input=logs, output_dir=night)) == 1
+    assert (night / "report.html").read_text() == "the first one's" and "another learner" in capsys.readouterr().err
     holder.kill()
     holder.wait()
     holder.stdout.close()

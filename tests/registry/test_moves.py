@@ -70,6 +70,13 @@ def test_a_version_to_keep_back_goes_live_by_force_alone(registry, adapters):
     assert moves.promote(settings(registry), kept.name, force=True).name == kept.name
 
 
+def test_the_table_names_persons_where_they_are_known(registry, adapters):
+    add(registry, adapters[0], data={"interactions": 838})
+    add(registry, adapters[0], data={"interactions": 3, "persons": ["hash"]})
+    shown = table(settings(registry))
+    assert "838 interactions  " in shown and "3 interactions of 1 person " in shown and "?" not in shown
+
+
 def test_a_damaged_version_does_not_go_live(registry):
     moves.promote(settings(registry), "v0001")
     (registry / "versions" / "v0002" / "adapter" / "adapter_model.safetensors").write_bytes(b"cut")
@@ -90,8 +97,9 @@ def test_a_canary_starts_goes_live_and_ends(registry):
     assert read_live(registry).canary.version == "v0003"
     assert moves.rollback(given) == "v0002" and read_live(registry).canary is None
     assert state(registry) == {"v0001": "former", "v0002": "live", "v0003": "rejected"}
-    with pytest.raises(SettingError, match="no candidate"):
+    with pytest.raises(SettingError, match="no candidate") as caught:
         moves.promote(given, None)
+    assert f"make versions REGISTRY={registry} lists" in str(caught.value)
     with pytest.raises(SettingError, match="live already"):
         moves.promote(replace(given, canary=0.5), "v0002")
 
