@@ -115,43 +115,44 @@ def once_around(
     Raises RunError if a job failed.
     """
     talking, measured, seconds = Clients(loop.url, clients), Clients(loop.url, clients), dict[str, float]()
-
-    def timed(name: str, work: Callable[[], Any]) -> Any:
-        started = time.monotonic()
-        done = work()
-        seconds[name] = round(time.monotonic() - started, 1)
-        return done
-
     greedy = [greedy_answers(loop.url)]
     say(f"{clients} users talk to the model: {conversations} conversations")
-    before = timed("talk", lambda: talking.talk(conversations, seed=1))
+    with _timed(seconds, "talk"):
+        before = talking.talk(conversations, seed=1)
     kept = compare_with_store(Store(loop.store_url, create=False), talking)
     say(f"{kept['stored']} conversations are in the store, {kept['lost']} lost, {kept['different']} different")
     say("make learn: from what was said to a decision")
-    flags = ["--store-url", loop.store_url, "--scratch", str(loop.folder), *learn_flags]
-    timed("night", lambda: loop.job("learn", *flags, allowed=_DECISIONS))
-    night = max((loop.folder / "learn").glob("*/learn.json"), key=lambda path: path.stat().st_mtime)
-    summary = json.loads(night.read_text("utf-8"))
+    with _timed(seconds, "night"):
+        summary = _learn(loop, learn_flags)
     live = read_live(loop.registry).version
     say(f"{summary['outcome']}: {summary['sentence']}")
-    after = timed("measure", lambda: measured.talk(fresh, seed=2, follow_up=False))
+    with _timed(seconds, "measure"):
+        after = measured.talk(fresh, seed=2, follow_up=False)
     greedy.append(greedy_answers(loop.url))
     if roll_back and live is not None:
         loop.job("rollback")
         greedy.append(greedy_answers(loop.url))
     return Result(
-        errors=[*talking.errors, *measured.errors],
-        kept=kept,
-        outcome=summary["outcome"],
-        sentence=summary["sentence"],
-        live=live,
-        before=figures(before),
-        after=figures(after),
-        versions=dict(measured.versions),
-        greedy=greedy,
-        live_at_the_end=read_live(loop.registry).version,
+        errors=[*talking.errors, *measured.errors], kept=kept, outcome=summary["outcome"],
+        sentence=summary["sentence"], live=live, before=figures(before), after=figures(after),
+        versions=dict(measured.versions), greedy=greedy, live_at_the_end=read_live(loop.registry).version,
         seconds=seconds,
-    )
+    )  # fmt: skip
+
+
+def _learn(loop: Loop, flags: Sequence[str]) -> dict[str, Any]:
+    """Run a night and return its summary."""
+    given = ["--store-url", loop.store_url, "--scratch", str(loop.folder), *flags]
+    loop.job("learn", *given, allowed=_DECISIONS)
+    newest = max((loop.folder / "learn").glob("*/learn.json"), key=lambda path: path.stat().st_mtime)
+    return dict(json.loads(newest.read_text("utf-8")))
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = round(time.monotonic() - started, 1)
 
 
 def table(result: Result) -> str:

@@ -72,14 +72,20 @@ async def talk(url: str, seed: int) -> list[tuple[str, set[str]]]:
         return await asyncio.gather(*(one(number, post) for number, post in enumerate(posts)))
 
 
+@pytest.fixture(scope="module")
+def adapters(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    return [write_adapter(folder / str(seed), seed) for seed in (1, 2)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("better", "live_after"), [("v0002", "v0002"), ("v0001", "v0001")])
 def test_a_canary_answers_its_share_of_whole_conversations_and_is_decided_by_what_users_say(
-    tmp_path, capsys, better, live_after
+    tmp_path, capsys, adapters, better, live_after
 ):
     registry = tmp_path / "registry"
-    for seed in (1, 2):
-        add(registry, write_adapter(tmp_path / str(seed), seed))
+    for adapter in adapters:
+        add(registry, adapter)
     with Upstream(answers_of(registry, better)) as upstream, gateway(upstream.url, tmp_path) as running:
         flags = ["--registry", str(registry), "--upstream", upstream.url, "--unload-after", "0"]
         assert main(JOBS["jobs.promote"], [*flags, "--version", "v0001"]) == 0
