@@ -9,7 +9,7 @@ export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findst
 
 JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
-JOBS += gateway gateway-key forget export-conversations
+JOBS += gateway gateway-key forget export-conversations demo-loop
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
 BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
@@ -96,6 +96,9 @@ train-offline: ready ## train offline on your own conversations (TRAIN_JSONL=...
 
 simulator: ready ## serve the simulated user's model until Ctrl-C
 	@$(PYTHON) -m jobs.simulator
+
+demo-loop: ready ## the tiny model learns from users who chat through a gateway, on a CPU (DEMO_STAY=1 to chat with it)
+	@$(PYTHON) -m jobs.demo_loop
 
 gateway: ready ## pass your chat client on to a model's server and keep what is said (UPSTREAM=...)
 	@$(PYTHON) -m jobs.gateway

@@ -31,6 +31,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sdpo.gateway.store import Store
+from sdpo.learn.rule_users import STYLE, TASTES
 from sdpo.models.generate import generate
 from sdpo.models.pretrained import load_tokenizer
 from sdpo.registry import versions
@@ -42,8 +43,7 @@ from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.logged import messages_of
 from sdpo.tiny.users import OracleUser, UnrelatedUser
 
-STYLE, USERS, FRESH = "concise_professional_expert", 64, 256
-TASTES = ({"long": False}, {"casual": False})
+USERS, FRESH = 64, 256
 OPPOSITE = {"long": True, "casual": True}
 
 

@@ -1,4 +1,7 @@
-"""Runs `make learn` each day at LEARN_HOUR (UTC), with the settings of the environment, until it is stopped."""
+"""Runs `make learn` each day at LEARN_HOUR (UTC), with the settings of the environment, until it is stopped.
+
+LEARN_HOUR=now learns at once, and then each day at the hour at which it was started.
+"""
 
 import os
 import signal
@@ -18,8 +21,10 @@ def seconds_until(hour: int, now: datetime) -> float:
 def main() -> int:
     """Learn each night. A night that fails is said in its own log, and the next one begins anew."""
     text = os.environ.get("LEARN_HOUR", "3").strip()
-    if not text.isdecimal() or int(text) > 23:
-        print(f"error: LEARN_HOUR={text} is not an hour from 0 to 23.", file=sys.stderr, flush=True)
+    at_once = text == "now"
+    hour = datetime.now(UTC).hour if at_once else int(text) if text.isdecimal() else 24
+    if hour > 23:
+        print(f"error: LEARN_HOUR={text} is not an hour from 0 to 23, or now.", file=sys.stderr, flush=True)
         return 2
     running: subprocess.Popen[bytes] | None = None
 
@@ -32,9 +37,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     while True:
-        wait = seconds_until(int(text), datetime.now(UTC))
-        print(f"learner: learning in {wait / 3600:.1f} hours, at {int(text):02}:00 UTC", flush=True)
-        time.sleep(wait)
+        if not at_once:
+            wait = seconds_until(hour, datetime.now(UTC))
+            print(f"learner: learning in {wait / 3600:.1f} hours, at {hour:02}:00 UTC", flush=True)
+            time.sleep(wait)
+        at_once = False
         running = subprocess.Popen([sys.executable, "-m", "jobs.learn"])
         print(f"learner: the night ended with exit code {running.wait()}", flush=True)
 

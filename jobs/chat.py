@@ -10,7 +10,8 @@ JOB = Job(
     settings=ChatSettings,
     run="sdpo.chat.job:run",
     check="sdpo.chat.job:check",
-    tiny={"model": MODEL_DIR, "hindsight_template": "framed"},  # the tiny model was trained with this template
+    # The tiny model was trained with this template, and without thoughts.
+    tiny={"model": MODEL_DIR, "hindsight_template": "framed", "template_settings": "enable_thinking=false"},
 )
 
 if __name__ == "__main__":

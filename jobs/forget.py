@@ -8,7 +8,7 @@ JOB = Job(
     summary="remove a user's conversations and say what learned from them",
     settings=ForgetSettings,
     run="sdpo.gateway.service:forget",
-    check="sdpo.gateway.service:check_named",
+    check="sdpo.gateway.service:check_forget",
     tiny={"user": "nobody"},
 )
 

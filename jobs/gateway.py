@@ -8,7 +8,7 @@ JOB = Job(
     summary="pass requests on to an OpenAI-compatible server and keep the conversations, until interrupted",
     settings=GatewaySettings,
     run="sdpo.gateway.service:run",
-    check="sdpo.gateway.service:check",
+    check="sdpo.gateway.service:check_gateway",
 )
 
 if __name__ == "__main__":

@@ -84,6 +84,10 @@ class RunError(SdpoError):
     """A run directory cannot be used as requested."""
 
 
+class AtWork(RunError):
+    """Another process is at work there; what it writes is left alone."""
+
+
 # A checkout has a Makefile; an installed package has the `sdpo` command alone.
 _PROGRAM = "make" if (Path(__file__).parents[1] / "Makefile").is_file() else "sdpo"
 

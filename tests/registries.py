@@ -1,5 +1,6 @@
 """Registries for tests: small adapters on the tiny model, and a stand-in for vLLM that loads adapters by request."""
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -78,3 +79,31 @@ class FakeVllm(FakeServer):
             if self.broken or body["model"] not in ("base", *self.loaded):
                 return Answer("no such model", status=404)
         return Answer()
+
+
+class FakeFolders(FakeServer):
+    """Answers as `transformers serve` does: the model of a request is a folder, which has to be there as a whole.
+
+    The answer is a fingerprint of the folder's weights.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(self.answer)
+
+    def answer(self, body: dict, number: int) -> Answer:
+        """Answer as the folder."""
+        text = weights_in(Path(body["model"]))
+        return Answer("no such model", status=404) if text is None else Answer(text)
+
+
+def weights_in(folder: Path) -> str | None:
+    """Return a fingerprint of the weights in a folder that a server could load, None if a part of it is missing."""
+    try:
+        json.loads((folder / "config.json").read_bytes())
+        parts = [(folder / "model.safetensors").stat().st_size]
+        if (folder / "adapter_config.json").exists() or folder.name == "served":
+            json.loads((folder / "adapter_config.json").read_bytes())
+            parts.append(hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest())
+        return json.dumps(parts)
+    except (OSError, ValueError):
+        return None

@@ -193,6 +193,12 @@ def test_the_learners_nights_begin_at_its_hour():
         assert waiting.wait(10) == 0
 
 
+def test_the_loops_containers_get_every_setting_of_a_learner(docker):
+    recorded = docker("loop", AUDIT_SETTINGS="AUDIT_N=8", MIN_INTERACTIONS="9", UNLOAD_AFTER="1", LEARN_HOUR="now")
+    passed = yaml.safe_load("\n".join(recorded[recorded.index("services:") :]))["services"]
+    assert passed["learner"] == {"environment": ["AUDIT_SETTINGS", "MIN_INTERACTIONS", "UNLOAD_AFTER"]}
+
+
 def test_nothing_runs_as_root_and_the_caller_owns_the_written_files(docker, tmp_path):
     _, user, file, *_ = docker("config")
     assert int(user) == OWNER

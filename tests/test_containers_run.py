@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.docker import IMAGE, NAME, OWNER, inspected, needs_engine, run
@@ -80,6 +82,40 @@ def test_the_smoke_test_reaches_the_demo_s_results_and_the_caller_owns_its_files
     assert run("docker", "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={NAME}-smoke") == ""
 
 
+@needs_engine
+def test_the_loop_answers_on_one_port_of_this_machine_keeps_what_is_said_and_learns(image, tmp_path):
+    """`make up-loop` with the tiny model; the night ends at once, as one conversation is too little to learn from."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    given = {"COMPOSE_PROJECT_NAME": f"{NAME}-loop", "DOCKER_IMAGE": image, "DOCKER_VARIANT": "cpu"}
+    given |= {"SCRATCH": str(tmp_path / "runs"), "GATEWAY_PORT": port}
+
+    def container(service: str) -> str:
+        return run("docker/compose.sh", "ps", "--quiet", service, **given).strip()
+
+    try:
+        run("make", "up-loop", **given)
+        services = [inspected("container", container(name)) for name in ("server", "gateway", "learner")]
+        bound = [host for one in services for hosts in one["NetworkSettings"]["Ports"].values() for host in hosts or ()]
+        assert bound == [{"HostIp": "127.0.0.1", "HostPort": port}]
+        assert all(one["Config"]["User"].split(":")[0] not in ("", "0", "root") for one in services)
+        assert "learning in" in run("docker", "logs", container("learner"))
+        messages = [{"role": "user", "content": "My brother has a dog. Yesterday it licked my guitar in the garage."}]
+        body = {"model": "sdpo", "messages": messages, "max_tokens": 24}
+        response = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=120, trust_env=False)
+        answer = response.json()["choices"][0]["message"]["content"]
+        assert response.headers["x-sdpo-version"] == "base" and answer.strip() and "think" not in answer
+        run("make", "up-loop", LEARN_HOUR="now", **given)
+        learner = container("learner")
+        assert until(lambda: "the night ended with" in run("docker", "logs", learner), 240)
+        shown = run("docker", "logs", learner)
+        assert "ended with exit code 0" in shown and "1 conversations, 1 of them not learned from yet" in shown
+        assert (tmp_path / "runs" / "store.sqlite").stat().st_uid == OWNER
+    finally:
+        run("docker/compose.sh", "down", "--volumes", "--timeout", "5", **given)
+
+
 class Stack:
     """The tiny world's containers with a run of 30 steps, which tests interrupt."""
 
@@ -122,7 +158,7 @@ def stack(image, tmp_path_factory):
     try:
         yield stack
     finally:
-        stack.compose("down", "--volumes", "--timeout", "10")
+        stack.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")  # a second trainer too
 
 
 @needs_engine

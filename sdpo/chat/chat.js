@@ -40,10 +40,10 @@ async function post(path, body, signal) {
   return response;
 }
 // An answer comes as lines of JSON: {"text"}, then {"done"} or {"error"}.
-async function answer(model, list, id, words, signal) {
+async function answer(model, list, id, words, signal, beside = false) {
   const result = { text: "", finished: false, exchange: "", version: "", conversation: id };
   try {
-    const response = await post("answer", { model, messages: list, conversation: id }, signal);
+    const response = await post("answer", { model, messages: list, conversation: id, beside }, signal);
     const reader = response.body.getReader(), decoder = new TextDecoder();
     let rest = "";
     for (;;) {
@@ -84,7 +84,7 @@ async function say(text) {
   const waiting = [];
   if (compare) {
     const words = turn("assistant", data.base || "the model before", "", parent);
-    waiting.push(answer(null, list, conversation + "-base", words, running.signal));
+    waiting.push(answer(null, list, conversation, words, running.signal, true));
   }
   const words = turn("assistant", data.live, "", parent);
   waiting.push(answer(data.live, list, conversation, words, running.signal));

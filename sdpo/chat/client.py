@@ -12,8 +12,8 @@ from sdpo.errors import ServerError, SettingError, command, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 from sdpo.text.prompts import Message
 
-# The name that the chat gives its conversation, and what the gateway says of the answer.
-OWN_CONVERSATION = "x-conversation-id"
+# The name that the chat gives its conversation, a request that is no part of one, and what the gateway says.
+OWN_CONVERSATION, BESIDE = "x-conversation-id", "x-sdpo-beside"
 CONVERSATION, EXCHANGE, VERSION = "x-sdpo-conversation", "x-sdpo-exchange", "x-sdpo-version"
 _CONNECT_SECONDS = 10.0
 # Less than the 5 s after which uvicorn closes an idle connection: a message must not meet one that just closes.
@@ -88,19 +88,24 @@ class ChatClient:
         await self._http.aclose()
 
     async def answer(
-        self, model: str, messages: Sequence[Message], conversation: str, into: Answer | None = None
+        self,
+        model: str,
+        messages: Sequence[Message],
+        conversation: str,
+        into: Answer | None = None,
+        beside: bool = False,
     ) -> AsyncIterator[str]:
         """Yield the answer's text in parts, as they come; `into` is filled on the way.
 
+        A gateway keeps an answer that is asked for `beside` the conversation out of its store.
         Closing the iterator ends the request, and with it the server's work on it.
         """
         into = Answer() if into is None else into
         into.model, into.conversation = model, conversation
         body = {"model": model, "messages": list(messages), "stream": True, **self.options}
+        headers = {BESIDE: "1"} if beside else {OWN_CONVERSATION: conversation}
         try:
-            async with self._http.stream(
-                "POST", "chat/completions", json=body, headers={OWN_CONVERSATION: conversation}
-            ) as response:
+            async with self._http.stream("POST", "chat/completions", json=body, headers=headers) as response:
                 if response.status_code != 200:
                     await response.aread()
                     raise self._refused(response)

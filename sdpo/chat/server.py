@@ -116,12 +116,14 @@ class ChatServer:
         body = await self._body(request)
         messages, conversation = _messages(body.get("messages")), str(body.get("conversation") or "")
         model = body.get("model") or await base_name(self.client, self.settings, self.settings.served_name)
-        return StreamingResponse(self._lines(str(model), messages, conversation), media_type="application/x-ndjson")
+        beside = body.get("beside") is True
+        lines = self._lines(str(model), messages, conversation, beside)
+        return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    async def _lines(self, model: str, messages: list[Message], conversation: str) -> AsyncIterator[str]:
+    async def _lines(self, model: str, messages: list[Message], conversation: str, beside: bool) -> AsyncIterator[str]:
         answer = Answer()
         try:
-            async for text in self.client.answer(model, messages, conversation, answer):
+            async for text in self.client.answer(model, messages, conversation, answer, beside):
                 yield _line({"text": text})
         except SdpoError as error:
             yield _line({"error": str(error)})

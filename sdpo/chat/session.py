@@ -1,8 +1,10 @@
 """A chat: what each line does. It knows no terminal, only a screen that shows what happened."""
 
 import asyncio
+import json
+import shlex
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sdpo.chat import commands
 from sdpo.chat.client import Answer, ChatClient
@@ -43,10 +45,21 @@ class Screen(Protocol):
         ...
 
 
-def options_of(settings: "ChatSettings") -> dict[str, float | int]:
-    """Return the sampling options to send, those that are set."""
+def options_of(settings: "ChatSettings") -> dict[str, Any]:
+    """Return what to send with each request: the sampling options and the chat template's settings that are set."""
     options = {"temperature": settings.temperature, "max_tokens": settings.max_completion_tokens}
-    return {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
+    words = (word.partition("=") for word in shlex.split(settings.template_settings))
+    template = {name: _value(text) for name, _, text in words}
+    return given | ({"chat_template_kwargs": template} if template else {})
+
+
+def _value(text: str) -> Any:
+    """Return the value that a text of JSON stands for, such as false; any other text is itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 async def base_name(client: ChatClient, settings: "ChatSettings", live: str) -> str:
@@ -160,13 +173,12 @@ class ChatSession:
     async def _stream(self, names: list[str], answers: list[Answer]) -> list[ServerError]:
         """Ask all models at once and return what went wrong, once for all; one that fails does not stop the other.
 
-        The base is asked in a conversation of its own: in the store this one has the live model's answers alone.
+        The base is asked beside the conversation: nothing is learned from an answer that was only shown.
         """
 
         async def one(index: int) -> None:
-            of_base = "-base" if index < len(names) - 1 else ""
-            conversation = f"{self.conversation.id}{of_base}"
-            parts = self.client.answer(names[index], self.conversation.messages, conversation, answers[index])
+            beside, name = index < len(names) - 1, self.conversation.id
+            parts = self.client.answer(names[index], self.conversation.messages, name, answers[index], beside)
             try:
                 async for text in parts:
                     self.screen.part(index, text)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -106,16 +107,24 @@ def make_app(settings: "GatewaySettings", store: Store) -> Starlette:
         await gateway.in_thread(
             gateway.redactor.words, ""
         )  # loads its detectors, which the first request would wait for
-        purging = asyncio.create_task(_purge_daily(gateway))
+        beside = [asyncio.create_task(_purge_daily(gateway)), asyncio.create_task(_try_upstream(gateway))]
         try:
             yield
         finally:
-            purging.cancel()
+            for task in beside:
+                task.cancel()
             await gateway.close()
 
     app = Starlette(routes=routes, lifespan=lifespan)
     app.state.gateway = gateway
     return app
+
+
+async def _try_upstream(gateway: Gateway) -> None:
+    """Say at the start if the upstream does not answer yet. It may come later."""
+    if problem := await gateway.upstream.healthy():
+        words = f"the upstream {gateway.upstream.shown} does not answer ({problem}); clients get 502 until it does"
+        print(f"warning: {words}", file=sys.stderr, flush=True)
 
 
 async def _purge_daily(gateway: Gateway) -> None:

@@ -12,12 +12,17 @@ from sdpo.gateway.exchanges import plain_id, plain_text
 from sdpo.llm.address import is_loopback
 
 # Open WebUI sends its headers with ENABLE_FORWARD_USER_INFO_HEADERS.
-_CONVERSATION = ("x-conversation-id", "x-openwebui-chat-id")
+_CHAT = "x-openwebui-chat-id"
+_CONVERSATION = ("x-conversation-id", _CHAT)
 _USER = ("x-user-id", "x-openwebui-user-id", "x-openwebui-user-email")
 _MESSAGE = ("x-message-id", "x-openwebui-message-id")
-_OPT_OUT = "x-sdpo-opt-out"
+_OPT_OUT, _BESIDE = "x-sdpo-opt-out", "x-sdpo-beside"
 _TASK = "x-openwebui-task"
-_TASK_PROMPT = "### Task:"  # how Open WebUI's prompts for titles, tags and searches begin
+# How Open WebUI's own prompts begin: for titles, tags, searches and follow-ups; for an emoji; to merge several models'
+# answers; and, as a system message, to choose tools. It names its tasks in no header unless it is set up to.
+_TASK_PROMPTS = ("### Task:", "Your task is to reflect the speaker", "You have been provided with a set of responses")
+_TOOLS_PROMPT = "Available Tools:"
+_TEMPORARY = ("temporary:", "local:")  # how the ids of its chats begin that are to be kept nowhere
 OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, "x-openwebui-")
 
 
@@ -43,9 +48,13 @@ def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> I
         user=user,
         conversation=_first(headers, _CONVERSATION),
         message=_first(headers, _MESSAGE),
-        opted_out=headers.get(_OPT_OUT, "0").strip().lower() not in ("", "0", "false", "no"),
-        task=bool(headers.get(_TASK)) or _is_task(headers, body),
+        opted_out=_says_yes(headers.get(_OPT_OUT)),
+        task=bool(headers.get(_TASK)) or _says_yes(headers.get(_BESIDE)) or _is_task(headers, body),
     )
+
+
+def _says_yes(value: str | None) -> bool:
+    return (value or "0").strip().lower() not in ("", "0", "false", "no")
 
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
@@ -55,10 +64,12 @@ def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
 def _is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
     if not any(name.startswith("x-openwebui-") for name in headers):
         return False
-    messages = body.get("messages")
-    last = messages[-1] if isinstance(messages, list) and messages else None
-    content = last.get("content") if isinstance(last, dict) else None
-    return isinstance(content, str) and content.startswith(_TASK_PROMPT)
+    if headers.get(_CHAT, "").startswith(_TEMPORARY):
+        return True
+    given = body.get("messages")
+    messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    first, last = (str(messages[at].get("content") or "") if messages else "" for at in (0, -1))
+    return last.startswith(_TASK_PROMPTS) or (len(messages) > 1 and first.startswith(_TOOLS_PROMPT))
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

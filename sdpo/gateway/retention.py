@@ -21,21 +21,33 @@ class Forgotten:
     runs: list[str]
 
 
+def find(store: Store, user: str) -> Forgotten:
+    """Return what `forget` would remove, and remove nothing."""
+    with store.engine.begin() as connection:
+        return _found(connection, user)[0]
+
+
 def forget(store: Store, user: str) -> Forgotten:
     """Remove all of a user's rows, in all conversations and under all keys."""
     with store.writing.begin() as connection:
-        query = select(EXCHANGES.c.id, EXCHANGES.c.conversation).where(EXCHANGES.c.user == user)
-        rows = connection.execute(query).all()
-        own = connection.execute(select(CONVERSATIONS.c.id).where(CONVERSATIONS.c.user == user)).scalars()
-        names = sorted({*own, *(row.conversation for row in rows)})
-        runs: dict[str, None] = {}
-        for part in _parts(names):
-            used = select(USES.c.run).where(USES.c.conversation.in_(part)).order_by(USES.c.used_at)
-            runs |= dict.fromkeys(connection.execute(used).scalars())
-        _remove(connection, [row.id for row in rows])
-        _remove_empty(connection, names)
+        found, exchanges = _found(connection, user)
+        _remove(connection, exchanges)
+        _remove_empty(connection, found.conversations)
     _compact(store)
-    return Forgotten(names, len(rows), list(runs))
+    return found
+
+
+def _found(connection: Connection, user: str) -> tuple[Forgotten, list[str]]:
+    """Return what there is of a user, and the ids of the exchanges."""
+    query = select(EXCHANGES.c.id, EXCHANGES.c.conversation).where(EXCHANGES.c.user == user)
+    rows = connection.execute(query).all()
+    own = connection.execute(select(CONVERSATIONS.c.id).where(CONVERSATIONS.c.user == user)).scalars()
+    names = sorted({*own, *(row.conversation for row in rows)})
+    runs: dict[str, None] = {}
+    for part in _parts(names):
+        used = select(USES.c.run).where(USES.c.conversation.in_(part)).order_by(USES.c.used_at)
+        runs |= dict.fromkeys(connection.execute(used).scalars())
+    return Forgotten(names, len(rows), list(runs)), [row.id for row in rows]
 
 
 def purge(store: Store, days: float) -> int:

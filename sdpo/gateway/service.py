@@ -9,6 +9,7 @@ from sdpo.errors import RunError, SettingError, command
 from sdpo.llm.address import checked_url, is_loopback
 
 if TYPE_CHECKING:
+    from sdpo.gateway.retention import Forgotten
     from sdpo.runtime.launch import Job
     from sdpo.settings.gateway import (
         ExportConversationsSettings,
@@ -25,16 +26,32 @@ _IDLE_SECONDS = 120  # longer than clients keep a connection: else one may take 
 
 def check(settings: "StoreSettings", job: "Job") -> None:
     """Raise SettingError for an address of a store or an upstream that cannot be used, and if a package is missing."""
+    check_packages(job)
+    from sdpo.gateway.database import sqlite_path
+
+    sqlite_path(settings.store_url)
+
+
+def check_gateway(settings: "GatewaySettings", job: "Job") -> None:
+    """Check the settings as `check` does; a dry run also tries the upstream and prints what it serves."""
+    check(settings, job)
+    checked_url(settings.upstream, "UPSTREAM")
+    if settings.dry_run:
+        import asyncio
+
+        from sdpo.gateway.upstream import what_it_serves
+
+        key, timeout = settings.upstream_api_key, settings.upstream_timeout
+        print(asyncio.run(what_it_serves(settings.upstream, key, timeout)) + "\n", flush=True)
+
+
+def check_packages(job: "Job") -> None:
+    """Raise SettingError if a package that the gateway needs is missing."""
     missing = [name for name in ("sqlalchemy", "starlette", "httpx", "uvicorn") if find_spec(name) is None]
     if missing:
         raise SettingError(
             f"{job.name} needs {' and '.join(missing)}. Install what is missing: pip install 'sdpo[loop]'."
         )
-    from sdpo.gateway.database import sqlite_path
-
-    sqlite_path(settings.store_url)
-    if hasattr(settings, "upstream"):
-        checked_url(settings.upstream, "UPSTREAM")
 
 
 def check_named(settings: "GatewayKeySettings | ForgetSettings", job: "Job") -> None:
@@ -49,6 +66,24 @@ def check_named(settings: "GatewayKeySettings | ForgetSettings", job: "Job") -> 
         raise SettingError(
             f"{name.upper()} is not given. Name it on the command line: make {job.name} {name.upper()}=..."
         )
+
+
+def check_forget(settings: "ForgetSettings", job: "Job") -> None:
+    """Check the settings as `check_named` does; a dry run also prints what would be removed."""
+    check_named(settings, job)
+    if settings.dry_run:
+        from sdpo.gateway import retention
+        from sdpo.gateway.store import Store
+
+        assert settings.user is not None
+        try:
+            store = Store(settings.store_url, create=False)
+        except SettingError as error:
+            if not settings.tiny:
+                raise
+            print(f"note: {error}\n", flush=True)  # the tiny world has no store before a gateway ran
+            return
+        _print_found(settings, retention.find(store, settings.user), "would remove")
 
 
 def run(settings: "GatewaySettings", job: "Job") -> None:
@@ -131,15 +166,22 @@ def make_key(settings: "GatewayKeySettings", job: "Job") -> None:
 def forget(settings: "ForgetSettings", job: "Job") -> None:
     """Remove a user's conversations and print what learned from them."""
     from sdpo.gateway import retention
-    from sdpo.gateway.learned import versions_with
     from sdpo.gateway.store import Store
 
     assert settings.user is not None
     store = Store(settings.store_url, create=False)
-    gone = retention.forget(store, settings.user)
-    print(f"removed {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
-    if gone.conversations:
-        print("not reached: what was exported or prepared (data/), and the folders of nights (runs/learn)")
+    _print_found(settings, retention.forget(store, settings.user), "removed")
+
+
+def _print_found(settings: "ForgetSettings", gone: "Forgotten", done: str) -> None:
+    """Print what was found of a user, what was done with it, and what learned from it."""
+    from sdpo.gateway.learned import versions_with
+
+    if not gone.conversations:
+        print(f"nobody of the name {settings.user} is in the store {settings.store_url}", flush=True)
+        return
+    print(f"{done} {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
+    print("not reached: what was exported or prepared (data/), and the folders of nights (runs/learn)")
     versions = versions_with(settings.registry, gone.conversations, gone.runs)
     if not gone.runs and not versions:
         print("nothing has learned from them", flush=True)

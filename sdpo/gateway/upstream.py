@@ -218,6 +218,21 @@ class Upstream:
         return UpstreamError(502, "upstream_error", f"The upstream {self.shown} gave no answer ({_words(error)}).")
 
 
+async def what_it_serves(url: str, api_key: str | None, timeout: float) -> str:
+    """Return in a sentence whether the server answers, and the models it lists."""
+    upstream = Upstream(url, api_key, min(timeout, _LIST_SECONDS), 1)
+    try:
+        response, listed = await upstream.models()
+    except UpstreamError as error:
+        return f"warning: {error.message} The gateway starts all the same."
+    finally:
+        await upstream.close()
+    if listed is None:
+        return f"warning: {upstream.shown} answers {response.status_code} when it is asked for its models."
+    names = [str(one["id"]) for one in models_in(listed) if "id" in one]
+    return f"{upstream.shown} answers and serves: {', '.join(names) or 'no model by name (set UPSTREAM_MODEL)'}"
+
+
 def response_headers(response: httpx.Response, *, decoded: bool = False) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response to pass on; `decoded` if its body is passed on decompressed or changed."""
     raw = [(name.lower(), value) for name, value in response.headers.raw]

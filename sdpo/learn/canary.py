@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sdpo.errors import SettingError, command
+from sdpo.errors import SettingError
 from sdpo.learn.collect import open_store
-from sdpo.registry.live import Live, read_live
+from sdpo.registry.live import Live, read_live, typed
 from sdpo.registry.moves import promote, rollback
 from sdpo.runtime.statistics import Interval, difference_interval
 from sdpo.text.languages import language_of
@@ -141,7 +141,9 @@ def run(settings: "CanarySettings", job: "Job") -> None:
     """Print the comparison, and with FINISH=1 do what it says. Raises SettingError without a canary or a store."""
     live = read_live(settings.registry)
     if live.canary is None:
-        raise SettingError(f"{settings.registry} has no canary. {command('promote')} CANARY=0.1 starts one.")
+        raise SettingError(
+            f"{settings.registry} has no canary. {typed(settings.registry, 'promote', 'CANARY=0.1')} starts one."
+        )
     store = open_store(settings)
     comparison = comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
     print(f"{live.canary.version} for {live.canary.share:.0%} of the conversations\n{table(comparison.measures)}\n")

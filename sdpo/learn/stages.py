@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SdpoError
+from sdpo.errors import AtWork, SdpoError
 from sdpo.llm.server import end_with_parent
 from sdpo.settings import LearnSettings, as_text
 from sdpo.settings.resolve import MAKE_VARIABLES
@@ -129,7 +129,7 @@ def _last_error(log: Path, start: int) -> str:
 
 
 def learner_lock(registry: Path) -> IO[str]:
-    """Return the lock of a registry's learner, held until it is closed. Raises RunError if another process has it."""
+    """Return the lock of a registry's learner, held until it is closed. Raises AtWork if another process has it."""
     registry.mkdir(parents=True, exist_ok=True)
     file = (registry / ".learn.lock").open("a+")
     try:
@@ -138,7 +138,7 @@ def learner_lock(registry: Path) -> IO[str]:
         file.seek(0)
         holder = file.read().strip()
         file.close()
-        raise RunError(f"another learner works with {registry} ({holder or 'it just started'}). Wait for it.") from None
+        raise AtWork(f"another learner works with {registry} ({holder or 'it just started'}). Wait for it.") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {os.uname().nodename}, since {time.strftime('%Y-%m-%d %H:%M')}")
     file.flush()

@@ -20,7 +20,7 @@ from sdpo.learn import canary, collect
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import Stages
 from sdpo.registry import moves, versions
-from sdpo.registry.live import read_live
+from sdpo.registry.live import read_live, typed
 from sdpo.runtime import processes
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.training import RULE
@@ -254,14 +254,12 @@ class Work:
         row: dict[str, Any] = {"output": name, "version": name}
         if live.canary is not None and live.canary.version != name:
             return row | _ends(CANDIDATE, 0, f"{name} waits until {live.canary.version} is no longer tried")
-        against = self.results["evaluate"]["against"]
+        against, promoting = self.results["evaluate"]["against"], typed(settings.registry, "promote", f"VERSION={name}")
         if self.rival() != against:
             sentence = f"{name} was compared with {against or 'the base model'}, and {live.version} is live now"
-            return row | _ends(
-                CANDIDATE, 0, f"{sentence}: {command('learn')} again, or {command('promote')} VERSION={name}"
-            )
+            return row | _ends(CANDIDATE, 0, f"{sentence}: {command('learn')} again, or {promoting}")
         if not settings.auto_promote and not settings.canary:
-            sentence = f"{name} is better than what is live: {command('promote')} VERSION={name} lets it go live"
+            sentence = f"{name} is better than what is live: {promoting} lets it go live"
             return row | _ends(CANDIDATE, 0, sentence)
         in_place = live.canary.version if settings.canary and live.canary else None if settings.canary else live.version
         if in_place != name:

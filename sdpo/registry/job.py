@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from sdpo.errors import command
 from sdpo.registry.history import read_moves
-from sdpo.registry.live import read_live
+from sdpo.registry.live import read_live, typed
 from sdpo.registry.moves import promote, rollback, states
 from sdpo.registry.versions import Version, versions
 
@@ -18,16 +17,13 @@ _COLUMNS = ("version", "state", "created", "parent", "learned from", "verdict")
 def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     """Let a version go live, or as a canary. Raises what `promote` raises."""
     version = promote(settings, settings.version, settings.force, "by hand")
-    live = read_live(settings.registry)
+    live, back = read_live(settings.registry), typed(settings.registry, "rollback")
     if live.canary is not None and live.canary.version == version.name:
+        compare, finish = (typed(settings.registry, word) for word in ("canary", "promote"))
         print(f"{version.name} answers {live.canary.share:.0%} of the conversations.")
-        compare, go_live, go_back = map(command, ("canary", "promote", "rollback"))
-        print(f"{compare} compares them; {go_live} lets it go live, {go_back} takes it back.", flush=True)
+        print(f"{compare} compares them; {finish} lets it go live, {back} takes it back.", flush=True)
     else:
-        print(
-            f"{version.name} is live as {live.model}. {command('rollback')} goes back to what was live before.",
-            flush=True,
-        )
+        print(f"{version.name} is live as {live.model}.\n{back} goes back to what was live before.", flush=True)
 
 
 def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
@@ -50,7 +46,7 @@ def table(settings: "RegistrySettings") -> str:
     registry = settings.registry
     live, every = read_live(registry), versions(registry)
     if not every:
-        return f"{registry} has no version yet: the base model answers. {command('learn')} makes one."
+        return f"{registry} has no version yet: the base model answers. {typed(registry, 'learn')} makes one."
     now = states(every, live, read_moves(registry, live))
     rows = [_COLUMNS, *(_cells(version, now[version.name]) for version in every)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
@@ -65,6 +61,7 @@ def table(settings: "RegistrySettings") -> str:
 def _cells(version: Version, state: str) -> tuple[str, ...]:
     interactions = version.data.get("interactions")
     persons = len(version.data.get("persons") or ())
-    learned = "–" if interactions is None else f"{interactions} interactions of {persons or '?'} persons"
+    learned = "–" if interactions is None else f"{interactions} interactions"
+    learned += f" of {persons} {'person' if persons == 1 else 'persons'}" if persons else ""  # else none was named
     sentence = version.verdict.get("verdict") or "not evaluated"
     return version.name, state, version.created_at, version.parent or "base", learned, sentence

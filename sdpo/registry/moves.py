@@ -5,6 +5,7 @@ pointer replaced; the version that was live is unloaded after a while. Whatever 
 names a version that is complete and was answering, and the same command goes on.
 """
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError, command
+from sdpo.errors import ServerError, SettingError
 from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
-from sdpo.registry.live import Canary, Live, read_live, write_live
+from sdpo.registry.live import Canary, Live, read_live, typed, write_live
 from sdpo.registry.serving import upstream_of
 from sdpo.registry.versions import Version, check_files, locked, read, set_state, versions
 
@@ -69,6 +70,11 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
             return live.version
         before = former(read_moves(registry, live))
         target = None if name == BASE else name
+        if name is not None and target == live.version and live.move and live.canary is None:
+            reconcile(registry)  # the same command was killed after its move
+            if settings.upstream is not None:
+                _unload(settings, {live.model})
+            return target
         if not before or (name is not None and target not in before):
             if live.version is None and name in (None, BASE):
                 raise SettingError("there is nothing to roll back to: the base model is live already.")
@@ -120,7 +126,7 @@ def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Versi
     now = states(every, live, read_moves(registry, live))
     candidates = [version for version in every if now[version.name] == "candidate"]
     if not candidates:
-        raise SettingError(_NOTHING.format(registry, command("versions")))
+        raise SettingError(_NOTHING.format(registry, typed(registry, "versions")))
     return candidates[-1]
 
 
@@ -135,11 +141,19 @@ def _move(settings: "RegistrySettings", action: str, live: Live, after: Live, re
     )
     write_live(registry, replace(after, changed_at=time.time(), move=number))
     reconcile(registry)
-    held = {live.model, live.canary.model if live.canary else None} - {None}
-    kept = {after.model, after.canary.model if after.canary else None}
-    if settings.upstream is None or not held - kept:
-        return
-    if settings.unload_after:
-        print(f"waiting {settings.unload_after:g} s for answers in flight (UNLOAD_AFTER)", flush=True)
-        time.sleep(settings.unload_after)
-    upstream_of(settings).unload_others(kept)
+    if settings.upstream is not None:
+        _unload(settings, {after.model, after.canary.model if after.canary else None})
+
+
+def _unload(settings: "RegistrySettings", kept: set[str | None]) -> None:
+    """Unload what the server holds beside these, also of a move that was killed. The pointer is where it belongs."""
+    try:
+        server = upstream_of(settings)
+        others = server.others(kept)
+        if others and settings.unload_after:
+            print(f"waiting {settings.unload_after:g} s for answers in flight (UNLOAD_AFTER)", flush=True)
+            time.sleep(settings.unload_after)
+        server.unload(others)
+    except ServerError:
+        words = "UPSTREAM no longer responds, so what was live before may still be loaded; the next move unloads it"
+        print(f"warning: {words}", file=sys.stderr, flush=True)

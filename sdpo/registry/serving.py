@@ -7,7 +7,7 @@ vLLM loads and unloads adapters by request while it serves (started with VLLM_AL
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,8 +36,12 @@ class Upstream(Protocol):
         """Get an answer from the base model, and return the server's name for it. Raises ServerError."""
         ...
 
-    def unload_others(self, kept: Collection[str | None]) -> None:
-        """Unload the versions that are none of these names, if the server holds any."""
+    def others(self, kept: Collection[str | None]) -> list[str]:
+        """Return the names of the versions that the server holds and that are none of these."""
+        ...
+
+    def unload(self, names: Collection[str]) -> None:
+        """Unload versions by their names."""
         ...
 
 
@@ -143,11 +147,14 @@ class VllmServer:
         self.server.try_model(bases[0])
         return bases[0]
 
-    def unload_others(self, kept: Collection[str | None]) -> None:
-        """Unload the adapters that have a name of ours and are none of these."""
-        for name in self._listed():
-            if _OWN.fullmatch(name) and name not in kept:
-                self.server.post("/v1/unload_lora_adapter", {"lora_name": name})
+    def others(self, kept: Collection[str | None]) -> list[str]:
+        """Return the adapters that have a name of ours and are none of these."""
+        return [name for name in self._listed() if _OWN.fullmatch(name) and name not in kept]
+
+    def unload(self, names: Collection[str]) -> None:
+        """Unload adapters."""
+        for name in names:
+            self.server.post("/v1/unload_lora_adapter", {"lora_name": name})
 
     def _listed(self) -> list[str]:
         return [str(entry["id"]) for entry in self.server.models()]
@@ -171,8 +178,12 @@ class FolderServer:
             self.server.try_model(model)
         return model
 
-    def unload_others(self, kept: Collection[str | None]) -> None:
-        """Do nothing: the server unloads a model that is idle."""
+    def others(self, kept: Collection[str | None]) -> list[str]:
+        """Return nothing: the server itself unloads a model that is idle."""
+        return []
+
+    def unload(self, names: Collection[str]) -> None:
+        """Do nothing."""
 
 
 class NoServer:
@@ -189,7 +200,11 @@ class NoServer:
         """Return the base model."""
         return model
 
-    def unload_others(self, kept: Collection[str | None]) -> None:
+    def others(self, kept: Collection[str | None]) -> list[str]:
+        """Return nothing."""
+        return []
+
+    def unload(self, names: Collection[str]) -> None:
         """Do nothing."""
 
 
@@ -205,16 +220,28 @@ def served_folder(registry: Path, version: Version) -> str:
     base, folder = _base_folder(version), weights.with_name(SERVED)
     # The adapter's tokenizer and chat template are those it was trained with: its files come last.
     files = {path.name: path for source in (base, weights) for path in source.iterdir() if path.is_file()}
-    if folder.exists() and {path.name: path.readlink() for path in folder.iterdir() if path.is_symlink()} == files:
-        return str(folder)
-    temporary = folder.with_name(f".{SERVED}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for name, path in files.items():
-        (temporary / name).symlink_to(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    if not folder.exists():
+        temporary = folder.with_name(f".{SERVED}-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        for name, path in files.items():
+            (temporary / name).symlink_to(path)
+        temporary.rename(folder)
+    _relink(folder, files)
     return str(folder)
+
+
+def _relink(folder: Path, files: Mapping[str, Path]) -> None:
+    """Let a folder have these links and no others. Each is replaced as a whole: the folder may be what is live."""
+    for path in folder.iterdir():
+        if path.name not in files:
+            path.unlink()
+    for name, target in files.items():
+        if not (folder / name).is_symlink() or (folder / name).readlink() != target:
+            temporary = folder / f".{name}-{os.getpid()}"
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(target)
+            temporary.replace(folder / name)
 
 
 def _base_folder(version: Version) -> Path:

@@ -18,13 +18,17 @@ def joined(parts: Iterable[Markup]) -> Markup:
     return Markup("").join(parts)
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> Markup:
-    """Return a table: numbers to the right, everything else to the left. Empty without rows."""
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "", css_class: str = "") -> Markup:
+    """Return a table: numbers to the right, everything else to the left. Empty without rows.
+
+    One of class `stacked` has its cells below each other on a narrow screen.
+    """
     lines = [joined(_cell(value) for value in row) for row in rows]
     if not lines:
         return Markup("")
     titles = joined(Markup("<th scope='col'>{}</th>").format(text) for text in head)
-    return Markup("<table>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
+    return Markup("<table{}>{}<thead><tr>{}</tr></thead><tbody>{}</tbody></table>").format(
+        Markup(" class='{}'").format(css_class) if css_class else Markup(""),
         Markup("<caption>{}</caption>").format(caption) if caption else Markup(""),
         titles,
         joined(Markup("<tr>{}</tr>").format(line) for line in lines),

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sdpo.report.folder import LEARN_FILE, Folder, listing, mappings, number
+from sdpo.report.folder import EVALUATION, LEARN_FILE, Folder, listing, mappings, number
 from sdpo.report.html import bullets, cut, duration, joined, moment, shown, table
 
 # Fingerprints by which the journal finds what it has done: nothing to read.
@@ -27,7 +27,7 @@ def journal(folder: Folder) -> Markup:
         sentence = "; ".join(filter(None, [_text(row.get("sentence")), *rest]))
         took = duration(row.get("seconds")) if number(row.get("seconds")) is not None else ""
         rows.append([_text(row.get("stage")), sentence, _text(row.get("outcome")), took, moment(row.get("at"))])
-    return table(["stage", "what it says", "outcome", "took", "ended"], rows)
+    return table(["stage", "what it says", "outcome", "took", "ended"], rows, css_class="stacked")
 
 
 def decision(folder: Folder) -> tuple[str, str]:
@@ -40,6 +40,20 @@ def decision(folder: Folder) -> tuple[str, str]:
         return _text(last["outcome"]), sentence
     stage = _text(last.get("stage")) or "none"
     return "unfinished", f"Its last stage that ended is {stage}: {sentence}. make learn goes on from there."
+
+
+def gained(folder: Folder) -> Markup:
+    """Return what the checkpoint of the verdict gained over what was live, else each one's; empty before that."""
+    parts = []
+    for evaluation in (one for one in folder.inside if one.kind == EVALUATION):
+        released = evaluation.json("release.json")
+        chosen = released.get("checkpoint")
+        for row in mappings(released.get("releases")):
+            if chosen is not None and row.get("checkpoint") != chosen:
+                continue
+            gains = (rule for rule in mappings(row.get("rules")) if rule.get("kind") == "gain")
+            parts += [f"checkpoint-{row.get('checkpoint')}: {_text(gain.get('sentence'))}" for gain in gains]
+    return bullets(parts)
 
 
 def audit_verdicts(folder: Folder) -> str:

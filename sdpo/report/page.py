@@ -48,6 +48,12 @@ td.number { text-align: right; white-space: nowrap; } caption { text-align: left
 td { min-width: 4rem; } td .text { width: 18rem; max-width: 60vw; white-space: pre-wrap; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--panel); padding: .6rem; margin: .3rem 0; }
 details { margin: .4rem 0; } summary { cursor: pointer; padding: .2rem 0; }
+@media (max-width: 40rem) {
+  table { font-size: .85rem; overflow-wrap: anywhere; } th, td { padding: .15rem .3rem; } td { min-width: 0; }
+  td.number { white-space: normal; } nav td:last-child { min-width: 0; } td .text { width: auto; max-width: none; }
+  .stacked thead { display: none; } .stacked tr { display: block; border-bottom: 1px solid var(--line); }
+  .stacked td { display: block; border: 0; padding: 0; } .stacked td:first-child { font-weight: bold; }
+}
 .sample { border-left: 3px solid var(--line); padding-left: .7rem; margin: .8rem 0; }
 """
 )
@@ -101,6 +107,7 @@ def _folder(folder: Folder, name: str, metrics: Metrics, index: int, beside: Pat
         ("How to repeat it", lambda: _origin(folder)),
     ]
     if folder.kind == LEARNING:
+        sections.append(("What was gained", lambda: learning.gained(folder)))
         sections.append(("What was decided", lambda: learning.journal(folder)))
     if folder.kind == TRAINING:
         sections += [

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from sdpo import settings as settings_module
-from sdpo.errors import OutOfMemory, RunError, SdpoError, SettingError, command, one_line
+from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, command, one_line
 from sdpo.llm.address import is_loopback, without_credentials
 from sdpo.runtime import cores, processes
 from sdpo.runtime.memory import out_of_memory
@@ -342,12 +342,17 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
 def _report(settings: CommonSettings, job: Job, main: bool = True) -> Iterator[None]:
     """Write the job's report at the end, also of a run that fails: the report then says what is missing.
 
-    A report that cannot be written is a warning, never the end of a run.
+    A report that cannot be written is a warning, never the end of a run. The folder of a run that another process is
+    at work on is that one's to report on.
     """
+    refused = False
     try:
         yield
+    except AtWork:
+        refused = True
+        raise
     finally:
-        if main and job.report and isinstance(settings, JobSettings):
+        if main and not refused and job.report and isinstance(settings, JobSettings):
             try:
                 print(f"report: {_load(job.report)(settings.run_directory_path)}", flush=True)
             except RunError:

@@ -29,7 +29,7 @@ from sdpo.settings.gateway import (
     StoreSettings,
 )
 from sdpo.settings.gpu_checks import GpuCheckSettings
-from sdpo.settings.learn import CanarySettings, LearnSettings, PromoteSettings, RegistrySettings
+from sdpo.settings.learn import CanarySettings, DemoLoopSettings, LearnSettings, PromoteSettings, RegistrySettings
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
@@ -43,6 +43,7 @@ __all__ = [
     "ChatSettings",
     "CommonSettings",
     "ConversationPrepSettings",
+    "DemoLoopSettings",
     "EvalSettings",
     "ExportConversationsSettings",
     "ForgetSettings",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.checks import http_address, template_file
+from sdpo.settings.checks import http_address, setting_words, template_file
 from sdpo.settings.common import MODEL_ELSEWHERE, CommonSettings, Template
 from sdpo.settings.declare import setting
 
@@ -35,6 +35,11 @@ class ChatSettings(CommonSettings):
     temperature: float | None = setting(None, "the sampling temperature; if not set, the server's", at_least=0)
     max_completion_tokens: int | None = setting(
         None, "the maximum length of an answer; if not set, the server's", at_least=1
+    )
+    template_settings: str = setting(
+        "",
+        "settings of the served model's chat template, as NAME=value words, such as enable_thinking=false",
+        check=setting_words,
     )
     chat_timeout: float = setting(120.0, "the seconds to wait for the next part of an answer", above=0)
     page: bool = setting(False, "serve a page for the browser instead of a chat on the terminal")

@@ -84,3 +84,13 @@ def names(value: str) -> str | None:
         return None if shlex.split(value) else "one or more names"
     except ValueError:
         return "names with every quote closed"
+
+
+def setting_words(value: str) -> str | None:
+    """Check that the value is NAME=value words."""
+    try:
+        words = shlex.split(value)
+    except ValueError:
+        return "NAME=value words with every quote closed"
+    usable = all("=" in word and word.partition("=")[0].isidentifier() for word in words)
+    return None if usable else "NAME=value words, such as 'LR=1e-4 GPUS=4'"

@@ -2,25 +2,14 @@
 
 # ruff: noqa: RUF009 (`setting` is a `field`)
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.checks import existing_path, http_address, plain_name
+from sdpo.settings.checks import existing_path, http_address, plain_name, setting_words
 from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings
 from sdpo.settings.declare import setting
 from sdpo.settings.gateway import StoreSettings
-
-
-def setting_words(value: str) -> str | None:
-    """Check that the value is NAME=value words."""
-    try:
-        words = shlex.split(value)
-    except ValueError:
-        return "NAME=value words with every quote closed"
-    usable = all("=" in word and word.partition("=")[0].isidentifier() for word in words)
-    return None if usable else "NAME=value words, such as 'LR=1e-4 GPUS=4'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,3 +106,12 @@ class LearnSettings(ComparisonSettings, JobSettings):
         None, "end the training at a checkpoint this many hours after the start, but not before its first step", above=0
     )
     auto_promote: bool = setting(True, "let a version go live if its verdict says so; with CANARY as a canary first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoLoopSettings(JobSettings):
+    """The loop as a demo."""
+
+    demo_conversations: int = setting(240, "how many conversations the users have", at_least=64)
+    demo_users: int = setting(24, "how many users there are, all at once", at_least=12)
+    demo_stay: bool = setting(False, "leave server and gateway running until Ctrl-C")

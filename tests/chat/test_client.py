@@ -15,7 +15,7 @@ from sdpo.chat import commands
 from sdpo.chat.client import Answer, ChatClient
 from sdpo.chat.conversation import Conversation
 from sdpo.chat.screens import PlainScreen, RichScreen, printable
-from sdpo.chat.session import ChatSession
+from sdpo.chat.session import ChatSession, options_of
 from sdpo.chat.signal import Signal
 from sdpo.errors import SdpoError, ServerError, SettingError
 from sdpo.settings import ChatSettings
@@ -213,6 +213,21 @@ class Recorder:
 
     def signal(self, signal: Signal, follow_up: str) -> None:
         self.said.append(follow_up)
+
+
+def test_settings_of_the_chat_template_go_with_every_request():
+    flags = ["--template-settings", "enable_thinking=false tone=calm", "--temperature", "0.5"]
+    settings = resolve(ChatSettings, flags, job="chat", environment={}, dotenv=Path("none"))
+    sent = options_of(settings)
+    assert sent == {"temperature": 0.5, "chat_template_kwargs": {"enable_thinking": False, "tone": "calm"}}
+
+    async def ask(url: str) -> None:
+        async with ChatClient(url, options=sent) as client:
+            assert [text async for text in client.answer("sdpo", [{"role": "user", "content": "hi"}], "c")]
+
+    with FakeServer() as server:
+        asyncio.run(ask(server.url))
+    assert server.bodies[0]["chat_template_kwargs"] == {"enable_thinking": False, "tone": "calm"}
 
 
 def test_one_model_that_fails_does_not_stop_the_other_and_is_said_once():

@@ -100,9 +100,7 @@ def test_through_the_gateway_everything_is_kept_compared_coloured_and_rated(upst
     assert done.returncode == 0, done.stderr
     assert "base-model: base-model heard: Write it without emojis." in done.stdout
     assert "sdpo: tuned heard: Write it without emojis." in done.stdout
-    (conversation,) = [one for one in kept if not one.id.endswith("-base")]
-    (beside,) = [one for one in kept if one.id == f"{conversation.id}-base"]
-    assert [message["content"] for message in beside.messages][-1] == "base-model heard: Write it without emojis."
+    (conversation,) = kept  # what the model before was asked is no conversation to learn from
     texts = ["My brother has a dog.", "Write it without emojis.", "thanks", "bye"]
     both = [text for said in texts for text in (said, f"tuned heard: {said}")]
     assert [message["content"] for message in conversation.messages] == both

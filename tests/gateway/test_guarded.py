@@ -162,13 +162,56 @@ def test_who_opts_out_is_not_kept_and_nor_is_what_goes_on_from_there(upstream, t
         assert words not in content
 
 
+# The headers of Open WebUI 0.12, which has one for the message of a tool alone, not of a chat.
+WEBUI = {
+    "X-OpenWebUI-Auth-Type": "jwt", "X-OpenWebUI-User-Name": "Ann%20Lee", "X-OpenWebUI-User-Id": "u-1",
+    "X-OpenWebUI-User-Email": "ann@example.org", "X-OpenWebUI-User-Role": "user",
+}  # fmt: skip
+
+
 def test_open_webuis_own_questions_about_a_chat_are_no_part_of_it(running):
-    chat = {"X-OpenWebUI-Chat-Id": "webui", "X-OpenWebUI-User-Id": "u-1"}
-    running.chat("Hello", headers=chat)
-    running.chat("### Task:\nGenerate a title for this chat.", headers=chat)
+    chat = {**WEBUI, "X-OpenWebUI-Chat-Id": "webui"}
+    streamed_as = {"stream": True, "stream_options": {"include_usage": True}}
+    running.chat("Hello", headers=chat, **streamed_as)
+    for question in (
+        "### Task:\nGenerate a title for this chat.", "Your task is to reflect the speaker's mood in an emoji.",
+        'You have been provided with a set of responses to "Hello".',
+    ):  # fmt: skip
+        running.chat(question, headers=chat)
+    tools = {"role": "system", "content": "Available Tools: [weather]"}
+    running.chat(tools, "Query: Hello", headers=chat)
     running.chat("Which tags?", headers=chat | {"X-OpenWebUI-Task": "tags_generation"})
+    running.chat("Hello", said("You said: Hello"), "Shorter.", headers=chat, **streamed_as)
     [kept] = [one for one in running.store().conversations() if one.id.startswith("webui")]
-    assert (kept.user, len(kept.messages)) == ("u-1", 2)
+    texts = ["Hello", "You said: Hello", "Shorter.", "You said: Shorter."]
+    assert (kept.user, [message["content"] for message in kept.messages]) == ("u-1", texts)
+
+
+def test_open_webuis_temporary_chats_are_answered_and_not_kept(running):
+    before = running.store().exchange_count()
+    for name in ("temporary:socket-1", "local:socket-1"):
+        answer = running.chat("For nobody's eyes", headers={**WEBUI, "X-OpenWebUI-Chat-Id": name})
+        assert text_of(answer) == "You said: For nobody's eyes" and "x-sdpo-exchange" not in answer.headers
+    assert running.store().exchange_count() == before
+
+
+def test_a_request_beside_a_conversation_is_answered_and_not_kept_and_the_conversation_goes_on(running):
+    first = running.chat("Beside", user="besides")
+    beside = running.chat("Beside", said(text_of(first)), "And?", user="besides", headers={"x-sdpo-beside": "1"})
+    assert beside.status_code == 200 and "x-sdpo-exchange" not in beside.headers
+    running.chat("Beside", said(text_of(first)), "And?", user="besides")
+    [kept] = [one for one in running.store().conversations() if one.user == "besides"]
+    assert len(kept.messages) == 4
+
+
+def test_an_upstream_that_does_not_answer_is_said_at_the_start_and_a_dry_run_says_what_it_serves(upstream, tmp_path):
+    dead = "http://127.0.0.1:9/v1"
+    with gateway(dead, tmp_path) as running:
+        assert running.chat("Hello").status_code == 502
+        running.process.terminate()
+        assert f"the upstream {dead} does not answer" in running.process.stdout.read()
+    assert f"{upstream.url} answers and serves: base-model" in job("gateway", "--dry-run", UPSTREAM=upstream.url)
+    assert f"warning: The upstream {dead} cannot be reached" in job("gateway", "--dry-run", UPSTREAM=dead)
 
 
 # Ratings
@@ -321,10 +364,15 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
             (registry / "versions" / name).mkdir(parents=True)
             (registry / "versions" / name / "version.json").write_text(json.dumps({"data": {"conversations": data}}))
         assert "make forget USER=" in job("forget", STORE_URL=url, USER="ann", code=2)
+        planned = job("forget", "--user", "ann", "--dry-run", STORE_URL=url, REGISTRY=str(registry))
+        assert "would remove 1 conversations with 2 exchanges of ann" in planned and "v0001" in planned
+        assert {one.user for one in running.store().conversations()} == {"ann", "bob"}
         output = job("forget", "--user", "ann", STORE_URL=url, REGISTRY=str(registry))
         assert "1 conversations with 2 exchanges" in output and "night-1" in output
         assert "v0001" in output and "v0002" not in output
         assert {one.user for one in running.store().conversations()} == {"bob"}
+        for more in ((), ("--dry-run",)):
+            assert "nobody of the name ann" in job("forget", "--user", "ann", *more, STORE_URL=url)
         assert "does not exist" in job("forget", "--user", "ann", STORE_URL=f"sqlite:///{tmp_path / 'no'}", code=2)
 
 

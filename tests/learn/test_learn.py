@@ -155,6 +155,13 @@ def test_a_second_learner_is_refused_and_a_dead_ones_lock_is_taken(tmp_path, log
     assert main(JOB, flags(tmp_path, input=logs)) == 1
     error = capsys.readouterr().err
     assert f"process {holder.pid} on " in error and len(error.splitlines()) == 1
+    # In the folder of the first one, whose page is its own.
+    night = tmp_path / "night"
+    night.mkdir()
+    (night / "learn.jsonl").write_text('{"stage": "collect", "inputs": "", "sentence": "x"}\n')
+    (night / "report.html").write_text("the first one's")
+    assert main(JOB, flags(tmp_path, input=logs, output_dir=night)) == 1
+    assert (night / "report.html").read_text() == "the first one's" and "another learner" in capsys.readouterr().err
     holder.kill()
     holder.wait()
     holder.stdout.close()
@@ -289,3 +296,51 @@ def test_a_training_that_is_out_of_time_saves_a_checkpoint_and_can_go_on(tmp_pat
             stages.run("train-offline", values | {"lr": 2e-3})  # refused by the run's own directory
         assert failed.value.exit_code == 1 and "train-offline.log" in str(failed.value)
         assert "\n" not in str(failed.value)
+
+
+@pytest.mark.slow
+def test_a_night_can_go_on_from_what_is_live(tmp_path):
+    """CONTINUE=1: the training starts from the live version's weights, and its version is a whole model."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from sdpo.registry import moves
+    from sdpo.tiny import MODEL_DIR
+    from tests.registries import add, settings, write_adapter
+
+    registry, store_url = tmp_path / "registry", f"sqlite:///{tmp_path / 'store.sqlite'}"
+    add(registry, write_adapter(tmp_path / "adapter", 1, size=0.02))
+    moves.promote(settings(registry), "v0001")
+    store = Store(store_url)
+    for number, row in enumerate(data.logged(150, seed=5)):
+        said = [*messages_of(row), {"role": "assistant", "content": "TL;DR: noted."}]
+        store.add_conversation(said, user=f"user-{number % 40}", id=row.id, started_at=1000.0 + number)
+    used = [one.id for one in store.conversations()][:30]
+    store.mark_used(used, "v0001", until=1500.0)
+    short = {
+        "train_settings": "LR=3e-3 EPOCHS=1 EVAL_N=0 HOLDOUT=0 SAVE_STEPS=50 GUARD=off",
+        "audit_settings": "AUDIT_N=20",
+    }
+    given = ["--continue", *flags(tmp_path, store_url=store_url, conversations="unused", **short)]
+    assert main(JOB, given) in (0, 7)
+    (night,) = (tmp_path / "runs" / "learn").iterdir()
+    version = versions.read(registry, "v0002")
+    assert (version.kind, version.parent) == ("model", "v0001")
+    assert not set(used) & set(version.data["conversations"]) and len(version.data["conversations"]) > 64
+    # It began with the live version as one model, and ended as another one.
+    live = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(MODEL_DIR), registry / "versions/v0001/adapter"
+    )
+    merged = live.merge_and_unload().state_dict()
+    start = AutoModelForCausalLM.from_pretrained(night / "start").state_dict()
+    ended = AutoModelForCausalLM.from_pretrained(version.folder(registry)).state_dict()
+    assert all(torch.allclose(merged[name], start[name], atol=1e-6) for name in merged)
+    assert any(not torch.allclose(start[name], ended[name], atol=1e-4) for name in start)
+    assert json.loads((night / "train" / "run.json").read_text())["settings"]["model_name_or_path"] == str(
+        night / "start"
+    )
+    if version.kept:
+        return
+    assert read_live(registry).version == "v0002"
+    assert moves.rollback(settings(registry)) == "v0001"

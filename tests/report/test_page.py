@@ -26,7 +26,10 @@ def test_the_page_fits_its_window_and_text_stays_text(page, width, tmp_path):
     with Page(page, width, folder=tmp_path) as window:
         window.ask("document.querySelectorAll('details').forEach(part => part.open = true)")
         assert window.ask("document.documentElement.scrollWidth") <= width
+        wide = "[...document.querySelectorAll('table')].filter(one => one.scrollWidth > one.clientWidth + 1).length"
+        assert width > 390 or window.ask(wide) == 0
         assert window.ask("document.title").startswith("Report of the night")
+        assert window.ask("document.body.textContent.includes('checkpoint-12: it gains')")
         assert window.ask("document.querySelectorAll('img, script').length") == 0
         assert window.ask("document.body.textContent.includes('<script>document.title')")
         assert window.ask("document.querySelectorAll('svg').length") >= 6
