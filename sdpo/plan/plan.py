@@ -18,7 +18,7 @@ from sdpo.settings import OfflineSettings, OnlineSettings
 class Plan:
     """What a run will take. `user` is the weights of a simulated user's server that the job starts, None without one.
 
-    `hours` are by device, without the time that a user takes to reply.
+    `hours` are by device, without the time that a user takes to reply; none with TINY=1, which runs on the CPU.
     """
 
     settings: OnlineSettings | OfflineSettings
@@ -53,7 +53,7 @@ def plan_of(settings: OnlineSettings | OfflineSettings) -> Plan:
         step=step,
         memory=memory_of(step),
         work=work,
-        hours=hours_of(settings, shape, work),
+        hours={} if settings.tiny else hours_of(settings, shape, work),
         cost=api_cost_of(settings, rows, work.steps),
         disk=disk_of(settings, step, work.steps),
         user=_user(settings, shape),

@@ -16,9 +16,11 @@ def summary(plan: Plan, fits: list[Fit]) -> list[str]:
     memory = plan.memory
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:3]
     parts = ", ".join(f"{name} {_gb(value)}" for name, value in largest)
-    lines = [f"memory a GPU: about {_gb(memory.peak)} at most ({parts}); {_fits(fits)}"]
+    fitting = f"; {_fits(fits)}" if plan.hours else ""
+    lines = [f"memory of a {_place(plan)}: about {_gb(memory.peak)} at most ({parts}){fitting}"]
     times = ", ".join(f"{_time(hours)} on {name}" for name, hours in plan.hours.items() if name in ("RTX 4090", "H100"))
-    lines.append(f"time: {plan.work.steps:,} steps, about {times}{_gpus(plan)}{_without_user(plan)}")
+    about = f", about {times}{_gpus(plan)}{_without_user(plan)}" if times else ", on the CPU"
+    lines.append(f"time: {plan.work.steps:,} steps{about}")
     disk = plan.disk
     lines.append(f"disk: {disk.checkpoints} checkpoints of {_gb(disk.each)}, {_gb(disk.total)} in all")
     if plan.cost is not None:
@@ -32,23 +34,23 @@ def table(plan: Plan, fits: list[Fit]) -> str:
     sharding = "sharded over" if step.sharded else "a copy on each of"
     lines = [
         f"{shape.name}: {shape.parameters / 1e9:.2f} billion weights, {step.trained / 1e9:.3f} billion trained; "
-        f"{'bf16' if step.bf16 else 'fp32'}, {sharding} {step.processes} GPU(s)",
+        f"{'bf16' if step.bf16 else 'fp32'}, {sharding} {step.processes} {'GPU' if plan.hours else 'process'}(s)",
         f"a micro-batch: {step.rows} rows of at most {step.prompt} + {step.completion} tokens"
         f"{', packed' if step.packed else ''}{', gradient checkpointing' if step.checkpointing else ''}",
         "",
-        "memory of a GPU in GB",
+        f"memory of a {_place(plan)} in GB",
         *_memory_rows(plan.memory),
         "",
         *_alternatives(plan),
-        "",
-        "what fits, with 1 GB for the driver and libraries and 5 % lost between tensors",
-        *(_fit_row(plan, fit) for fit in fits),
     ]
-    if plan.user is not None:
+    if plan.hours:
+        lines += ["", "what fits, with 1 GB for the driver and libraries and 5 % lost between tensors"]
+        lines += [_fit_row(plan, fit) for fit in fits]
+    if plan.hours and plan.user is not None:
         lines.append(
-            f"  the user's server has {_gb(plan.user)} of weights; with SIMULATOR_URL, or with a GPU more than"
+            f"  the user's server has {_gb(plan.user)} of weights; with SIMULATOR_URL, or one GPU more than GPUS,"
         )
-        lines.append("  GPUS, it needs none of the trainer's")
+        lines.append("  it takes nothing of the trainer's")
     per_step = f"{work.steps:,} steps of {work.training_flops / 1e12:,.1f} TFLOP a GPU"
     lines += ["", f"time: {per_step}{_gpus(plan)}{_without_user(plan)}"]
     lines += [f"  {name:12}{_time(hours):>10}" for name, hours in plan.hours.items()]
@@ -124,6 +126,10 @@ def _cost(plan: Plan) -> str:
         return ""
     dollars = f"at most ${cost.dollars:,.2f}" if cost.dollars is not None else "no price known (PRICE_FILE)"
     return f"API: {cost.requests:,} requests to {cost.model}, {cost.tokens_in:,} tokens in: {dollars}"
+
+
+def _place(plan: Plan) -> str:
+    return "GPU" if plan.hours else "process on the CPU"
 
 
 def _without_user(plan: Plan) -> str:

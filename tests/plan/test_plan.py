@@ -195,7 +195,7 @@ def test_a_dry_run_has_the_summary(module, capsys):
     job = replace(JOBS[module], check=None)
     assert main(job, ["--tiny", "--dry-run"]) == 0
     lines = capsys.readouterr().out.partition("would take:\n")[2].splitlines()
-    assert 2 <= len(lines) <= 4 and lines[0].startswith("  memory a GPU: ") and "disk: " in lines[2]
+    assert 2 <= len(lines) <= 4 and lines[0].startswith("  memory of a ") and "disk: " in lines[2]
 
 
 def test_rows_that_are_there_give_the_time(tmp_path):

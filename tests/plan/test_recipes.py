@@ -47,17 +47,19 @@ def test_a_recipe_fits_what_it_is_named_after(example, job):
     assert fit.fits and fit.fits_shared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", SIZES)
 def test_a_recipe_trains_the_tiny_model_offline(example, tmp_path):
-    rows = write_interactions(tmp_path / "rows.jsonl", 32)
+    rows = write_interactions(tmp_path / "rows.jsonl", 16)
     values = HERE | LENGTHS | {"train_jsonl": rows, "epochs": 1, "output_dir": tmp_path / "run"}
     trained(OfflineSession, settings_with(example, "train_offline", **values), "train_offline")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", SIZES)
 def test_a_recipe_trains_the_tiny_model_online_with_a_user_by_url(example, tmp_path):
     world = MODEL_DIR.parent / "data"
-    values = HERE | LENGTHS | {"train_jsonl": world / "train.jsonl", "train_n": 16, "output_dir": tmp_path / "run"}
+    values = HERE | LENGTHS | {"train_jsonl": world / "train.jsonl", "train_n": 8, "output_dir": tmp_path / "run"}
     values |= {"style": "no_emojis", "user_model_name_or_path": MODEL_DIR, "user_trial": "off"}
     with FakeServer(user_by_rule()) as server:
         settings = settings_with(example, "train_online_tldr", simulator_url=server.url, **values)
