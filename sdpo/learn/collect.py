@@ -7,6 +7,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,19 +46,25 @@ def input_listing(path: Path) -> list[list[Any]]:
 def write_conversations(
     store: "Store", folder: Path, unused_only: bool, person: Callable[[str], str]
 ) -> dict[str, Any]:
-    """Write the store's conversations, without their users, and whose they are into the folder; return counts."""
+    """Write the store's conversations, without their users, and whose they are into the folder; return counts.
+
+    `replied` is the number of conversations in which a user replied to an answer.
+    """
     from sdpo.gateway import export
 
     unused = {one.id for one in store.conversations(only_unused=True)}
-    persons = dict[str, str]()
+    persons, replied = dict[str, str](), set[str]()
 
     def row(one: "StoredConversation") -> dict:
+        roles = [message.get("role") for message in one.messages]
+        if ("assistant", "user") in pairwise(roles):
+            replied.add(one.id)
         persons[one.id] = person(one.user) if one.user else ""
         return {name: value for name, value in export.row_of(one).items() if name != "user"}
 
     count = export.write_conversations(store, folder / CONVERSATIONS, unused_only, row)
     _write_persons(folder, persons)
-    return {"conversations": count, "unused": sorted(unused & set(persons))}
+    return {"conversations": count, "unused": sorted(unused & set(persons)), "replied": len(replied)}
 
 
 def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str]) -> int:

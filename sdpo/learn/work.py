@@ -92,6 +92,8 @@ class Work:
         row = {"sentence": sentence, "output": output, "live": live, "started": started}
         if not counts["unused"]:
             row |= _ends(NOTHING, 0, "nothing was said that no version has learned from")
+        elif not counts["replied"]:
+            row |= _ends(NOTHING, 0, f"{sentence}, and in none did a user reply to an answer")
         return row
 
     def prepare_stage(self) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def test_conversations_of_the_store_are_written_with_ratings_and_persons(tmp_pat
     second = store.add_conversation(messages[:2], user="")
     store.mark_used([second], "v0001")
     counts = collect.write_conversations(store, tmp_path, False, str.upper)
-    assert counts == {"conversations": 2, "unused": [first]}
+    assert counts == {"conversations": 2, "unused": [first], "replied": 1}
     rows = [json.loads(line) for line in (tmp_path / collect.CONVERSATIONS).read_text().splitlines()]
     assert all("user" not in row for row in rows)  # who said it is in PERSONS alone, hashed
     by_id = {row["id"]: row["messages"] for row in rows}

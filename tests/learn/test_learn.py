@@ -142,6 +142,10 @@ def test_a_store_without_anything_new_is_no_error(tmp_path, capsys):
     store.mark_used([name], "v0001")
     assert main(JOB, flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}")) == 0
     assert "no version has learned from" in capsys.readouterr().out
+    store.add_conversation(messages_of(row)[:-1])  # an answer without a reply
+    given = flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}", conversations="unused")
+    assert main(JOB, given) == 0
+    assert "in none did a user reply to an answer" in capsys.readouterr().out
 
 
 def test_a_second_learner_is_refused_and_a_dead_ones_lock_is_taken(tmp_path, logs, capsys):
