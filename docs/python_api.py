@@ -98,6 +98,7 @@ def _text(node: ast.Module | ast.FunctionDef | ast.ClassDef) -> str:
         if not line.startswith("    "):
             parts = re.split(r"(`+[^`]*`+)", line)
             parts[::2] = [re.sub(r"([*_<\[\]{}$])", r"\\\1", part) for part in parts[::2]]
-            line = "".join(parts)
+            # A field with its meaning, "name: text", is an item of a list.
+            line = re.sub(r"^([a-z][\w\\]*(?:, [a-z][\w\\]*)*): ", r"- \1: ", "".join(parts))
         lines.append(line)
     return "\n".join(lines) + "\n"

@@ -91,13 +91,13 @@ def _page(kind: type[CommonSettings], own: list[Job]) -> str:
 def _table(settings: Iterable[Setting], own: list[Job]) -> list[str]:
     settings = list(settings)
     with_tiny = any(item.name in job.tiny for item in settings for job in own)
-    lines = [f"| setting | default |{' with `TINY=1` |' if with_tiny else ''} values | what it does |"]
+    lines = [f"| setting | what it does | default |{' with `TINY=1` |' if with_tiny else ''} values |"]
     lines.append("|---|---|---|---|" + ("---|" if with_tiny else ""))
     for item in settings:
         names = ", ".join(f"`{name.upper()}`" for name in item.names)
         tiny = f" {_values(item, own, tiny=True)} |" if with_tiny else ""
         allowed = "from the environment or `.env` only" if item.secret else _cell(item.allowed)
-        lines.append(f"| {names} | {_values(item, own)} |{tiny} {allowed} | {_cell(item.help)} |")
+        lines.append(f"| {names} | {_cell(item.help)} | {_values(item, own)} |{tiny} {allowed} |")
     return lines
 
 
