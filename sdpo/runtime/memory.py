@@ -2,12 +2,14 @@
 
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
+from sdpo.runtime.processes import ACCELERATE
 from sdpo.settings import CommonSettings, TrainingSettings
 
 _GIB = 2**30
-_FSDP2 = "jobs/accelerate/fsdp2.yaml"
+_FSDP2 = ACCELERATE / "fsdp2.yaml"
 # What libraries raise a RuntimeError with when memory runs out, in place of torch's own error.
 _MESSAGES = re.compile(
     r"(CU\w+_STATUS_ALLOC_FAILED|CUDA error: out of memory|DefaultCPUAllocator: can't allocate memory)", re.IGNORECASE
@@ -59,6 +61,7 @@ def advice(settings: CommonSettings) -> str:
         options.append("ADAPTER=lora")
     elif settings.adapter == "lora":
         options.append("ADAPTER=qlora")
-    options.append(f"ACCELERATE_CONFIG={_FSDP2} with more GPUS")
+    inside = _FSDP2.is_relative_to(Path.cwd())
+    options.append(f"ACCELERATE_CONFIG={_FSDP2.relative_to(Path.cwd()) if inside else _FSDP2} with more GPUS")
     resumed = " The last checkpoint can be resumed with the first." if "leaves a step" in options[0] else ""
     return f"Try in this order: {'; '.join(options)}.{resumed}"

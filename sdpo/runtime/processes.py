@@ -17,9 +17,9 @@ from sdpo import settings as settings_module
 from sdpo.errors import SettingError
 from sdpo.settings import CommonSettings, EvalSettings, LaunchSettings, OnlineSettings
 
-_ACCELERATE = Path(__file__).parents[2] / "jobs" / "accelerate"
-DDP = _ACCELERATE / "ddp.yaml"
-DDP_CPU = _ACCELERATE / "ddp_cpu.yaml"
+ACCELERATE = Path(__file__).parents[2] / "jobs" / "accelerate"
+DDP = ACCELERATE / "ddp.yaml"
+DDP_CPU = ACCELERATE / "ddp_cpu.yaml"
 
 # Set in a launched process: a marker, and the file to which it writes its exit code and error. The launcher
 # in between replaces every exit code by 1.
