@@ -167,9 +167,9 @@ def test_an_evaluation_gets_the_answers_of_adapters_that_were_loaded_while_it_se
 
 
 def test_a_model_that_it_does_not_have_is_named_with_those_that_it_has(server, tmp_path):
-    done = run_job(server.url, tmp_path / "run", expect=1, user_model_name_or_path="nobody/nothing", eval_n=0)
-    (line,) = done.stderr.strip().splitlines()
-    assert "nobody/nothing" in line and "USER_MODEL_NAME_OR_PATH" in line and f"{MODEL}" in line
+    done = run_job(server.url, tmp_path / "run", expect=3, user_model_name_or_path="nobody/nothing", eval_n=0)
+    line = done.stderr.strip().splitlines()[-1]
+    assert "nobody/nothing" in line and "USER_MODEL_NAME_OR_PATH" in line and f"Valid aliases: {MODEL}" in line
 
 
 def test_what_is_too_long_for_its_context_is_refused_at_once_and_says_so(server):
