@@ -113,7 +113,10 @@ def test_vllm_is_pinned_is_not_built_here_and_writes_only_where_it_may(variants)
         assert "build" not in service and service["entrypoint"] == ["vllm", "serve"]
         assert service["command"][0] == ("/app/sdpo/tiny/model" if on_cpu else model)
         assert ("/app/sdpo/tiny/model" in str(service["volumes"])) == on_cpu
-        written = {key: value for key, value in service["environment"].items() if re.search("HOME$|CACHE_DIR$|_ROOT$", key)}
+        given_paths = [
+            (key, path) for key, path in service["environment"].items() if re.search("HOME$|DIR$|ROOT$", key)
+        ]
+        written = {key: path for key, path in given_paths if key != "OUTPUT_DIR"}
         assert len(written) == 6 and all(path.startswith(("/tmp", "/cache")) for path in written.values())
         assert "ports" not in service and set(service["networks"]) == {"inside"}
     assert any("disable_any_whitespace" in word for word in services["simulator"]["command"])
