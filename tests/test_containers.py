@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,7 +16,8 @@ from tests.worlds import PROJECT, environment
 pytestmark = pytest.mark.slow
 
 COMPOSE = ["docker", "compose", "-f", "compose.yaml"]
-VARIANTS = [[], ["cpu"], ["vllm"], ["two-nodes"], ["cpu", "two-nodes", "two-nodes-cpu"]]
+VLLM_CPU = ["cpu", "vllm", "vllm-cpu"]
+VARIANTS = [[], ["cpu"], ["vllm"], VLLM_CPU, ["two-nodes"], ["cpu", "two-nodes", "two-nodes-cpu"]]
 SECRET = "s3cr3t-value-that-must-not-appear"
 
 
@@ -75,7 +77,7 @@ def test_two_trainers_differ_only_in_rank_and_connect_to_the_first():
 
 
 @needs_compose
-@pytest.mark.parametrize("variants", [[], ["cpu"], ["vllm"]], ids=lambda names: "-".join(names) or "gpu")
+@pytest.mark.parametrize("variants", [[], ["cpu"], ["vllm"], VLLM_CPU], ids=lambda names: "-".join(names) or "gpu")
 def test_of_the_loop_only_the_gateway_can_be_reached_and_only_from_this_machine(variants):
     config = composed(variants, "loop", GATEWAY_PORT="9000", MODEL="org/model")
     services = config["services"]
@@ -96,6 +98,33 @@ def test_of_the_loop_only_the_gateway_can_be_reached_and_only_from_this_machine(
     on_gpu = [name for name in loop if "devices" in str(services[name].get("deploy"))]
     assert sorted(on_gpu) == ([] if "cpu" in variants else ["learner", "server"])
     assert ("--enable-lora" in services["server"]["command"]) == ("vllm" in variants)
+
+
+@needs_compose
+@pytest.mark.parametrize("variants", [["vllm"], VLLM_CPU], ids="-".join)
+def test_vllm_is_pinned_is_not_built_here_and_writes_only_where_it_may(variants):
+    given = {"USER_MODEL_NAME_OR_PATH": "org/user", "MODEL": "org/model"}
+    services = composed(variants, "loop", **given)["services"]
+    on_cpu = "cpu" in variants
+    for name, model in (("simulator", "org/user"), ("server", "org/model")):
+        service = services[name]
+        repository, _, version = service["image"].partition(":v")
+        assert repository == f"vllm/vllm-openai{'-cpu' if on_cpu else ''}" and re.fullmatch(r"[\d.]+", version)
+        assert "build" not in service and service["entrypoint"] == ["vllm", "serve"]
+        assert service["command"][0] == ("/app/sdpo/tiny/model" if on_cpu else model)
+        assert ("/app/sdpo/tiny/model" in str(service["volumes"])) == on_cpu
+        given_paths = [
+            (key, path) for key, path in service["environment"].items() if re.search("HOME$|DIR$|ROOT$", key)
+        ]
+        written = {key: path for key, path in given_paths if key != "OUTPUT_DIR"}
+        assert len(written) == 6 and all(path.startswith(("/tmp", "/cache")) for path in written.values())
+        assert "ports" not in service and set(service["networks"]) == {"inside"}
+    assert any("disable_any_whitespace" in word for word in services["simulator"]["command"])
+    # An adapter of the learner fits, as many as are live at once fit, and the gateway asks by the server's name.
+    flags = dict(word.removeprefix("--").split("=") for word in services["server"]["command"] if "=" in word)
+    assert int(flags["max-lora-rank"]) >= 32 and int(flags["max-loras"]) == 3
+    assert services["gateway"]["environment"]["UPSTREAM_MODEL"] == services["server"]["command"][0]
+    assert services["server"]["environment"]["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "1"
 
 
 @needs_compose
@@ -145,6 +174,11 @@ def test_up_passes_on_names_of_settings_without_their_values(docker):
     passed = yaml.safe_load("\n".join(recorded[recorded.index("services:") :]))["services"]
     assert passed == {"trainer": {"environment": ["ANTHROPIC_API_KEY", "LR"]}}
     assert SECRET not in str(recorded)
+
+
+def test_vllm_on_a_cpu_is_three_files_on_top(docker):
+    files = "-f compose.yaml -f docker/compose.cpu.yaml -f docker/compose.vllm.yaml -f docker/compose.vllm-cpu.yaml"
+    assert docker("config", DOCKER_VARIANT="vllm-cpu")[0] == f"compose {files} config"
 
 
 def test_both_trainers_get_the_settings(docker):
