@@ -1,4 +1,4 @@
-"""What does not depend on how busy the machine is: bytes alive at once, and the tokens that layers process."""
+"""What a busy machine does not change: bytes alive at once, and the tokens that a model processes."""
 
 import weakref
 from collections.abc import Callable, Iterator

@@ -63,25 +63,25 @@ def compare(
 
 def _compared(
     logits_CV: Tensor, divergence: Divergence, tensors_C: Sequence[Tensor], grad_C: Tensor | None = None
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Return the columns of a comparison, (C, 4), and the gradient of the divergence in the logits, (C, V).
 
     The columns are log-probability, entropy, the target's log-probability and divergence, without gradient. The
-    gradient is that of each position's divergence times `grad_C`; without `grad_C` it is None.
+    gradient is that of each position's divergence times `grad_C`; without `grad_C` it is empty.
     """
     with torch.autocast(logits_CV.device.type, enabled=False):
         logps_CV = logits_CV.log_softmax(-1).requires_grad_(grad_C is not None)
         del logits_CV
         with torch.set_grad_enabled(grad_C is not None):
             target_logps_C, divergence_C = divergence(logps_CV, *tensors_C)
-        gradient_CV = None
+        gradient_CV = logps_CV.new_empty(0)
         if grad_C is not None:
             (gradient_CV,) = torch.autograd.grad(divergence_C, logps_CV, grad_C)
         with torch.no_grad():
             logps_C = logps_CV.gather(-1, tensors_C[0][:, None]).squeeze(-1)
             policy_CV = logps_CV.exp()
             entropy_C = -torch.bmm(policy_CV[:, None], logps_CV[:, :, None]).flatten()
-            if gradient_CV is not None:  # through log_softmax
+            if grad_C is not None:  # through log_softmax
                 gradient_CV = gradient_CV.sub_(policy_CV.mul_(gradient_CV.sum(-1, keepdim=True)))
             columns_C4 = torch.stack((logps_C, entropy_C, target_logps_C, divergence_C.detach()), dim=-1)
     return columns_C4, gradient_CV
@@ -152,7 +152,7 @@ class _CompareWithFrozenHead(torch.autograd.Function):
             ones_C = torch.ones_like(logits_CV[:, 0]) if needs_gradient else None
             columns_C4, gradient_CV = _compared(logits_CV, divergence, tensors_C, ones_C)
             columns.append(columns_C4)
-            if gradient_CV is not None:
+            if needs_gradient:
                 with torch.autocast(hidden_CH.device.type, enabled=False):
                     gradients.append((gradient_CV @ weight_VH).to(hidden_NH.dtype))
         ctx.save_for_backward(*([torch.cat(gradients)] if gradients else []))

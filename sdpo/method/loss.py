@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from sdpo.method import objective as equations
+from sdpo.method import scoring
 from sdpo.method.comparison import COMPARE_CHUNK, Comparison, compare
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import Projection, Scores, score
+from sdpo.method.scoring import Head, Ids, Projection, Scores, flat_ids, score
 from sdpo.method.teacher import Teacher
-
-Ids = list[int]
+from sdpo.method.token_logps import token_logps
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,12 @@ class HindsightLoss:
     """The loss of completions and the follow-ups to them.
 
     `teacher_targets` may be called long before `loss`, and for many micro-batches at once; it scores `batch_size` rows
-    per forward pass.
+    per forward pass. `forwards` is the number of forward passes of its last call.
     """
 
     def __init__(self, teacher: Teacher, objective: Objective, batch_size: int) -> None:
         self.teacher, self.objective, self.batch_size = teacher, objective, batch_size
-
-    def forwards(self, rows: int) -> int:
-        """Return the number of forward passes that `teacher_targets` makes for this number of rows."""
-        bare = self.objective.null_contrast or self.objective.focus > 0
-        return -(-rows // self.batch_size) * (1 + self.objective.null_contrast + bare)
+        self.forwards = 0
 
     def has_trainable_tokens(self, completion: Ids) -> bool:
         """Return whether the objective trains on any token of the completion (see `Objective.ignore_first_k`)."""
@@ -182,15 +178,37 @@ class HindsightLoss:
         The output is log-probabilities (N,) or hidden states (N, H). With `null_contrast` it is the contrast with a
         follow-up that asks for no change.
         """
-        objective, forward = self.objective, self._all_logps if self._uses_sampled_tokens else self._all_hidden
-        outputs = forward([row.hindsight for row in contexts], completions)
-        if not (objective.null_contrast or objective.focus):
-            return outputs, None
-        bare = forward([row.prompt for row in contexts], completions)
+        objective = self.objective
+        names = ["hindsight"]
+        if objective.null_contrast or objective.focus:
+            names.append("prompt")
         if objective.null_contrast:
-            null = forward(_null_contexts(contexts), completions)
+            names.append("null")
+        of_context = self._outputs_after([_contexts_named(contexts, name) for name in names], completions)
+        outputs, bare, null = [*of_context, None, None][:3]
+        if bare is None:
+            return outputs, None
+        if null is not None:
             outputs = self._contrast(outputs, null, bare)
         return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
+
+    def _outputs_after(self, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids]) -> list[Tensor]:
+        """Return the teacher's output at all N tokens for each list of contexts: (N,) or (N, H)."""
+        targets_N = flat_ids(completions)
+
+        def head_for(start: int, stop: int) -> Head:
+            def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+                if not self._uses_sampled_tokens:
+                    return hidden_NH
+                ids_N = targets_N[start:stop].to(hidden_NH.device)
+                return token_logps(hidden_NH, head.weight, head.bias, ids_N, scoring.CHUNK, entropy=False)
+
+            return project
+
+        outputs, self.forwards = self.teacher.at_positions_of_each(contexts, completions, self.batch_size, head_for)
+        if self._uses_sampled_tokens:
+            return [columns_N2[:, 0].float() for columns_N2 in outputs]
+        return [hidden_NH.float() for hidden_NH in outputs] if self.objective.null_contrast else outputs
 
     def _contrast(self, outputs: Tensor, null: Tensor, bare: Tensor) -> Tensor:
         """Return the contrast of outputs or, where it needs their distributions, all three side by side: (N, 3 · H)."""
@@ -230,16 +248,6 @@ class HindsightLoss:
         chunks = zip(hidden_NH.split(COMPARE_CHUNK), ids_N.split(COMPARE_CHUNK), strict=True)
         logps = [self._log_softmax(projection, hidden_CH).gather(-1, ids_C[:, None]) for hidden_CH, ids_C in chunks]
         return torch.cat(logps).squeeze(-1)
-
-    def _all_logps(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-        """Return the teacher's log-probability of each token, (N,)."""
-        logps_BT = self.teacher.logps(contexts, completions, self.batch_size)
-        return torch.cat([logps_T[: len(ids)] for logps_T, ids in zip(logps_BT, completions, strict=True)])
-
-    def _all_hidden(self, contexts: Sequence[Ids], completions: Sequence[Ids]) -> Tensor:
-        """Return the teacher's hidden states that predict each token, (N, H)."""
-        hidden_NH = torch.cat(self.teacher.hidden(contexts, completions, self.batch_size))
-        return hidden_NH.float() if self.objective.null_contrast else hidden_NH
 
     @torch.no_grad()
     def _top_k_target(
@@ -318,12 +326,13 @@ class HindsightLoss:
         return compare(model, prompts, completions, over_top_k, *columns)
 
 
-def _null_contexts(contexts: Sequence[Contexts]) -> list[Ids]:
-    """Return the null context of each row. Raises ValueError when one is missing."""
-    null = [row.null for row in contexts if row.null is not None]
-    if len(null) < len(contexts):
+def _contexts_named(contexts: Sequence[Contexts], name: str) -> list[Ids]:
+    """Return this context of each row. Raises ValueError when one is missing."""
+    rows: list[Ids | None] = [getattr(row, name) for row in contexts]
+    present = [row for row in rows if row is not None]
+    if len(present) < len(rows):
         raise ValueError("null_contrast needs a null context for every row")
-    return null
+    return present
 
 
 def _checked(targets: Sequence[Target], kind: type[AnyTarget]) -> list[AnyTarget]:

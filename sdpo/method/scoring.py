@@ -29,7 +29,9 @@ from sdpo.method.token_logps import logits, token_logps
 CHUNK = 256
 
 # An attribute of the LM head, which is the same module whatever wraps the model: True if the model's rows are packed.
-_PACKS_ROWS = "packs_rows"
+PACKS_ROWS = "packs_rows"
+
+Ids = list[int]
 
 # Maps the hidden states (N, H) at the N needed positions and the model's LM head to (N, columns).
 Head = Callable[[Tensor, nn.Linear], Tensor]
@@ -124,15 +126,15 @@ def pack_rows(model: nn.Module) -> bool:
     other_first = [rows[1][:1] * len(completions[0]), *completions[1:]]
     with torch.no_grad():
         padded_BT = score(model, contexts, completions).logps_BT
-        setattr(head, _PACKS_ROWS, True)
+        setattr(head, PACKS_ROWS, True)
         packed_BT = score(model, contexts, completions).logps_BT
         beside_other_BT = score(model, contexts, other_first).logps_BT
     # Rows that attend to each other change by several nats with the row before them, and else not at all. Wrong
     # positions show in the mean, which the rounding of bf16 or 4 bits changes by a tenth of a nat at most.
     separate = (beside_other_BT - packed_BT)[1:].abs().max().item() < 0.1
     as_padded = (packed_BT - padded_BT).abs().sum().item() / sum(map(len, completions)) < 0.3
-    setattr(head, _PACKS_ROWS, separate and as_padded)
-    return getattr(head, _PACKS_ROWS)
+    setattr(head, PACKS_ROWS, separate and as_padded)
+    return getattr(head, PACKS_ROWS)
 
 
 def at_positions(
@@ -162,7 +164,7 @@ def at_positions(
 def _forward(model: nn.Module, contexts: Sequence, completions: Sequence, head: Head) -> Tensor:
     device = next(model.parameters()).device
     rows = [[*context, *completion] for context, completion in zip(contexts, completions, strict=True)]
-    if getattr(find_head(model), _PACKS_ROWS, False):
+    if getattr(find_head(model), PACKS_ROWS, False):
         inputs, starts = _packed(rows, device)
     else:
         inputs, starts = _padded(rows, device)
@@ -173,7 +175,7 @@ def _forward(model: nn.Module, contexts: Sequence, completions: Sequence, head: 
         for index in range(len(completion))
     ]
     line_N, position_N = torch.tensor(indices, device=device).unbind(1)
-    with _replaced_head(model, line_N, position_N, head):
+    with replaced_head(model, line_N, position_N, head):
         return model(**inputs, use_cache=False).logits
 
 
@@ -202,7 +204,7 @@ def _packed(rows: list[list[int]], device: torch.device) -> tuple[dict[str, Tens
 
 
 @contextmanager
-def _replaced_head(model: nn.Module, line_N: Tensor, position_N: Tensor, project: Head) -> Iterator[None]:
+def replaced_head(model: nn.Module, line_N: Tensor, position_N: Tensor, project: Head) -> Iterator[None]:
     """Make the model's LM head return `project` of the hidden states at the needed positions, instead of logits.
 
     The head stays the same module and is called from the model's own forward, so whatever wraps the model (DDP, FSDP,

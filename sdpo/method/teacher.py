@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
-from sdpo.method.scoring import Projection, Scores, hidden_states, score
+from sdpo.method.scoring import Head, Projection, Scores, hidden_states, score
+from sdpo.method.shared_prefix import at_positions_of_each
 
 Result = TypeVar("Result")
 
@@ -74,6 +75,17 @@ class Teacher:
         """Return the scores of each completion, without gradient; see `sdpo.method.scoring.score`."""
         with self._evaluating():
             return score(self._model, contexts, completions, batch_size, entropy)
+
+    def at_positions_of_each(
+        self,
+        contexts: Sequence[Sequence[list[int]]],
+        completions: Sequence[list[int]],
+        batch_size: int,
+        head_for: Callable[[int, int], Head],
+    ) -> tuple[list[Tensor], int]:
+        """Return the heads' output for each list of contexts; see `sdpo.method.shared_prefix.at_positions_of_each`."""
+        with self._evaluating():
+            return at_positions_of_each(self._model, contexts, completions, batch_size, head_for)
 
     def logps(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> Tensor:
         """Return log T(y_t | context, y_<t) for each token: (B, T) float32, zero on padding."""

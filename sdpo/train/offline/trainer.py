@@ -138,8 +138,9 @@ class OfflineTrainer(HindsightTrainer):
         if rows[0].teacher_logps is not None:
             device = self.accelerator.device
             return [TokenTarget(torch.tensor(row.teacher_logps, device=device)) for row in rows]
-        self.record.forwards += self.hindsight.forwards(len(rows))
-        return self.hindsight.teacher_targets([row.contexts for row in rows], [row.completion for row in rows])
+        targets = self.hindsight.teacher_targets([row.contexts for row in rows], [row.completion for row in rows])
+        self.record.forwards += self.hindsight.forwards
+        return targets
 
     def _texts(self, row: Row) -> dict:
         tokenizer = self.processing_class

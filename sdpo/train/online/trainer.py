@@ -144,7 +144,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         contexts, usable_B = self._contexts(prompts, answers, kinds)
         with self.record.timed("scoring"):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
-            self.record.forwards += self.hindsight.forwards(len(contexts))
+            self.record.forwards += self.hindsight.forwards
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
         is_complaint_B = torch.tensor([kind == COMPLAINT for kind in kinds], device=usable_B.device)
         learned_from_B = is_complaint_B if self.complaints_only else torch.ones_like(usable_B)

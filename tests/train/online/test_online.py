@@ -68,9 +68,9 @@ def test_the_user_gets_one_request_per_probe_and_interaction_with_the_given_sett
     assert not any("TL;DR:\n" in body["messages"][-1]["content"].split("The answer:")[0] for body in server.bodies)
 
 
-def test_a_step_takes_three_forwards_besides_generation_one_of_them_for_focus(finished):
+def test_a_step_takes_two_forwards_besides_generation_with_focus_too(finished):
     rows = rows_of(finished[0] / "metrics.jsonl")
-    assert {row["forwards"] for row in rows} == {3}
+    assert {row["forwards"] for row in rows} == {2}
     # The unmoved answers are those with thanks, half of the follow-ups at first.
     assert all(0 < row["unmoved"] < row["usable"] == 16 for row in rows)
 

@@ -1,0 +1,132 @@
+"""Several contexts in one pass against a pass for each, and what the one pass saves."""
+
+from random import Random
+
+import pytest
+import torch
+from transformers import MistralConfig, MistralForCausalLM
+
+from benchmarks.counting import counted_passes
+from sdpo.method import shared_prefix
+from sdpo.method.loss import Contexts, HindsightLoss
+from sdpo.method.objective import Objective
+from sdpo.method.scoring import at_positions, pack_rows
+from sdpo.method.shared_prefix import at_positions_of_each, common_length, takes_trees
+from sdpo.method.teacher import Teacher
+from tests.small import VOCABULARY, small_model
+
+OBJECTIVE = Objective(kind="full", null_contrast=True)
+
+
+def rows(template: str, count: int = 7, seed: int = 0) -> tuple[list[Contexts], list[list[int]]]:
+    """Rows with the follow-up where the template puts it; one row in three has none, so its contexts are equal."""
+    rng = Random(seed)
+
+    def ids(shortest: int, longest: int) -> list[int]:
+        return [rng.randrange(VOCABULARY) for _ in range(rng.randint(shortest, longest))]
+
+    contexts = []
+    for number in range(count):
+        history, prompt, null = ids(4, 20), ids(1, 20), ids(2, 4)
+        shown = ids(3, 9) if number % 3 else []
+        null = null if shown else []
+        at = {"after": len(history + prompt), "before": len(history), "system": 0}[template]
+        x = history + prompt
+        contexts.append(Contexts(x, x[:at] + shown + x[at:], x[:at] + null + x[at:]))
+    return contexts, [ids(1, 12) for _ in range(count)]
+
+
+def hidden(start: int, stop: int):
+    return lambda hidden_NH, head: hidden_NH
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("template", ["after", "before", "system"])
+def test_one_pass_agrees_with_a_pass_for_each_context(template, packed):
+    model = small_model().eval()
+    assert not packed or pack_rows(model)
+    contexts, completions = rows(template)
+    lists = [[row.prompt for row in contexts], [row.hindsight for row in contexts], [row.null for row in contexts]]
+    with torch.no_grad():
+        together, forwards = at_positions_of_each(model, lists, completions, 3, hidden)
+        for one, output in zip(lists, together, strict=True):
+            apart = at_positions(model, one, completions, 3, hidden)
+            assert (output - apart).abs().max() < 2e-6 * apart.abs().max()
+    assert forwards == 3
+
+
+@pytest.mark.parametrize(("template", "saved"), [("after", 0.45), ("before", 0.3), ("system", 0.1)])
+def test_how_many_tokens_are_saved_depends_on_the_template(template, saved):
+    model = small_model()
+    contexts, completions = rows(template, count=30)
+    loss = HindsightLoss(Teacher("frozen", model), OBJECTIVE, batch_size=1)
+    teacher = loss.teacher.run(lambda model: model)
+    assert takes_trees(teacher)
+    with counted_passes(teacher) as passes:
+        loss.teacher_targets(contexts, completions)
+    apart = sum(
+        len(context) + len(completion)
+        for row, completion in zip(contexts, completions, strict=True)
+        for context in (row.prompt, row.hindsight, row.null)
+    )
+    assert passes.forwards == 30 and passes.tokens < (1 - saved) * apart
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_targets_loss_and_gradient_are_those_of_separate_passes(kind, packed, monkeypatch):
+    contexts, completions = rows("before")
+    objective = Objective(kind=kind, null_contrast=True, contrast_strength=3.0, focus=0.05)
+    results = []
+    for apart in (False, True):
+        model = small_model()
+        assert not packed or pack_rows(model)
+        if apart:
+            monkeypatch.setattr(shared_prefix, "takes_trees", lambda model: False)
+        loss = HindsightLoss(Teacher("live", model), objective, batch_size=4)
+        targets = loss.teacher_targets(contexts, completions)
+        result = loss.loss(model, contexts, completions, targets, torch.ones(len(contexts)))
+        result.loss.backward()
+        assert loss.forwards == (6 if apart else 2)
+        results.append((result, [weight.grad for weight in model.parameters()]))
+    (together, gradients), (separate, slow) = results
+    torch.testing.assert_close(together.signal_BT, separate.signal_BT, atol=2e-5, rtol=0)
+    torch.testing.assert_close(together.loss, separate.loss, atol=1e-5, rtol=1e-4)
+    for fast, reference in zip(gradients, slow, strict=True):
+        assert (fast - reference).abs().max() < 5e-4 * reference.abs().max()
+
+
+def test_a_mask_that_is_too_large_is_not_made(monkeypatch):
+    model = small_model().eval()
+    contexts, completions = rows("after")
+    lists = [[row.prompt for row in contexts], [row.hindsight for row in contexts]]
+    takes_trees(model)
+    monkeypatch.setattr(shared_prefix, "LARGEST_MASK", 1000)
+    with torch.no_grad(), counted_passes(model) as passes:
+        _, forwards = at_positions_of_each(model, lists, completions, 3, hidden)
+    assert forwards == passes.forwards == 6
+
+
+def test_a_sliding_window_and_other_attention_take_no_trees():
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1}
+    for window, takes in ((8, False), (None, True)):
+        config = MistralConfig(vocab_size=50, num_hidden_layers=1, sliding_window=window, **sizes)
+        assert takes_trees(MistralForCausalLM(config)) == takes
+    eager = small_model()
+    eager.set_attn_implementation("eager")
+    assert not takes_trees(eager)
+
+
+def test_an_attention_that_ignores_the_mask_takes_no_trees(monkeypatch):
+    model = small_model()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, v, attn_mask=None, is_causal=False, **more: attend(q, k, v, is_causal=True, **more),
+    )
+    assert not takes_trees(model)
+
+
+def test_the_common_beginning():
+    assert [common_length(rows) for rows in ([[1, 2, 3], [1, 2, 4, 5]], [[1], [1]], [[2], [1]])] == [2, 1, 0]
