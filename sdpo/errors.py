@@ -49,6 +49,10 @@ class UnusableReplies(SdpoError):
     """Most of the first replies of a simulated user, or of the first verdicts of a judge, cannot be used."""
 
 
+class UserFailed(SdpoError):
+    """A function that plays the user raised an exception, or returned something else than follow-ups."""
+
+
 class BudgetReached(SdpoError):
     """The next request could exceed MAX_COST. The run was saved and can be resumed."""
 

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, Trai
 
 from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
-from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
 from sdpo.models.pretrained import silence_libraries
@@ -29,7 +28,7 @@ from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback,
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.model_card import write_card
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import BaseTrainer
 from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
@@ -58,7 +57,7 @@ class Session(Generic[Config]):
     """
 
     settings: "OnlineSettings | OfflineSettings"
-    trainer: HindsightTrainer
+    trainer: BaseTrainer
 
     def __init__(self, settings: "OnlineSettings | OfflineSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
@@ -95,7 +94,7 @@ class Session(Generic[Config]):
         """Return the trainer's configuration; `shared` are the arguments that all training jobs have in common."""
         raise NotImplementedError
 
-    def build_trainer(self, config: Config, model: PreTrainedModel) -> HindsightTrainer:
+    def build_trainer(self, config: Config, model: PreTrainedModel) -> BaseTrainer:
         """Return the trainer of the model."""
         raise NotImplementedError
 
@@ -239,20 +238,6 @@ class Session(Generic[Config]):
             with self.at_step_start():
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
-
-    def objective(self, **more: Any) -> Objective:
-        """Return the objective that the settings describe; `more` are arguments that one job alone has."""
-        settings = self.settings
-        return Objective(
-            kind=settings.objective,
-            direction=settings.direction,
-            top_k=settings.top_k,
-            centre=settings.centre_signal,
-            clip_signal=settings.clip_signal,
-            ignore_first_k=settings.ignore_first_k,
-            **settings.contrast,
-            **more,
-        )
 
     def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
         """Print a warning if a resumed run cannot give exactly the results of an uninterrupted one."""

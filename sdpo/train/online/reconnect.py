@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from sdpo.errors import RunStopped, ServerError, SimulatorUnavailable, one_line
 from sdpo.llm.server import check_health
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import BaseTrainer
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser
 
@@ -51,7 +51,7 @@ class ReconnectCallback(RoundCallback):
 
     def __init__(
         self,
-        trainer: HindsightTrainer,
+        trainer: BaseTrainer,
         user: SimulatedUser,
         url: str,
         seconds: float,
