@@ -1,7 +1,7 @@
 """Datasets as people have them, brought to the columns that the online trainer reads."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from datasets import Dataset, IterableDataset
 
@@ -11,7 +11,7 @@ from sdpo.text.prompts import Message
 RECORDED = ("completion", "follow_up")
 ROLES = ("system", "user", "assistant")
 
-Rows = Dataset | IterableDataset
+Rows: TypeAlias = Dataset | IterableDataset
 
 
 def conversations(rows: Rows | Iterable[dict], recorded: bool, name: str = "train_dataset") -> Rows:

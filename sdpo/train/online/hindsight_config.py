@@ -14,7 +14,7 @@ from sdpo.train.online.trainer import OnlineConfig
 
 _DECLARED = settings_of(OnlineSettings)
 # Fields with the limits and defaults of the job's setting of the same name, or of another one.
-_METHOD = (
+METHOD = (
     "teacher", "ema_rate", "objective", "direction", "teacher_top_k", "centre_signal", "clip_signal", "ignore_first_k",
     "focus", "null_contrast", "null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility",
     "learn_from", "content_weight", "rehearsal", "guard", "hindsight_template",
@@ -66,7 +66,7 @@ class HindsightConfig(OnlineConfig):
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and not self.fp16
         super().__post_init__()
-        for name in _METHOD:
+        for name in METHOD:
             self._check(name)
         if self.beta:
             raise ValueError(

@@ -4,11 +4,13 @@ It is the online jobs' trainer. What a job takes from its settings comes from Hi
 a job alone (a simulated user behind an API, the trial of it, evaluation before and after) is left out.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object, is_peft_model
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
@@ -19,16 +21,17 @@ from sdpo.models.inspection import check_adapter, prepare_tokenizer
 from sdpo.models.policy import keep_gradients
 from sdpo.models.pretrained import load_tokenizer, load_weights
 from sdpo.models.tied_head import expect_no_tied_head
-from sdpo.runtime.run_directory import RunDirectory
+from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.text.hindsight import template_named
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.callbacks import VALIDATION_FILE, MetricsCallback, TeacherCallback
 from sdpo.train.guard import CollapseGuard
+from sdpo.train.model_card import card
 from sdpo.train.objective import build_objective
 from sdpo.train.online.conversations import Rows, conversations
 from sdpo.train.online.function_user import FunctionUser, UserFunction
-from sdpo.train.online.hindsight_config import HindsightConfig
+from sdpo.train.online.hindsight_config import METHOD, HindsightConfig
 from sdpo.train.online.reconnect import RoundCallback
 from sdpo.train.online.trainer import OnlineTrainer, User
 from sdpo.train.start_model import GENERAL_FILE, REHEARSAL_FILE, StartModel
@@ -103,6 +106,7 @@ class HindsightTrainer(OnlineTrainer):
             optimizers=optimizers,
         )
         self.run_directory = RunDirectory(Path(str(args.output_dir)))
+        self._model_name = _name_of(model) if Path(_source_of(model)).exists() else _source_of(model)
         self.collapse_guard: CollapseGuard | None = None
         self._add_own_callbacks(args)
         for callback in callbacks or ():  # after ours, so that they can read this step's metrics
@@ -128,6 +132,29 @@ class HindsightTrainer(OnlineTrainer):
                 self._start_model.answer_rehearsal_prompts(policy, self.run_directory, main, None, seed)
                 self.rehearsal = self._start_model.rehearsal_divergence
         return super().train(checkpoint, *arguments, **named)
+
+    def create_model_card(self, *_: object, **__: object) -> None:
+        """Write README.md with the model, the method's settings and the packages to the output directory."""
+        if not self.is_world_process_zero():
+            return
+        settings = {name: getattr(self.args, name) for name in METHOD}
+        settings |= {"run_id": self.run_directory.path.name, "model_name_or_path": self._model_name}
+        settings |= {"adapter": "lora" if is_peft_model(self.model) else "none", "lr": self.args.learning_rate}
+        started = provenance() | {"settings": settings}
+        text = card("HindsightTrainer", started, {"steps": self.state.global_step})
+        self.run_directory.path.mkdir(parents=True, exist_ok=True)
+        self.run_directory.write_text("README.md", text)
+
+    def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+        scored = super()._generate_and_score_completions(inputs)
+        if self.log_completions:  # TRL prints these; an answer has an advantage for each token, and no reward
+            rows = gather_object(scored["text"])
+            logs: Any = self._logs
+            logs["prompt"].extend(row["prompt"] for row in rows)
+            logs["completion"].extend(row["completion"] for row in rows)
+            logs["extra"]["follow-up"].extend(row["follow_up"] for row in rows)
+            logs["advantages"].extend(math.nan for _ in rows)
+        return scored
 
     def _ask(self, number: int, prompts: list[list[Message]], completions: list[str]) -> list[FollowUp]:
         if isinstance(self.user, FunctionUser):
@@ -188,7 +215,7 @@ def _load(
 
     Raises SettingError if they cannot be loaded, or do not fit the method or the adapter.
     """
-    source = str(model) if isinstance(model, str | Path) else model.config._name_or_path
+    source = _source_of(model)
     if tokenizer is None:
         tokenizer = load_tokenizer(source, "model")
     else:
@@ -196,10 +223,11 @@ def _load(
     if isinstance(model, str | Path):
         # Small updates would be lost in bf16 weights; under an adapter they are not trained.
         dtype = torch.bfloat16 if args.bf16 and peft_config is not None else torch.float32
-        more = dict(args.model_init_kwargs or {})
+        given: Any = args.model_init_kwargs  # a dictionary, except on a command line
+        more = dict(given or {})
         args.model_init_kwargs = None  # TRL would warn that they have no effect on a loaded model
         model = load_weights(source, "model", more.pop("dtype", dtype), **more)
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     keep_gradients(base)
     expect_no_tied_head(base)
     if peft_config is not None:
@@ -208,8 +236,12 @@ def _load(
 
 
 def _name_of(model: str | Path | PreTrainedModel | PeftModel) -> str:
-    name = str(model) if isinstance(model, str | Path) else model.config._name_or_path
-    return Path(name).name or "model"
+    return Path(_source_of(model)).name or "model"
+
+
+def _source_of(model: str | Path | PreTrainedModel | PeftModel) -> str:
+    """Return the hub name or the folder that a model was loaded from."""
+    return str(model) if isinstance(model, str | Path) else str(getattr(model.config, "_name_or_path", ""))
 
 
 def _each(datasets: Rows | Mapping[str, Rows] | Iterable[dict] | None) -> Any:

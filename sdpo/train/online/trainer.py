@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
@@ -80,7 +81,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
         self,
         *,
         user: User | None,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         teacher: Teacher,
         objective: Objective,
         args: OnlineConfig,
