@@ -53,6 +53,12 @@ class UserFailed(SdpoError):
     """A function that plays the user raised an exception, or returned something else than follow-ups."""
 
 
+class UploadFailed(SdpoError):
+    """The hub did not take the files. The run itself is complete."""
+
+    exit_code = 3
+
+
 class BudgetReached(SdpoError):
     """The next request could exceed MAX_COST. The run was saved and can be resumed."""
 
