@@ -63,7 +63,7 @@ def execute(code: str, folder: Path) -> subprocess.CompletedProcess:
     """Run the code as a script in the folder, and check that it ends well."""
     (folder / "cells.py").write_text(code, "utf-8")
     done = subprocess.run(
-        [sys.executable, "cells.py"], cwd=folder, env=environment(), capture_output=True, text=True, timeout=600
+        [sys.executable, "cells.py"], cwd=folder, env=environment(), capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
