@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 # The jobs reject unknown settings, so they need the names of the variables given on the command line.
 export SDPO_MAKE_VARIABLES := $(strip $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name))))
 
-JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
+JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs prep-english push-data train-online-tldr train-online-helpsteer simulator study study-real demo-real check-gpu
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += gateway gateway-key forget export-conversations demo-loop
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
@@ -72,6 +72,9 @@ prep-wildchat: ready ## prepare the WildChat interactions
 
 prep-logs: ready ## prepare interactions from your own conversations (INPUT=...)
 	@$(PYTHON) -m jobs.prep_logs
+
+push-data: ready ## upload prepared data to the hub, privately (DATA=... REPO=owner/name)
+	@$(PYTHON) -m jobs.push_data
 
 train-online-tldr: ready ## train online on TL;DR with a simulated user
 	@$(PYTHON) -m jobs.train_online_tldr

@@ -50,6 +50,16 @@ class UnusableReplies(SdpoError):
     """Most of the first replies of a simulated user, or of the first verdicts of a judge, cannot be used."""
 
 
+class UserFailed(SdpoError):
+    """A function that plays the user raised an exception, or returned something else than follow-ups."""
+
+
+class UploadFailed(SdpoError):
+    """The hub did not take the files. The run itself is complete."""
+
+    exit_code = 3
+
+
 class BudgetReached(SdpoError):
     """The next request could exceed MAX_COST. The run was saved and can be resumed."""
 

@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from sdpo.data.output import Outputs
-from sdpo.data.prepare import PICTURE, REPORT, check_output_folder, finish, report_on
+from sdpo.data.prepare import BESIDE, check_output_folder, finish, report_on
 from sdpo.data.report import Lengths, Tally, measure_of
 from sdpo.data.sources import Origin
 from sdpo.english import PROMPTS_FILE
@@ -40,4 +40,4 @@ def run(settings: "PrepSettings", job: "Job") -> None:
 
 
 def _names() -> list[str]:
-    return [*(f"{split}.jsonl" for split in SPLITS), REPORT, PICTURE]
+    return [*(f"{split}.jsonl" for split in SPLITS), *BESIDE]

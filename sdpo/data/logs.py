@@ -14,9 +14,8 @@ from sdpo.data.inputs import FEEDBACK, Member, Source, paths_of, ratings_of, row
 from sdpo.data.messages import rating_of
 from sdpo.data.output import Outputs
 from sdpo.data.prepare import (
+    BESIDE,
     KINDS,
-    PICTURE,
-    REPORT,
     InteractionWriter,
     Progress,
     check_not_empty,
@@ -41,7 +40,7 @@ NO_CONVERSATIONS = "no conversations"
 
 def check(settings: "LogsPrepSettings", job: "Job") -> None:
     """Check all that can be checked without reading the files. Raises SdpoError for the first problem."""
-    check_output_folder(settings, (OUTPUT, REPORT, PICTURE))
+    check_output_folder(settings, (OUTPUT, *BESIDE))
     source = _input(settings)
     if not paths_of(source):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
@@ -65,7 +64,7 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     lengths = Lengths(KINDS, measure_of(settings.model))
     writer, counts = InteractionWriter(lengths), Counts()
     redactor = Redactor(settings.redact, settings.redact_names)
-    names = (OUTPUT, REPORT, PICTURE)
+    names = (OUTPUT, *BESIDE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         sources = sources_of(_input(settings), settings.out_dir)
         with Spool(settings.out_dir) as spool:

@@ -46,6 +46,11 @@ class Outputs:
         for file in self._files.values():
             file.discard()
 
+    @property
+    def names(self) -> list[str]:
+        """The names of the files."""
+        return [path.name for path in self._paths]
+
     def __getitem__(self, path: Path) -> IO[bytes]:
         return self._files[path].file
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.data import rows as rows_module
+from sdpo.data.card import dataset_card
 from sdpo.data.conversation import Conversation, Dropped, interactions
 from sdpo.data.files import batches, count_rows, find, rows
 from sdpo.data.messages import nonempty_text
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import ConversationPrepSettings, PrepSettings, SourcePrepSettings
 
-REPORT, PICTURE = "report.json", "lengths.png"
+REPORT, PICTURE, CARD = "report.json", "lengths.png", "README.md"
+BESIDE = (REPORT, PICTURE, CARD)  # what each job writes beside its data
 KINDS = ("prompt", "completion", "user_response")
 
 
 def check(settings: "SourcePrepSettings", job: "Job") -> None:
     """Check all that can be checked without the hub. Raises SdpoError for the first problem."""
     source = SOURCES[job.name]
-    check_output_folder(settings, [*source.outputs, REPORT, PICTURE])
+    check_output_folder(settings, [*source.outputs, *BESIDE])
     if settings.source is not None:
         find(settings.source, source.splits)
 
@@ -61,7 +63,7 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
             )
     tallies: dict[str, Tally] = {}
     train_hashes: SeenHashes | None = None
-    with Outputs([settings.out_dir / name for name in (*names, REPORT, PICTURE)], settings.force) as outputs:
+    with Outputs([settings.out_dir / name for name in (*names, *BESIDE)], settings.force) as outputs:
         for split, files in origin.files.items():
             tally = tallies[split] = Tally()
             with Progress(f"{job.name} {split}", count_rows(files)) as advance:
@@ -112,7 +114,7 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
     lengths = Lengths(KINDS, measure_of(settings.model))
     origin = locate(source, settings.source, settings.revision)
     files = origin.files[source.splits[0]]
-    names = [source.output, REPORT, PICTURE]
+    names = [source.output, *BESIDE]
     writer, languages = InteractionWriter(lengths), Counter[str]()
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         file = outputs[settings.out_dir / source.output]
@@ -245,6 +247,7 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     outputs[settings.out_dir / REPORT].write(text.encode(errors="backslashreplace"))
     draw(lengths, f"{report['job']}: {report['source']}".replace("$", r"\$"), outputs[settings.out_dir / PICTURE])
+    outputs[settings.out_dir / CARD].write(dataset_card(report, outputs.names).encode())
     outputs.publish()
     print(f"\n{table(report)}\n\nwritten to {settings.out_dir}", flush=True)
 

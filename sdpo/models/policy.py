@@ -40,11 +40,11 @@ def load_model(
     tokenizer = load_tokenizer(name, "MODEL")
     model = load_weights(name, "MODEL", dtype, **arguments)
     if four_bit:
-        _keep_gradients(model)
+        keep_gradients(model)
     return tokenizer, model
 
 
-def _keep_gradients(model: PreTrainedModel) -> None:
+def keep_gradients(model: PreTrainedModel) -> None:
     """Keep 4-bit layers on a CPU from repacking their weights when a model in evaluation mode runs.
 
     On CPUs with bf16 instructions bitsandbytes repacks them for a kernel that passes no gradient on, and never back:

@@ -65,6 +65,7 @@ MAY_CHANGE_ON_RESUME |= {
     "eval_batch_size",
 }
 MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
+MAY_CHANGE_ON_RESUME |= {"report_to", "push_to_hub", "hub_public", "model_license", "export", "llama_cpp"}
 
 
 # What runs did that were started before a setting existed.

@@ -31,6 +31,7 @@ from sdpo.settings.gateway import (
 from sdpo.settings.gpu_checks import GpuCheckSettings
 from sdpo.settings.learn import CanarySettings, DemoLoopSettings, LearnSettings, PromoteSettings, RegistrySettings
 from sdpo.settings.offline import OfflineSettings
+from sdpo.settings.publishing import PublishingSettings, PushDataSettings
 from sdpo.settings.report import ReportSettings
 from sdpo.settings.signal import AnalysisSettings, AuditSettings, SignalSettings
 from sdpo.settings.study import RealStudySettings, StudySettings
@@ -58,6 +59,8 @@ __all__ = [
     "OnlineSettings",
     "PrepSettings",
     "PromoteSettings",
+    "PublishingSettings",
+    "PushDataSettings",
     "RealStudySettings",
     "RegistrySettings",
     "ReportSettings",

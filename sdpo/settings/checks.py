@@ -5,10 +5,18 @@ import shlex
 from ipaddress import ip_address
 from pathlib import Path
 
+GGUF_CONVERTER = "convert_hf_to_gguf.py"  # of llama.cpp
+
 
 def plain_name(value: str) -> str | None:
     """Check that the value is safe as a folder name."""
     return None if re.fullmatch(r"\w[\w.+-]*", value) else "a name of letters, digits, '-', '_' and '.', not a path"
+
+
+def repository_name(value: str) -> str | None:
+    """Check that the value names a repository of the hub with its owner."""
+    part = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+    return None if re.fullmatch(f"{part}/{part}", value, re.ASCII) else "an owner and a name, such as someone/my-model"
 
 
 def http_address(value: str) -> str | None:
@@ -33,6 +41,11 @@ def existing_file(value: Path) -> str | None:
 def existing_folder(value: Path) -> str | None:
     """Check that the folder exists."""
     return None if value.is_dir() else "an existing folder"
+
+
+def llama_cpp_folder(value: Path) -> str | None:
+    """Check that the folder has llama.cpp's script that converts models."""
+    return None if (value / GGUF_CONVERTER).is_file() else f"a folder with {GGUF_CONVERTER} in it"
 
 
 def folders_in(value: Path) -> list[Path]:

@@ -10,12 +10,13 @@ from sdpo.settings.checks import existing_file, existing_folder, http_address, o
 from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings, LaunchSettings, Template
 from sdpo.settings.contrast import ContrastSettings
 from sdpo.settings.declare import setting
+from sdpo.settings.publishing import PublishingSettings
 
 RULE = "rule"  # the value of USER_MODEL_NAME_OR_PATH for a user without a model
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingSettings(ContrastSettings, LaunchSettings):
+class TrainingSettings(ContrastSettings, LaunchSettings, PublishingSettings):
     """Training."""
 
     model: str = setting(

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from sdpo.models.generate import generate
 from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.prompts import Message
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import BaseTrainer
 from sdpo.train.start_model import StartModel, quality_figures
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def measure_answers(
-    trainer: HindsightTrainer,
+    trainer: BaseTrainer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[Message]],
     settings: "TrainingSettings",

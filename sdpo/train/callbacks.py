@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.record import SAMPLES_PER_STEP, HindsightTrainer, StepRecord
+from sdpo.train.record import SAMPLES_PER_STEP, BaseTrainer, StepRecord
 from sdpo.train.teacher_weights import load_teacher, save_teacher
 
 VALIDATION_FILE = "validation.jsonl"
@@ -41,7 +41,7 @@ class MetricsCallback(TrainerCallback):
     Also prints a line every `every` steps, none if that is 0. `row` holds the last step's metrics on every process.
     """
 
-    def __init__(self, run: RunDirectory, trainer: HindsightTrainer, every: int, read: CompletionReader | None) -> None:
+    def __init__(self, run: RunDirectory, trainer: BaseTrainer, every: int, read: CompletionReader | None) -> None:
         self.run, self.trainer, self.every, self.read = run, trainer, every, read
         self.interactions = 0
         self.row: dict = {}
@@ -113,7 +113,7 @@ class TeacherCallback(TrainerCallback):
     the run resumes from.
     """
 
-    def __init__(self, trainer: HindsightTrainer, teacher: Teacher) -> None:
+    def __init__(self, trainer: BaseTrainer, teacher: Teacher) -> None:
         self.trainer, self.teacher = trainer, teacher
         self.resume_from: Path | None = None
 

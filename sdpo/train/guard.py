@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 
 from sdpo.method.scoring import score
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.record import HindsightTrainer, LatestAnswers
+from sdpo.train.record import BaseTrainer, LatestAnswers
 from sdpo.train.start_model import StartModel
 
 FILE = "guard.jsonl"
@@ -180,7 +180,7 @@ class CollapseGuard(TrainerCallback):
     def __init__(
         self,
         run: RunDirectory,
-        trainer: HindsightTrainer,
+        trainer: BaseTrainer,
         row: Callable[[], dict],
         answers: Callable[[], LatestAnswers],
         stops: bool,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line
+from sdpo.runtime.hub import check_upload
 from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
@@ -77,6 +78,8 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
     """
     for name in models:
         check_model(settings, name, getattr(settings, name))
+    if settings.push_to_hub:
+        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run)
     check_tracking(settings)
 
 
@@ -115,6 +118,10 @@ def check_objective(settings: "TrainingSettings") -> None:
         for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
             if name in given:
                 raise SettingError(f"{name.upper()} is for an adapter. Set ADAPTER=lora or qlora, or leave it out.")
+    if settings.llama_cpp is not None and settings.export == "none":
+        raise SettingError("LLAMA_CPP is for EXPORT=gguf. Set that, or leave it out.")
+    if settings.hub_public and not settings.push_to_hub:
+        raise SettingError("HUB_PUBLIC is for PUSH_TO_HUB. Set that, or leave it out.")
     if settings.merge_adapter and settings.adapter == "none":
         raise SettingError("MERGE_ADAPTER needs an adapter. Set ADAPTER=lora or qlora, or leave it out.")
 

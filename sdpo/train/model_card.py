@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from sdpo.errors import RunError
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings.checks import repository_name
 from sdpo.settings.recorded import under_present_names
 from sdpo.train.results import LABELS
 
@@ -17,31 +19,37 @@ SHOWN = (
 
 def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
     """Write README.md to the run directory, and to `folder` if one is given."""
-    text = card(job, run.read_json("run.json") or {}, run.read_json("summary.json") or {})
-    for path in (run.path, *([folder] if folder else [])):
-        RunDirectory(path).write_text("README.md", text)
+    started, summary = run.read_json("run.json") or {}, run.read_json("summary.json") or {}
+    run.write_text("README.md", card(job, started, summary))
+    if folder is not None:
+        RunDirectory(folder).write_text("README.md", card(job, started, summary, merged=True))
 
 
-def card(job: str, started: dict, summary: dict) -> str:
-    """Return the card's text; `started` is the content of run.json, `summary` that of summary.json."""
+def card(job: str, started: dict, summary: dict, merged: bool = False) -> str:
+    """Return the card's text; `started` is the content of run.json, `summary` that of summary.json.
+
+    The hub reads its head: base model, licence, data, and the figures after training as a model index. Folders are
+    shown by their names alone: a card may be published. With `merged` it is that of the model with the adapter merged.
+    """
     settings, versions = under_present_names(started.get("settings", {})), started.get("versions", {})
-    base = settings.get("model", "")
-    head = ["---", *([] if base.startswith(("/", ".")) else [f"base_model: {base}"])]
-    head += ["library_name: transformers", "pipeline_tag: text-generation", "tags: [sdpo, user-interactions]", "---"]
+    name = settings.get("run_id") or job
     lines = [
-        *head,
+        "---",
+        _head(name, settings, summary, merged),
+        "---",
         "",
-        f"# {settings.get('run_id') or job}",
+        f"# {name}",
         "",
         f"Trained with `{job}`: self-distillation policy optimization from user interactions ([paper]({METHOD})). "
         "The model learned from what users wrote after its answers, without a reward model.",
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {name.upper()} | {settings[name]} |" for name in SHOWN if settings.get(name) is not None),
+        *(f"| {name.upper()} | {_shown(settings[name])} |" for name in SHOWN if settings.get(name) is not None),
         "",
         *_figures(summary),
-        f"{summary.get('steps', 0)} optimizer steps in {summary.get('seconds', 0):.0f} s.",
+        f"{summary.get('steps', 0)} optimizer steps"
+        + (f" in {summary['seconds']:.0f} s." if "seconds" in summary else "."),
     ]
     if stopped := summary.get("stopped_by_guard"):
         lines += [
@@ -52,6 +60,54 @@ def card(job: str, started: dict, summary: dict) -> str:
     lines += ["", f"Started {started.get('started')}, commit {started.get('commit')}. "]
     lines[-1] += ", ".join(f"{name} {version}" for name, version in versions.items() if version) + "."
     return "\n".join(lines) + "\n"
+
+
+def _head(name: str, settings: dict, summary: dict, merged: bool) -> str:
+    """Return the card's metadata as YAML, in the hub's fields."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    base, data = settings.get("model", ""), settings.get("train_jsonl") or settings.get("replay_jsonl")
+    source = _source_of(data)
+    after = summary.get("after") or {}
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=source or "validation-prompts",
+            dataset_name="validation prompts",
+            metric_type=figure,
+            metric_name=label,
+            metric_value=round(after[figure], 4),
+        )
+        for figure, label in LABELS.items()
+        if after.get(figure) is not None
+    ]
+    return ModelCardData(
+        base_model=None if base.startswith(("/", ".")) else base or None,
+        license=settings.get("model_license"),
+        datasets=[source] if source else None,
+        library_name="transformers" if merged or settings.get("adapter", "none") == "none" else "peft",
+        pipeline_tag="text-generation",
+        tags=["sdpo", "user-interactions"],
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
+
+
+def _source_of(data: str | None) -> str | None:
+    """Return the hub's dataset that a data file was prepared from, by the report beside it; None if there is none."""
+    if data is None:
+        return None
+    report = RunDirectory(Path(data).parent)
+    try:
+        source = str((report.read_json("report.json") or {}).get("source", ""))
+    except (RunError, OSError):
+        return None
+    return source if repository_name(source) is None and not Path(source).exists() else None
+
+
+def _shown(value: object) -> object:
+    """Return a setting's value, of a path outside the working folder only the last part."""
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 def _advice(summary: dict) -> str:

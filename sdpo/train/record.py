@@ -144,7 +144,7 @@ class LatestAnswers:
     messages: list[list[Message]] = field(default_factory=list)
 
 
-class HindsightTrainer(Trainer):
+class BaseTrainer(Trainer):
     """Base of the online and the offline trainer: the hindsight loss, and the record of the current step.
 
     `record` is that of the step in progress. `latest` holds this process's most recent completions; the guard measures

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, Trai
 
 from sdpo import settings as settings_module
 from sdpo.errors import GuardStopped, LossNotFinite, RunError
-from sdpo.method.objective import Objective
 from sdpo.method.teacher import FIXED, Teacher
-from sdpo.models.policy import load_policy, write_merged_model
+from sdpo.models.policy import load_policy
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
 from sdpo.runtime.processes import given_to_repeat
@@ -28,8 +27,8 @@ from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
-from sdpo.train.model_card import write_card
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.publish import finish_model
+from sdpo.train.record import BaseTrainer
 from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
@@ -58,7 +57,7 @@ class Session(Generic[Config]):
     """
 
     settings: "OnlineSettings | OfflineSettings"
-    trainer: HindsightTrainer
+    trainer: BaseTrainer
 
     def __init__(self, settings: "OnlineSettings | OfflineSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
@@ -95,7 +94,7 @@ class Session(Generic[Config]):
         """Return the trainer's configuration; `shared` are the arguments that all training jobs have in common."""
         raise NotImplementedError
 
-    def build_trainer(self, config: Config, model: PreTrainedModel) -> HindsightTrainer:
+    def build_trainer(self, config: Config, model: PreTrainedModel) -> BaseTrainer:
         """Return the trainer of the model."""
         raise NotImplementedError
 
@@ -164,7 +163,7 @@ class Session(Generic[Config]):
         steps = self.trainer.state.global_step
         if self.stop.requested and steps < self.trainer.state.max_steps:
             return False
-        stopped = self.guard.stopped if self.guard else []
+        stopped, best = self.guard.stopped if self.guard else [], None
         if stopped:
             best = summary["best_checkpoint"] = self._best_checkpoint()
             summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
@@ -176,7 +175,7 @@ class Session(Generic[Config]):
         self._write_summary(summary)
         if self.main:
             print_results(self.run_dir, summary)
-            self._write_card_and_merge()
+            finish_model(self.settings, self.job.name, self.run_dir, best if stopped else None, bool(stopped))
         if stopped:
             advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
             raise GuardStopped(
@@ -210,22 +209,6 @@ class Session(Generic[Config]):
             print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
         return figures
 
-    def _write_card_and_merge(self) -> None:
-        """Write the model card and, with MERGE_ADAPTER, the model with the best or last checkpoint's adapter merged."""
-        merged = None
-        if self.settings.merge_adapter:
-            best = self._best_checkpoint() if self.guard and self.guard.stopped else None
-            checkpoint = self.run_dir.path / best if best else self.run_dir.last_checkpoint()
-            if self.guard and self.guard.stopped and not best:
-                print("no merged model: the guard stopped the run before any good checkpoint", flush=True)
-                return write_card(self.run_dir, self.job.name)
-            if checkpoint is None:
-                raise RunError(f"{self.run_dir.path} has no checkpoint whose adapter could be merged.")
-            merged = self.run_dir.path / "merged"
-            write_merged_model(self.settings.model, checkpoint, merged)
-            print(f"merged model: {merged}", flush=True)
-        write_card(self.run_dir, self.job.name, merged)
-
     def _best_checkpoint(self) -> str | None:
         best = self.trainer.state.best_model_checkpoint
         return Path(best).name if best else None
@@ -239,20 +222,6 @@ class Session(Generic[Config]):
             with self.at_step_start():
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
-
-    def objective(self, **more: Any) -> Objective:
-        """Return the objective that the settings describe; `more` are arguments that one job alone has."""
-        settings = self.settings
-        return Objective(
-            kind=settings.objective,
-            direction=settings.direction,
-            top_k=settings.top_k,
-            centre=settings.centre_signal,
-            clip_signal=settings.clip_signal,
-            ignore_first_k=settings.ignore_first_k,
-            **settings.contrast,
-            **more,
-        )
 
     def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
         """Print a warning if a resumed run cannot give exactly the results of an uninterrupted one."""
@@ -357,6 +326,6 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_limit,
         "logging_steps": settings.log_steps,
-        "report_to": trackers(),
+        "report_to": trackers(settings),
         "disable_tqdm": True,
     }

@@ -1,7 +1,7 @@
-"""Where a run is tracked: online in wandb, offline in the run directory, or nowhere.
+"""Where a run is tracked: in wandb online or offline, by another tracker in the run directory, or nowhere.
 
-`check_tracking` decides before anything is loaded; the processes started later inherit its decision through WANDB_MODE.
-Importing this module is cheap.
+Transformers has an integration of each tracker. `check_tracking` decides before anything is loaded; the processes
+started later inherit its decision through WANDB_MODE. Importing this module is cheap.
 """
 
 import base64
@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from configparser import ConfigParser, Error
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ _TRUE = ("1", "true", "yes", "on")
 _HOST = "https://api.wandb.ai"
 _TIMEOUT = 10.0
 _QUERY = json.dumps({"query": "query Viewer { viewer { id } }"}).encode()
+# The packages of each other tracker, any of which will do: the first is what to install.
+PACKAGES = {"trackio": ("trackio",), "tensorboard": ("tensorboard", "tensorboardX"), "mlflow": ("mlflow",)}
 # What wandb itself demands of a key: 40 characters, after a prefix and a dash on servers of one's own; or a token.
 _KEY = re.compile(r"\w{40,}|[^-]*-[\w-]{40,}|[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
@@ -37,8 +40,16 @@ def check_tracking(settings: "TrainingSettings") -> None:
     """Decide where the run is tracked, and set WANDB_MODE accordingly.
 
     A server is asked only if tracking is online. If it does not respond, tracking is offline, with a note. Raises
-    SettingError for an unknown mode, and for a key that wandb does not accept.
+    SettingError for an unknown mode, for a key that wandb does not accept, and for a tracker that is not installed.
     """
+    if settings.report_to != "wandb":
+        packages = PACKAGES.get(settings.report_to, ())
+        if packages and all(find_spec(name) is None for name in packages):
+            raise SettingError(
+                f"REPORT_TO={settings.report_to} needs the {packages[0]} package, which is not installed. Install it "
+                f"(pip install {packages[0]}), or set REPORT_TO=none."
+            )
+        return
     mode = _given_mode()
     key = (settings.wandb_api_key or "").strip()
     if mode in (ONLINE, "shared") and key and os.environ.get("LOCAL_RANK", "0") == "0":
@@ -55,7 +66,14 @@ def check_tracking(settings: "TrainingSettings") -> None:
 
 
 def prepare_tracking(settings: "TrainingSettings") -> None:
-    """Configure wandb through the environment: online with a key, else offline, files in the run directory."""
+    """Configure the tracker through the environment: wandb online with a key; all others in the run directory."""
+    if settings.report_to != "wandb":
+        folder = settings.run_directory_path
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
+        os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        os.environ.setdefault("MLFLOW_EXPERIMENT_NAME", "sdpo")
+        return
     os.environ.setdefault("WANDB_PROJECT", "sdpo")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DIR"] = str(settings.output_dir)
@@ -66,8 +84,10 @@ def prepare_tracking(settings: "TrainingSettings") -> None:
             print("WANDB_API_KEY is not set: tracking offline, in the run directory", flush=True)
 
 
-def trackers() -> list[str]:
-    """Return the trackers that a trainer reports to: wandb, unless it is disabled."""
+def trackers(settings: "TrainingSettings") -> list[str]:
+    """Return the trackers that a trainer reports to: REPORT_TO, and wandb not if it is disabled."""
+    if settings.report_to != "wandb":
+        return [] if settings.report_to == "none" else [settings.report_to]
     return [] if _given_mode() == DISABLED else ["wandb"]
 
 

@@ -12,7 +12,7 @@ def test_both_splits_are_written_complete_and_mixed(tmp_path, capsys):
     for folder in ("one", "two"):
         assert main(JOB, ["--out-dir", str(tmp_path / folder)]) == 0
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["lengths.png", "report.json", "train.jsonl", "validation.jsonl"]
+    assert names == ["README.md", "lengths.png", "report.json", "train.jsonl", "validation.jsonl"]
     for split in ("train", "validation"):
         path = tmp_path / "one" / f"{split}.jsonl"
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()

@@ -65,7 +65,7 @@ def test_files_beside_the_conversations_are_skipped_and_counted(archive):
     }  # fmt: skip
     assert report["ratings"] == {"thumbs down": 1} and report["counts"]["rows"]["seen"] == 2
     assert sorted(path.name for path in folder.iterdir()) == [
-        "lengths.png", "logs_interactions.jsonl", "report.json"
+        "README.md", "lengths.png", "logs_interactions.jsonl", "report.json"
     ]  # fmt: skip
 
 

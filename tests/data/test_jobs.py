@@ -181,7 +181,7 @@ def tiny(module, *arguments, **options):
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_the_tiny_data_give_files_that_the_trainers_read(module, capsys):
     folder = tiny(module, "--model", str(MODEL_DIR))
-    names = [*OUTPUTS[module], "lengths.png", "report.json"]
+    names = [*OUTPUTS[module], "README.md", "lengths.png", "report.json"]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
     reader = read_interactions if "interactions" in names[0] else read_prompts
     for name in OUTPUTS[module]:

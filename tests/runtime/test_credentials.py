@@ -17,7 +17,7 @@ TRACK = """
 import sys
 from types import SimpleNamespace
 from sdpo.train.tracking import prepare_tracking
-prepare_tracking(SimpleNamespace(output_dir=sys.argv[1]))
+prepare_tracking(SimpleNamespace(output_dir=sys.argv[1], report_to="wandb"))
 import wandb
 wandb.init()
 """

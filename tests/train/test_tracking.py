@@ -37,7 +37,7 @@ def _no_wandb_variables(monkeypatch, tmp_path):
 
 def check(key: str | None = KEY) -> str:
     """Check and return the mode that was chosen."""
-    tracking.check_tracking(SimpleNamespace(wandb_api_key=key))
+    tracking.check_tracking(SimpleNamespace(wandb_api_key=key, report_to="wandb"))
     return os.environ["WANDB_MODE"]
 
 
@@ -113,8 +113,8 @@ def test_a_mode_without_a_server_is_honoured_without_a_request(
     asked = server(REPLIES["refused"])
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert check(key) == mode and tracking.trackers() == names
-    tracking.prepare_tracking(SimpleNamespace(output_dir=tmp_path))
+    assert check(key) == mode and tracking.trackers(SimpleNamespace(report_to="wandb")) == names
+    tracking.prepare_tracking(SimpleNamespace(output_dir=tmp_path, report_to="wandb"))
     assert os.environ["WANDB_MODE"] == mode and not asked.headers
 
 

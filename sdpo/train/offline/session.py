@@ -16,6 +16,7 @@ from sdpo.settings.inputs import read_template
 from sdpo.text.prompts import FOLLOW_UP_KINDS, Message
 from sdpo.text.records import read_interactions
 from sdpo.train.callbacks import peak_memory_gb
+from sdpo.train.objective import build_objective
 from sdpo.train.offline import initial_signal
 from sdpo.train.offline.data import read_rows, with_lengths
 from sdpo.train.offline.held_out import HeldOutCallback
@@ -77,7 +78,7 @@ class OfflineSession(Session[TrainingArguments]):
             model=model,
             teacher=self.teacher,
             start=self.start_scorer,
-            objective=self.objective(),
+            objective=build_objective(settings, settings.top_k),
             args=config,
             train_dataset=self.rows.training,
             processing_class=self.tokenizer,

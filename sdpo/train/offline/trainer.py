@@ -18,7 +18,7 @@ from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.models.policy import with_adapter
 from sdpo.train.guard import repeated_share
-from sdpo.train.record import HindsightTrainer, LatestAnswers
+from sdpo.train.record import BaseTrainer, LatestAnswers
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class EpochOrder(Sampler[int]):
         return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
-class OfflineTrainer(HindsightTrainer):
+class OfflineTrainer(BaseTrainer):
     """Trainer with the hindsight loss of logged interactions. With `peft_config` it trains an adapter on the model."""
 
     train_dataset: Dataset

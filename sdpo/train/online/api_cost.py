@@ -7,7 +7,7 @@ from transformers import TrainerCallback
 
 from sdpo.llm import Client, Usage
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import BaseTrainer
 
 FILE = "meter.json"
 
@@ -15,7 +15,7 @@ FILE = "meter.json"
 class ApiCostCallback(TrainerCallback):
     """Adds up the usage of all processes. A resumed run continues the count: its reply caches hold earlier usage."""
 
-    def __init__(self, run: RunDirectory, trainer: HindsightTrainer, client: Client, every: int) -> None:
+    def __init__(self, run: RunDirectory, trainer: BaseTrainer, client: Client, every: int) -> None:
         self.run, self.trainer, self.client, self.every = run, trainer, client, every
         before = run.read_json(FILE) or {}
         client.usage.seconds = before.get("seconds", 0.0)  # the only figure that the reply cache does not hold

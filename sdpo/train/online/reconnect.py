@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 
 from sdpo.errors import RunStopped, ServerError, SimulatorUnavailable, one_line
 from sdpo.llm.server import check_health
-from sdpo.train.record import HindsightTrainer
-from sdpo.users.rule_user import RuleUser
+from sdpo.train.online.trainer import User
+from sdpo.train.record import BaseTrainer
 from sdpo.users.simulator import SimulatedUser
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -33,7 +33,7 @@ class _Outage:
 class RoundCallback(TrainerCallback):
     """Numbers the user's rounds by step: a step that is repeated after a crash asks for the same follow-ups."""
 
-    def __init__(self, user: SimulatedUser | RuleUser) -> None:
+    def __init__(self, user: User) -> None:
         self.user = user
 
     def on_step_begin(self, args, state, control, **_) -> None:
@@ -51,7 +51,7 @@ class ReconnectCallback(RoundCallback):
 
     def __init__(
         self,
-        trainer: HindsightTrainer,
+        trainer: BaseTrainer,
         user: SimulatedUser,
         url: str,
         seconds: float,

@@ -14,6 +14,7 @@ from sdpo.settings.inputs import read_template
 from sdpo.text.chat import encode_prompt
 from sdpo.text.prompts import Message
 from sdpo.text.records import read_replays
+from sdpo.train.objective import build_objective
 from sdpo.train.online.api_cost import ApiCostCallback
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts, replay_rows, training_prompts
 from sdpo.train.online.reconnect import ReconnectCallback, RoundCallback
@@ -85,7 +86,7 @@ class OnlineSession(Session[OnlineConfig]):
             model=model,
             teacher=self.teacher,
             start=self.start_scorer,
-            objective=self.objective(clip=settings.clip, focus=settings.focus),
+            objective=build_objective(settings, settings.top_k, clip=settings.clip, focus=settings.focus),
             args=config,
             train_dataset=self._dataset(),
             eval_dataset=self._validation_dataset() if settings.eval_steps else None,

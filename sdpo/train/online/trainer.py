@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
@@ -28,7 +29,7 @@ from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP, Message
 from sdpo.train.guard import repeated_share
 from sdpo.train.online.background_request import BackgroundRequest
-from sdpo.train.record import HindsightTrainer, LatestAnswers
+from sdpo.train.record import BaseTrainer, LatestAnswers
 from sdpo.users.simulator import FollowUp
 
 COMPLAINT, THANKS, _ = FOLLOW_UP_KINDS
@@ -64,14 +65,14 @@ class User(Protocol):
         ...
 
 
-class OnlineTrainer(HindsightTrainer, RLOOTrainer):
+class OnlineTrainer(BaseTrainer, RLOOTrainer):
     """RLOOTrainer whose advantage comes from scoring the answer again with the follow-up in context.
 
-    `user` may be None if the dataset has `completion`, `follow_up` and `satisfied` to replay. `is_satisfied`, if there
-    is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only` only complaints are learned
-    from, not thanks or new topics; the answers of satisfied users are then scored without their follow-up, and drawn to
-    what the teacher says to the prompt alone, with `content_weight`. `wait_for_user` is called if the user does not
-    respond and returns when it does, or raises; without it the run ends at once.
+    `user` may be None if the dataset has `completion` and `follow_up` to replay, and perhaps `satisfied`.
+    `is_satisfied`, if there is an oracle, returns whether a follow-up expresses satisfaction. With `complaints_only`
+    only complaints are learned from, not thanks or new topics; the answers of satisfied users are then scored without
+    their follow-up, and drawn to what the teacher says to the prompt alone, with `content_weight`. `wait_for_user` is
+    called if the user does not respond and returns when it does, or raises; without it the run ends at once.
     """
 
     args: OnlineConfig
@@ -80,7 +81,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
         self,
         *,
         user: User | None,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         teacher: Teacher,
         objective: Objective,
         args: OnlineConfig,
@@ -195,8 +196,7 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
                 prompt_ids, completion_ids, completions = self._generate(part)
             texts = [messages[0]["content"] for messages in completions]
             answers.add(prompt_ids, completion_ids, texts)
-            last_messages = [prompt[-1]["content"] for prompt in part]
-            ask: Callable[[], list[FollowUp]] = partial(self._ask, first_round + number, last_messages, texts)
+            ask: Callable[[], list[FollowUp]] = partial(self._ask, first_round + number, part, texts)
             if size < len(prompts):
                 last_request = BackgroundRequest(ask, after=last_request)
                 requests.append((ask, last_request.result))
@@ -211,15 +211,15 @@ class OnlineTrainer(HindsightTrainer, RLOOTrainer):
     def _replay(self, rows: list[dict]) -> "_Answers":
         """Return the answers and follow-ups that the rows hold."""
         prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
-        answers = _Answers(follow_ups=[FollowUp(row["follow_up"], satisfied=row["satisfied"]) for row in rows])
+        answers = _Answers(follow_ups=[FollowUp(row["follow_up"], satisfied=row.get("satisfied")) for row in rows])
         completions = [row["completion"] for row in rows]
         answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
         return answers
 
-    def _ask(self, number: int, prompts: list[str], completions: list[str]) -> list[FollowUp]:
+    def _ask(self, number: int, prompts: list[list[Message]], completions: list[str]) -> list[FollowUp]:
         user = self._required_user
         user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
-        return user.react(prompts, completions)
+        return user.react([prompt[-1]["content"] for prompt in prompts], completions)
 
     def collect_follow_ups(
         self, result: Callable[[], list[FollowUp]], again: Callable[[], list[FollowUp]]
