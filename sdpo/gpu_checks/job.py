@@ -4,6 +4,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.gpu_checks import registry
 from sdpo.gpu_checks.outcome import FAILED, NOT_RUN, PASSED
 from sdpo.gpu_checks.report import line, table
@@ -53,7 +54,13 @@ def run(settings: "GpuCheckSettings", job: "Job") -> int:
         else:
             runnable.append(item)
     runner = Runner(device["kind"], directory.path, settings.budget_seconds, at_once, settings.check_seconds)
-    runner.run(runnable, finished)
+    with progress.task("checks", len(runnable), "checks") as under:
+
+        def ended(result: dict) -> None:
+            finished(result)
+            under.advance()
+
+        runner.run(runnable, ended)
     in_order = [results[item.name] for item in checks]
     print(f"\n{table(in_order)}\n\n{_counts(in_order)}; {directory.path / RESULTS}", flush=True)
     return int(any(result["status"] == FAILED for result in in_order))

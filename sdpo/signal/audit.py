@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.english.styles import check_style
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import claude_url
@@ -152,7 +153,8 @@ def _sample_interactions(settings: "AuditSettings", job: "Job") -> tuple[list[In
     sample: list[Interaction] = []
     total = 0
     # One pass that holds no more rows in memory than it samples (Vitter's algorithm R).
-    for total, row in enumerate(_interactions(settings, job), start=1):
+    rows = progress.each(_interactions(settings, job), "reading DATA", "interactions")
+    for total, row in enumerate(rows, start=1):
         if len(sample) < settings.audit_n:
             sample.append(row)
         elif (index := rng.randrange(total)) < settings.audit_n:

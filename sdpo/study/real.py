@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.errors import EXIT_STOP, GuardStopped, RunError, SettingError, nearest
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import as_text
@@ -130,7 +131,7 @@ def _audit(settings: "RealStudySettings", directory: RunDirectory, model: str) -
         folder.mkdir(parents=True, exist_ok=True)
         length = settings.max_completion_tokens
         write_interactions(folder, name, model, unwritten, settings.audit_n, length, _is_bf16(settings))
-    for style, variant in missing:
+    for style, variant in progress.each(missing, f"audits of {name}", "audits"):
         key = _key(f"{name} {style} {variant}")
         values = audit_values(model, style, variant, folder / f"{name}-{style}.jsonl", folder / key)
         values |= {"AUDIT_N": settings.audit_n, "PRECISION": settings.precision}
@@ -159,7 +160,8 @@ def _train(settings: "RealStudySettings", directory: RunDirectory) -> None:
     print(f"{len(specs)} training runs, {len(specs) - len(missing)} of them done", flush=True)
     with ThreadPoolExecutor(settings.parallel) as pool:
         running = {pool.submit(_train_one, settings, spec, prompts): spec for spec in missing}
-        for number, future in enumerate(as_completed(running), start=1):
+        ended = progress.each(as_completed(running), "training runs", "runs", len(missing))
+        for number, future in enumerate(ended, start=1):
             row = future.result()
             directory.append(RESULTS, [row])
             before, after = row["before"], row["after"]

@@ -25,7 +25,13 @@ from sdpo.settings.recipes import learning_rate_advice
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
-from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
+from sdpo.train.callbacks import (
+    VALIDATION_FILE,
+    GracefulStop,
+    MetricsCallback,
+    ProgressCallback,
+    TeacherCallback,
+)
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.model_card import write_card
@@ -204,6 +210,7 @@ class Session(Generic[Config]):
             self.oracle,
             self.start,
             when == "shown",
+            f"answers {_WHEN[when]}",
         )
         if self.main:
             self.run_dir.write_rows(answers_file(when), answers)
@@ -292,7 +299,7 @@ class Session(Generic[Config]):
             anchored = self.settings.teacher in FIXED
             self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored, self.start)
             callbacks.append(self.guard)
-        return [*callbacks, self.stop]
+        return [*callbacks, self.stop, ProgressCallback()]
 
     def _start_model(self) -> StartModel | None:
         """Return the model that the run started from; None if nothing is measured with it."""
