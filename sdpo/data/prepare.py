@@ -20,6 +20,7 @@ from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.seen_hashes import SeenHashes
 from sdpo.data.sources import CONVERSATION_SOURCES, PROMPT_SOURCES, SOURCES, ConversationSource, Origin, locate
 from sdpo.errors import RecordError, RunError
+from sdpo.runtime.ending import command, say
 from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 
 if TYPE_CHECKING:
@@ -247,6 +248,18 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
     draw(lengths, f"{report['job']}: {report['source']}".replace("$", r"\$"), outputs[settings.out_dir / PICTURE])
     outputs.publish()
     print(f"\n{table(report)}\n\nwritten to {settings.out_dir}", flush=True)
+    kept = ", ".join(f"{count['kept']:,} of {count['seen']:,} {name}" for name, count in report["counts"].items())
+    say(f"Kept {kept}.", {"picture": settings.out_dir / PICTURE}, *next_command(report["job"], settings.out_dir))
+
+
+def next_command(job: str, out_dir: Path) -> tuple[str, str]:
+    """Return the command that uses what a preparation job has written, and what it is for."""
+    if job in CONVERSATION_SOURCES or job == "prep-logs":
+        file = CONVERSATION_SOURCES[job].output if job in CONVERSATION_SOURCES else "logs_interactions.jsonl"
+        return command("audit", data=out_dir / file), "checks whether training on it can work (MODEL=...)"
+    if job == "prep-english":
+        return command("demo-real", data_path=out_dir), "trains a small model on it"
+    return command(job.replace("prep-", "train-online-"), data_path=out_dir), "trains on it"
 
 
 def _counted(row_batches: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:

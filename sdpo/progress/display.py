@@ -16,7 +16,7 @@ from sdpo.progress import tasks
 from sdpo.progress.tasks import Task
 
 FIRST = 5.0  # seconds after which a task that has printed nothing is first shown by a line
-EVERY = 8.0  # seconds without any output after which there is another; with a busy processor they become ten
+EVERY = 7.0  # seconds without any output after which there is another; with a busy processor they become ten
 TICK = 0.5  # seconds between two looks at the tasks
 _BAR = (
     "{desc} {percentage:3.0f}% |{bar:10}| {n_fmt} of {total_fmt} {unit} "

@@ -6,6 +6,7 @@ Importing this module is cheap; torch, transformers and matplotlib are imported 
 from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
+from sdpo.runtime.ending import command, say
 from sdpo.settings.inputs import check_model, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of
@@ -68,7 +69,10 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
     page = write_signal_page(folder.path / PAGE, result)
     folder.write_json("summary.json", {**summary, "relevance": words, "finished": True})
     said = "\n".join(filter(None, (words["sentence"], words["advice"])))
-    print(f"\n{table(rows)}\n\n{said}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
+    print(f"\n{table(rows)}\n", flush=True)
+    then = command("audit", model=settings.model, tiny=settings.tiny)
+    files = {"page": page, "signals": folder.path / SIGNALS}
+    say(said, files, then, "checks whether training can work; your own data as DATA=...")
 
 
 def measure(
@@ -166,7 +170,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return one line per case: mean |signal| of both follow-ups, and the token with the largest relevant signal."""
-    from sdpo.signal.glyphs import figure_text
+    from sdpo.runtime.glyphs import figure_text
     from sdpo.signal.loaded_model import size_of
 
     lines = [f"{'case':28}  {'tokens':>6}  {'unrelated':>9}  {'relevant':>9}  largest signal", "-" * 78]

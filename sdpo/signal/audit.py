@@ -14,6 +14,7 @@ from sdpo import progress
 from sdpo.english.styles import check_style
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import claude_url
+from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.settings.training import RULE
 from sdpo.signal.run_folder import check_run, open_run
@@ -110,6 +111,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
 
     Returns the exit code: 6 (EXIT_STOP) if every verdict is stop, else 0.
     """
+    from sdpo.signal.audit_ending import best_candidate, example_answers, next_command, sentence
     from sdpo.signal.audit_page import draw_audit, table, write_audit_page
 
     rows, total = _sample_interactions(settings, job)
@@ -133,7 +135,9 @@ def run(settings: "AuditSettings", job: "Job") -> int:
     picture = draw_audit(folder.path / PICTURE, candidates)
     page = write_audit_page(folder.path / PAGE, result, picture)
     folder.write_json("summary.json", {"verdicts": [row["verdict"] for row in candidates], "finished": True})
-    print(f"\n{table(candidates)}\n\npage: {page}\nmetrics: {folder.path / RESULT}", flush=True)
+    print(f"\n{table(candidates)}\n\n{example_answers(candidates)}\n", flush=True)
+    best = best_candidate(candidates)
+    say(sentence(best), {"page": page, "metrics": folder.path / RESULT}, *next_command(best, settings))
     return EXIT_STOP if all(row["verdict"] == STOP for row in candidates) else 0
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo.errors import SettingError
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def run(settings: "StudySettings", job: "Job") -> int:
         )
     table = settings.study_table
     RunDirectory(table.parent).write_text(table.name, report(settings, [done[spec.key] for spec in runs]))
-    print(f"tables: {table}", flush=True)
+    say(f"All {len(runs)} runs have results.", {"tables": table}, command("study-real"), "the same on real models")
     return 0
 
 

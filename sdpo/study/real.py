@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo.errors import EXIT_STOP, GuardStopped, RunError, SettingError, nearest
+from sdpo.runtime.ending import say
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import as_text
 
@@ -85,7 +86,7 @@ def run(settings: "RealStudySettings", job: "Job") -> int:
         _train(settings, directory)
     table = settings.study_table
     RunDirectory(table.parent).write_text(table.name, report(directory.read_rows(RESULTS)))
-    print(f"tables: {table}", flush=True)
+    say(f"The parts {settings.parts} have all their results.", {"tables": table})
     return 0
 
 

@@ -18,10 +18,12 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy, write_merged_model
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
+from sdpo.runtime.ending import command
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice
+from sdpo.settings.training import RULE
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
@@ -181,7 +183,7 @@ class Session(Generic[Config]):
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
-            print_results(self.run_dir, summary)
+            print_results(self.run_dir, summary, self._evaluation())
             self._write_card_and_merge()
         if stopped:
             advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
@@ -216,6 +218,12 @@ class Session(Generic[Config]):
             self.run_dir.write_rows(answers_file(when), answers)
             print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
         return figures
+
+    def _evaluation(self) -> str:
+        """Return the command that evaluates the run; a run with a rule as its user is judged by that rule."""
+        settings = self.settings
+        judge = RULE if getattr(settings, "user_is_rule", False) and not settings.tiny else None
+        return command("eval", run_dir=self.run_dir.path, judge_model=judge, tiny=settings.tiny)
 
     def _write_card_and_merge(self) -> None:
         """Write the model card and, with MERGE_ADAPTER, the model with the best or last checkpoint's adapter merged."""
