@@ -6,6 +6,7 @@ from sdpo.tiny import MODEL_DIR
 
 JOB = Job(
     name="chat",
+    serves=True,
     summary="talk to the served model: compare it with the one before, see what your follow-ups say, rate answers",
     settings=ChatSettings,
     run="sdpo.chat.job:run",

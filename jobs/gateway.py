@@ -5,6 +5,7 @@ from sdpo.settings import GatewaySettings
 
 JOB = Job(
     name="gateway",
+    serves=True,
     summary="pass requests on to an OpenAI-compatible server and keep the conversations, until interrupted",
     settings=GatewaySettings,
     run="sdpo.gateway.service:run",

@@ -13,6 +13,7 @@ from sdpo.tiny import MODEL_DIR
 
 JOB = Job(
     name="simulator",
+    serves=True,
     summary="serve the simulated user's model until interrupted",
     settings=SimulatorSettings,
     folder="simulator-logs",

@@ -14,7 +14,7 @@ from tests.commands import ROOT
 
 # From the bottom up. A package imports packages of lower layers only; a subpackage may also import its parent.
 LAYERS = [
-    ["sdpo.errors"],
+    ["sdpo.errors", "sdpo.progress"],
     ["sdpo.method", "sdpo.text", "sdpo.llm"],
     ["sdpo.settings", "sdpo.users"],
     ["sdpo.tiny", "sdpo.english", "sdpo.runtime", "sdpo.models"],

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.data.conversation import Conversation, Dropped, interactions
 from sdpo.data.forms import Form, Piece, form_of, forms
 from sdpo.data.inputs import FEEDBACK, Member, Source, paths_of, ratings_of, rows_of, skip_reason, sources_of
@@ -17,7 +18,6 @@ from sdpo.data.prepare import (
     BESIDE,
     KINDS,
     InteractionWriter,
-    Progress,
     check_not_empty,
     check_output_folder,
     finish,
@@ -137,19 +137,18 @@ def _read(
     """Read a file; return why it is skipped if there is nothing in it that could be a conversation."""
     found, others = Counter[str](), list[Dropped]()
     conversations = others_count = 0
-    with Progress(f"{job.name} {source.name}", None) as advance:
-        for result in read_conversations(source, settings.out_dir, found):
-            advance(1)
-            if isinstance(result, Conversation):
-                conversations += 1
-                counts.notes[result.note] += bool(result.note)
-                spool.add(_rated(result, ratings) if ratings else result)
-            elif result.reason == UNKNOWN.reason:
-                others += [result] if not others else []
-                others_count += 1
-            else:
-                conversations += 1
-                writer.rows.drop(result.reason, where=redactor.words(result.where))
+    read = read_conversations(source, settings.out_dir, found)
+    for result in progress.each(read, f"reading {source.name}", "conversations"):
+        if isinstance(result, Conversation):
+            conversations += 1
+            counts.notes[result.note] += bool(result.note)
+            spool.add(_rated(result, ratings) if ratings else result)
+        elif result.reason == UNKNOWN.reason:
+            others += [result] if not others else []
+            others_count += 1
+        else:
+            conversations += 1
+            writer.rows.drop(result.reason, where=redactor.words(result.where))
     counts.notes = +counts.notes
     counts.forms.update(found)
     print(f"{source}: {', '.join(found) or 'no conversations'}", flush=True)
@@ -163,7 +162,7 @@ def _read(
 def _write_all(spool: Spool, writer: InteractionWriter, redactor: Redactor, counts: Counts, file: Any) -> None:
     """Write each interaction once, without what is private, and count ratings and what was beside the texts."""
     ids, again = SeenHashes(), dict[str, int]()
-    for spooled in spool.conversations():
+    for spooled in progress.each(spool.conversations(), "writing", "conversations"):
         shown = spooled.conversation
         if spooled.has_new:
             shown = redactor.conversation(shown)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.data import rows as rows_module
 from sdpo.data.card import dataset_card
 from sdpo.data.conversation import Conversation, Dropped, interactions
@@ -20,6 +21,7 @@ from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.seen_hashes import SeenHashes
 from sdpo.data.sources import CONVERSATION_SOURCES, PROMPT_SOURCES, SOURCES, ConversationSource, Origin, locate
 from sdpo.errors import RecordError, RunError
+from sdpo.runtime.ending import command, say
 from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 
 if TYPE_CHECKING:
@@ -66,9 +68,9 @@ def prompts(settings: "SourcePrepSettings", job: "Job") -> None:
     with Outputs([settings.out_dir / name for name in (*names, *BESIDE)], settings.force) as outputs:
         for split, files in origin.files.items():
             tally = tallies[split] = Tally()
-            with Progress(f"{job.name} {split}", count_rows(files)) as advance:
+            with progress.task(f"{job.name} {split}", count_rows(files), "rows") as under:
                 results = (source.prompt_of(row) if isinstance(row, dict) else row
-                           for row in rows(files, source.columns, advance))  # fmt: skip
+                           for row in rows(files, source.columns, under.advance))  # fmt: skip
                 seen = write_prompts(
                     results, split, train_hashes, tally, lengths, outputs[settings.out_dir / f"{split}.jsonl"]
                 )
@@ -118,12 +120,11 @@ def conversations(settings: "ConversationPrepSettings", job: "Job") -> None:
     writer, languages = InteractionWriter(lengths), Counter[str]()
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         file = outputs[settings.out_dir / source.output]
-        with numbered_rows(source, settings, files) as (total, numbered), Progress(job.name, total) as advance:
-            for number, row in numbered:
+        with numbered_rows(source, settings, files) as (total, numbered):
+            for number, row in progress.each(numbered, job.name, "rows", total):
                 if isinstance(row, dict) and (language := nonempty_text(row.get("language"))):
                     languages[language] += 1
                 writer.add(_conversation(source, settings, row, number), file)
-                advance(1)
                 if limit_reached(settings, writer.rows.kept, writer.interactions.kept):
                     break
         check_not_empty(writer.rows, origin.source)
@@ -147,8 +148,8 @@ def numbered_rows(
         return
     from sdpo.data.table import Table
 
-    with Progress("reading", total) as advance:
-        table = Table(_counted(batches(files, source.columns), advance), settings.out_dir)
+    with progress.task("reading", total, "rows") as under:
+        table = Table(_counted(batches(files, source.columns), under.advance), settings.out_dir)
     with table:
         yield len(table), table.shuffled(settings.seed)
 
@@ -250,21 +251,18 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
     outputs[settings.out_dir / CARD].write(dataset_card(report, outputs.names).encode())
     outputs.publish()
     print(f"\n{table(report)}\n\nwritten to {settings.out_dir}", flush=True)
+    kept = ", ".join(f"{count['kept']:,} of {count['seen']:,} {name}" for name, count in report["counts"].items())
+    say(f"Kept {kept}.", {"picture": settings.out_dir / PICTURE}, *next_command(report["job"], settings.out_dir))
 
 
-class Progress:
-    """A progress bar, shown on a terminal only. As a context manager it returns the function that advances it."""
-
-    def __init__(self, name: str, total: int | None) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(desc=name, total=total, unit=" rows", disable=None, leave=False)
-
-    def __enter__(self) -> Callable[[int], Any]:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+def next_command(job: str, out_dir: Path) -> tuple[str, str]:
+    """Return the command that uses what a preparation job has written, and what it is for."""
+    if job in CONVERSATION_SOURCES or job == "prep-logs":
+        file = CONVERSATION_SOURCES[job].output if job in CONVERSATION_SOURCES else "logs_interactions.jsonl"
+        return command("audit", data=out_dir / file), "checks whether training on it can work (MODEL=...)"
+    if job == "prep-english":
+        return command("demo-real", data_path=out_dir), "trains a small model on it"
+    return command(job.replace("prep-", "train-online-"), data_path=out_dir), "trains on it"
 
 
 def _counted(row_batches: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:

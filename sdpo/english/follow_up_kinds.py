@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.english import FOLLOW_UPS_FILE
 from sdpo.english.styles import STYLES, complaints, praise, unrelated
 from sdpo.text.chat import encode_text
@@ -75,7 +76,8 @@ class FollowUpReader:
         """Return the hidden states of each message, (N, F) float32 on the CPU."""
         rows = [encode_text(self._tokenizer, text)[:MAX_TOKENS] or [0] for text in messages]
         parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-        return torch.cat([self._with_model(partial(message_features, rows=part)) for part in parts])
+        read = progress.each(parts, "reading messages", "batches")
+        return torch.cat([self._with_model(partial(message_features, rows=part)) for part in read])
 
 
 def message_features(model: Any, rows: Sequence[list[int]]) -> Tensor:

@@ -5,7 +5,6 @@ settings. Batches are always formed from the full list of prompts, so answers th
 how the missing ones are batched.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.errors import ServerError, one_line
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
@@ -73,11 +73,11 @@ class LocalAnswers:
         missing = len({keys[i] for batch in batches for i in batch if keys[i] not in self.store})
         self.generated[model.name] = missing
         if batches:
-            report_progress = _progress(model.name, missing, self.state)
-            new = self._generate(model, tokenizer, encoded, keys, batches, report_progress)
-            for values in gather_object([new]):
-                self.store.merge(values)
-            report_progress(missing)
+            with progress.task(f"answers of {model.name}", missing, "answers") as under:
+                new = self._generate(model, tokenizer, encoded, keys, batches, under)
+                for values in gather_object([new]):
+                    self.store.merge(values)
+                under.done = missing
         return [Answer(*self.store[key]) for key in keys]
 
     def _generate(
@@ -87,7 +87,7 @@ class LocalAnswers:
         encoded: Sequence[list[int]],
         keys: Sequence[str],
         batches: Sequence[list[int]],
-        report_progress: Callable[[int], None],
+        under: progress.Task,
     ) -> dict[str, list]:
         """Generate and store this process's share of the batches; return the new answers as key -> fields of Answer."""
         new: dict[str, list] = {}
@@ -96,7 +96,7 @@ class LocalAnswers:
             return new
         loaded = self.model_cache.load(model)
         for done, batch in enumerate(own_batches):
-            report_progress(min(done * self.batch_size * self.state.num_processes, self.generated[model.name]))
+            under.done = min(done * self.batch_size * self.state.num_processes, self.generated[model.name])
             answers = generate(
                 loaded,
                 tokenizer,
@@ -147,9 +147,8 @@ class ServerAnswers:
         requests = [
             Request(messages, self.decoding.temperature, self.decoding.max_new_tokens) for messages in distinct.values()
         ]
-        report_progress = _progress(model.name, len(requests), self.state)
-        report_progress(0)
-        outcomes = client.complete(requests)
+        with progress.task(f"answers of {model.name}"):
+            outcomes = client.complete(requests)
         self.generated[model.name] = client.usage.requests
         replies = [outcome for outcome in outcomes if isinstance(outcome, Reply)]
         failures = [outcome for outcome in outcomes if not isinstance(outcome, Reply)]
@@ -159,7 +158,6 @@ class ServerAnswers:
                 f"First error: {one_line(failures[0], 200)} "
                 "Run the same command again: it requests only the missing answers."
             )
-        report_progress(len(requests))
         by_prompt = {prompt: Answer(reply.text) for prompt, reply in zip(distinct, replies, strict=True)}
         return [by_prompt[str(messages)] for messages in prompts]
 
@@ -184,18 +182,3 @@ def _batches(encoded: Sequence[list[int]], size: int) -> list[list[int]]:
         by_length = sorted(window, key=lambda i: len(encoded[i]))
         batches += [by_length[first : first + size] for first in range(0, len(by_length), size)]
     return batches
-
-
-def _progress(name: str, total: int, state: PartialState, seconds: float = 10.0) -> Callable[[int], None]:
-    """Return a function that prints a model's progress: at once, at most every `seconds`, and at the end."""
-    started = time.monotonic()
-    last_report = started - seconds
-
-    def report_progress(done: int) -> None:
-        nonlocal last_report
-        now = time.monotonic()
-        if state.is_main_process and (now - last_report >= seconds or done == total):
-            last_report = now
-            print(f"{name}: {done} of {total} answers, {now - started:.0f} s", flush=True)
-
-    return report_progress

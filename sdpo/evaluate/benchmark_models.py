@@ -25,12 +25,18 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
 from sdpo.text.template import fold_system, template_facts
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here: a model that is loaded already
 
+_KINDS = {
+    "loglikelihood": "scoring continuations",
+    "loglikelihood_rolling": "scoring texts",
+    "generate_until": "answers",
+}
 Ask = Callable[[str, list[tuple]], list]
 
 
@@ -119,10 +125,11 @@ class LocalReplies:
             self._loaded = None  # before the next one is loaded
             self._loaded = (model.name, self._load(model))
         language_model = self._loaded[1]
-        language_model.set_cache_hook(_StoreEachReply(self.store, own))
         torch.manual_seed(DEFAULT_OTHER_SEED + self.state.process_index)
         requests = [Instance(kind, {}, arguments, number) for number, (_, arguments) in enumerate(own)]
-        values = getattr(language_model, kind)(requests, disable_tqdm=True)
+        with progress.task(f"{model.name}: {_KINDS[kind]}", len(own), "requests") as under:
+            language_model.set_cache_hook(_StoreEachReply(self.store, own, under))
+            values = getattr(language_model, kind)(requests, disable_tqdm=True)
         new = {key: value for (key, _), value in zip(own, values, strict=True)}
         self.store.add(new)
         return new
@@ -135,8 +142,8 @@ class LocalReplies:
 class _StoreEachReply:
     """lm-eval's hook that gets each reply as soon as it is computed."""
 
-    def __init__(self, store: Store, requests: Sequence[tuple[str, tuple]]) -> None:
-        self._store = store
+    def __init__(self, store: Store, requests: Sequence[tuple[str, tuple]], under: progress.Task) -> None:
+        self._store, self._under = store, under
         self._keys: defaultdict[str, list[str]] = defaultdict(list)
         for key, arguments in requests:
             self._keys[_text(arguments)].append(key)
@@ -145,6 +152,7 @@ class _StoreEachReply:
         """Store a reply. One to a request that is not known here is stored with the others, at the end."""
         if keys := self._keys.get(_text(arguments)):
             self._store.add({keys.pop(0): value})
+        self._under.advance()
 
 
 def chat_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict], answer_next: bool) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from sdpo import progress
 from sdpo.evaluate.answers import Answer, ServerAnswers
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
@@ -118,7 +119,7 @@ class ConditionMeter:
         share = start.own_share([name for name, keys in needed.items() if keys])
         if any("shifts" in needed[name] for name in share):
             start.prepare(own)
-        for name in share:
+        for name in progress.each(share, "condition", "models"):
             model = subjects[name].model
             for kind, key in needed[name].items():
                 if key in done:

@@ -12,6 +12,7 @@ from sdpo.evaluate.condition_report import aligned, as_json, condition_table, ro
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import WIN_RATE, Cell, Forgotten, Matrix
 from sdpo.evaluate.sequence import Stage
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.figures import ORANGE, printable, save_figure
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
@@ -55,8 +56,12 @@ def write(folder: RunDirectory, settings: EvalSettings, found: Forgetting) -> No
             **provenance(),
         },
     )
-    for name in FILES:
-        print(f"  {folder.path / name}", flush=True)
+    say(
+        f"{len(found.stages)} runs on {found.prompts} prompts: what each has learned, and what was forgotten since.",
+        {"picture": folder.path / FILES[0], "figures": folder.path / FILES[1]},
+        command("report", run_dir=folder.path),
+        "one page about it",
+    )
 
 
 def table(matrix: Matrix) -> str:

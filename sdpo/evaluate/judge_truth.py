@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdpo import progress
 from sdpo.errors import SettingError
 from sdpo.evaluate.evidence import JudgeTruth
 from sdpo.evaluate.fingerprints import base_of
-from sdpo.evaluate.judges import ORACLE, OracleJudge, PairwiseJudge, progress
+from sdpo.evaluate.judges import ORACLE, OracleJudge, PairwiseJudge
 from sdpo.evaluate.win_rates import BASELINE
 from sdpo.runtime.statistics import wilson
 from sdpo.settings.training import RULE
@@ -68,8 +69,8 @@ def any_differ(answers: Mapping[str, Sequence["Answer"]]) -> bool:
     )
 
 
-def measure(judge: str, pairwise_judge: PairwiseJudge, pairs: Sequence[LabelledPair], shown: bool) -> JudgeTruth:
-    """Return how often the judge is right on the labelled pairs. `shown` prints its progress.
+def measure(judge: str, pairwise_judge: PairwiseJudge, pairs: Sequence[LabelledPair]) -> JudgeTruth:
+    """Return how often the judge is right on the labelled pairs.
 
     Collective for a judge that is loaded here. A rule gets only pairs that differ in a style that it can read. Raises
     what the judge raises, BudgetReached for one.
@@ -78,10 +79,10 @@ def measure(judge: str, pairwise_judge: PairwiseJudge, pairs: Sequence[LabelledP
 
     if isinstance(pairwise_judge, OracleJudge):
         return _truth_of_rule(judge, pairwise_judge, pairs)
-    report_progress = progress(judge, "the labelled pairs", len(pairs)) if shown else lambda done: None
     asked = [Pair(pair.persona, pair.prompt, pair.first, pair.second) for pair in pairs]
-    verdict_pairs = pairwise_judge.verdict_pairs(asked, report_progress)
-    report_progress(len(pairs))
+    with progress.task(f"{judge} on the labelled pairs", len(pairs), "pairs") as under:
+        verdict_pairs = pairwise_judge.verdict_pairs(asked, under)
+        under.done = len(pairs)
     return truth_of(judge, pairs, verdict_pairs)
 
 

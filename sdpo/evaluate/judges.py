@@ -3,12 +3,12 @@
 Importing this is cheap.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sdpo import progress
 from sdpo.errors import SettingError
 from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.store import Store, key_of
@@ -107,8 +107,8 @@ def judge_source(judge: str) -> str:
 class PairwiseJudge(Protocol):
     """A judge that compares the answers of each pair in both orders."""
 
-    def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
-        """Return the verdicts on each pair in both orders; `report_progress` gets the number of pairs done so far."""
+    def verdict_pairs(self, pairs: Sequence["Pair"], under: progress.Task) -> list["VerdictPair"]:
+        """Return the verdicts on each pair in both orders; `under` shows how many are done."""
         ...
 
 
@@ -118,7 +118,7 @@ class OracleJudge:
     def __init__(self, oracle: "Oracle") -> None:
         self.oracle = oracle
 
-    def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
+    def verdict_pairs(self, pairs: Sequence["Pair"], under: progress.Task) -> list["VerdictPair"]:
         """Return the verdicts on each pair in both orders."""
         return [
             (
@@ -147,7 +147,7 @@ class LocalPairwiseJudge:
         self.model, self.weights, self.batch_size = model, weights, batch_size
         self.store, self.model_cache, self.state = store, model_cache, state
 
-    def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
+    def verdict_pairs(self, pairs: Sequence["Pair"], under: progress.Task) -> list["VerdictPair"]:
         """Return the verdicts on each pair in both orders."""
         from accelerate.utils import gather_object
 
@@ -156,9 +156,7 @@ class LocalPairwiseJudge:
         if missing:
             missing.sort(key=lambda index: len(pairs[index].first) + len(pairs[index].second))
             batches = [missing[start : start + self.batch_size] for start in range(0, len(missing), self.batch_size)]
-            new = self._judge(
-                pairs, keys, batches[self.state.process_index :: self.state.num_processes], report_progress
-            )
+            new = self._judge(pairs, keys, batches[self.state.process_index :: self.state.num_processes], under)
             for values in gather_object([new]):
                 self.store.merge(values)
         return [tuple(self.store[key]) for key in keys]
@@ -168,7 +166,7 @@ class LocalPairwiseJudge:
         pairs: Sequence["Pair"],
         keys: Sequence[str],
         batches: Sequence[list[int]],
-        report_progress: Callable[[int], None],
+        under: progress.Task,
     ) -> dict[str, list]:
         """Judge and store this process's batches of indices into `pairs`; return the new verdicts by key."""
         from sdpo.evaluate.models import tokenizer_of
@@ -179,7 +177,7 @@ class LocalPairwiseJudge:
             return new
         judge = LocalJudge(self.model_cache.load(self.model), tokenizer_of(self.model), self.batch_size)
         for done, batch in enumerate(batches):
-            report_progress(done * self.batch_size * self.state.num_processes)
+            under.done = done * self.batch_size * self.state.num_processes
             verdict_pairs = verdicts_in_both_orders(judge, [pairs[index] for index in batch])
             by_key = {keys[index]: list(verdict_pair) for index, verdict_pair in zip(batch, verdict_pairs, strict=True)}
             self.store.add(by_key)
@@ -205,30 +203,16 @@ class ApiPairwiseJudge:
             meter=Meter(price, limit, cache.paid),
         )
 
-    def verdict_pairs(self, pairs: Sequence["Pair"], report_progress: Callable[[int], None]) -> list["VerdictPair"]:
+    def verdict_pairs(self, pairs: Sequence["Pair"], under: progress.Task) -> list["VerdictPair"]:
         """Return the verdicts on each pair in both orders. Raises ServerError if any request failed."""
         from sdpo.users.judge import ApiJudge, verdicts_in_both_orders
 
         judge, size = ApiJudge(self.client), 4 * self.client.concurrency
         verdict_pairs: list[VerdictPair] = []
         for start in range(0, len(pairs), size):  # in chunks, so that progress can be reported in between
-            report_progress(start)
+            under.done = start
             verdict_pairs += verdicts_in_both_orders(judge, pairs[start : start + size])
         return verdict_pairs
-
-
-def progress(judge: str, name: str, total: int, seconds: float = 10.0) -> Callable[[int], None]:
-    """Return a function that prints how many pairs are judged, at most every `seconds` and at the end."""
-    started = last_report = time.monotonic()
-
-    def report_progress(done: int) -> None:
-        nonlocal last_report
-        now = time.monotonic()
-        if now - last_report >= seconds or done == total:
-            last_report = now
-            print(f"{judge} on {name}: {done} of {total} pairs, {now - started:.0f} s", flush=True)
-
-    return report_progress
 
 
 def _backend(judge: str, settings: EvalSettings) -> ClaudeBackend | OpenAIBackend:

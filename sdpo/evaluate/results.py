@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
@@ -11,7 +12,9 @@ from sdpo.evaluate.benchmark_table import benchmark_table
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.condition_report import as_json, condition_table
 from sdpo.evaluate.trained_run import TrainedRun
-from sdpo.evaluate.win_rates import WinRate
+from sdpo.evaluate.win_rates import BASELINE, WinRate
+from sdpo.runtime.columns import side_by_side, spread
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
@@ -66,6 +69,32 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
     folder.write_json("eval.json", {**how, **_summary(run, comparison)})
     for name in FILES[1:]:  # the launcher writes the report at the end
         print(f"  {folder.path / name}", flush=True)
+    _say_what_came_of_it(folder, settings, run, comparison)
+
+
+def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, comparison: Comparison) -> None:
+    """Print answers of the best checkpoint beside the baseline's, how often it wins, and the next command."""
+    chosen = comparison.release.chosen if comparison.release else None
+    rows = [row for row in comparison.rows if row.win_rate is not None]
+    rows = [row for row in rows if chosen is None or row.checkpoint == chosen.checkpoint] or rows
+    best = max(rows, key=lambda row: row.win_rate or 0.0, default=None)
+    report = command("report", run_dir=shlex.join([str(run.path), str(folder.path)]))
+    then, why = report, "one page about the run and its evaluation"
+    if best is None:
+        return say("No checkpoint differs from the baseline in any answer.", then=then, why=why)
+    name = f"checkpoint-{best.checkpoint}"
+    texts = [comparison.answers[one] for one in (BASELINE, name)]
+    pairs = [(prompt.text, old.text, new.text) for prompt, old, new in zip(comparison.prompts, *texts, strict=True)]
+    different = [pair for pair in pairs if pair[1].strip() != pair[2].strip()]
+    print(f"\n{side_by_side(spread(different, 2), (BASELINE, name))}\n", flush=True)
+    sentence = f"{name} wins {best.win_rate:.2f} of {best.wins + best.losses} decided pairs (judge {best.judge})"
+    if comparison.release is not None:
+        sentence += f"; verdict: {comparison.release.verdict}"
+    folder_of_best = run.path / name
+    if chosen is not None and not (folder_of_best / "adapter_config.json").exists():
+        then = command("simulator", user_model_name_or_path=folder_of_best)
+        why = f"serves it, for make chat GATEWAY_URL=http://127.0.0.1:8000/v1 SERVED_NAME={folder_of_best}"
+    say(f"{sentence}.", {"picture": folder.path / "winrate.png"}, then, why)
 
 
 def table(comparison: Comparison) -> str:

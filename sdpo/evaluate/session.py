@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from sdpo import progress
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, SettingError
 from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, release, results, trained_run, win_rates
@@ -151,7 +152,8 @@ class EvalSession:
         weights = None
         if self.state.is_main_process:
             known = Store(self.folder.path, "weights")
-            weights = {name: fingerprint(model, known) for name, model in models.items()}
+            named = progress.each(models.items(), "fingerprints of the weights", "models", len(models))
+            weights = {name: fingerprint(model, known) for name, model in named}
         return self._broadcast(weights)
 
     def _broadcast(self, value: Any) -> Any:
@@ -203,7 +205,7 @@ class EvalSession:
             try:
                 if self.settings.judge_truth and judge_truth.any_differ(answers):
                     self.judge_truth[judge] = judge_truth.measure(
-                        judge, pairwise_judge, judge_truth.labelled_pairs(self.base), self.state.is_main_process
+                        judge, pairwise_judge, judge_truth.labelled_pairs(self.base)
                     )
                 verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, used, answers)
             except BudgetReached as error:
@@ -244,12 +246,10 @@ class EvalSession:
                 for prompt, one, other in zip(used, answers[name], answers[win_rates.BASELINE], strict=True)
             ]
             new = [pair for pair in dict.fromkeys(pairs) if pair is not None and pair not in verdicts]
-            report_progress = (
-                judges.progress(judge, name, len(new)) if self.state.is_main_process else lambda done: None
-            )
             if new:
-                verdicts |= zip(new, pairwise_judge.verdict_pairs(new, report_progress), strict=True)
-                report_progress(len(new))
+                with progress.task(f"{judge} on {name}", len(new), "pairs") as under:
+                    verdicts |= zip(new, pairwise_judge.verdict_pairs(new, under), strict=True)
+                    under.done = len(new)
             by_checkpoint[name] = [None if pair is None else verdicts[pair] for pair in pairs]
         return by_checkpoint
 

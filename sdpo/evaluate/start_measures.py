@@ -14,6 +14,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from sdpo import progress
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, tokenizer_of
 from sdpo.evaluate.store import Store, key_of
@@ -119,7 +120,7 @@ class StartMeasures:
                 jobs[name].append((rows, self._key("quality", wishes[name], vars(template), chunk)))
         missing = {key: (name, rows) for name, chunks in jobs.items() for rows, key in chunks if key not in self.store}
         new: dict[str, list] = {}
-        for key in self.own_share(list(missing)):
+        for key in progress.each(self.own_share(list(missing)), "quality of the answers", f"parts of {QUALITY_CHUNK}"):
             name, rows = missing[key]
             new[key] = [
                 list(vars(quality).values())

@@ -5,8 +5,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError, command
+from sdpo.errors import RunError, SettingError
 from sdpo.llm.address import checked_url, is_loopback
+from sdpo.runtime.ending import command, say
 
 if TYPE_CHECKING:
     from sdpo.gateway.retention import Forgotten
@@ -157,10 +158,9 @@ def make_key(settings: "GatewayKeySettings", job: "Job") -> None:
     store = Store(settings.store_url)
     if settings.revoke:
         keys.revoke_key(store, settings.name)
-        print(f"the key {settings.name} is withdrawn", flush=True)
-        return
+        return say(f"the key {settings.name} is withdrawn")
     key = keys.make_key(store, settings.name, settings.key_rate, settings.key_concurrency)
-    print(f"the key {settings.name}, which is shown only now:\n{key}", flush=True)
+    print(f"the key {settings.name}, which is shown only now:\n{key}", flush=True)  # last: scripts read it
 
 
 def forget(settings: "ForgetSettings", job: "Job") -> None:
@@ -202,4 +202,5 @@ def export(settings: "ExportConversationsSettings", job: "Job") -> None:
         raise RunError(f"{path} exists already. Set FORCE=1 to replace it, or choose another OUT_DIR.")
     store = Store(settings.store_url, create=False)
     count = write_conversations(store, path, settings.only_unused)
-    print(f"{count} conversations in {path}; next: {command('prep-logs')} INPUT={path}", flush=True)
+    sentence = f"{count} conversations in {path}."
+    say(sentence, then=command("prep-logs", input=path), why="makes interactions of them")

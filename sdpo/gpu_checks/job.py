@@ -4,9 +4,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.gpu_checks import registry
 from sdpo.gpu_checks.outcome import FAILED, NOT_RUN, PASSED
 from sdpo.gpu_checks.report import line, table
+from sdpo.runtime.ending import command, say
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -53,9 +55,18 @@ def run(settings: "GpuCheckSettings", job: "Job") -> int:
         else:
             runnable.append(item)
     runner = Runner(device["kind"], directory.path, settings.budget_seconds, at_once, settings.check_seconds)
-    runner.run(runnable, finished)
+    with progress.task("checks", len(runnable), "checks") as under:
+
+        def ended(result: dict) -> None:
+            finished(result)
+            under.advance()
+
+        runner.run(runnable, ended)
     in_order = [results[item.name] for item in checks]
-    print(f"\n{table(in_order)}\n\n{_counts(in_order)}; {directory.path / RESULTS}", flush=True)
+    print(f"\n{table(in_order)}\n", flush=True)
+    failed = [result["name"] for result in in_order if result["status"] == FAILED]
+    then, why = command("check-gpu", checks=" ".join(failed)), "repeats what failed, after it is mended"
+    say(f"{_counts(in_order)}.", {"results": directory.path / RESULTS}, then if failed else "", why if failed else "")
     return int(any(result["status"] == FAILED for result in in_order))
 
 

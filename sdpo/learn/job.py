@@ -15,8 +15,9 @@ from sdpo.learn import collect
 from sdpo.learn.journal import FILE as JOURNAL
 from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
-from sdpo.learn.work import PREPARED, words
+from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
 from sdpo.registry.live import read_live
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
@@ -188,8 +189,20 @@ def run(settings: "LearnSettings", job: "Job") -> int:
         folder.write_json(SUMMARY, summary)
         for name in (collect.CONVERSATIONS, PREPARED):  # everybody's, also of those who are not learned from
             (night.data / name).unlink(missing_ok=True)
-    print(f"{row['outcome']}: {row['sentence']}\nsummary: {folder.path / SUMMARY}", flush=True)
+    sentence = f"{row['outcome']}: {row['sentence']}"
+    say(sentence, {"summary": folder.path / SUMMARY}, *_next_command(row, folder.path))
     return int(row["exit_code"])
+
+
+def _next_command(row: dict[str, Any], folder: Path) -> tuple[str, str]:
+    """Return the command to run after a night, and what it is for."""
+    if row["outcome"] == PROMOTED:
+        return command("chat"), "talks to it"
+    if row["outcome"] == CANARY:
+        return command("canary"), "compares it with what is live"
+    if row["outcome"] == CANDIDATE:
+        return command("promote", version=row.get("version")), "lets it go live"
+    return command("report", run_dir=folder), "one page about this night"
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:

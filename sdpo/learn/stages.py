@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from sdpo import progress
 from sdpo import settings as settings_module
 from sdpo.errors import AtWork, SdpoError
 from sdpo.llm.server import end_with_parent
@@ -20,6 +21,7 @@ from sdpo.settings.resolve import MAKE_VARIABLES
 STAGE_LOCK = ".stage.lock"
 _STOP_SECONDS = 600  # for a step and a checkpoint
 _PAUSE = 0.2
+_TAIL_BYTES = 2000
 
 
 class StageFailed(SdpoError):
@@ -62,12 +64,14 @@ class Stages:
             )  # fmt: skip
         out_of_time = False
         try:
-            while process.poll() is None:
-                late = self.deadline is not None and time.monotonic() > self.deadline
-                if late and not out_of_time and may_end is not None and may_end():
-                    out_of_time = True
-                    process.terminate()
-                time.sleep(_PAUSE)
+            with progress.task(job) as under:
+                while process.poll() is None:
+                    under.label = f"{job}: {_last_line(log, start)}"
+                    late = self.deadline is not None and time.monotonic() > self.deadline
+                    if late and not out_of_time and may_end is not None and may_end():
+                        out_of_time = True
+                        process.terminate()
+                    time.sleep(_PAUSE)
         except BaseException:
             _end(process)
             raise
@@ -117,6 +121,14 @@ def _end(process: subprocess.Popen) -> None:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def _last_line(log: Path, start: int) -> str:
+    """Return the last line of a log after byte `start`, cut to one line of a terminal."""
+    with log.open("rb") as file:
+        file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").split("\n")[:-1]  # the last one may be half written
+    return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
 
 
 def _last_error(log: Path, start: int) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sdpo import progress
 from sdpo.errors import BudgetReached, ServerError, SettingError
 from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, deadline_error
 from sdpo.llm.cache import ReplyCache, keys_of
@@ -81,10 +82,12 @@ class _Batch:
 
     def run(self) -> list[Reply | ServerError]:
         """Return the outcomes in order, once every request has one."""
-        while self.waiting or self.deadlines:
-            self._send()
-            if self.deadlines:
-                self._take()
+        with progress.task(self.client.name, len(self.requests), "replies", len(self.outcomes)) as under:
+            while self.waiting or self.deadlines:
+                self._send()
+                if self.deadlines:
+                    self._take()
+                under.done = len(self.outcomes)
         return [_without_thoughts(self.outcomes[index]) for index in range(len(self.requests))]
 
     def _send(self) -> None:

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
+from sdpo import progress
 from sdpo.errors import ServerError, SettingError
 from sdpo.llm.health import cause_of, check_health, get
 
 __all__ = ["check_health", "end_with_parent", "serve"]
 
 STOP_SECONDS = 10
-REPORT_EVERY_SECONDS = 15
 
 # Variables that must not reach the server: secrets that it does not need, and those that make it a training rank.
 _SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
@@ -77,9 +77,10 @@ def serve(
         deadline = time.monotonic() + timeout
         root = f"http://{_reachable(host)}:{port}"
         try:
-            _wait(process, f"{root}/health", model, deadline)
-            if temperature is not None:
-                _first_request(f"{root}/v1/chat/completions", model, temperature, deadline)
+            with progress.task(f"starting the server for {model}"):
+                _wait(process, f"{root}/health", model, deadline)
+                if temperature is not None:
+                    _first_request(f"{root}/v1/chat/completions", model, temperature, deadline)
         except ServerError as error:
             raise ServerError(
                 f"{error} Its log, {log_path}, ends with: {_last_log_error(log_path, log_start)}"
@@ -159,7 +160,7 @@ def _free_port(host: str, port: int | None) -> int:
 
 
 def _wait(process: subprocess.Popen, health: str, model: str, deadline: float) -> None:
-    started = reported = time.monotonic()
+    started = time.monotonic()
     while True:
         if process.poll() is not None:
             raise ServerError(f"The server for {model} ended with code {process.returncode} before it was ready.")
@@ -171,9 +172,6 @@ def _wait(process: subprocess.Popen, health: str, model: str, deadline: float) -
         now = time.monotonic()
         if now > deadline:
             raise ServerError(f"The server for {model} was not ready after {now - started:.0f} s.")
-        if now - reported >= REPORT_EVERY_SECONDS:
-            reported = now
-            print(f"waiting for the server for {model}: {now - started:.0f} s", file=sys.stderr, flush=True)
         time.sleep(0.2)
 
 

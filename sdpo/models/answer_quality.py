@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.method.objective import row_mean
 from sdpo.method.scoring import Scores
 from sdpo.text.chat import encode_prompt
@@ -60,6 +61,25 @@ def measure_quality(
 
     `wish` is the style in the user's words, as a complaint or a persona says it; None if it is not known.
     """
+    passes = 2 * (1 + (wish is not None)) + min(OTHER_PROMPTS, len(prompts) - 1)
+    with progress.task("quality of the answers", passes, "passes") as under:
+
+        def counted(contexts: list[list[int]], completions: list[list[int]]) -> Scores:
+            scores = score(contexts, completions)
+            under.advance()
+            return scores
+
+        return _measure_quality(counted, tokenizer, prompts, completions, wish, template)
+
+
+def _measure_quality(
+    score: Scorer,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[Message]],
+    completions: Sequence[list[int]],
+    wish: str | None,
+    template: HindsightTemplate,
+) -> list[AnswerQuality]:
     rows = [list(completion) for completion in completions]
     encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
     contexts = [encoded]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.method.comparison import Comparison, compare
 from sdpo.method.objective import divergence
 from sdpo.method.scoring import Projection
@@ -57,7 +58,8 @@ def sample_general_answers(
     if not texts:
         return []
     encoded = [encode_general_prompt(tokenizer, text) for text in texts]
-    answers = generate(model, tokenizer, encoded, max_new_tokens, batch_size, temperature=1.0, seed=seed)
+    label = "the start model's answers to general prompts"
+    answers = generate(model, tokenizer, encoded, max_new_tokens, batch_size, 1.0, seed, label)
     return [(prompt, *answer) for prompt, answer in zip(texts, answers, strict=True) if answer[0].strip()]
 
 
@@ -102,7 +104,8 @@ def measure_shifts(
     shifts: list[Shift] = []
     was_training = model.training
     model.eval()
-    for first in range(0, len(general.prompts), batch_size):
+    starts = range(0, len(general.prompts), batch_size)
+    for first in progress.each(starts, "distance from the start model", "batches"):
         rows = slice(first, first + batch_size)
         result = compare_rows(model, general.prompts[rows], general.completions[rows])
         columns = (result.divergence_BT.sum(1), result.logps_BT.sum(1), result.mask_BT.sum(1))

@@ -6,19 +6,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils.logging import disable_progress_bar, set_tqdm_hook
 
+from sdpo import progress
 from sdpo.errors import SettingError, one_line
 from sdpo.models.inspection import check_loaded, prepare_tokenizer
+from sdpo.progress.library import as_task
 
 # What the libraries raise for files that are missing, damaged or of another kind, and for packages that they need.
 LOAD_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 
 
 def silence_libraries() -> None:
-    """Hide library output that a user can do nothing about: future warnings and progress bars."""
+    """Hide library output that a user can do nothing about, such as future warnings; their bars are ours."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b")
     disable_progress_bar()
+    set_tqdm_hook(as_task)
 
 
 def load_tokenizer(source: str, setting: str) -> PreTrainedTokenizerBase:
@@ -41,9 +44,10 @@ def load_weights(source: str, setting: str, dtype: torch.dtype, **arguments: Any
     The model is complete: weights that its files do not hold would be random.
     """
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
-            source, dtype=dtype, output_loading_info=True, **arguments
-        )
+        with progress.task(f"loading {source}"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(  # a pair, because of output_loading_info
+                source, dtype=dtype, output_loading_info=True, **arguments
+            )
     except LOAD_ERRORS as error:
         raise SettingError(f"{setting}={source} cannot be loaded: {one_line(error)}") from None
     model, report = loaded

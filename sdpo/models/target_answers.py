@@ -1,6 +1,6 @@
 """Answers sampled from the contrast target itself: what training with NULL_CONTRAST leads to, without training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sdpo import progress
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import Objective, contrast
 from sdpo.models.generate import end_tokens, generate_batch
@@ -59,7 +60,7 @@ def sample_from_target(
     batch_size: int,
     temperature: float,
     seed: int,
-    progress: Callable[[int, int], None] | None = None,
+    label: str = "answers",
 ) -> list[tuple[str, bool]]:
     """Return (text, finished) for each prompt, in order, as `generate` does, sampled from the contrast target.
 
@@ -72,7 +73,8 @@ def sample_from_target(
     processors = LogitsProcessorList([ContrastProcessor(objective, temperature)])
     order = sorted(range(len(contexts)), key=lambda index: len(contexts[index].hindsight))
     answers: list[tuple[str, bool]] = [("", False)] * len(contexts)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), progress.task(label, len(order), "answers") as under:
         torch.manual_seed(seed)
         for start in range(0, len(order), size):
             chosen = order[start : start + size]
@@ -81,6 +83,5 @@ def sample_from_target(
             new = generate_batch(model, [ids for group in groups for ids in group], config, processors)
             for index, ids in zip(chosen, new, strict=False):
                 answers[index] = (decode(tokenizer, ids), bool(ids) and ids[-1] in ends)
-            if progress:
-                progress(min(start + size, len(order)), len(order))
+            under.advance(len(chosen))
     return answers

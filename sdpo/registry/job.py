@@ -6,6 +6,7 @@ from sdpo.registry.history import read_moves
 from sdpo.registry.live import read_live, typed
 from sdpo.registry.moves import promote, rollback, states
 from sdpo.registry.versions import Version, versions
+from sdpo.runtime.ending import command, say
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -20,10 +21,13 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     live, back = read_live(settings.registry), typed(settings.registry, "rollback")
     if live.canary is not None and live.canary.version == version.name:
         compare, finish = (typed(settings.registry, word) for word in ("canary", "promote"))
-        print(f"{version.name} answers {live.canary.share:.0%} of the conversations.")
-        print(f"{compare} compares them; {finish} lets it go live, {back} takes it back.", flush=True)
+        say(
+            f"{version.name} answers {live.canary.share:.0%} of the conversations. {back} takes it back.",
+            then=compare, why=f"compares it with what is live; {finish} lets it go live",
+        )  # fmt: skip
     else:
-        print(f"{version.name} is live as {live.model}.\n{back} goes back to what was live before.", flush=True)
+        sentence = f"{version.name} is live as {live.model}. {back} goes back to what was live before."
+        say(sentence, then=command("chat"), why="talks to it")
 
 
 def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
@@ -31,9 +35,10 @@ def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
     had_canary = read_live(settings.registry).canary
     target = rollback(settings, settings.version, "by hand")
     if had_canary is not None and settings.version is None:
-        print(f"{had_canary.version} is no longer tried; {target or 'the base model'} answers alone.", flush=True)
+        sentence = f"{had_canary.version} is no longer tried; {target or 'the base model'} answers alone."
     else:
-        print(f"{target or 'the base model'} is live again.", flush=True)
+        sentence = f"{target or 'the base model'} is live again."
+    say(sentence, then=command("versions"), why="lists the versions and what is live")
 
 
 def run_versions(settings: "RegistrySettings", job: "Job") -> None:

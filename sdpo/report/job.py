@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError, command
+from sdpo.errors import SettingError
 from sdpo.evaluate.trained_run import newest_run
 from sdpo.report import write_report
 from sdpo.report.folder import FILE, read_folder
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.launch import check_writable
 
 if TYPE_CHECKING:
@@ -35,7 +36,11 @@ def run(settings: "ReportSettings", job: "Job") -> None:
     folders = folders_of(settings)
     page = _page(settings, folders)
     page.parent.mkdir(parents=True, exist_ok=True)
-    print(f"report: {write_report(*folders, path=page)}", flush=True)
+    files = {"report": write_report(*folders, path=page)}
+    names = ", ".join(folder.resolve().name for folder in folders)
+    unread = [folder for folder in folders if any(folder.glob("checkpoint-*")) and not any(folder.glob("eval*"))]
+    then = command("eval", run_dir=unread[0]) if unread else ""
+    say(f"One page about {names}.", files, then, "compares its checkpoints with the model before")
 
 
 def folders_of(settings: "ReportSettings") -> list[Path]:

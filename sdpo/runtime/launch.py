@@ -18,6 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from sdpo import progress
 from sdpo import settings as settings_module
 from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, command, one_line
 from sdpo.llm.address import is_loopback, without_credentials
@@ -45,8 +46,8 @@ class Job:
     returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
     code or None. `report` is called with the run directory when the run has ended, however it ended. `plan` returns the
     lines that a dry run adds. `instead`, if given, is all that is called: no checks, no processes, no run directory.
-    `oracles` are
-    "module:class" of what measures styles exactly; the first that reads the model and the style is used.
+    `oracles` are "module:class" of what measures styles exactly; the first that reads the model and the style is used.
+    A job that `serves` runs until it is ended and shows no progress.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Job:
     system_prompt: str = ""
     prompt_suffix: str = ""
     module: str = ""
+    serves: bool = False
 
     @property
     def data_command(self) -> str:
@@ -148,7 +150,8 @@ def _main(job: Job, arguments: list[str]) -> int:
     first_node = not (isinstance(settings, LaunchSettings) and settings.node_rank)
     with _report(settings, job, main=first_node), ExitStack() as stack:
         if _starts_simulator(settings, job):
-            settings = stack.enter_context(_simulated_user(settings, server_threads))
+            with progress.shown(job.name):
+                settings = stack.enter_context(_simulated_user(settings, server_threads))
         if _is_launched(settings):
             return processes.run_launched(settings, job.module_name, arguments)
         return _run_here(settings, job)
@@ -324,7 +327,9 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     # Imported with the trainer, it warns on some CPUs of a missing package that is not needed here.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        code = int(_load(job.run)(settings, job) or 0)
+        with progress.shown(job.name, main=not job.serves and os.environ.get("RANK", "0") == "0"):
+            processes.record_start()
+            code = int(_load(job.run)(settings, job) or 0)
     except Exception as error:
         if isinstance(settings, JobSettings) and disk_full(error, settings.run_directory_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.run_directory_path)) from None

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from sdpo import progress
 from sdpo import settings as settings_module
 from sdpo.errors import SettingError
 from sdpo.settings import CommonSettings, EvalSettings, LaunchSettings, OnlineSettings
@@ -115,6 +117,9 @@ def run_launched(settings: LaunchSettings, module: str, arguments: Sequence[str]
         # In its own session, so that Ctrl-C reaches it only once, from here.
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         try:
+            with progress.shown(f"starting {settings.processes_here} processes"):
+                while process.poll() is None and not _start_file(reason).exists():
+                    time.sleep(0.1)
             code = process.wait()
         except KeyboardInterrupt:
             _end(process, signal.SIGINT)
@@ -222,6 +227,18 @@ def end_rank(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _start_file(exit_file: Path) -> Path:
+    """Return the file that exists once a launched process works: from then on it shows what is under way."""
+    return exit_file.with_name("started")
+
+
+def record_start() -> None:
+    """Note for the process that launched this one, if there is one, that the work has begun."""
+    if path := os.environ.get(EXIT_FILE_VARIABLE):
+        with suppress(OSError):
+            _start_file(Path(path)).touch()
 
 
 def record_failure(code: int, message: str) -> bool:

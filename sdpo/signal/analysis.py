@@ -5,6 +5,8 @@ Importing this module is cheap; torch, transformers and matplotlib are imported 
 
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
+from sdpo.runtime.ending import command, say
 from sdpo.settings.inputs import check_model, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of
@@ -60,14 +62,17 @@ def run(settings: "AnalysisSettings", job: "Job") -> None:
         "cases": rows,
     }
     folder.write_json(SIGNALS, result)
-    print("drawing the figures", flush=True)
-    draw_heatmaps(folder.path, rows, limit)
-    for number, row in enumerate(rows, start=1):
+    with progress.task("drawing the figures"):
+        draw_heatmaps(folder.path, rows, limit)
+    for number, row in enumerate(progress.each(rows, "drawing the cases", "figures"), start=1):
         draw_case(folder.path / f"case{number}_tokens.png", row, limit)
     page = write_signal_page(folder.path / PAGE, result)
     folder.write_json("summary.json", {**summary, "relevance": words, "finished": True})
     said = "\n".join(filter(None, (words["sentence"], words["advice"])))
-    print(f"\n{table(rows)}\n\n{said}\n\npage: {page}\nsignals: {folder.path / SIGNALS}", flush=True)
+    print(f"\n{table(rows)}\n", flush=True)
+    then = command("audit", model=settings.model, tiny=settings.tiny)
+    files = {"page": page, "signals": folder.path / SIGNALS}
+    say(said, files, then, "checks whether training can work; your own data as DATA=...")
 
 
 def measure(
@@ -77,7 +82,7 @@ def measure(
 
     Log-probabilities and signal are in nats. Raises RecordError for a case that is too long for the model.
     """
-    from sdpo.signal.loaded_model import progress_printer, signal_of
+    from sdpo.signal.loaded_model import signal_of
 
     answers = _answers(subject, cases, settings)
     completions = [subject.completion(*answer) for answer in answers]
@@ -89,12 +94,12 @@ def measure(
     for context_rows in contexts.values():
         _refuse_too_long(subject, cases, context_rows, completions)
     logps = {
-        name: subject.logps(context_rows, completions, progress_printer(f"scored {_CONTEXT_NAMES[name]}"))
+        name: subject.logps(context_rows, completions, f"scoring {_CONTEXT_NAMES[name]}")
         for name, context_rows in contexts.items()
     }
-    print("computing the most likely tokens", flush=True)
     rows: list[dict[str, Any]] = []
-    for index, (case, (text, finished), ids) in enumerate(zip(cases, answers, completions, strict=True)):
+    answered = list(zip(cases, answers, completions, strict=True))
+    for index, (case, (text, finished), ids) in enumerate(progress.each(answered, "the most likely tokens", "cases")):
         case_logps = {name: values[index] for name, values in logps.items()}
         rows.append(
             {
@@ -119,8 +124,6 @@ def _answers(subject: "LoadedModel", cases: list[Case], settings: "AnalysisSetti
 
     `finished` is whether the model ended the answer itself.
     """
-    from sdpo.signal.loaded_model import progress_printer
-
     without_completion = [case for case in cases if not case.completion]
     sampled = iter(
         subject.answer(
@@ -128,7 +131,6 @@ def _answers(subject: "LoadedModel", cases: list[Case], settings: "AnalysisSetti
             settings.max_completion_tokens,
             settings.temperature,
             settings.seed,
-            progress_printer("answered"),
         )
         if without_completion
         else ()
@@ -168,7 +170,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return one line per case: mean |signal| of both follow-ups, and the token with the largest relevant signal."""
-    from sdpo.signal.glyphs import figure_text
+    from sdpo.runtime.glyphs import figure_text
     from sdpo.signal.loaded_model import size_of
 
     lines = [f"{'case':28}  {'tokens':>6}  {'unrelated':>9}  {'relevant':>9}  largest signal", "-" * 78]

@@ -10,9 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.english.styles import check_style
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import claude_url
+from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.settings.training import RULE
 from sdpo.signal.run_folder import check_run, open_run
@@ -112,6 +114,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
 
     Returns the exit code: 6 (EXIT_STOP) if every verdict is stop, else 0.
     """
+    from sdpo.signal.audit_ending import best_candidate, example_answers, next_command, sentence
     from sdpo.signal.audit_page import draw_audit, table, write_audit_page
 
     rows, total = _sample_interactions(settings, job)
@@ -135,7 +138,9 @@ def run(settings: "AuditSettings", job: "Job") -> int:
     picture = draw_audit(folder.path / PICTURE, candidates)
     page = write_audit_page(folder.path / PAGE, result, picture)
     folder.write_json("summary.json", {"verdicts": [row["verdict"] for row in candidates], "finished": True})
-    print(f"\n{table(candidates)}\n\npage: {page}\nmetrics: {folder.path / RESULT}", flush=True)
+    print(f"\n{table(candidates)}\n\n{example_answers(candidates)}\n", flush=True)
+    best = best_candidate(candidates)
+    say(sentence(best), {"page": page, "metrics": folder.path / RESULT}, *next_command(best, settings))
     return EXIT_STOP if all(row["verdict"] == STOP for row in candidates) else 0
 
 
@@ -155,7 +160,8 @@ def _sample_interactions(settings: "AuditSettings", job: "Job") -> tuple[list[In
     sample: list[Interaction] = []
     total = 0
     # One pass that holds no more rows in memory than it samples (Vitter's algorithm R).
-    for total, row in enumerate(_interactions(settings, job), start=1):
+    rows = progress.each(_interactions(settings, job), "reading DATA", "interactions")
+    for total, row in enumerate(rows, start=1):
         if len(sample) < settings.audit_n:
             sample.append(row)
         elif (index := rng.randrange(total)) < settings.audit_n:

@@ -13,7 +13,7 @@ from sdpo.method.objective import Objective
 from sdpo.models.answer_quality import measure_surprise
 from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.loaded_model import LoadedModel, progress_printer, signal_of, size_of
+from sdpo.signal.loaded_model import LoadedModel, signal_of, size_of
 from sdpo.signal.verdict import THRESHOLDS
 from sdpo.text.hindsight import HindsightTemplate, with_hindsight
 from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP
@@ -115,10 +115,9 @@ def prepare(
     completions = [subject.completion(row.completion) for row in sample.rows]
     contexts = [subject.context(row.prompt) for row in sample.rows]
     kinds = annotator.kinds(sample.rows, subject)
-    bare = subject.logps(contexts, completions, progress_printer("scored without hindsight"))
+    bare = subject.logps(contexts, completions, "scoring without hindsight")
     chosen = informative_rows(kinds)
-    progress = progress_printer("answered without hindsight")
-    answers = subject.answer([contexts[row] for row in chosen], length, temperature, seed, progress)
+    answers = subject.answer([contexts[row] for row in chosen], length, temperature, seed, "answers without hindsight")
     return PreparedAudit(subject, sample, kinds, completions, bare, chosen, answers)
 
 
@@ -151,8 +150,7 @@ def measure_candidate(
             subject.context(row.prompt, follow_up, template)
             for row, follow_up in zip(sample.rows, follow_ups, strict=True)
         ]
-        progress = progress_printer(f"scored with hindsight, {_PROGRESS_NAMES[name]}")
-        logps = subject.logps(contexts, prepared.completions, progress)
+        logps = subject.logps(contexts, prepared.completions, f"scoring with hindsight, {_PROGRESS_NAMES[name]}")
         signals[name] = [signal_of(*pair) for pair in zip(logps, prepared.bare, strict=True)]
     sizes = {name: [size_of(signal) for signal in rows] for name, rows in signals.items()}
     metrics = _sizes(prepared, sizes, signals)
@@ -162,9 +160,8 @@ def measure_candidate(
     if annotator.tiny:
         metrics["peaks"] = _peaks(prepared, signals["true"])
     # A different seed: with the same one the answers would be identical wherever hindsight changes nothing.
-    progress = progress_printer("answered with hindsight")
     rows = [sample.rows[row] for row in prepared.informative_rows]
-    answers = target.answer(subject, rows, template, length, temperature, seed + 1, progress)
+    answers = target.answer(subject, rows, template, length, temperature, seed + 1, "answers with hindsight")
     metrics["preference"] = _preference(prepared, annotator, rows, [text for text, _ in answers])
     metrics["surprise"] = _surprise(subject, rows, template, answers)
     metrics["null_contrast"] = target.objective.null_contrast

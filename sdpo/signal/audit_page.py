@@ -42,8 +42,15 @@ _STYLE = """
 .verdict { font-weight: bold; padding: .1rem .5rem; border: 2px solid; border-radius: .3rem; white-space: nowrap; }
 .go { color: var(--blue); } .stop { color: var(--orange); } .changes { color: var(--ink); }
 td.number { text-align: right; white-space: nowrap; }
-.wide { overflow-x: auto; margin: 1rem 0; } .wide img { max-width: none; width: 78rem; }
+table { margin: .8rem 0 2rem; } th { color: var(--quiet); font-weight: 600; }
+figure { margin: 1rem 0; }
 pre { white-space: pre-wrap; background: var(--panel); padding: .5rem; }
+@media (max-width: 48rem) {
+  table, tbody, tr, td { display: block; } tr.head { display: none; }
+  tr { padding: .4rem 0; border-top: 1px solid var(--line); } td { padding: 0; border: 0; }
+  td.number { text-align: left; white-space: normal; }
+  td[data-label]::before { content: attr(data-label) ": "; color: var(--quiet); }
+}
 """
 
 
@@ -155,9 +162,7 @@ def write_audit_page(path: Path, result: Row, picture: Path) -> Path:
             "Ranges in parentheses are 95 % intervals.</p>"
         ).format(result["sampled"], result["interactions"], result["data"]),
         _overview(names, candidates),
-        Markup("<div class='wide'><img alt='The metrics as bar charts' src='data:image/png;base64,{}'></div>").format(
-            image
-        ),
+        Markup("<figure><img alt='The metrics as bar charts' src='data:image/png;base64,{}'></figure>").format(image),
         *(_candidate(name, row) for name, row in zip(names, candidates, strict=True)),
         Markup(
             "<h2>Thresholds</h2><p>They were fixed beforehand. Those for the true over the unrelated follow-up and for "
@@ -231,7 +236,9 @@ def _candidate(name: str, row: Row) -> Markup:
     if examples := preference["examples"]:
         parts.append(
             Markup("<p>Some of these answers; with hindsight is what training aims at.</p>{}").format(
-                _rows(["prompt", "follow-up", "without", "with hindsight"], [list(row.values()) for row in examples])
+                _rows(
+                    ["prompt", "follow-up", "without", "with hindsight"], [list(row.values()) for row in examples], ""
+                )
             )
         )
     if "peaks" in metrics:
@@ -249,11 +256,18 @@ def _badge(row: Row) -> Markup:
     return Markup("<span class='verdict {}'>{}{}</span>").format(css_class, row["verdict"], cause)
 
 
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
-    lines = [Markup("<tr>{}</tr>").format(Markup("").join(Markup("<th>{}</th>").format(text) for text in head))]
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "number") -> Markup:
+    """Return a table. On a narrow screen each row is a block of its own, whose cells have the column's name."""
+    names = Markup("").join(Markup("<th>{}</th>").format(text) for text in head)
+    lines = [Markup("<tr class='head'>{}</tr>").format(names)]
     for row in rows:
-        cells = [Markup("<td>{}</td>").format(row[0])]
-        cells += [Markup("<td class='number'>{}</td>").format(text) for text in row[1:]]
+        cells = [
+            Markup("<td><b>{}</b></td>" if kind else "<td data-label='{label}'>{}</td>").format(row[0], label=head[0])
+        ]
+        cells += [
+            Markup("<td class='{}' data-label='{}'>{}</td>").format(kind, name, text)
+            for name, text in zip(head[1:], row[1:], strict=True)
+        ]
         lines.append(Markup("<tr>{}</tr>").format(Markup("").join(cells)))
     return Markup("<table>{}</table>").format(Markup("").join(lines))
 

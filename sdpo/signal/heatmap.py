@@ -22,8 +22,8 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.patches import Rectangle
 
 from sdpo.runtime.figures import save_figure
+from sdpo.runtime.glyphs import figure_text
 from sdpo.signal.colours import STOPS, colour, ink, mark, scale_labels
-from sdpo.signal.glyphs import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

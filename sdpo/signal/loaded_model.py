@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import Scores, score, top_alternatives
@@ -17,8 +18,6 @@ from sdpo.models.target_answers import sample_from_target
 from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import Message
-
-Progress = Callable[[int, int], None]  # called with (rows done, rows in total)
 
 
 @dataclass
@@ -63,15 +62,13 @@ class LoadedModel:
         length: int,
         temperature: float,
         seed: int,
-        progress: Progress | None = None,
+        label: str = "answers",
     ) -> list[tuple[str, bool]]:
         """Sample an answer of at most `length` tokens to each context.
 
         Returns (text, finished); `finished` is whether the model ended the answer itself.
         """
-        return generate(
-            self.model, self.tokenizer, list(contexts), length, self.batch_size, temperature, seed, progress
-        )
+        return generate(self.model, self.tokenizer, list(contexts), length, self.batch_size, temperature, seed, label)
 
     def answer_from_target(
         self,
@@ -80,11 +77,11 @@ class LoadedModel:
         length: int,
         temperature: float,
         seed: int,
-        progress: Progress | None = None,
+        label: str = "answers",
     ) -> list[tuple[str, bool]]:
         """Do the same from the target of training with NULL_CONTRAST, see `sample_from_target`."""
         return sample_from_target(
-            self.model, self.tokenizer, contexts, objective, length, self.batch_size, temperature, seed, progress
+            self.model, self.tokenizer, contexts, objective, length, self.batch_size, temperature, seed, label
         )
 
     @torch.no_grad()
@@ -99,19 +96,17 @@ class LoadedModel:
 
     @torch.no_grad()
     def logps(
-        self, contexts: Sequence[list[int]], completions: Sequence[list[int]], progress: Progress | None = None
+        self, contexts: Sequence[list[int]], completions: Sequence[list[int]], label: str = "scoring"
     ) -> list[list[float]]:
         """Return log π(y_t | context, y_<t) of each completion's tokens, in nats."""
         # Batches of similar length need little padding.
         order = sorted(range(len(contexts)), key=lambda row: len(contexts[row]) + len(completions[row]), reverse=True)
         results: list[list[float]] = [[] for _ in contexts]
-        for start in range(0, len(order), self.batch_size):
+        for start in progress.each(range(0, len(order), self.batch_size), label, f"batches of {self.batch_size}"):
             rows = order[start : start + self.batch_size]
             scores = score(self.model, [contexts[row] for row in rows], [completions[row] for row in rows])
             for row, logps in zip(rows, scores.logps_BT.tolist(), strict=True):
                 results[row] = logps[: len(completions[row])]
-            if progress:
-                progress(start + len(rows), len(order))
         return results
 
     def alternatives(self, context: list[int], completion: list[int], count: int) -> list[list[tuple[str, float]]]:
@@ -154,17 +149,3 @@ def signal_of(hindsight: Sequence[float], bare: Sequence[float]) -> list[float]:
 def size_of(signal: Sequence[float]) -> float:
     """Return the mean |signal| per token, in nats."""
     return sum(map(abs, signal)) / len(signal)
-
-
-def progress_printer(label: str) -> Progress:
-    """Return a progress callback that prints a line whenever another tenth of the rows is done."""
-    last_tenth = 0
-
-    def report(done: int, total: int) -> None:
-        nonlocal last_tenth
-        tenth = 10 * done // total
-        if tenth > last_tenth:
-            last_tenth = tenth
-            print(f"  {label}: {done} of {total}", flush=True)
-
-    return report

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.errors import SettingError
+from sdpo.runtime.ending import command, say
 from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def run(settings: "StudySettings", job: "Job") -> int:
     done = _results_with_current_guard(directory)
     missing = [spec for spec in runs if spec.key not in done]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them done; results in {folder / RESULTS}", flush=True)
-    for number, (spec, result) in enumerate(_results(missing, settings.parallel), start=1):
+    results = progress.each(_results(missing, settings.parallel), "study", "runs", len(missing))
+    for number, (spec, result) in enumerate(results, start=1):
         directory.append(GUARD_CURVES, [{"key": spec.key, "guard": result.pop("guard")}])
         done[spec.key] = result = {"key": spec.key, **result}
         directory.append(RESULTS, [result])
@@ -61,7 +64,7 @@ def run(settings: "StudySettings", job: "Job") -> int:
         )
     table = settings.study_table
     RunDirectory(table.parent).write_text(table.name, report(settings, [done[spec.key] for spec in runs]))
-    print(f"tables: {table}", flush=True)
+    say(f"All {len(runs)} runs have results.", {"tables": table}, command("study-real"), "the same on real models")
     return 0
 
 

@@ -11,7 +11,9 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sdpo import progress
 from sdpo.errors import EXIT_STOP, SettingError, nearest
+from sdpo.runtime.ending import say
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study.real_calls import as_key, call, flags, is_bf16, items, variants
 from sdpo.study.real_training import OFFLINE, ONLINE, train
@@ -60,7 +62,7 @@ def run(settings: "RealStudySettings", job: "Job") -> int:
             train(settings, directory, job, RESULTS)
     table = settings.study_table
     RunDirectory(table.parent).write_text(table.name, report(directory.read_rows(RESULTS)))
-    print(f"tables: {table}", flush=True)
+    say(f"The parts {settings.parts} have all their results.", {"tables": table})
     return 0
 
 
@@ -101,7 +103,7 @@ def _audit(settings: "RealStudySettings", directory: RunDirectory, model: str) -
         folder.mkdir(parents=True, exist_ok=True)
         length = settings.max_completion_tokens
         write_interactions(folder, name, model, unwritten, settings.audit_n, length, is_bf16(settings))
-    for style, variant in missing:
+    for style, variant in progress.each(missing, f"audits of {name}", "audits"):
         key = as_key(f"{name} {style} {variant}")
         values = audit_values(model, style, variant, folder / f"{name}-{style}.jsonl", folder / key)
         values |= {"AUDIT_N": settings.audit_n, "PRECISION": settings.precision}

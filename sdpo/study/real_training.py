@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo import progress
 from sdpo.errors import GuardStopped
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study.real_calls import as_key, call, flags, is_bf16, items, variants
@@ -57,7 +58,8 @@ def train(settings: "RealStudySettings", directory: RunDirectory, job: str, resu
     data = {spec: _data(settings, spec) for spec in missing}  # written before several runs share it
     with ThreadPoolExecutor(settings.parallel) as pool:
         running = {pool.submit(_train_one, settings, spec, data[spec]): spec for spec in missing}
-        for number, future in enumerate(as_completed(running), start=1):
+        ended = progress.each(as_completed(running), "training runs", "runs", len(missing))
+        for number, future in enumerate(ended, start=1):
             row = future.result()
             directory.append(results, [row])
             before, after = row["before"], row["after"]

@@ -26,12 +26,13 @@ def measure_answers(
     oracle: "Oracle | None",
     start: StartModel | None,
     shown: bool = False,
+    label: str = "answers",
 ) -> tuple[dict[str, Any], list[dict]]:
     """Sample an answer to each prompt; return the figures of `summarize`, with the quality that `start` measures.
 
     The answers themselves come second, as rows with prompt, answer and finished. Every process answers a share. With
     `shown` the policy is shown the wish when it answers; the figures are those of
-    answers to the prompts alone.
+    answers to the prompts alone. `label` says what is generated while it is.
     """
     accelerator = trainer.accelerator
     # The same number on every process: under FSDP all processes have to run the same forwards.
@@ -48,6 +49,7 @@ def measure_answers(
         settings.eval_batch_size,
         temperature=temperature,
         seed=settings.seed + accelerator.process_index,
+        label=label,
     )
     posts = [prompt[-1]["content"] for prompt in rank_prompts]
     rank_rows = [(post, *answer) for post, answer in zip(posts, answers, strict=True)][:counted]

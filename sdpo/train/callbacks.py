@@ -4,6 +4,7 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from sdpo import progress
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.record import SAMPLES_PER_STEP, BaseTrainer, StepRecord
@@ -130,6 +132,38 @@ class TeacherCallback(TrainerCallback):
         """Write the teacher's weights to the policy's checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         save_teacher(self.teacher, folder, self.trainer.accelerator.is_main_process)
+
+
+class ProgressCallback(TrainerCallback):
+    """Shows the steps as under way, and within a step its micro-batches."""
+
+    def __init__(self) -> None:
+        self._training, self._step = ExitStack(), ExitStack()
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Begin with the steps of the checkpoint that a run resumes from, if there is one."""
+        self._steps = self._training.enter_context(
+            progress.task("training", state.max_steps, "steps", done=state.global_step)
+        )
+
+    def on_step_begin(self, args, state, control, **_) -> None:
+        """Begin a step."""
+        accumulation = args.gradient_accumulation_steps
+        self._parts = self._step.enter_context(progress.task("micro-batches", accumulation))
+
+    def on_substep_end(self, args, state, control, **_) -> None:
+        """Count a micro-batch."""
+        self._parts.advance()
+
+    def on_step_end(self, args, state, control, **_) -> None:
+        """Count a step."""
+        self._step.close()
+        self._steps.advance()
+
+    def on_train_end(self, args, state, control, **_) -> None:
+        """End it all: training also ends in the middle of an epoch."""
+        self._step.close()
+        self._training.close()
 
 
 class GracefulStop(TrainerCallback):

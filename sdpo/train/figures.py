@@ -1,12 +1,14 @@
 """The figure that a training run ends with."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, save_figure
+from sdpo.runtime.columns import cut, wrapped
+from sdpo.runtime.figures import BLUE, GREEN, GREY, ORANGE, printable, save_figure
+from sdpo.runtime.glyphs import MONOSPACED, PROPORTIONAL, figure_text
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.text.prompts import FOLLOW_UP_KINDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,6 +48,10 @@ def draw_training(run: RunDirectory, summary: dict, answers: Sequence[tuple[str,
     path = run.path / "training.png"
     save_figure(figure, path)
     return path
+
+
+def _shown(text: str, font: str = PROPORTIONAL) -> str:
+    return printable(figure_text(text, font=font))
 
 
 def _draw_curves(axes: "Axes", rows: list[dict]) -> None:
@@ -122,11 +128,11 @@ def _draw_answers(figure: "SubFigure", answers: Sequence[tuple[str, str, str]]) 
     axes.set_xlim(0, 2)
     line = 0.0
     for prompt, *both in answers:
-        shown = cut(_printable(" ".join(prompt.split())), 2 * _COLUMN)
+        shown = cut(_shown(" ".join(prompt.split())), 2 * _COLUMN)
         axes.text(0, line, shown, fontsize=8.5, fontweight="bold", va="top")
         columns = [wrapped(text, _COLUMN, _ANSWER_LINES) for text in both]
         for column, (when, lines) in enumerate(zip(("before", "after"), columns, strict=True)):
-            text = "\n".join(_printable(part) for part in lines)
+            text = "\n".join(_shown(part) for part in lines)
             colour = BLUE if when == "after" else "#555555"
             axes.text(column, line + 1.1, f"{when}:", fontsize=8, va="top", color=colour, fontweight="bold")
             axes.text(column + 0.07, line + 1.1, text, fontsize=8, va="top", color=colour)
@@ -135,12 +141,25 @@ def _draw_answers(figure: "SubFigure", answers: Sequence[tuple[str, str, str]]) 
 
 
 def _informative_samples(samples: list[dict], count: int = 3) -> list[dict]:
-    """Return early interactions with different follow-ups: those with the largest signals, and one with little."""
+    """Return early interactions with different follow-ups: first complaints, by their signals, and one with little.
+
+    A complaint is what most is learned from, so whoever sees the figure for the first time should see one first.
+    """
     early = [sample for sample in samples if sample["signal"]][: max(24, len(samples) // 4)]
     by_follow_up = {sample["follow_up"]: sample for sample in early}
-    ranked = sorted(by_follow_up.values(), key=lambda sample: max(map(abs, sample["signal"])), reverse=True)
+    ranked = sorted(
+        by_follow_up.values(),
+        key=lambda sample: (_is_complaint(sample), max(map(abs, sample["signal"]))),
+        reverse=True,
+    )
     # The last one has the least signal: typical of praise or a change of topic.
     return ranked if len(ranked) <= count else [*ranked[: count - 1], ranked[-1]]
+
+
+def _is_complaint(sample: dict) -> bool:
+    """Return whether the user complains: as its kind was read, else by whether the user is satisfied."""
+    kind, satisfied = sample.get("kind"), sample.get("satisfied")
+    return kind == FOLLOW_UP_KINDS[0] if kind is not None else satisfied is False
 
 
 def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
@@ -167,11 +186,11 @@ _LINES = 4  # lines drawn of an answer
 
 def _draw_signal(axes: "Axes", sample: dict, colours: "ScalarMappable", line: float) -> float:
     """Draw an answer's tokens as coloured cells below the follow-up, from `line` on; return the next free line."""
-    follow_up = _printable(" ".join(sample["follow_up"].split()))
+    follow_up = _shown(" ".join(sample["follow_up"].split()))
     axes.text(0, line, f"step {sample['step']}, the user: {cut(follow_up, _WIDTH - 22)}", fontsize=9, va="center")
     line, column, last = line + 1.3, 0.0, line + 1.3 * _LINES
     for token, value in zip(sample["tokens"], sample["signal"], strict=True):
-        text = cut(_printable(token) or "␣", _WIDTH - 4)
+        text = cut(_shown(token.strip(" ")) or "␣", _WIDTH - 4)
         if column + len(text) > _WIDTH:
             column, line = 0.0, line + 1.3
         if line > last:
@@ -179,25 +198,9 @@ def _draw_signal(axes: "Axes", sample: dict, colours: "ScalarMappable", line: fl
         red, green, blue, _ = colour = colours.to_rgba(value)
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         axes.text(
-            column, line, text, family="monospace", fontsize=7.5, va="center", color="white" if dark else "black",
+            column, line, text, family=[MONOSPACED, PROPORTIONAL], fontsize=7.5, va="center",
+            color="white" if dark else "black",
             bbox={"facecolor": colour, "edgecolor": "#cccccc", "linewidth": 0.3, "pad": 1.2},
         )  # fmt: skip
         column += len(text) + 0.9
     return line + 1.9
-
-
-def wrapped(text: str, width: int, lines: int) -> list[str]:
-    """Return the text in lines of at most `width` characters, cut to `lines` lines with an ellipsis."""
-    found = [line for part in text.splitlines() for line in textwrap.wrap(part, width) or [""]]
-    return found if len(found) <= lines else [*found[: lines - 1], "…"]
-
-
-def cut(text: str, length: int) -> str:
-    """Return the text, cut to `length` characters with an ellipsis."""
-    return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def _printable(text: str) -> str:
-    """Return the text with characters that the figure's font may lack replaced by their code points."""
-    shown = text.replace("\n", "⏎").replace("\t", "⇥").strip().replace("$", r"\$")
-    return "".join(char if ord(char) < 0x2600 else f"U+{ord(char):X}" for char in shown)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from sdpo import progress
 from sdpo.method.loss import HindsightLoss, LossResult
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
@@ -193,6 +194,10 @@ class BaseTrainer(Trainer):
         self.record.rehearsals += 1
         self.record.rehearsal += divergence.item()
         return loss + self.rehearsal_weight * divergence
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        with progress.task(f"writing checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

@@ -1,9 +1,9 @@
-"""What a training run prints at its end: answers side by side, the table of figures, and the path of the picture."""
+"""What a training run prints at its end: answers side by side, the table of figures, and what came of it."""
 
-from itertools import zip_longest
-
+from sdpo.runtime import ending
+from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.figures import cut, draw_training, wrapped
+from sdpo.train.figures import draw_training
 
 # The figures of answers that tables show, in this order, by their names in summary.json.
 LABELS = {
@@ -18,12 +18,35 @@ LABELS = {
 }
 
 
-def print_results(run: RunDirectory, summary: dict) -> None:
-    """Print the table, if answers were measured, then draw training.png and print where it is."""
+def print_results(run: RunDirectory, summary: dict, evaluation: str) -> None:
+    """Print answers and their figures, if answers were measured, draw training.png, and say what came of the run.
+
+    `evaluation` is the command that evaluates the run.
+    """
+    pairs = answer_pairs(run)
     if "before" in summary:
-        print(f"{side_by_side(run)}\n\n{table(summary)}")
-    picture = draw_training(run, summary, answer_pairs(run))
-    print(f"picture: {picture}\nsummary: {run.path / 'summary.json'}", flush=True)
+        print(f"{side_by_side(pairs)}\n\n{table(summary)}\n")
+    picture = draw_training(run, summary, pairs)
+    files = {"picture": picture, "summary": run.path / "summary.json"}
+    if run.last_checkpoint() is None or ("stopped_by_guard" in summary and not summary.get("best_checkpoint")):
+        then, why = ending.command("report", run_dir=run.path), "one page about the run"
+    else:
+        then, why = evaluation, "compares its checkpoints with the model before"
+    ending.say(outcome(run, summary), files, then, why)
+
+
+def outcome(run: RunDirectory, summary: dict) -> str:
+    """Return what came of the run in one sentence."""
+    rows = run.read_rows("metrics.jsonl")
+    begin = f"After {rows[-1]['interactions'] if rows else 0} interactions"
+    before, after = (summary.get(when, {}) for when in ("before", "after"))
+    if None not in (before.get("adherence"), after.get("adherence")):
+        fits = f"{after['adherence']:.0%} of the answers fit {summary['style']}, {before['adherence']:.0%} before"
+        return f"{begin} {fits}; {after['validity']:.0%} are valid, {before['validity']:.0%} before."
+    if not rows:
+        return f"{begin} nothing has changed."
+    first, last = rows[0]["signal_size"], rows[-1]["signal_size"]
+    return f"{begin} the mean |signal| per token is {last:.3f} nats, {first:.3f} in the first step."
 
 
 def answers_file(when: str) -> str:
@@ -31,23 +54,10 @@ def answers_file(when: str) -> str:
     return f"answers-{when}.jsonl"
 
 
-def answer_pairs(run: RunDirectory, count: int = 3) -> list[tuple[str, str, str]]:
+def answer_pairs(run: RunDirectory) -> list[tuple[str, str, str]]:
     """Return (prompt, answer before, answer after) of validation prompts that are spread evenly over their file."""
     before, after = (run.read_rows(answers_file(when)) for when in ("before", "after"))
-    pairs = [(old["prompt"], old["answer"], new["answer"]) for old, new in zip(before, after, strict=False)]
-    count = min(count, len(pairs))
-    return [pairs[index * len(pairs) // count] for index in range(count)]
-
-
-def side_by_side(run: RunDirectory, count: int = 3, width: int = 57, lines: int = 12) -> str:
-    """Return some validation answers before and after training in two columns, cut to `lines` lines each."""
-    blocks = []
-    for prompt, *answers in answer_pairs(run, count):
-        columns = [wrapped(answer, width, lines) for answer in answers]
-        rows = [f"{left:{width}} | {right}" for left, right in zip_longest(*columns, fillvalue="")]
-        prompt = cut(" ".join(prompt.split()), 2 * width)
-        blocks.append("\n".join([f"> {prompt}", f"{'before':{width}} | after", *rows]))
-    return "\n\n".join(blocks)
+    return spread([(old["prompt"], old["answer"], new["answer"]) for old, new in zip(before, after, strict=False)])
 
 
 def table(summary: dict) -> str:

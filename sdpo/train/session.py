@@ -17,14 +17,22 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
+from sdpo.runtime.ending import command
 from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice
+from sdpo.settings.training import RULE
 from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
-from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
+from sdpo.train.callbacks import (
+    VALIDATION_FILE,
+    GracefulStop,
+    MetricsCallback,
+    ProgressCallback,
+    TeacherCallback,
+)
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.publish import finish_model
@@ -174,7 +182,7 @@ class Session(Generic[Config]):
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
-            print_results(self.run_dir, summary)
+            print_results(self.run_dir, summary, self._evaluation())
             finish_model(self.settings, self.job.name, self.run_dir, best if stopped else None, bool(stopped))
         if stopped:
             advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
@@ -203,11 +211,18 @@ class Session(Generic[Config]):
             self.oracle,
             self.start,
             when == "shown",
+            f"answers {_WHEN[when]}",
         )
         if self.main:
             self.run_dir.write_rows(answers_file(when), answers)
             print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
         return figures
+
+    def _evaluation(self) -> str:
+        """Return the command that evaluates the run; a run with a rule as its user is judged by that rule."""
+        settings = self.settings
+        judge = RULE if getattr(settings, "user_is_rule", False) and not settings.tiny else None
+        return command("eval", run_dir=self.run_dir.path, judge_model=judge, tiny=settings.tiny)
 
     def _best_checkpoint(self) -> str | None:
         best = self.trainer.state.best_model_checkpoint
@@ -261,7 +276,7 @@ class Session(Generic[Config]):
             anchored = self.settings.teacher in FIXED
             self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored, self.start)
             callbacks.append(self.guard)
-        return [*callbacks, self.stop]
+        return [*callbacks, self.stop, ProgressCallback()]
 
     def _start_model(self) -> StartModel | None:
         """Return the model that the run started from; None if nothing is measured with it."""

@@ -48,9 +48,9 @@ def knowing(pairs):
 def measured(script, pairs, folder):
     with FakeServer(script) as server:
         settings = EvalSettings(judge_model="m", judge_url=server.url)
-        truth = measure("m", ApiPairwiseJudge("m", settings, folder, 0.0), pairs, shown=False)
+        truth = measure("m", ApiPairwiseJudge("m", settings, folder, 0.0), pairs)
         assert len(server.bodies) == 2 * len(pairs)
-        again = measure("m", ApiPairwiseJudge("m", settings, folder, 0.0), pairs, shown=False)
+        again = measure("m", ApiPairwiseJudge("m", settings, folder, 0.0), pairs)
         assert again == truth and len(server.bodies) == 2 * len(pairs)
     return truth
 
@@ -88,7 +88,7 @@ def test_undecided_and_unreadable_verdicts_are_not_right():
 
 @pytest.mark.parametrize(("oracle", "pairs"), [(EnglishOracle("brief"), ENGLISH), (TinyOracle("short"), TINY)])
 def test_a_rule_is_right_on_every_style_it_reads_and_not_asked_about_content(oracle, pairs):
-    truth = measure("rule", OracleJudge(oracle), pairs, shown=True)
+    truth = measure("rule", OracleJudge(oracle), pairs)
     assert truth.agreement == 1 and truth.by_kind == {"order": 1.0, "length": 1.0, "style": 1.0}
     assert 40 <= truth.pairs <= len(pairs) * 3 / 4 and warnings([truth], TRUSTED) == []
 
@@ -147,7 +147,7 @@ def test_an_evaluation_tries_its_judges_first_says_so_and_asks_nothing_twice(tmp
 
 
 @pytest.mark.slow
-def test_the_tiny_model_as_a_judge_is_tried_once(tmp_path, capsys):
+def test_the_tiny_model_as_a_judge_is_tried_once(tmp_path):
     run = make_run(tmp_path / "run")
     add_checkpoint(run, 3, noise=0.02)
     report = evaluate(run, eval_n=4, judge_truth=1, judge_model="tiny", judge_batch_size=32)
@@ -157,4 +157,3 @@ def test_the_tiny_model_as_a_judge_is_tried_once(tmp_path, capsys):
     assert min(truth["by_kind"][kind] for kind in ("order", "length", "style")) > 0.8
     assert evaluate(run, eval_n=4, judge_truth=1, judge_model="tiny", judge_batch_size=32)["judge_truth"] == [truth]
     assert (run / "eval" / "verdicts-0.jsonl").read_bytes() == stored
-    assert "tiny on the labelled pairs: 64 of 64 pairs" in capsys.readouterr().out

@@ -341,9 +341,7 @@ def test_a_night_can_go_on_from_what_is_live(tmp_path):
     ended = AutoModelForCausalLM.from_pretrained(version.folder(registry)).state_dict()
     assert all(torch.allclose(merged[name], start[name], atol=1e-6) for name in merged)
     assert any(not torch.allclose(start[name], ended[name], atol=1e-4) for name in start)
-    assert json.loads((night / "train" / "run.json").read_text())["settings"]["model"] == str(
-        night / "start"
-    )
+    assert json.loads((night / "train" / "run.json").read_text())["settings"]["model"] == str(night / "start")
     if version.kept:
         return
     assert read_live(registry).version == "v0002"

@@ -226,9 +226,7 @@ def test_the_tiny_model_reads_its_own_language_alone(answers, reads):
     subject = LoadedModel.load(str(MODEL_DIR), "auto", 32)
     completions = [subject.completion(answer) for answer in answers]
     contexts = [subject.context([{"role": "user", "content": answer[:20]}]) for answer in answers]
-    found = reading(
-        completions, subject.logps(contexts, completions, lambda done, total: None), subject.tokenizer.unk_token_id
-    )
+    found = reading(completions, subject.logps(contexts, completions), subject.tokenizer.unk_token_id)
     assert (found["nats"] < found["frequencies"] and found["unknown"] < 0.2) == reads, found
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdpo.runtime.glyphs import figure_text
 from sdpo.signal import cells, heatmap, signal_page
 from sdpo.signal.analysis import summarize
-from sdpo.signal.glyphs import figure_text
 from sdpo.signal.relevance import compare_signals
 from tests.browser import Page, needs_browser
 from tests.runtime.test_page import PageReader
@@ -28,7 +28,7 @@ def test_figure_text_has_only_characters_of_the_font(text):
 
 
 def test_characters_missing_from_the_font_become_code_points():
-    assert figure_text("a\n\tb 😀漢\u0301\u202e") == "a⏎⇥b U+1F600U+6F22U+0301U+202E"
+    assert figure_text("a\n\tb 😀漢\u0301\u202e") == "a⏎⇥b :grinning face:U+6F22U+0301U+202E"
     assert figure_text(" a b", spaces=True) == "·a·b"
 
 

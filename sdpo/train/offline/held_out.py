@@ -5,6 +5,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from sdpo import progress
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.offline.trainer import OfflineTrainer, Row, collate
 
@@ -43,7 +44,7 @@ class HeldOutCallback(TrainerCallback):
         rows_per_rank = -(-len(self.rows) // (accelerator.num_processes * size)) * size
         first = accelerator.process_index * rows_per_rank
         sums = [0.0, 0.0, 0.0]
-        for start in range(first, first + rows_per_rank, size):
+        for start in progress.each(range(first, first + rows_per_rank, size), "held-out rows", "batches"):
             indices = range(start, start + size)
             rows = collate([self.rows[index % len(self.rows)] for index in indices])["rows"]
             batch_sums = self._batch_sums(rows, [float(index < len(self.rows)) for index in indices])

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import nn
-from tqdm import tqdm
 
+from sdpo import progress
 from sdpo.method.scoring import score
 from sdpo.runtime.run_directory import RunDirectory
 
@@ -28,29 +28,27 @@ def measure_initial_signal(
     """
     if len(results := run.read_rows(FILE)) != len(rows):
         indices = range(accelerator.process_index, len(rows), accelerator.num_processes)
-        main = accelerator.is_main_process
         rank_rows = [
             (index, *row)
-            for batch in _batches(rows, indices, batch_size, main)
+            for batch in _batches(rows, indices, batch_size)
             for index, row in zip(batch, _score_rows(model, rows.select(batch)), strict=True)
         ]
         gathered = sorted(gather_object(rank_rows))
         results = [
             {"id": rows[index]["id"], "signal_size": size, "teacher_logps": logps} for index, size, logps in gathered
         ]
-        if main:
+        if accelerator.is_main_process:
             run.write_rows(FILE, results)
         accelerator.wait_for_everyone()
     return [row["teacher_logps"] for row in results], [row["signal_size"] for row in results]
 
 
-def _batches(rows: Dataset, indices: range, size: int, show_progress: bool) -> Iterator[list[int]]:
+def _batches(rows: Dataset, indices: range, size: int) -> Iterator[list[int]]:
     """Yield the indices in batches of rows of similar length."""
     lengths = rows["length"]
     ordered = sorted(indices, key=lambda index: lengths[index])
     starts = range(0, len(ordered), size)
-    name = "scoring rows with the initial model"
-    for start in tqdm(starts, desc=name, unit=" batches", disable=not show_progress, mininterval=1):
+    for start in progress.each(starts, "scoring rows with the initial model", "batches"):
         yield ordered[start : start + size]
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset, disable_caching
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from sdpo import progress
 from sdpo.text.records import Interaction, read_interactions
 from sdpo.train.offline.truncation import TruncatedRow, TruncationLimits, truncate
 
@@ -54,7 +54,7 @@ def tokenized(
             return Dataset.from_file(str(folder / name))
     folder = next(folder for folder in folders if _writable(folder))
     rows = read_interactions(path, make_with)
-    _write(folder / name, tqdm(rows, desc="tokenizing", unit=" rows", mininterval=1), tokenizer, limits)
+    _write(folder / name, progress.each(rows, "tokenizing", "rows"), tokenizer, limits)
     return Dataset.from_file(str(folder / name))
 
 

@@ -18,11 +18,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trl import RLOOConfig, RLOOTrainer
 
+from sdpo import progress
 from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.errors import LossNotFinite, RunError, SdpoError, SimulatorUnavailable
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
+from sdpo.models.generate import counted_tokens
 from sdpo.models.policy import weights_in_bf16
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
@@ -122,8 +124,10 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
             self.continuous_batching_config.seed = int(torch.randint(2**31, ()))
         bf16, casts = self.args.bf16, self.args.bf16 and self.use_transformers_continuous_batching
         self.args.bf16 = bf16 and not casts
+        plain = not (self.use_vllm or self.use_transformers_continuous_batching)  # what calls the model token by token
+        counted = counted_tokens(self.model, self.args.max_completion_length) if plain else nullcontext()
         try:
-            with weights_in_bf16(self.model) if casts else nullcontext():
+            with weights_in_bf16(self.model) if casts else nullcontext(), counted:
                 completion_ids = super()._generate_single_turn(*arguments)
         finally:
             self.args.bf16 = bf16
@@ -143,7 +147,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
         answers = self._replay(inputs) if replays else self._generate_and_ask(prompts)
         kinds = self._kinds(answers.follow_ups)
         contexts, usable_B = self._contexts(prompts, answers, kinds)
-        with self.record.timed("scoring"):
+        with self.record.timed("scoring"), progress.task("scoring in hindsight"):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
             self.record.forwards += self.hindsight.forwards
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
@@ -192,7 +196,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
         first_round = self._required_user.round
         for number, start in enumerate(range(0, len(prompts), size)):
             part = prompts[start : start + size]
-            with self.record.timed("generation"):
+            with self.record.timed("generation"), progress.task("generating", len(prompts), "answers", done=start):
                 prompt_ids, completion_ids, completions = self._generate(part)
             texts = [messages[0]["content"] for messages in completions]
             answers.add(prompt_ids, completion_ids, texts)
@@ -202,7 +206,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
                 requests.append((ask, last_request.result))
             else:
                 requests.append((ask, ask))
-        with self.record.timed("user"):
+        with self.record.timed("user"), progress.task("follow-ups of the user"):
             for ask, result in requests:
                 again = partial(_after_background_request, last_request, ask)
                 answers.follow_ups += self.collect_follow_ups(result, again)

@@ -1,0 +1,35 @@
+"""What jobs end with: a sentence, files, the next command; and answers side by side within the terminal's width."""
+
+from pathlib import Path
+
+import pytest
+
+from sdpo.runtime import ending
+from sdpo.runtime.columns import side_by_side, spread
+
+LONG = "one two three four five six seven eight nine ten " * 30
+
+
+def test_a_job_ends_with_a_sentence_the_files_and_the_next_command(capsys):
+    then = ending.command("eval", run_dir=Path("runs/a run"), judge_model=None, tiny=True)
+    ending.say("It worked.", {"picture": Path("runs/a run/training.png")}, then, "compares")
+    assert capsys.readouterr().out == (
+        "It worked.\npicture: runs/a run/training.png\nnext: make eval RUN_DIR='runs/a run' TINY=1  (compares)\n"
+    )
+    ending.say("Nothing follows.")
+    assert capsys.readouterr().out == "Nothing follows.\n"
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_answers_side_by_side_fit_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = side_by_side([(LONG, LONG, "short"), ("two", "a\nb", LONG)]).splitlines()
+    assert max(map(len, lines)) <= min(columns, 120)
+    assert [line.split(" | ")[1] for line in lines if line.startswith("before")] == ["after", "after"]
+    assert "…" in lines[0] and any(line.startswith("…") or "| …" in line for line in lines)
+
+
+def test_the_answers_shown_are_spread_over_all():
+    rows = [(str(number), "", "") for number in range(10)]
+    assert [prompt for prompt, _, _ in spread(rows, 3)] == ["0", "3", "6"]
+    assert spread(rows[:1], 3) == rows[:1] and spread([], 3) == []
