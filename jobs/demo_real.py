@@ -1,7 +1,5 @@
 """Online SDPO on a real model, small enough for a laptop: our own English prompts, and a rule as the user."""
 
-from dataclasses import replace
-
 from jobs import prep_english, train_online_helpsteer
 from sdpo import settings as settings_module
 from sdpo.runtime.launch import Job, main
@@ -16,7 +14,7 @@ def with_learning_rate(settings: OnlineSettings, job: Job) -> OnlineSettings:
     """Return the settings with MODEL_LR if the model is the demo's own and the user gave no LR."""
     if settings.model != MODEL or settings.sources["lr"] != RECIPE:
         return settings
-    return replace(settings, lr=MODEL_LR, sources={**settings.sources, "lr": FROM_JOB})
+    return settings.derived(FROM_JOB, lr=MODEL_LR)
 
 
 def check(settings: OnlineSettings, job: Job) -> None:

@@ -238,4 +238,4 @@ def _is_default(settings: EvalSettings, name: str) -> bool:
 
 
 def _replaced(settings: EvalSettings, **values: Any) -> EvalSettings:
-    return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, RUN)}, **values)
+    return settings.derived(RUN, **values)

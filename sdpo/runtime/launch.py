@@ -6,26 +6,26 @@ each of them. Importing this module is cheap: torch is imported by the job's `ru
 
 import dataclasses
 import errno
-import importlib
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo import settings as settings_module
 from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, command, one_line
-from sdpo.llm.address import is_loopback, without_credentials
-from sdpo.runtime import cores, processes
+from sdpo.runtime import processes
+from sdpo.runtime.dry_run import print_dry_run
+from sdpo.runtime.loading import load
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import disk_full
-from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, SimulatorSettings
+from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.resolve import export_dotenv, resolve
 from sdpo.users.simulator import personas
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from sdpo.users.oracle import Oracle
 
 INTERRUPTED = 130
-
-Kind = TypeVar("Kind", bound=CommonSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +82,7 @@ class Job:
         if style is None:
             return None
         persona = personas(style_file).get(style)
-        classes = [_load(reference) for reference in self.oracles]
+        classes = [load(reference) for reference in self.oracles]
         return next((oracle(style) for oracle in classes if oracle.reads(model, style, persona)), None)
 
     @property
@@ -113,17 +111,17 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
 
 def _main(job: Job, arguments: list[str]) -> int:
     settings = _resolved(job, arguments)
-    if job.become and (other := _load(job.become)(settings, job)) is not job:
+    if job.become and (other := load(job.become)(settings, job)) is not job:
         job, settings = other, _resolved(other, arguments)
     export_dotenv(secrets=not settings.dry_run)
     processes.drop_world_size()
     if settings.tiny:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the tiny world is for CPUs, and a smoke test must not occupy a GPU
     if job.fill:
-        settings = _load(job.fill)(settings, job)
+        settings = load(job.fill)(settings, job)
     settings = _with_run_directory(_with_processes(settings), job)
     if job.instead:
-        return int(_load(job.instead)(settings, job))
+        return int(load(job.instead)(settings, job))
     worker = processes.WORKER_VARIABLE in os.environ
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
@@ -133,12 +131,12 @@ def _main(job: Job, arguments: list[str]) -> int:
             check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")
         # Not on other nodes, which may already see files of node 0.
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
-            _load(job.check)(settings, job)
-        if _needs_simulated_user(settings, job) and settings.user_needs_server and settings.simulator_url:
+            load(job.check)(settings, job)
+        if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             wait = 0 if settings.dry_run else settings.simulator_wait
-            _server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
+            server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
     if settings.dry_run:
-        _print_dry_run(settings, job, arguments)
+        print_dry_run(settings, job, arguments)
         return 0
     if worker:
         return _run_here(settings, job)
@@ -146,13 +144,13 @@ def _main(job: Job, arguments: list[str]) -> int:
         with _report(settings, job, main=os.environ.get("RANK", "0") == "0"):
             return _run_here(settings, job)
     settings = _create_run_folder(settings, job) if isinstance(settings, JobSettings) else settings
-    server_threads = _set_threads(settings, job)
+    server_threads = set_threads(settings, job)
     first_node = not (isinstance(settings, LaunchSettings) and settings.node_rank)
     with _report(settings, job, main=first_node), ExitStack() as stack:
-        if _starts_simulator(settings, job):
+        if starts_server(settings, job):
             with progress.shown(job.name):
-                settings = stack.enter_context(_simulated_user(settings, server_threads))
-        if _is_launched(settings):
+                settings = stack.enter_context(simulated_user(settings, server_threads))
+        if isinstance(settings, LaunchSettings) and settings.is_launched:
             return processes.run_launched(settings, job.module_name, arguments)
         return _run_here(settings, job)
 
@@ -182,7 +180,7 @@ def _with_processes(settings: CommonSettings) -> CommonSettings:
     number = content.get("num_processes")
     if "world_size" in settings_module.given(settings) or not isinstance(number, int) or number < 1:
         return settings
-    return _replaced(settings, "accelerate file", world_size=number)
+    return settings.derived("accelerate file", world_size=number)
 
 
 def _with_run_directory(settings: CommonSettings, job: Job) -> CommonSettings:
@@ -190,13 +188,9 @@ def _with_run_directory(settings: CommonSettings, job: Job) -> CommonSettings:
     if not isinstance(settings, JobSettings):
         return settings
     if settings.run_id is None:
-        settings = _replaced(settings, "date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
+        settings = settings.derived("date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
     folder = settings.output_dir or settings.scratch / job.folder / settings.run_name
     return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
-
-
-def _replaced(settings: Kind, source: str, **values: Any) -> Kind:
-    return dataclasses.replace(settings, sources={**settings.sources, **dict.fromkeys(values, source)}, **values)
 
 
 def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
@@ -236,7 +230,7 @@ def _require_shared_settings(settings: CommonSettings, job: Job) -> None:
     if not isinstance(settings, JobSettings):
         return
     missing = ["RUN_ID"] if settings_module.source(settings, "run_id") == "date" else []
-    if _starts_simulator(settings, job):
+    if starts_server(settings, job):
         missing.append("SIMULATOR_URL")
     if missing:
         raise SettingError(
@@ -244,73 +238,7 @@ def _require_shared_settings(settings: CommonSettings, job: Job) -> None:
         )
 
 
-# The simulated user
-
-
-def _needs_simulated_user(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSettings]:
-    return job.needs_simulator and isinstance(settings, OnlineSettings) and settings.asks_user
-
-
-def _starts_simulator(settings: CommonSettings, job: Job) -> TypeGuard[OnlineSettings]:
-    return _needs_simulated_user(settings, job) and settings.user_needs_server and not settings.simulator_url
-
-
-def _set_threads(settings: CommonSettings, job: Job) -> int | None:
-    """Choose the threads of a job on a CPU, say so, and return those of the server that it starts there, if any."""
-    gpus = processes.visible_gpus()
-    if gpus:
-        return None
-    partner = isinstance(settings, SimulatorSettings)  # serves a trainer that may well run on the same machine
-    if _needs_simulated_user(settings, job) and settings.user_needs_server and settings.simulator_url:
-        partner = is_loopback(settings.simulator_url)
-    chosen = cores.set_threads(
-        settings.processes_here if isinstance(settings, LaunchSettings) else 1,
-        _starts_simulator(settings, job) and not processes.simulator_gpu(settings, gpus)[0],
-        2 if partner else 1,
-    )
-    if chosen is None:
-        return None
-    threads, line = chosen
-    if isinstance(settings, JobSettings):
-        print(line, flush=True)
-    return threads.server or None
-
-
-@contextmanager
-def _simulated_user(settings: OnlineSettings, threads: int | None = None) -> Iterator[OnlineSettings]:
-    """Run the simulated user's server for the duration of the job; yield settings with its URL.
-
-    On a CPU the server computes with this many threads.
-    """
-    gpus = processes.visible_gpus()
-    gpu, description = processes.simulator_gpu(settings, gpus)
-    print(f"simulated user: {settings.user_model_name_or_path} on {description}", flush=True)
-    # Next to the run directory: a run refuses a directory that contains other files.
-    node = f".{settings.node_rank}" if settings.nnodes > 1 else ""
-    directory = settings.run_directory_path
-    log = directory.with_name(f"{directory.name}.simulator{node}.log")
-    shared = gpu in gpus[: settings.processes_here]
-    with _server().serve(
-        settings.user_model_name_or_path,
-        gpu=gpu,
-        log_path=log,
-        memory_share=processes.SHARED_GPU_MEMORY if shared else None,
-        threads=threads,
-        temperature=settings.user_temperature,
-    ) as url:
-        yield _replaced(settings, processes.STARTED_FOR_JOB, simulator_url=url)
-
-
-def _server() -> Any:
-    return importlib.import_module("sdpo.llm.server")
-
-
 # The job's work
-
-
-def _is_launched(settings: CommonSettings) -> TypeGuard[LaunchSettings]:
-    """Return whether the job runs under `accelerate launch` instead of in this process."""
-    return isinstance(settings, LaunchSettings) and (settings.world_size != 1 or bool(settings.accelerate_config))
 
 
 def _run_here(settings: CommonSettings, job: Job) -> int:
@@ -329,7 +257,7 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
     try:
         with progress.shown(job.name, main=not job.serves and os.environ.get("RANK", "0") == "0"):
             processes.record_start()
-            code = int(_load(job.run)(settings, job) or 0)
+            code = int(load(job.run)(settings, job) or 0)
     except Exception as error:
         if isinstance(settings, JobSettings) and disk_full(error, settings.run_directory_path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.run_directory_path)) from None
@@ -359,7 +287,7 @@ def _report(settings: CommonSettings, job: Job, main: bool = True) -> Iterator[N
     finally:
         if main and not refused and job.report and isinstance(settings, JobSettings):
             try:
-                print(f"report: {_load(job.report)(settings.run_directory_path)}", flush=True)
+                print(f"report: {load(job.report)(settings.run_directory_path)}", flush=True)
             except RunError:
                 pass  # the run ended before it wrote anything
             except Exception as error:
@@ -370,48 +298,3 @@ def _failed(code: int, message: str) -> int:
     if not processes.record_failure(code, message):
         print(message, file=sys.stderr, flush=True)
     return code
-
-
-def _load(reference: str) -> Any:
-    module, _, function = reference.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
-# The dry run
-
-
-def _print_dry_run(settings: CommonSettings, job: Job, arguments: Sequence[str]) -> None:
-    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
-    if _needs_simulated_user(settings, job):
-        user = settings.user_model_name_or_path
-        server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
-        if settings.user_is_rule:
-            server = "no server, in the training process"
-        if _starts_simulator(settings, job):
-            gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
-            server = f"a server started for this job, on {gpu}"
-        lines.append(f"  simulated user  {user} at {server}")
-    arguments = [argument for argument in arguments if argument != "--dry-run"]
-    line, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
-    if _is_launched(settings):
-        line, extra = processes.launch_line(settings, job.module_name, arguments)
-    # Settings from the environment belong to the command too.
-    inherited = {
-        name.upper(): settings_module.as_text(value)
-        for name, value in settings_module.given(settings).items()
-        if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
-        and name not in ("dry_run", "world_size" if extra else "")
-    }
-    variables = [
-        f"{name}={shlex.quote(value)}"
-        for name, value in {**inherited, **extra}.items()
-        if name != processes.WORKER_VARIABLE
-    ]
-    lines.append("  " + " ".join([*variables, shlex.join(line)]))
-    if job.plan:
-        lines += ["", "would take:", *(f"  {line}" for line in _load(job.plan)(settings, job))]
-    try:
-        print(without_credentials("\n".join(lines)), flush=True)
-    except BrokenPipeError:
-        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,9 +3,9 @@
 # ruff: noqa: RUF009 (`setting` is a `field`)
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 from sdpo.settings.checks import existing_file, plain_name
 from sdpo.settings.declare import setting
@@ -28,6 +28,10 @@ class CommonSettings:
 
     # Not a setting: setting name -> source of its value.
     sources: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def derived(self, source: str, **values: Any) -> Self:
+        """Return the settings with these values, which are said to be from `source`."""
+        return replace(self, sources={**self.sources, **dict.fromkeys(values, source)}, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +78,8 @@ class LaunchSettings(JobSettings):
     def processes_here(self) -> int:
         """The number of processes on this node."""
         return self.world_size // self.nnodes
+
+    @property
+    def is_launched(self) -> bool:
+        """Whether the job runs under `accelerate launch` instead of in the process that it was started in."""
+        return self.world_size != 1 or bool(self.accelerate_config)

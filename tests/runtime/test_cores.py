@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sdpo import settings
-from sdpo.runtime import cores, launch, processes
+from sdpo.runtime import cores, launch, processes, user_server
 from sdpo.runtime.cores import Threads, count_cores, divide
 from tests.commands import clean_environment
 
@@ -157,7 +157,7 @@ def test_a_job_leaves_room_for_the_program_it_works_with(kind, values, gpus, set
         monkeypatch.setenv(name, "")
     settings_kind = getattr(settings, kind)
     job = launch.Job(name="x", summary="", settings=settings_kind, run="x:y", needs_simulator=True)
-    assert launch._set_threads(settings_kind(**values), job) == server
+    assert user_server.set_threads(settings_kind(**values), job) == server
     assert os.environ[cores.THREADS] == (set_to or "")
 
 

@@ -1,0 +1,68 @@
+"""What a dry run prints: the settings, the command that would run, and what it would take."""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sdpo import settings as settings_module
+from sdpo.llm.address import without_credentials
+from sdpo.runtime import processes
+from sdpo.runtime.loading import load
+from sdpo.runtime.user_server import needs_user, starts_server
+from sdpo.settings import CommonSettings, LaunchSettings
+
+if TYPE_CHECKING:
+    from sdpo.runtime.launch import Job
+
+
+def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]) -> None:
+    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
+    if needs_user(settings, job):
+        user = settings.user_model_name_or_path
+        server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
+        if settings.user_is_rule:
+            server = "no server, in the training process"
+        if starts_server(settings, job):
+            gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
+            server = f"a server started for this job, on {gpu}"
+        lines.append(f"  simulated user  {user} at {server}")
+    arguments = _without_dry_run(arguments)
+    line, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
+    if isinstance(settings, LaunchSettings) and settings.is_launched:
+        line, extra = processes.launch_line(settings, job.module_name, arguments)
+    # Settings from the environment belong to the command too.
+    inherited = {
+        name.upper(): settings_module.as_text(value)
+        for name, value in settings_module.given(settings).items()
+        if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
+        and name not in ("dry_run", "world_size" if extra else "")
+    }
+    variables = [
+        f"{name}={shlex.quote(value)}"
+        for name, value in {**inherited, **extra}.items()
+        if name != processes.WORKER_VARIABLE
+    ]
+    lines.append("  " + " ".join([*variables, shlex.join(line)]))
+    if job.plan:
+        lines += ["", "would take:", *(f"  {line}" for line in load(job.plan)(settings, job))]
+    try:
+        print(without_credentials("\n".join(lines)), flush=True)
+    except BrokenPipeError:
+        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _without_dry_run(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments without the flag of the dry run and its value, if it has one."""
+    kept: list[str] = []
+    follows = False  # whether the last argument was the flag alone
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name == "--dry-run" or (follows and not argument.startswith("--")):
+            follows = argument == "--dry-run"
+            continue
+        kept.append(argument)
+        follows = False
+    return kept
