@@ -25,6 +25,7 @@ from sdpo.llm.server import end_with_parent
 from sdpo.registry.live import read_live
 from sdpo.tiny import MODEL_DIR
 
+GATEWAY = "gateway"  # the job that runs in front of the server
 _READY_SECONDS, _STOP_SECONDS = 180, 60
 # Exit codes of `make learn` that are decisions: done, stopped by the audit or the guard, kept back.
 _DECISIONS = (0, 6, 7)
@@ -74,7 +75,7 @@ def running(folder: Path, port: int = 0) -> Iterator[Loop]:
     given |= {"GATEWAY_PORT": str(port), "GATEWAY_HOST": "127.0.0.1", "REGISTRY": str(loop.registry)}
     with (
         _process(server, loop.folder / "server.log", CUDA_VISIBLE_DEVICES="") as serving,
-        _process([sys.executable, "-m", "jobs.gateway"], loop.folder / "gateway.log", **given) as passing,
+        _process([sys.executable, "-m", f"jobs.{GATEWAY}"], loop.folder / "gateway.log", **given) as passing,
     ):
         for process, url, log in ((serving, loop.upstream, "server.log"), (passing, loop.url, "gateway.log")):
             _wait(process, url, loop.folder / log)

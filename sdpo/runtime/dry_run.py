@@ -14,7 +14,7 @@ from sdpo.runtime.user_server import needs_user, starts_server
 from sdpo.settings import CommonSettings, LaunchSettings
 
 if TYPE_CHECKING:
-    from sdpo.runtime.launch import Job
+    from sdpo.runtime.job import Job
 
 
 def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]) -> None:

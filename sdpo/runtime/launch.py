@@ -9,86 +9,25 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo import settings as settings_module
-from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, command, one_line
+from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, one_line
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
+from sdpo.runtime.job import Job
 from sdpo.runtime.loading import load
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import disk_full
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.resolve import export_dotenv, resolve
-from sdpo.users.simulator import personas
-
-if TYPE_CHECKING:
-    from sdpo.users.oracle import Oracle
 
 INTERRUPTED = 130
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One experiment: its settings and defaults, and the function that runs it.
-
-    The functions are given as "module:function", imported when needed and called with the settings and the job.
-    Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
-    returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
-    code or None. `report` is called with the run directory when the run has ended, however it ended. `plan` returns the
-    lines that a dry run adds. `instead`, if given, is all that is called: no checks, no processes, no run directory.
-    `oracles` are "module:class" of what measures styles exactly; the first that reads the model and the style is used.
-    A job that `serves` runs until it is ended and shows no progress.
-    """
-
-    name: str
-    summary: str
-    settings: type[CommonSettings]
-    run: str
-    folder: str = ""
-    check: str | None = None
-    fill: str | None = None
-    become: str | None = None
-    report: str | None = None
-    plan: str | None = None
-    instead: str | None = None
-    oracles: Sequence[str] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    tiny: Mapping[str, Any] = field(default_factory=dict)
-    needs_simulator: bool = False
-    data_target: str = ""
-    system_prompt: str = ""
-    prompt_suffix: str = ""
-    module: str = ""
-    serves: bool = False
-
-    @property
-    def data_command(self) -> str:
-        """The command that writes the job's data."""
-        return command(self.data_target)
-
-    def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
-        """Return the oracle that measures the style of this model's answers, None if there is none.
-
-        Raises SettingError if the style does not exist in the model's world.
-        """
-        if style is None:
-            return None
-        persona = personas(style_file).get(style)
-        classes = [load(reference) for reference in self.oracles]
-        return next((oracle(style) for oracle in classes if oracle.reads(model, style, persona)), None)
-
-    @property
-    def module_name(self) -> str:
-        """The module to start with `python -m`."""
-        return self.module or f"jobs.{self.name.replace('-', '_')}"
 
 
 def main(job: Job, arguments: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from sdpo.runtime import cores, processes
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, SimulatorSettings
 
 if TYPE_CHECKING:
-    from sdpo.runtime.launch import Job
+    from sdpo.runtime.job import Job
 
 
 def needs_user(settings: CommonSettings, job: "Job") -> TypeGuard[OnlineSettings]:
