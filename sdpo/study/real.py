@@ -57,9 +57,9 @@ def run(settings: "RealStudySettings", job: "Job") -> int:
     if "audit" in parts:
         for model in settings.model.split():
             _audit(settings, directory, model)
-    for part, job in (("training", ONLINE), ("logs", OFFLINE)):
+    for part, trains in (("training", ONLINE), ("logs", OFFLINE)):
         if part in parts:
-            train(settings, directory, job, RESULTS)
+            train(settings, directory, trains, RESULTS)
     table = settings.study_table
     RunDirectory(table.parent).write_text(table.name, report(directory.read_rows(RESULTS)))
     say(f"The parts {settings.parts} have all their results.", {"tables": table})
