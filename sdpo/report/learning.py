@@ -44,7 +44,7 @@ def decision(folder: Folder) -> tuple[str, str]:
 
 def gained(folder: Folder) -> Markup:
     """Return what the checkpoint of the verdict gained over what was live, else each one's; empty before that."""
-    parts = []
+    parts = list[str]()
     for evaluation in (one for one in folder.inside if one.kind == EVALUATION):
         released = evaluation.json("release.json")
         chosen = released.get("checkpoint")
