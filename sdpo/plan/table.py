@@ -16,8 +16,8 @@ def summary(plan: Plan, fits: list[Fit]) -> list[str]:
     memory = plan.memory
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:3]
     parts = ", ".join(f"{name} {_gb(value)}" for name, value in largest)
-    devices = f"; {_fits(fits)}" if plan.hours else ""
-    lines = [f"memory of a {_place(plan)}: about {_gb(memory.peak)} at most ({parts}){devices}"]
+    sizes = f"; {_fits(fits)}" if plan.hours else ""
+    lines = [f"memory of a {_place(plan)}: about {_gb(memory.peak)} at most ({parts}){sizes}"]
     times = ", ".join(f"{_time(hours)} on {name}" for name, hours in plan.hours.items() if name in ("RTX 4090", "H100"))
     about = f", about {times}{_gpus(plan)}{_without_user(plan)}" if times else ", on the CPU"
     lines.append(f"time: {plan.work.steps:,} steps{about}")
