@@ -106,6 +106,7 @@ class LocalAnswers:
                 self.decoding.temperature,
                 # The keys differ between models and batches, so their draws are independent.
                 seed=int(key_of(self.decoding.seed, [keys[i] for i in batch])[:8], 16),
+                label="this batch",
             )
             by_key = {keys[i]: list(answer) for i, answer in zip(batch, answers, strict=True)}
             by_key = {key: value for key, value in by_key.items() if key not in self.store}

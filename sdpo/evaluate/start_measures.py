@@ -120,7 +120,9 @@ class StartMeasures:
                 jobs[name].append((rows, self._key("quality", wishes[name], vars(template), chunk)))
         missing = {key: (name, rows) for name, chunks in jobs.items() for rows, key in chunks if key not in self.store}
         new: dict[str, list] = {}
-        for key in progress.each(self.own_share(list(missing)), "quality of the answers", f"parts of {QUALITY_CHUNK}"):
+        for key in progress.each(
+            self.own_share(list(missing)), "answers by the start model", f"parts of {QUALITY_CHUNK}"
+        ):
             name, rows = missing[key]
             new[key] = [
                 list(vars(quality).values())

@@ -44,7 +44,7 @@ class _Display:
         self._root, self._out, self._err = root, sys.stdout, sys.stderr
         self._terminal = all(stream.isatty() for stream in (self._out, self._err))
         # Reentrant: a signal handler may print while the same thread prints.
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._ended = threading.Event()
         self._last_output = time.monotonic()
         self._printed: Task | None = None  # the task that the last line of progress was about
@@ -72,7 +72,7 @@ class _Display:
 
     def write(self, stream: TextIO, text: str) -> None:
         """Write what the job prints."""
-        with self._lock:
+        with self.lock:
             if self._bar is not None:
                 self._bar.clear()
             stream.write(text)
@@ -84,7 +84,7 @@ class _Display:
             under_way = [task for task in tasks.under_way() if task is not self._root] or [self._root]
             now = time.monotonic()
             try:
-                with self._lock:
+                with self.lock:
                     if self._terminal:
                         self._refresh_bar(under_way, now)
                     elif self._is_due(under_way[0], now):
@@ -100,7 +100,7 @@ class _Display:
 
     def _end(self, task: Task) -> None:
         """Say what a task came to that was shown by a line."""
-        with self._lock:
+        with self.lock:
             if task is self._printed and task is not self._root:
                 self._printed = None
                 if task.count:
@@ -149,19 +149,21 @@ class _Lines:
 
     def write(self, text: str) -> int:
         """Write what ends in a line break, and hold the rest."""
-        whole, line_break, rest = text.rpartition("\n")
-        if line_break:
-            whole, self._held = self._held + whole + line_break, rest
-            self._display.write(self._stream, whole)
-        else:
-            self._held += rest
+        with self._display.lock:
+            whole, line_break, rest = text.rpartition("\n")
+            if line_break:
+                whole, self._held = self._held + whole + line_break, rest
+                self._display.write(self._stream, whole)
+            else:
+                self._held += rest
         return len(text)
 
     def flush(self) -> None:
         """Write what is held."""
-        held, self._held = self._held, ""
-        if held:
-            self._display.write(self._stream, held)
+        with self._display.lock:
+            held, self._held = self._held, ""
+            if held:
+                self._display.write(self._stream, held)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -149,7 +149,8 @@ class ProgressCallback(TrainerCallback):
     def on_step_begin(self, args, state, control, **_) -> None:
         """Begin a step."""
         accumulation = args.gradient_accumulation_steps
-        self._parts = self._step.enter_context(progress.task("micro-batches", accumulation))
+        counted = progress.task("micro-batches", accumulation) if accumulation > 1 else progress.task("this step")
+        self._parts = self._step.enter_context(counted)
 
     def on_substep_end(self, args, state, control, **_) -> None:
         """Count a micro-batch."""

@@ -1,5 +1,6 @@
 """What a training run prints at its end: answers side by side, the table of figures, and what came of it."""
 
+from sdpo import progress
 from sdpo.runtime import ending
 from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.run_directory import RunDirectory
@@ -26,7 +27,8 @@ def print_results(run: RunDirectory, summary: dict, evaluation: str) -> None:
     pairs = answer_pairs(run)
     if "before" in summary:
         print(f"{side_by_side(pairs)}\n\n{table(summary)}\n")
-    picture = draw_training(run, summary, pairs)
+    with progress.task("drawing the figure"):
+        picture = draw_training(run, summary, pairs)
     files = {"picture": picture, "summary": run.path / "summary.json"}
     if run.last_checkpoint() is None or ("stopped_by_guard" in summary and not summary.get("best_checkpoint")):
         then, why = ending.command("report", run_dir=run.path), "one page about the run"
