@@ -26,6 +26,7 @@ from sdpo.text.prompts import Message
 from sdpo.train import guard
 from sdpo.train.answers import measure_answers, read_completions
 from sdpo.train.callbacks import VALIDATION_FILE, GracefulStop, MetricsCallback, TeacherCallback
+from sdpo.train.checkpoint_sizes import CheckpointForecast
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.model_card import write_card
@@ -283,6 +284,7 @@ class Session(Generic[Config]):
         self.teacher_callback = TeacherCallback(self.trainer, self.teacher)
         self.metrics = MetricsCallback(self.run_dir, self.trainer, self.settings.log_steps, read)
         callbacks: list[TrainerCallback] = [self.teacher_callback, self.metrics]
+        callbacks.append(CheckpointForecast(self.run_dir.path, self.trainer, self.teacher))
         if self.settings.teacher == "gated":
             callbacks.append(TeacherRefreshCallback(self.run_dir, self.trainer, self.teacher, lambda: self.metrics.row))
         self.guard: CollapseGuard | None = None
@@ -356,6 +358,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_limit,
+        "save_only_model": settings.save_only_model,
         "logging_steps": settings.log_steps,
         "report_to": trackers(),
         "disable_tqdm": True,
