@@ -11,7 +11,7 @@ JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs 
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += gateway gateway-key forget export-conversations demo-loop
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
-BENCHMARKS := $(filter-out variants,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out variants counting,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready check docs test test-fast test-containers bench plan lint types clean build up up-loop down logs shell smoke-docker $(JOBS)
@@ -181,8 +181,9 @@ smoke-docker: ## run the tiny world in containers from start to end
 test: ready ## run the tests
 	@$(PYTHON) -m pytest
 
-bench: ready ## run the benchmarks against plain baselines (ONLY=scoring for one)
-	@set -e; export SDPO_MAKE_VARIABLES=; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
+bench: ready ## run the benchmarks against plain baselines (ONLY=scoring for one; CHECK=1 compares with baseline.json)
+	@if [ -n "$(filter-out 0 false no,$(CHECK))" ]; then SDPO_MAKE_VARIABLES= exec $(PYTHON) -m benchmarks.ratios --check; fi; \
+	set -e; export SDPO_MAKE_VARIABLES=; for name in $(or $(ONLY),$(BENCHMARKS)); do echo "== $$name"; $(PYTHON) -m benchmarks.$$name; done
 
 test-fast: ready ## run the fast tests, without complete jobs (under 90 seconds)
 	@$(PYTHON) -m pytest -m 'not slow' --durations=0 --durations-min=5

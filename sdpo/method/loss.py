@@ -185,11 +185,12 @@ class HindsightLoss:
         if objective.null_contrast:
             names.append("null")
         of_context = self._outputs_after([_contexts_named(contexts, name) for name in names], completions)
-        outputs, bare, null = [*of_context, None, None][:3]
-        if bare is None:
+        outputs = of_context[0]
+        if len(of_context) == 1:
             return outputs, None
-        if null is not None:
-            outputs = self._contrast(outputs, null, bare)
+        bare = of_context[1]
+        if objective.null_contrast:
+            outputs = self._contrast(outputs, of_context[2], bare)
         return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
 
     def _outputs_after(self, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids]) -> list[Tensor]:

@@ -81,6 +81,7 @@ EARLIER = {
     "rehearsal_jsonl": None,
     "content_weight": 0.0,
     "user_states_satisfaction": False,
+    "save_only_model": False,
 }
 
 
@@ -114,6 +115,11 @@ class RunDirectory:
             raise RunError(
                 f"the run in {self.path} was started with {name.upper()}={before.get(name)}, now it is "
                 f"{settings[name]}. Give the same settings to resume it, or choose another RUN_ID."
+            )
+        if settings.get("save_only_model") and (last := self.last_checkpoint()):
+            raise RunError(
+                f"{last} has the weights alone (SAVE_ONLY_MODEL=1), so the run in {self.path} cannot be resumed. To "
+                f"train on from these weights give MODEL_NAME_OR_PATH={last} and another RUN_ID."
             )
         rows = [math.prod(values.get(name) or 1 for name in STEP_SIZE) for values in (before, settings)]
         if rows[0] != rows[1]:

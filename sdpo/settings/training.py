@@ -88,6 +88,11 @@ class TrainingSettings(ContrastSettings, LaunchSettings, PublishingSettings):
     merge_adapter: bool = setting(False, "after training also write the model with the adapter merged in")
     save_steps: int = setting(3, "write a checkpoint every N steps", at_least=1)
     log_steps: int = setting(3, "log every N steps", at_least=1)
+    save_only_model: bool = setting(
+        False,
+        "write checkpoints with the weights alone, without the optimizer: a third of the size when all weights are "
+        "trained, but a run that is interrupted cannot be resumed",
+    )
     save_limit: int | None = setting(None, "the number of checkpoints to keep; if not set, all", at_least=1)
     resume: Literal["auto", "never"] = setting("auto", "resume the run in the run directory, or refuse to")
     eval_n: int = setting(

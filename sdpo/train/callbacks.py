@@ -129,7 +129,9 @@ class TeacherCallback(TrainerCallback):
         self.teacher.after_step()
 
     def on_save(self, args, state, control, **_) -> None:
-        """Write the teacher's weights to the policy's checkpoint."""
+        """Write the teacher's weights to the policy's checkpoint, unless that cannot be resumed anyway."""
+        if args.save_only_model:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         save_teacher(self.teacher, folder, self.trainer.accelerator.is_main_process)
 

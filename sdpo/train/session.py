@@ -33,6 +33,7 @@ from sdpo.train.callbacks import (
     ProgressCallback,
     TeacherCallback,
 )
+from sdpo.train.checkpoint_sizes import CheckpointForecast
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
 from sdpo.train.publish import finish_model
@@ -267,6 +268,7 @@ class Session(Generic[Config]):
         self.teacher_callback = TeacherCallback(self.trainer, self.teacher)
         self.metrics = MetricsCallback(self.run_dir, self.trainer, self.settings.log_steps, read)
         callbacks: list[TrainerCallback] = [self.teacher_callback, self.metrics]
+        callbacks.append(CheckpointForecast(self.run_dir.path, self.trainer, self.teacher))
         if self.settings.teacher == "gated":
             callbacks.append(TeacherRefreshCallback(self.run_dir, self.trainer, self.teacher, lambda: self.metrics.row))
         self.guard: CollapseGuard | None = None
@@ -340,6 +342,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": settings.save_steps,
         "save_total_limit": settings.save_limit,
+        "save_only_model": settings.save_only_model,
         "logging_steps": settings.log_steps,
         "report_to": trackers(settings),
         "disable_tqdm": True,

@@ -1,0 +1,101 @@
+"""What the checkpoints of a run take on the disk, printed before its first step."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from sdpo.method.teacher import Teacher
+from sdpo.train.record import HindsightTrainer
+
+GB = 1e9
+_SMALLEST_QUANTIZED = 4096  # bitsandbytes keeps the state of smaller weights in float32
+
+
+@dataclass
+class CheckpointSize:
+    """The bytes of one checkpoint: the policy's weights, the optimizer's state and the teacher's own weights."""
+
+    weights: int
+    optimizer: int
+    teacher: int
+
+    @classmethod
+    def of(cls, policy: nn.Module, teacher: Teacher, args: TrainingArguments) -> "CheckpointSize":
+        """Return the size for this policy; under an adapter a checkpoint has the adapter alone."""
+        weights = {weight for weight in policy.parameters()}  # tied ones once
+        trained = [weight for weight in weights if weight.requires_grad]
+        is_adapter = hasattr(policy, "peft_config")
+        optimizer = 0
+        if not args.save_only_model:
+            for weight in trained:
+                eight_bit = "bnb_8bit" in str(args.optim) and weight.numel() >= _SMALLEST_QUANTIZED
+                optimizer += 2 * weight.numel() * (1 if eight_bit else 4)
+        own = teacher.run(_bytes_by_name)
+        keeps_teacher = teacher.kind in ("ema", "gated") and not args.save_only_model
+        return cls(
+            sum(weight.numel() * weight.element_size() for weight in (trained if is_adapter else weights)),
+            optimizer,
+            own if keeps_teacher else 0,
+        )
+
+    @property
+    def total(self) -> int:
+        """The bytes of one checkpoint."""
+        return self.weights + self.optimizer + self.teacher
+
+
+class CheckpointForecast(TrainerCallback):
+    """Prints what the checkpoints will take before the first step, and warns if the disk has no room for them."""
+
+    def __init__(self, folder: Path, trainer: HindsightTrainer, teacher: Teacher) -> None:
+        self.folder, self.trainer, self.teacher = folder, trainer, teacher
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Print the sizes."""
+        size = CheckpointSize.of(self.trainer.model, self.teacher, args)
+        if self.trainer.accelerator.is_main_process:
+            count = number_of_checkpoints(state.max_steps, state.global_step, args.save_steps)
+            print(forecast(size, count, args, shutil.disk_usage(self.folder).free), flush=True)
+
+
+def number_of_checkpoints(steps: int, done: int, every: int) -> int:
+    """Return how many checkpoints are still to be written: one every so many steps, and one after the last step."""
+    return steps // every - done // every + (steps % every > 0)
+
+
+def forecast(size: CheckpointSize, count: int, args: TrainingArguments, free: int) -> str:
+    """Return what `count` checkpoints take, and what to set if so many bytes of free disk are too few."""
+    # The new one is written before the oldest is removed, and the guard keeps the best one as well.
+    kept = min(count, args.save_total_limit + 2) if args.save_total_limit else count
+    parts = [f"weights {_gb(size.weights)}"]
+    parts += [f"optimizer {_gb(size.optimizer)}"] if size.optimizer else []
+    parts += [f"teacher {_gb(size.teacher)}"] if size.teacher else []
+    needed = kept * size.total
+    text = (
+        f"checkpoints: {count} of {_gb(size.total)} ({', '.join(parts)}), one every {args.save_steps} steps, "
+        f"{_gb(count * size.total)} written in all"
+    )
+    text += f", at most {_gb(needed)} at a time" if kept < count else ""
+    if args.save_only_model:
+        text += "; with the weights alone an interrupted run cannot be resumed"
+    if needed > free:
+        text += (
+            f"\nwarning: only {_gb(free)} of disk are free for them. Give SAVE_LIMIT=2, a larger SAVE_STEPS than "
+            f"{args.save_steps}"
+        )
+        text += "" if args.save_only_model else ", or SAVE_ONLY_MODEL=1, which cannot be resumed"
+        text += "."
+    return text
+
+
+def _bytes_by_name(model: nn.Module) -> int:
+    """Return the bytes of the weights where tied ones are stored under both names."""
+    named = model.named_parameters(remove_duplicate=False)
+    return sum(weight.numel() * weight.element_size() for _, weight in named)
+
+
+def _gb(size: float) -> str:
+    return f"{size / GB:,.1f} GB" if size >= GB / 10 else f"{size / 1e6:,.1f} MB"

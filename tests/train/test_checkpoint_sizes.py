@@ -1,0 +1,63 @@
+"""What is said of checkpoints before the first step is what they take, and weights alone are not resumed."""
+
+import re
+from pathlib import Path
+
+import pytest
+from transformers import TrainingArguments
+
+from sdpo.errors import RunError
+from sdpo.train.checkpoint_sizes import CheckpointSize, forecast, number_of_checkpoints
+from tests.training import session_of, write_interactions, write_model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("only_model", [False, True], ids=["complete", "weights alone"])
+def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    write_model(tmp_path / "model")
+    write_interactions(tmp_path / "logs.jsonl")
+
+    def session(train_n: int = 12):
+        return session_of(
+            "train_offline", tmp_path / "run", model_name_or_path=tmp_path / "model",
+            train_jsonl=tmp_path / "logs.jsonl", teacher="ema", train_n=train_n, save_steps=2, guard="off",
+            save_only_model=only_model,
+        )  # fmt: skip
+
+    run = session()
+    assert run.run()
+    said = re.search(r"checkpoints: (\d+) of .*", capsys.readouterr().out)
+    folders = sorted((tmp_path / "run").glob("checkpoint-*"))
+    assert said and int(said[1]) == len(folders) == 2
+    assert ("weights alone" in said[0]) == only_model
+    names = {path.name for path in folders[0].iterdir()}
+    assert ("optimizer.pt" in names) == ("teacher.safetensors" in names) == (not only_model)
+    size = CheckpointSize.of(run.trainer.model, run.teacher, run.trainer.args)
+    large = [path for path in folders[0].iterdir() if path.suffix in (".safetensors", ".pt")]
+    written = sum(path.stat().st_size for path in large if "rng" not in path.name and "scheduler" not in path.name)
+    assert size.total == pytest.approx(written, rel=0.1)
+    (tmp_path / "run" / "summary.json").unlink()
+    run.run_dir.unlock()
+    if only_model:
+        with pytest.raises(RunError, match=r"cannot be resumed\. To train on .* give MODEL_NAME_OR_PATH="):
+            session()
+    else:
+        session()
+
+
+def test_the_number_of_checkpoints():
+    assert [number_of_checkpoints(*given) for given in ((9, 0, 3), (10, 0, 3), (10, 6, 3), (2, 0, 3))] == [3, 4, 2, 1]
+
+
+def test_too_small_a_disk_is_said_with_what_to_set(tmp_path: Path):
+    size = CheckpointSize(weights=32 * 10**9, optimizer=16 * 10**9, teacher=0)
+    arguments = TrainingArguments(output_dir=str(tmp_path), save_steps=3, use_cpu=True)
+    text = forecast(size, 22, arguments, free=100 * 10**9)
+    assert text.startswith(
+        "checkpoints: 22 of 48.0 GB (weights 32.0 GB, optimizer 16.0 GB), one every 3 steps, 1,056.0 GB"
+    )
+    assert "only 100.0 GB" in text and "SAVE_LIMIT=2" in text and "SAVE_ONLY_MODEL=1" in text
+    arguments.save_total_limit = 2
+    text = forecast(size, 22, arguments, free=200 * 10**9)
+    assert "at most 192.0 GB at a time" in text and "warning" not in text
