@@ -1,6 +1,7 @@
 """Configuration of the documentation site: `make docs` builds it into docs/_build, offline."""
 
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -23,13 +24,20 @@ myst_heading_anchors = 4
 python_api.write(ROOT / "docs" / "reference" / "api.md")
 
 
-def without_empty_patterns(app: Sphinx, name: str, source: list[str]) -> None:
-    """Leave out the index's patterns that no page has the name of: Sphinx warns of them."""
-    if name == "index":
-        lines = source[0].splitlines()
-        source[0] = "\n".join(line for line in lines if not line.endswith("*") or any(app.srcdir.glob(f"{line}.md")))
+def complete(app: Sphinx, name: str, source: list[str]) -> None:
+    """Leave out the index's patterns that no page has the name of, and list pages that it does not know under More."""
+    if name != "index":
+        return
+    lines = source[0].splitlines()
+    kept = [line for line in lines if not line.endswith("*") or any(app.srcdir.glob(f"{line}.md"))]
+    patterns = [line for line in kept if not line.startswith((":", "`", "#"))]
+    pages = sorted(path.stem for path in app.srcdir.glob("*.md") if path.stem != "index")
+    more = [page for page in pages if not any(fnmatch(page, pattern) for pattern in patterns)]
+    if more:
+        kept += ["", "```{toctree}", ":caption: More", ":maxdepth: 1", "", *more, "```"]
+    source[0] = "\n".join(kept)
 
 
 def setup(app: Sphinx) -> None:
     """Register with Sphinx."""
-    app.connect("source-read", without_empty_patterns)
+    app.connect("source-read", complete)

@@ -48,5 +48,17 @@ def run(environment: dict[str, str], arguments: list[str]) -> tuple[int, str]:
         return status, output.read()
 
 
+def run_all(recorded: list[tuple[dict[str, str], list[str]]]) -> list[tuple[int, str]]:
+    """Return what came of each call; the same call on several pages is made once, because it changes nothing."""
+    done: dict[str, tuple[int, str]] = {}
+    keys = []
+    for environment, arguments in recorded:
+        key = json.dumps([arguments, {**environment, "RECORDS": ""}], sort_keys=True)
+        if key not in done:
+            done[key] = run(environment, arguments)
+        keys.append(key)
+    return [done[key] for key in keys]
+
+
 if __name__ == "__main__":
-    json.dump([run(*recorded) for recorded in json.load(sys.stdin)], sys.stdout)
+    json.dump(run_all(json.load(sys.stdin)), sys.stdout)

@@ -22,7 +22,7 @@ def pages() -> list[Path]:
 
 @dataclass(frozen=True)
 class Block:
-    """A block of commands. `mark` is "not run" or "run by", with a reason or the tests; an indented block has none."""
+    """A block of commands. `mark` is "not run" or "run by", with a reason or the tests, or "" for none."""
 
     page: Path
     line: int
@@ -42,11 +42,10 @@ def blocks(page: Path) -> Iterator[Block]:
     before = None
     for token in MarkdownIt("commonmark").parse(page.read_text("utf-8")):
         line = token.map[0] + 1 if token.map else 0
-        if token.type == "fence" and token.info.strip() in SHELLS:
+        fenced = token.type == "fence" and token.info.strip() in SHELLS
+        if fenced or token.type == "code_block":
             mark = _MARK.fullmatch(before.content.strip()) if before is not None else None
-            yield Block(page, line, token.content, True, *(mark.groups() if mark else ()))
-        elif token.type == "code_block":
-            yield Block(page, line, token.content, False)
+            yield Block(page, line, token.content, fenced, *(mark.groups() if mark else ()))
         before = token if token.type == "html_block" else None
 
 

@@ -16,7 +16,7 @@ from tests.docs.pages import PYTHON_API, anchors, blocks, links, pages
 from tests.test_layers import RETIRED
 
 WORDS = 1200
-OF_THE_LOOP = ("gateway", "learn", "chat", "report")  # where a retired word means something else
+OF_THE_LOOP = ("gateway", "learn", "chat", "report")  # one of the retired names means something else there
 WRITTEN = sorted((reference.FOLDER / path for path in reference.pages()), key=str)
 
 
