@@ -80,12 +80,20 @@ def test_what_is_wrong_is_one_line_with_the_nearest_name(arguments, words, capsy
 
 @pytest.mark.slow
 def test_settings_are_flags_and_words_and_a_value_may_look_like_a_word(tmp_path):
-    given = ["--lr", "1e-6", "GPUS=2", "--tiny", "BS=3", "--run-id=x", "--lora-targets", "LR=5", "STYLE=casual"]
+    given = ["--lr", "1e-6", "GPUS=2", "--tiny", "BS=3", "--run-id=x", "--lora-targets", "LR=5", "ADAPTER=lora"]
     done = sdpo("train-online-tldr", *given, "DRY_RUN=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.endswith(" flag")}
-    shown = {"LR": "1e-6", "WORLD_SIZE": "2", "TINY": "1", "BS": "3", "RUN_ID": "x", "LORA_TARGETS": "LR=5"}
-    assert {name: rows[name][0] for name in shown} == shown and rows["STYLE"][0] == "casual"
+    shown = {
+        "ADAPTER": "lora",
+        "LR": "1e-6",
+        "WORLD_SIZE": "2",
+        "TINY": "1",
+        "BS": "3",
+        "RUN_ID": "x",
+        "LORA_TARGETS": "LR=5",
+    }
+    assert {name: rows[name][0] for name in shown} == shown
     assert list(tmp_path.iterdir()) == []
 
 
