@@ -249,7 +249,7 @@ def test_without_blanks_every_reply_has_the_form_of_its_schema(server):
 
 
 def test_a_reply_that_a_shutdown_cut_off_is_no_reply(server):
-    """When it is asked to stop, vLLM sends what it has so far, with status 200."""
+    """When it is asked to stop, vLLM answers some requests with 500 and leaves the others open until it has ended."""
     client, outcomes = client_of(server), []
     schema = {"type": "array", "items": {"type": "string", "enum": ["rain"]}, "minItems": 600}  # long for sure
     requests = [Request([{"role": "user", "content": f"Say it {n} times"}], 0.7, 1900, schema=schema) for n in range(4)]

@@ -41,7 +41,7 @@ _NO_CREDIT = re.compile(
     r"|payment required|exceeded your monthly",
     re.IGNORECASE,
 )
-_BROKEN_OFF = ("abort", "error")  # how a reply ends whose server is shut down in the middle of it
+_BROKEN_OFF = ("abort", "error")  # how a reply ends that a server (vLLM) gave up in the middle
 # A repeated header, or what looks like a key of any kind.
 _CREDENTIAL = re.compile(r"\b(?:authorization\b\W*)?bearer\b|\bauthorization\b|\b(?:sk|pk|hf|key)[-_][\w*-]{8,}", re.I)
 # What a server writes for characters of the prompt that it repeats as JSON or as Python would show it.

@@ -20,7 +20,7 @@ def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only
 
     def session(train_n: int = 12):
         return session_of(
-            "train_offline", tmp_path / "run", model_name_or_path=tmp_path / "model",
+            "train_offline", tmp_path / "run", model=tmp_path / "model",
             train_jsonl=tmp_path / "logs.jsonl", teacher="ema", train_n=train_n, save_steps=2, guard="off",
             save_only_model=only_model,
         )  # fmt: skip
