@@ -50,7 +50,7 @@ class Loop:
 
     def job(self, name: str, *flags: str, allowed: Sequence[int] = (0,)) -> str:
         """Run a job on this loop's registry and return what it printed. Raises RunError if it failed."""
-        command = [sys.executable, "-m", f"jobs.{name}", "--tiny", "--registry", str(self.registry)]
+        command = [*_job(name), "--tiny", "--registry", str(self.registry)]
         command += ["--upstream", self.upstream, "--unload-after", "0", *flags]
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
         if done.returncode not in allowed:
@@ -74,7 +74,7 @@ def running(folder: Path, port: int = 0) -> Iterator[Loop]:
     given |= {"GATEWAY_PORT": str(port), "GATEWAY_HOST": "127.0.0.1", "REGISTRY": str(loop.registry)}
     with (
         _process(server, loop.folder / "server.log", CUDA_VISIBLE_DEVICES="") as serving,
-        _process([sys.executable, "-m", "jobs.gateway"], loop.folder / "gateway.log", **given) as passing,
+        _process(_job("gateway"), loop.folder / "gateway.log", **given) as passing,
     ):
         for process, url, log in ((serving, loop.upstream, "server.log"), (passing, loop.url, "gateway.log")):
             _wait(process, url, loop.folder / log)
@@ -184,6 +184,10 @@ def _process(command: list[str], log: Path, **environment: str) -> Iterator[subp
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+
+
+def _job(name: str) -> list[str]:
+    return [sys.executable, "-m", f"jobs.{name}"]
 
 
 def _environment() -> dict[str, str]:
