@@ -25,7 +25,6 @@ from sdpo.llm.server import end_with_parent
 from sdpo.registry.live import read_live
 from sdpo.tiny import MODEL_DIR
 
-GATEWAY = "gateway"  # the job that runs in front of the server
 _READY_SECONDS, _STOP_SECONDS = 180, 60
 # Exit codes of `make learn` that are decisions: done, stopped by the audit or the guard, kept back.
 _DECISIONS = (0, 6, 7)
@@ -51,7 +50,7 @@ class Loop:
 
     def job(self, name: str, *flags: str, allowed: Sequence[int] = (0,)) -> str:
         """Run a job on this loop's registry and return what it printed. Raises RunError if it failed."""
-        command = [sys.executable, "-m", f"jobs.{name}", "--tiny", "--registry", str(self.registry)]
+        command = [*_job(name), "--tiny", "--registry", str(self.registry)]
         command += ["--upstream", self.upstream, "--unload-after", "0", *flags]
         done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
         if done.returncode not in allowed:
@@ -75,7 +74,7 @@ def running(folder: Path, port: int = 0) -> Iterator[Loop]:
     given |= {"GATEWAY_PORT": str(port), "GATEWAY_HOST": "127.0.0.1", "REGISTRY": str(loop.registry)}
     with (
         _process(server, loop.folder / "server.log", CUDA_VISIBLE_DEVICES="") as serving,
-        _process([sys.executable, "-m", f"jobs.{GATEWAY}"], loop.folder / "gateway.log", **given) as passing,
+        _process(_job("gateway"), loop.folder / "gateway.log", **given) as passing,
     ):
         for process, url, log in ((serving, loop.upstream, "server.log"), (passing, loop.url, "gateway.log")):
             _wait(process, url, loop.folder / log)
@@ -185,6 +184,10 @@ def _process(command: list[str], log: Path, **environment: str) -> Iterator[subp
         except subprocess.TimeoutExpired:
             started.kill()
             started.wait()
+
+
+def _job(name: str) -> list[str]:
+    return [sys.executable, "-m", f"jobs.{name}"]
 
 
 def _environment() -> dict[str, str]:
