@@ -8,7 +8,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
 from sdpo.method.teacher import Teacher
-from sdpo.train.record import HindsightTrainer
+from sdpo.train.record import BaseTrainer
 
 GB = 1e9
 _SMALLEST_QUANTIZED = 4096  # bitsandbytes keeps the state of smaller weights in float32
@@ -50,7 +50,7 @@ class CheckpointSize:
 class CheckpointForecast(TrainerCallback):
     """Prints what the checkpoints will take before the first step, and warns if the disk has no room for them."""
 
-    def __init__(self, folder: Path, trainer: HindsightTrainer, teacher: Teacher) -> None:
+    def __init__(self, folder: Path, trainer: BaseTrainer, teacher: Teacher) -> None:
         self.folder, self.trainer, self.teacher = folder, trainer, teacher
 
     def on_train_begin(self, args, state, control, **_) -> None:
