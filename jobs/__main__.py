@@ -7,22 +7,25 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 import jobs
+from jobs.plan import LISTED, plan
 from sdpo.errors import SettingError, nearest
 from sdpo.runtime.launch import Job
 from sdpo.runtime.launch import main as run_job
 from sdpo.settings.completion import SHELLS, Command, script
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
-    "Prepare data": ("prep-tldr", "prep-helpsteer", "prep-wildfeedback", "prep-wildchat", "prep-logs", "prep-english"),
+    "Prepare data": (
+        "prep-tldr", "prep-helpsteer", "prep-wildfeedback", "prep-wildchat", "prep-logs", "prep-english", "push-data",
+    ),
     "Train": (
         "demo", "demo-real", "train-online-tldr", "train-online-helpsteer", "train-offline",
-        "train-offline-wildfeedback", "train-offline-wildchat", "simulator",
+        "train-offline-wildfeedback", "train-offline-wildchat", "simulator", "plan",
     ),
     "Evaluate": ("eval", "eval-tldr", "eval-helpsteer", "report"),
     "See the signal": ("signal-analysis", "audit"),
     "Serve and learn": (
         "gateway", "gateway-key", "chat", "export-conversations", "forget", "learn", "promote", "canary", "rollback",
-        "versions",
+        "versions", "demo-loop",
     ),
     "Studies and checks": ("study", "study-real", "check-gpu"),
 }  # fmt: skip
@@ -44,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif command == COMPLETION:
             print(_completion(rest), end="")
         else:
-            return run_job(find(command), rest)
+            return plan(rest) if command == LISTED.name else run_job(find(command), rest)
     except SettingError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -63,7 +66,7 @@ def find(name: str) -> Job:
     if name not in names():
         guess = nearest(name, [*names(), COMPLETION])
         raise SettingError(f"{name!r} is not a job of sdpo.{guess} sdpo --help lists all of them.")
-    return importlib.import_module(f"jobs.{name.replace('-', '_')}").JOB
+    return LISTED if name == LISTED.name else importlib.import_module(f"jobs.{name.replace('-', '_')}").JOB
 
 
 def _help() -> str:

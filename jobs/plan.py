@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jobs import train_online_tldr
 from sdpo.errors import SettingError, nearest
 from sdpo.runtime.launch import main
 
@@ -18,6 +19,13 @@ TRAINING = (
     "demo-real",
 )
 DEFAULT = "train-online-tldr"
+# Not JOB: by itself it is not one, but how the job that is named is run.
+LISTED = replace(
+    train_online_tldr.JOB,
+    name="plan",
+    summary="what a training job will take, without loading a model (JOB=train-offline and its settings)",
+    instead="sdpo.plan.job:run",
+)
 
 
 def plan(arguments: Sequence[str]) -> int:
@@ -38,6 +46,9 @@ def _job(arguments: Sequence[str]) -> tuple[str, list[str]]:
         at = others.index("--job")
         name = others[at + 1] if at + 1 < len(others) else ""
         del others[at : at + 2]
+    for word in [other for other in others if other.startswith(("--job=", "JOB="))]:
+        name = word.partition("=")[2]
+        others.remove(word)
     if name not in TRAINING:
         raise SettingError(f"JOB={name} is no training job.{nearest(name, TRAINING)} They are {', '.join(TRAINING)}.")
     return name, others

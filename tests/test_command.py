@@ -20,7 +20,7 @@ def sdpo(*arguments, cwd=ROOT, **environment):
 def test_every_job_is_in_a_group_once_and_in_the_help():
     grouped = [name for group in sdpo_command.GROUPS.values() for name in group]
     assert len(grouped) == len(set(grouped))
-    assert set(grouped) == set(sdpo_command.names()) == {job.name for job in JOBS.values()}
+    assert set(grouped) == set(sdpo_command.names()) == {job.name for job in JOBS.values()} | {"plan"}
     help = sdpo_command._help()
     for title in sdpo_command.GROUPS:
         assert f"\n{title}:\n" in help
@@ -106,7 +106,8 @@ def test_the_demo_is_the_tiny_tldr_job(style, expected, tmp_path):
     assert done.stdout.startswith("train-online-tldr: ")
     rows = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if len(line.split()) > 1}
     assert rows["TINY"] == "1" and rows["STYLE"] == expected
-    assert "-m jobs.train_online_tldr" in done.stdout.splitlines()[-1]
+    run, take = done.stdout.split("would run:")[1].split("would take:")
+    assert "-m jobs.train_online_tldr" in run and "memory of a process" in take
 
 
 # Completion

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from jobs import plan as plan_job
+from jobs.__main__ import main as sdpo_command
 from sdpo.errors import SettingError
 from sdpo.models.policy import adapter_config, with_adapter
 from sdpo.plan.fit import fits_of
@@ -183,6 +184,9 @@ def test_the_job_to_plan_is_named_by_make_or_a_flag(monkeypatch, capsys):
     assert plan_job.plan(["--job", "demo-real", "--dry-run"]) == 0 and "demo-real:" in capsys.readouterr().out
     assert plan_job.plan(["--job", "train-ofline"]) == 2
     assert "JOB=train-ofline is no training job. Did you mean train-offline?" in capsys.readouterr().err
+    for words in (["JOB=train-offline", "BS=3"], ["--job=train-offline", "--bs", "3"]):
+        assert sdpo_command(["plan", *words, "TINY=1", "DRY_RUN=1"]) == 0
+        assert "train-offline" in (printed := capsys.readouterr().out) and "a micro-batch: 3 rows" in printed
     assert plan_job.plan(["--train-m", "4"]) == 2 and "--train-m" in capsys.readouterr().err
     assert plan_job.plan(["--model", "no/model"]) == 2
     error = capsys.readouterr().err
