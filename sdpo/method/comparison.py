@@ -120,7 +120,7 @@ class _CompareWithTrainedHead(torch.autograd.Function):
         parts = _chunks(hidden_NH, grad_N4, grad_hidden, *ctx.tensors)
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for hidden_CH, grad_C4, out_CH, *tensors_C in parts:
-                logits_CV = logits(hidden_CH, weight_VH, bias_V)
+                logits_CV = logits(hidden_CH, weight, bias_V)
                 _, grad_CV = _compared(logits_CV, ctx.divergence, tensors_C, grad_C4[:, 3])
                 out_CH.copy_(grad_CV @ weight)
                 if grad_weight is not None:

@@ -34,9 +34,10 @@ def token_logps(
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_NH, weight_VH, bias_V, ids_N, chunk, entropy):
+        weight = weight_VH.float()  # once, not for every chunk
         columns = zip(
             *(
-                _logps_totals_entropies(logits(hidden_CH, weight_VH, bias_V), ids_C, entropy)
+                _logps_totals_entropies(logits(hidden_CH, weight, bias_V), ids_C, entropy)
                 for hidden_CH, ids_C in zip(hidden_NH.split(chunk), ids_N.split(chunk), strict=True)
             ),
             strict=True,
@@ -59,7 +60,7 @@ class _TokenLogps(torch.autograd.Function):
         parts = (tensor.split(ctx.chunk) for tensor in (hidden_NH, ids_N, totals_N, grad_N, grad_hidden))
         with torch.autocast(hidden_NH.device.type, enabled=False):
             for hidden_CH, ids_C, totals_C, grad_C, out_CH in zip(*parts, strict=True):
-                p_CV = logits(hidden_CH, weight_VH, bias_V).sub_(totals_C[:, None]).exp_()
+                p_CV = logits(hidden_CH, weight, bias_V).sub_(totals_C[:, None]).exp_()
                 out_CH.copy_(grad_C[:, None] * (weight[ids_C] - p_CV @ weight))
                 if grad_weight is not None:
                     weighted_CH = grad_C[:, None] * hidden_CH.float()

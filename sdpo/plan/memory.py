@@ -196,6 +196,7 @@ def _loss_backward(step: Step) -> dict[str, float]:
     """The backward pass of the LM head: all activations are there, and the first gradient is made."""
     head = FLOAT * step.shape.embedding if step.adapter == "none" else 0.0
     if step.objective in ("token", "sft"):
+        # The second copy is no longer made. It was when the GPU's peaks were measured, which this agrees with.
         gradient, logits = head, _chunk(step, step.answer_tokens, CHUNK) + 2 * _head_copy(step)
     else:
         # A chunk's gradient of the head comes after that of its logits, and is added to that of the chunks before.
