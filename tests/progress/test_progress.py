@@ -110,8 +110,7 @@ def test_lines_of_the_job_are_never_mixed_with_those_of_the_progress():
     assert {text for _, text in lines} <= {
         "abc",
         "an error",
-        "a job: 0:00",
-        *(f"under way: 0:0{second}" for second in range(9)),
+        *(f"{what}: 0:0{second}" for what in ("a job", "under way") for second in range(10)),
     }
     assert len([text for _, text in lines if text == "abc"]) == 20
 
