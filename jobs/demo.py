@@ -22,6 +22,7 @@ JOB = Job(
     summary="run the complete method with the tiny model on a CPU",
     settings=OnlineSettings,
     run=train_online_tldr.JOB.run,
+    report=train_online_tldr.JOB.report,
     become="jobs.demo:as_training",
     defaults={"tiny": True},
     tiny={**train_online_tldr.JOB.tiny, "style": STYLE},

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 FILES += ("requirements.lock", ".env.example")
 BUILT = ("PKG-INFO", "setup.cfg")
+LEFT_OUT = {"__pycache__", ".tokenized"}  # what runs leave in a checkout
 
 
 def run(*words, cwd, **environment):
@@ -38,7 +39,7 @@ def run(*words, cwd, **environment):
 def sources(folder: Path) -> set[str]:
     """Return the files of both packages in a folder."""
     found = [path for name in ("sdpo", "jobs") for path in (folder / name).rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)) for path in found if "__pycache__" not in path.parts}
+    return {str(path.relative_to(folder)) for path in found if not LEFT_OUT & set(path.parts)}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     for name in ("sdpo", "jobs"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns(*LEFT_OUT))
     (source / "tests").mkdir()
     (source / "tests" / "test_nothing.py").write_text("")  # setuptools would take it along
     for name in FILES:

@@ -29,7 +29,8 @@ _NOTHING = "nothing to promote: {} has no candidate. {} lists what there is; VER
 def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
     """Let a version go live: this one, the canary, or the newest candidate; with CANARY as a canary. Return it.
 
-    A version that is live already is loaded again, and its canary too: a server may have lost them in a restart.
+    A version that is live already is loaded again, and its canary too: a server may have lost them in a restart. What
+    a move that was killed has left there is unloaded.
     Raises SettingError if there is none, or if its verdict is to keep the model that is there and `force` is not set;
     ServerError if the server does not answer with it.
     """
@@ -49,8 +50,12 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
             after = replace(live, canary=Canary(version.name, model, settings.canary))
             _move(settings, CANARY, live, after, reason)
         elif (live.version, live.model) == (version.name, model) and name is not None:
+            kept: set[str | None] = {model}
             if live.canary is not None:
-                server.load(read(registry, live.canary.version))
+                kept.add(server.load(read(registry, live.canary.version)))
+            reconcile(registry)  # the same command may have been killed after its move
+            if settings.upstream is not None:
+                _unload(settings, kept)
         else:
             _move(settings, PROMOTE, live, Live(version.name, model), reason)
     return version

@@ -143,7 +143,8 @@ def test_a_store_without_anything_new_is_no_error(tmp_path, capsys):
     assert main(JOB, flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}")) == 0
     assert "no version has learned from" in capsys.readouterr().out
     store.add_conversation(messages_of(row)[:-1])  # an answer without a reply
-    given = flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}", conversations="unused")
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    given = flags(tmp_path, store_url=url, conversations="unused", run_id="another-night")
     assert main(JOB, given) == 0
     assert "in none did a user reply to an answer" in capsys.readouterr().out
 

@@ -50,7 +50,7 @@ def test_a_recipe_fits_what_it_is_named_after(example, job):
 @pytest.mark.slow
 @pytest.mark.parametrize("example", SIZES)
 def test_a_recipe_trains_the_tiny_model_offline(example, tmp_path):
-    rows = write_interactions(tmp_path / "rows.jsonl", 16)
+    rows = write_interactions(tmp_path / "rows.jsonl", 32)
     values = HERE | LENGTHS | {"train_jsonl": rows, "epochs": 1, "output_dir": tmp_path / "run"}
     trained(OfflineSession, settings_with(example, "train_offline", **values), "train_offline")
 

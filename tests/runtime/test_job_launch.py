@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sdpo import settings
-from sdpo.runtime import launch, processes
+from sdpo.runtime import launch, processes, user_server
 from tests.commands import JOBS, clean_environment
 
 pytestmark = pytest.mark.slow
@@ -198,9 +198,10 @@ def online(monkeypatch, tmp_path):
     for name in set(os.environ) - set(clean_environment()):
         monkeypatch.delenv(name)
     server, seen = FakeServer(), []
-    monkeypatch.setattr(launch, "_server", lambda: server)
+    for module in (launch, user_server):
+        monkeypatch.setattr(module, "server", lambda: server)
     work = {"check": lambda settings, job: None, "run": lambda settings, job: seen.append(settings)}
-    monkeypatch.setattr(launch, "_load", lambda reference: work[reference])
+    monkeypatch.setattr(launch, "load", lambda reference: work[reference])
 
     def run(*arguments, **changed):
         work.update(changed)

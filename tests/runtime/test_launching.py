@@ -60,7 +60,7 @@ def test_the_launch_command_of_several_nodes_has_their_address(tmp_path):
 @pytest.mark.parametrize(
     ("values", "named"),
     [
-        ({"world_size": 3, "nnodes": 2, "master_addr": "a", "run_id": "r"}, "WORLD_SIZE"),
+        ({"world_size": 3, "nnodes": 2, "master_addr": "a", "run_id": "r"}, "GPUS=3"),
         ({"world_size": 2, "nnodes": 2, "node_rank": 2, "master_addr": "a", "run_id": "r"}, "NODE_RANK"),
         ({"world_size": 2, "nnodes": 2, "run_id": "r"}, "MASTER_ADDR"),
     ],

@@ -299,7 +299,7 @@ def test_the_kind_of_a_follow_up_by_model_and_by_oracle(model, tokenizer, tmp_pa
         (["--judge-model", "./nowhere"], "JUDGE_MODEL=./nowhere"),
         (["--judge-model", "oracel"], "Did you mean oracle"),
         (["--judge-model", "rule"], "needs a STYLE"),
-        (["--judge-model", "rule", "--style", "breif"], "Did you mean brief"),
+        (["--judge-model", "rule", "--style", "casul"], "Did you mean casual"),
         (["--style", "brief"], "STYLE is for JUDGE_MODEL=rule"),
         (["--contrast-strength", "4"], "CONTRAST_STRENGTH is for NULL_CONTRAST=1"),
         (["--data", "missing.jsonl"], "missing.jsonl"),

@@ -71,7 +71,7 @@ def test_an_audit_ends_with_its_verdict_and_the_command_that_follows_from_it():
     assert "0.80 of these answers are preferred" in sentence(good)
     then, _ = next_command(good, settings)
     assert then == (
-        "make train-offline MODEL_NAME_OR_PATH=organisation/a-model-with-a-long-name-0.5B-Instruct "
+        "make train-offline MODEL=organisation/a-model-with-a-long-name-0.5B-Instruct "
         "TRAIN_JSONL=data/mine.jsonl NULL_CONTRAST=1"
     )
     assert next_command(candidate("stop", "template"), settings)[0].startswith("make audit MODEL=organisation/")

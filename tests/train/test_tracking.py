@@ -137,7 +137,7 @@ def test_an_error_of_wandb_while_the_run_starts_is_one_line(monkeypatch, tmp_pat
     from wandb.errors import CommError
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    settings = SimpleNamespace(output_dir=tmp_path, run_id="r", sources={})
+    settings = SimpleNamespace(output_dir=tmp_path, run_id="r", sources={}, report_to="wandb")
 
     class Session:
         def run(self):

@@ -26,6 +26,7 @@ from sdpo.train.offline.mixture import mix_of
 from sdpo.train.offline.tokenized import tokenized
 from sdpo.train.offline.trainer import OfflineTrainer, collate
 from sdpo.train.offline.truncation import TruncationLimits
+from tests.commands import JOBS
 from tests.worlds import environment, rows_of
 
 pytestmark = pytest.mark.slow
@@ -194,7 +195,7 @@ def test_a_malformed_file_is_an_error_before_a_model_is_loaded(tmp_path, name):
     else:
         corrupt, words = BAD[name]
         path.write_text(corrupt(path.read_text("utf-8")), "utf-8")
-    job = type("Job", (), {"data_command": "make prep-logs"})
+    job = JOBS["jobs.train_offline"]
     settings = settings_for(path, model="no/such-model", world_size=1, bs=1, output_dir=tmp_path / "run")
     with pytest.raises(RecordError, match=words) as caught:
         check(settings, job)
