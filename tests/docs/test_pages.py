@@ -55,7 +55,18 @@ def test_no_setting_is_undocumented_and_none_documented_that_does_not_exist():
 
 def test_settings_named_in_the_pages_exist():
     """A name in capitals with a value, such as `LR=1e-4`, is a setting, or of another program or the Makefile."""
-    others = {"DOCKER", "PYTHON", "JOB", "ONLY", "CHECK", "HF_HUB_OFFLINE", "OPENAI_API_BASE_URL", "WANDB_MODE", "NAME"}
+    others = {
+        "DOCKER",
+        "PYTHON",
+        "JOB",
+        "ONLY",
+        "CHECK",
+        "CUDA_VISIBLE_DEVICES",
+        "HF_HUB_OFFLINE",
+        "OPENAI_API_BASE_URL",
+        "WANDB_MODE",
+        "NAME",
+    }
     others |= {"ENABLE_FORWARD_USER_INFO_HEADERS", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", "SDPO_TEST_KILLS"}
     others |= {"DOCKER_VARIANT", "WEBUI_IMAGE", "LEARN_HOUR"}
     known = {name.upper() for name in settings.known_names()} | others
