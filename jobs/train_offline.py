@@ -49,7 +49,7 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
         folder="sdpo-offline-runs",
         run="sdpo.train.offline.job:run",
         report="sdpo.report:write_report",
-        plan="sdpo.plan.job:dry_run_lines",
+        plan="sdpo.plan.job",
         check="sdpo.train.offline.job:check",
         oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
         data_target=data_target,

@@ -1,8 +1,12 @@
 """GPUs by name: the makers' figures, and what was measured of the share that a training step reaches."""
 
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 
-GIB = 2**30
+from sdpo.runtime.processes import visible_gpus
+
+GB, GIB = 1e9, 2**30
 
 
 # The dense bf16 peak in TFLOP/s, from the makers' data sheets, by a part of the name that torch reports. The first
@@ -47,3 +51,15 @@ MATRIX_SHARE = 0.81
 # all weights trained and with an adapter. Qwen3-0.6B's shape: 0.323 and 0.471 s a step, 8 tokens in 32 and 92 ms.
 LAUNCH = {False: 0.323 / 28, True: 0.471 / 28}
 LAUNCH_TOKEN = {False: 8 / 249 / 28, True: 8 / 87 / 28}
+
+
+def gpus_here() -> list[float]:
+    """Return the memory in bytes of each visible GPU of this machine; nothing if they do not say."""
+    gpus = visible_gpus()
+    if not gpus:
+        return []
+    line = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits", f"--id={','.join(gpus)}"]
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
+        answer = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+        return [int(size) * float(2**20) for size in answer.stdout.split()]
+    return []

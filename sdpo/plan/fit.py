@@ -60,9 +60,9 @@ def alternatives_of(plan: Plan) -> dict[str, dict[str, float]]:
     return peaks
 
 
-def cheapest_change(plan: Plan, memory: float) -> str | None:
+def cheapest_change(plan: Plan, memory: float, most_gpus: int = _MOST_GPUS) -> str | None:
     """Return the first change, in order of what it costs, with which the run fits this memory; None if none does."""
-    for change in _changes(plan):
+    for change in _changes(plan, most_gpus):
         settings = replace(plan.settings, **change)
         peak = memory_of(step_of(settings, plan.shape, plan.rows)).peak
         if peak * (1 + LOST) + CONTEXT <= memory:
@@ -76,7 +76,7 @@ def _shown(name: str) -> str:
     return "gpus" if name == "world_size" else name
 
 
-def _changes(plan: Plan) -> Iterator[dict[str, Any]]:
+def _changes(plan: Plan, most_gpus: int) -> Iterator[dict[str, Any]]:
     """Yield changes of settings: first those that leave a step as it is, last those that train something else."""
     settings = plan.settings
     if not settings.gradient_checkpointing:
@@ -95,7 +95,7 @@ def _changes(plan: Plan) -> Iterator[dict[str, Any]]:
         yield {"guard": "off"}
     if not plan.step.sharded:
         gpus = settings.world_size if settings.world_size > 1 else 2
-        while gpus <= max(_MOST_GPUS, settings.world_size):
+        while gpus <= max(most_gpus, settings.world_size):
             yield {"accelerate_config": FSDP2, **({} if gpus == settings.world_size else {"world_size": gpus})}
             gpus *= 2
     if settings.adapter == "none":

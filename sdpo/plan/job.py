@@ -3,8 +3,9 @@
 import json
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SdpoError
-from sdpo.plan.fit import fits_of
+from sdpo.errors import SdpoError, command
+from sdpo.plan.devices import GB, gpus_here
+from sdpo.plan.fit import cheapest_change, fits_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.table import summary, table, values
 from sdpo.runtime.run_directory import replace_file
@@ -41,6 +42,25 @@ def dry_run_lines(settings: CommonSettings, job: "Job") -> list[str]:
         return summary(plan, fits_of(plan))
     except SdpoError as error:
         return [f"no plan: {error}"]
+
+
+def warning(settings: CommonSettings, job: "Job") -> str | None:
+    """Return a line that says that the run is too large for a GPU of this machine, and what fits; None if it fits."""
+    gpus = gpus_here()
+    if not gpus or settings.tiny:
+        return None
+    try:
+        plan = plan_of(_training(settings))
+    except SdpoError:  # a model whose shape cannot be planned may fit
+        return None
+    size = min(gpus)
+    needed = plan.needed(size)
+    if needed <= size:
+        return None
+    change = cheapest_change(plan, size, len(gpus))
+    advice = f"{change} fits" if change else "no single change of the settings fits"
+    sizes = f"{needed / GB:.0f} GB of each GPU, and one here has {size / GB:.0f}"
+    return f"warning: by its plan the run needs {sizes}: {advice}. {command('plan')} JOB={job.name} shows the parts."
 
 
 def _training(settings: CommonSettings) -> OnlineSettings | OfflineSettings:

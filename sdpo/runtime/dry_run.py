@@ -46,7 +46,7 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
     ]
     lines.append("  " + " ".join([*variables, shlex.join(line)]))
     if job.plan:
-        lines += ["", "would take:", *(f"  {line}" for line in load(job.plan)(settings, job))]
+        lines += ["", "would take:", *(f"  {line}" for line in load(f"{job.plan}:dry_run_lines")(settings, job))]
     try:
         print(without_credentials("\n".join(lines)), flush=True)
     except BrokenPipeError:

@@ -82,6 +82,8 @@ def _main(job: Job, arguments: list[str]) -> int:
     if "LOCAL_RANK" in os.environ:
         with _report(settings, job, main=os.environ.get("RANK", "0") == "0"):
             return _run_here(settings, job)
+    if job.plan and (warning := load(f"{job.plan}:warning")(settings, job)):
+        print(warning, file=sys.stderr, flush=True)
     settings = _create_run_folder(settings, job) if isinstance(settings, JobSettings) else settings
     server_threads = set_threads(settings, job)
     first_node = not (isinstance(settings, LaunchSettings) and settings.node_rank)

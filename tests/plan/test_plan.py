@@ -16,6 +16,7 @@ from jobs import plan as plan_job
 from jobs.__main__ import main as sdpo_command
 from sdpo.errors import SettingError
 from sdpo.models.policy import adapter_config, with_adapter
+from sdpo.plan import job as job_of_plan
 from sdpo.plan.fit import fits_of
 from sdpo.plan.memory import memory_of
 from sdpo.plan.plan import plan_of
@@ -216,3 +217,35 @@ def test_the_tiny_model_has_its_own_shape():
     config = AutoConfig.from_pretrained(MODEL_DIR)
     shape = read_shape(str(MODEL_DIR), "M")
     assert isinstance(shape, Shape) and shape.vocabulary == config.vocab_size and shape.layers == 4
+
+
+@pytest.mark.parametrize(
+    ("flags", "mebibytes", "said"),
+    [
+        (["--model", "Qwen/Qwen3-8B", "--gpus", "4"], 81559, "ACCELERATE_CONFIG=jobs/accelerate/fsdp2.yaml fits"),
+        (["--model", "Qwen/Qwen3-4B", "--gpus", "1"], 24564, "ADAPTER=lora fits"),
+        (
+            ["--model", "Qwen/Qwen3-4B", "--gpus", "1"],
+            40960,
+            "ACCELERATE_CONFIG=jobs/accelerate/fsdp2.yaml GPUS=4 fits",
+        ),
+        (["--model", "Qwen/Qwen3-4B", "--gpus", "1", "--adapter", "lora"], 24564, None),
+        (["--model", "no/model", "--gpus", "1"], 24564, None),
+    ],
+)
+def test_a_run_that_is_too_large_for_the_gpus_here_is_said_before_it_starts(
+    flags, mebibytes, said, monkeypatch, tmp_path
+):
+    tool = tmp_path / "nvidia-smi"
+    listed = "".join(f"GPU {index}: NVIDIA\n" for index in range(4))
+    tool.write_text(f"#!/bin/sh\n[ $1 = -L ] && printf '{listed}' || printf '{mebibytes}\\n99999\\n99999\\n99999\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    job = JOBS["jobs.train_offline"]
+    settings = resolve(job.settings, flags, job=job.name, defaults=job.defaults, dotenv=tmp_path / "none")
+    line = job_of_plan.warning(settings, job)
+    assert (line is None) == (said is None)
+    assert not said or (said in line and f"one here has {mebibytes * 2**20 / 1e9:.0f}" in line and "\n" not in line)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert job_of_plan.warning(settings, job) is None
