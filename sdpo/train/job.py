@@ -3,7 +3,9 @@
 Importing this is cheap: torch, transformers and TRL are imported when the run starts.
 """
 
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
@@ -139,10 +141,15 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         finished = session.run()
     except RunStopped:
         finished = False
+    except KeyboardInterrupt:
+        last = RunDirectory(settings.run_directory_path).last_checkpoint()
+        if last and not settings.save_only_model and os.environ.get("RANK", "0") == "0":
+            print(f"{last.name} is kept; resume with: {resume_command(settings, job)}", file=sys.stderr, flush=True)
+        raise
     except (ServerError, BudgetReached) as error:
         session.save_now()
-        command = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
-        raise type(error)(f"{error} The run is saved; resume it with: {command}") from None
+        resume = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
+        raise type(error)(f"{error} The run is saved; resume it with: {resume}") from None
     except Exception as error:
         if not is_tracking_error(error):
             raise
@@ -157,7 +164,7 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
 
 
 def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
-    """Return the Make command that resumes this run with the same settings.
+    """Return the command that resumes this run with the same settings.
 
     With `higher_cost` MAX_COST is left for the user to fill in. A user and password in an address are left out.
     """
@@ -169,7 +176,7 @@ def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool =
     words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
     if settings_module.source(settings, "output_dir") != "default":
         words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
-    return " ".join(["make", job.name, *words])
+    return command(" ".join([job.name, *words]))
 
 
 def check_driver() -> None:

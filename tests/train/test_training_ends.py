@@ -17,7 +17,7 @@ from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.study import run as study
 from sdpo.tiny.users import OracleUser
-from sdpo.train.job import check_objective, resume_command
+from sdpo.train.job import check_objective, resume_command, run_session
 from sdpo.train.model_card import card
 from sdpo.train.session import Session
 
@@ -141,3 +141,22 @@ def test_model_card():
     # A local folder is not named as the base model, and a run without measurements has no figures.
     bare = card("a-job", {"settings": {"model": "/models/mine"}}, {})
     assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_interrupted_run_names_the_command_that_resumes_it(kept, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    started = dataclasses.replace(settings(lr=1e-4), run_id="mine", output_dir=tmp_path)
+    if kept:
+        (tmp_path / "checkpoint-5").mkdir()
+        RunDirectory(tmp_path).mark_complete(5)
+
+    class Interrupted:
+        def run(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_session(started, SimpleNamespace(name="train-online-tldr"), Interrupted)
+    error = capsys.readouterr().err
+    expected = "checkpoint-5 is kept; resume with: make train-online-tldr LR=0.0001 RUN_ID=mine"
+    assert error.startswith(expected) if kept else "resume" not in error
