@@ -175,7 +175,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
                     "completion": text,
                     "follow_up": follow_up.text,
                     "satisfied": follow_up.satisfied,
-                    "kind": kind,
+                    "kind": kind if follow_up.text else None,
                 }
                 for prompt, text, follow_up, kind in zip(prompts, answers.texts, answers.follow_ups, kinds, strict=True)
             ],

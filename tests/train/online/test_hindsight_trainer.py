@@ -137,6 +137,10 @@ def test_logged_answers_and_their_follow_ups_are_learned_from_without_a_user(tmp
     (row,) = rows_of(tmp_path / "metrics.jsonl")
     assert (row["interactions"], row["usable"], row["empty"]) == (16, 8, 8)
     assert {sample["completion"] for sample in rows_of(tmp_path / "samples.jsonl")} == {"i lost my keys"}
+    assert {(sample["follow_up"], sample["kind"] is None) for sample in rows_of(tmp_path / "samples.jsonl")} == {
+        ("longer!", False),
+        ("", True),
+    }
 
 
 @slow
