@@ -15,7 +15,7 @@ FRESH = 64  # conversations that are measured afterwards
 PORT = 8787  # the gateway's own, where make chat looks for it; another one if it is taken
 # A night that is short: a part of the interactions, and an evaluation by the oracle alone.
 _SHORT = (
-    "--audit-settings", "AUDIT_N=40",
+    "--audit-settings", "AUDIT_N=96",
     "--train-settings", "LR=3e-3 EPOCHS=2 EVAL_N=0 HOLDOUT=0 SAVE_STEPS=4 SAVE_LIMIT=2",
     "--eval-settings", "JUDGE_TRUTH=0 CONDITION=0 EVAL_N=2000",
 )  # fmt: skip

@@ -107,7 +107,9 @@ def test_a_model_that_follows_hindsight_is_a_go():
         ({"size": 0.02}, "model"),
         ({"wins": 20, "losses": 20}, "model"),
         ({"wins": 10, "losses": 30}, "model"),
-        ({"wins": 5, "losses": 0}, "model"),
+        ({"wins": 5, "losses": 0}, "data"),
+        ({"wins": 5, "losses": 0, "size": 0.02}, "model"),
+        ({"wins": 2, "losses": 3}, "model"),
         ({"wins": 20, "losses": 20, "template": 0.98, "size": 10.0}, "template"),
         # Without any signal the model is the cause, although the template alone makes as small a signal.
         ({"template": 0.98, "size": 0.001}, "model"),
