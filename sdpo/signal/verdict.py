@@ -162,7 +162,7 @@ def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
     wins, losses = metrics["preference"]["wins"], metrics["preference"]["losses"]
     if wins + losses < limits.rows and wins > losses and _size(metrics, limits)[0]:
         return "data", (
-            "Too few answers were told apart to say whether hindsight helps. That is no verdict on the model: "
+            "Too few pairs of answers were decided to say whether hindsight helps. That is no verdict on the model: "
             "the data is the cause. Raise AUDIT_N, or add conversations."
         )
     return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
