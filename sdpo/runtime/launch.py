@@ -220,15 +220,19 @@ def _report(settings: CommonSettings, job: Job, main: bool = True) -> Iterator[N
     at work on is that one's to report on.
     """
     refused = False
+    stream = sys.stdout
     try:
         yield
     except AtWork:
         refused = True
         raise
+    except BaseException:
+        stream = sys.stderr  # where the error follows: the order of two streams is lost in a container's log
+        raise
     finally:
         if main and not refused and job.report and isinstance(settings, JobSettings):
             try:
-                print(f"report: {load(job.report)(settings.run_directory_path)}", flush=True)
+                print(f"report: {load(job.report)(settings.run_directory_path)}", file=stream, flush=True)
             except RunError:
                 pass  # the run ended before it wrote anything
             except Exception as error:

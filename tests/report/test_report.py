@@ -390,7 +390,11 @@ def test_a_job_ends_with_its_report_which_never_changes_how_it_ends(behaviour, c
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stderr
     page = tmp_path / "runs" / "f" / "r" / "report.html"
-    assert page.exists() == (behaviour in ("end", "fail")) == (f"report: {page}" in done.stdout)
+    assert page.exists() == (behaviour in ("end", "fail"))
+    assert (f"report: {page}" in done.stdout) == (behaviour == "end")
+    if behaviour == "fail":  # one stream, so that the error is last in a container's log too
+        report, error = done.stderr.splitlines()[-2:]
+        assert report == f"report: {page}" and error.startswith("error: ")
     assert ("the report cannot be written: 'a bug in the report'" in done.stderr) == (behaviour == "broken")
     assert "Traceback" not in done.stderr
 
