@@ -16,7 +16,9 @@ from sdpo.english.first_person import first_person
 from sdpo.english.lists import count_items
 from sdpo.english.markdown import count_words, has_word, read_markdown, with_plain_line_ends
 from sdpo.english.own_words import own_words
+from sdpo.english.sentence_count import count_sentences
 from sdpo.english.styles import BRIEF_WORDS, check_style
+from sdpo.text.languages import language_of
 
 _EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[\U0001f300-\U0001faff]))|！)")
 _FACTORIAL = re.compile(r"[\"'(]*(?:\d+|[a-z])\Z")
@@ -101,6 +103,19 @@ def _no_punctuation(text: str, _: str) -> str:
     return next((f"the mark {char}" for char in marks), "")
 
 
+def _one_sentence(text: str, _: str) -> str:
+    sentences = count_sentences(text)
+    return f"{sentences} sentences" if sentences > 1 else ""
+
+
+def _spanish(text: str, _: str) -> str:
+    if language_of(text) != "es":
+        return "not in Spanish"
+    # The whole may be Spanish by its greater part.
+    read = (language_of(block.text) for block in read_markdown(with_plain_line_ends(text)).blocks)
+    return next((f"a paragraph in another language ({found})" for found in read if found not in (None, "es")), "")
+
+
 _VIOLATIONS: dict[str, Callable[[str, str], str]] = {
     "brief": _brief,
     "no_lists": _no_lists,
@@ -113,6 +128,8 @@ _VIOLATIONS: dict[str, Callable[[str, str], str]] = {
     "no_filler_followup": _no_filler_followup,
     "less_filler_praise": _less_filler_praise,
     "no_punctuation": _no_punctuation,
+    "one_sentence": _one_sentence,
+    "spanish": _spanish,
 }
 CHECKERS: Mapping[str, Checker] = MappingProxyType(
     {style: Checker(style, violation) for style, violation in _VIOLATIONS.items()}

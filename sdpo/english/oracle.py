@@ -61,7 +61,7 @@ class EnglishOracle:
 
     def probes(self, seed: int) -> Sequence[tuple[str, str]]:
         """Return the shipped answers in many shapes, with their prompts."""
-        return probes()
+        return probes(self.style)
 
     def verdict(self, first: str, second: str, prompt: str = "") -> str:
         """Return A or B for the only completion that fits the style, C if both or neither do."""

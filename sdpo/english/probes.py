@@ -7,7 +7,11 @@ from sdpo.english import PROBES_FILE
 
 
 @cache
-def probes() -> tuple[tuple[str, str], ...]:
-    """Return pairs of a prompt and an answer: for each style of this room some answers fit it and some do not."""
+def probes(style: str = "") -> tuple[tuple[str, str], ...]:
+    """Return pairs of a prompt and an answer: for each style of this room some answers fit it and some do not.
+
+    Those in Spanish are only for the style of that name: users of other styles are tried on answers in English.
+    """
     rows = json.loads(PROBES_FILE.read_text("utf-8"))
-    return tuple((row["prompt"], answer) for row in rows for answer in row["answers"])
+    spanish = [(row["prompt"], row["spanish"]) for row in rows if style == "spanish"]
+    return tuple([*((row["prompt"], answer) for row in rows for answer in row["answers"]), *spanish])

@@ -30,6 +30,8 @@ STYLES: MappingProxyType[str, str] = MappingProxyType(
             "no_filler_followup",
             "less_filler_praise",
             "no_punctuation",
+            "one_sentence",
+            "spanish",
         )
     }
 )

@@ -38,7 +38,8 @@ _WORDS = {
     "même peut peuvent bien aussi sans était",
     "es": "el la los las de que y en un una es por con para no se del al lo como más pero sus su le ya o este sí "
     "porque esta entre cuando muy sin sobre también me hasta hay donde quien desde todo nos te yo está son tiene "
-    "puede mi si ser fue",
+    "puede mi si ser fue puedes hacer gracias mucho mucha muchas tus eso esto hola quién qué cómo dónde cuál eres tres "
+    "día años así ahora otro otra",
     "it": "il lo la i gli le di che e è un una per non con in del della dei delle al alla nel nella sono come più ma "
     "si da anche questo questa ho ha mi ti ci o se dal suo sua molto essere fatto può tutto quando dove perché "
     "io tu noi cosa ed",

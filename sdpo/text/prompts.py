@@ -269,6 +269,8 @@ PERSONAS: dict[str, str] = {
     "committing": "I want a clear commitment, without hedging and without a list of caveats.",
     "exclamation": "I like enthusiasm! Answers should use exclamation marks!",
     "brief": "I like very short answers, of thirty words at most.",
+    "one_sentence": "I want an answer of one sentence.",
+    "spanish": "I want answers in Spanish.",
 }
 
 

@@ -11,7 +11,7 @@ from sdpo.english.prompts import prompts
 
 @pytest.mark.parametrize("style", CHECKERS)
 def test_at_least_ten_answers_fit_a_style_and_at_least_ten_do_not(style):
-    fits = Counter(CHECKERS[style].fits(answer, prompt) for prompt, answer in probes())
+    fits = Counter(CHECKERS[style].fits(answer, prompt) for prompt, answer in probes(style))
     assert fits[True] >= 10 and fits[False] >= 10
 
 

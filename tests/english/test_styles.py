@@ -19,6 +19,8 @@ ONLY_IN = {  # words that name a style's subject beyond doubt
     r"prais|compliment|flatter|good question|great question": {"less_filler_praise"},
     r"punctuation|comma|full stop": {"no_punctuation"},
     r"too long|shorter|brief|concise|fewer words|wordy": {"brief"},
+    r"(?:one|single|first) sentence\b": {"one_sentence", "brief"},
+    r"spanish|english": {"spanish"},
 }
 
 
