@@ -31,10 +31,11 @@ def is_temporary(headers: Mapping[str, str]) -> bool:
 def is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
     """Return whether a request is a question of the program's own: its header says so, else the prompt does.
 
-    Without its headers only prompts count that hold a chat as it quotes one; a person may well begin with a heading.
+    Without its headers, or if the one for tasks is there and empty, only prompts count that hold a chat as it quotes
+    one: a person may well begin with a heading.
     """
-    if TASK in headers:
-        return bool(headers[TASK])
+    if headers.get(TASK):
+        return True
     given = body.get("messages")
     messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     texts = [text_of(message.get("content")) for message in messages]
@@ -46,7 +47,8 @@ def is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
         return True
     if body.get("stream") or not texts[0].startswith(_ABOUT) or is_with_found(texts[0]):
         return False
-    return any(mark in texts[0] for mark in _SUBJECTS) or any(name.startswith(PREFIX) for name in headers)
+    guess = TASK not in headers and any(name.startswith(PREFIX) for name in headers)
+    return guess or any(mark in texts[0] for mark in _SUBJECTS)
 
 
 def token_user(headers: Mapping[str, str]) -> str | None:
