@@ -6,8 +6,8 @@ The server behind it takes 10 ms to begin an answer, and in streams 10 ms for ea
 
 Each request goes to the server directly and through the gateway in turn, so both see the same machine. The medians are
 of the whole answer and, of streams, of the time to the first block. Then all clients ask at once, streaming and not,
-for a minute: errors, answers a second and the gateway's memory. The exit code is 1 if any request was not answered.
-Server and gateway are processes of their own; the clients read raw HTTP, so that they cost little.
+for a minute: errors, answers a second, the gateway's work and its memory. The exit code is 1 if any request was not
+answered. Server and gateway are processes of their own; the clients read raw HTTP, so that they cost little.
 """
 
 import argparse
@@ -145,10 +145,14 @@ async def crowd(url: str, clients: int, seconds: float, process: psutil.Process)
             await asyncio.sleep(seconds / 10)
             memory.append(process.memory_info().rss // 2**20)
 
+    before = process.cpu_times()
     await asyncio.gather(watch(), *map(one, range(clients)))
+    after = process.cpu_times()
+    busy = 1000 * (after.user + after.system - before.user - before.system) / max(statuses.total(), 1)
     rate, median = sum(statuses.values()) / seconds, statistics.median(times)
     print(f"{clients} clients at once for {seconds:g} s: statuses {dict(statuses)}, ", end="")
     print(f"{rate:.0f} answers/s, median {median:.2f} s")
+    print(f"the gateway's own work: {busy:.1f} ms of a CPU an answer")  # whatever else the machine is doing
     print(f"memory of the gateway in MB, over that time: {memory}", flush=True)
     return set(statuses) == {200}
 
