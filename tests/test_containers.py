@@ -1,6 +1,7 @@
 """The container files: the configuration that Compose reads from them, the script that calls it, and prepare.py."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -131,7 +132,10 @@ def test_vllm_is_pinned_is_not_built_here_and_writes_only_where_it_may(variants)
 def test_open_webui_starts_only_if_it_is_asked_for_and_has_a_port_of_this_machine():
     service = composed(["cpu"], "loop", "webui", WEBUI_IMAGE="mine/webui:1")["services"]["webui"]
     assert service["image"] == "mine/webui:1" and service["ports"][0]["host_ip"] == "127.0.0.1"
-    assert service["environment"]["OPENAI_API_BASE_URL"] == "http://gateway:8787/v1"
+    environment = service["environment"]
+    assert environment["OPENAI_API_BASE_URL"] == "http://gateway:8787/v1"
+    headers = json.loads(environment["OPENAI_API_CONFIGS"])["0"]["headers"]
+    assert headers == {"X-OpenWebUI-Task": "{{TASK}}", "X-OpenWebUI-Message-Id": "{{MESSAGE_ID}}"}
 
 
 def test_the_examples_are_valid_and_locked_down():

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from sdpo.data.found import own_words
 from sdpo.text.prompts import Message
 from sdpo.text.records import Interaction
 
@@ -137,7 +138,7 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
                     timestamp=conversation.timestamp,
                     prompt=prompt,
                     completion=turn.text,
-                    user_response=reply.text,
+                    user_response=own_words(reply.text),
                     rating=turn.rating,
                 )
             )

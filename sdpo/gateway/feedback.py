@@ -1,7 +1,7 @@
 """POST /v1/feedback: ratings in the gateway's own form and in Open WebUI's, as it sends and as it exports them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import select
@@ -10,10 +10,12 @@ from starlette.responses import JSONResponse
 
 from sdpo.data.messages import rating_of
 from sdpo.gateway.chat import read_body
-from sdpo.gateway.conversations import paths
+from sdpo.gateway.conversations import Path, paths
 from sdpo.gateway.exchanges import plain_id, rating_row
 from sdpo.gateway.gateway import Call, Gateway
+from sdpo.gateway.history import message_hash
 from sdpo.gateway.keys import Refused
+from sdpo.gateway.open_webui import rated_text
 from sdpo.gateway.schema import EXCHANGES
 from sdpo.gateway.stitching import own_id
 from sdpo.gateway.store import Store, conversation_of, read_exchanges
@@ -28,7 +30,8 @@ _FORM = (
 class Rating:
     """A rating as it was sent. `message` is an index into the conversation; `spoken` one without system messages.
 
-    `id` is the client's own name for the rating, so that it replaces an earlier one.
+    `text` is that of the rated answer, where the client sends it. `id` is the client's own name for the rating, so that
+    it replaces an earlier one.
     """
 
     rating: int
@@ -38,6 +41,7 @@ class Rating:
     message: int | None = None
     spoken: int | None = None
     message_id: str | None = None
+    text: str | None = None
     id: str | None = None
     user: str | None = None
 
@@ -65,11 +69,17 @@ def _rows(gateway: Gateway, key: str, ratings: list[Rating]) -> tuple[list[dict[
     """Return the rows of the ratings that fit an answer, and how many fit none."""
     rows = []
     for rating in ratings:
+        if rating.text:
+            rating = replace(rating, text=_redacted(gateway, rating.text))
         exchange = find_exchange(gateway.store, key, rating)
         if exchange is not None:
-            comment = rating.comment and gateway.redactor.for_conversation([rating.comment])(rating.comment)
+            comment = rating.comment and _redacted(gateway, rating.comment)
             rows.append(rating_row(exchange, rating.rating, comment, rating.id))
     return list({row["id"]: row for row in rows}.values()), len(ratings) - len(rows)
+
+
+def _redacted(gateway: Gateway, text: str) -> str:
+    return gateway.redactor.for_conversation([text])(text)
 
 
 def read_rating(given: Any) -> Rating | None:
@@ -104,6 +114,7 @@ def _of_open_webui(given: dict[str, Any], data: dict[str, Any], meta: dict[str, 
         _comment("; ".join(part.strip() for part in parts if isinstance(part, str) and part.strip())),
         conversation=_name(meta["chat_id"]),
         message_id=_name(meta.get("message_id")),
+        text=rated_text(given, meta.get("message_id")),
         spoken=number - 1 if isinstance(number, int) and number > 0 else None,
         id=f"openwebui-{plain_id(given['id'])}" if isinstance(given.get("id"), str) and given["id"].strip() else None,
         user=_name(given.get("user_id")),
@@ -146,11 +157,24 @@ def find_exchange(store: Store, key: str, rating: Rating) -> dict[str, Any] | No
 
 
 def _at(rows: list[dict[str, Any]], rating: Rating) -> dict[str, Any] | None:
-    """Return the exchange that gave a message of the conversation's newest path; without an index, its last answer."""
+    """Return the exchange that gave a message of the conversation's newest path; without an index, its last answer.
+
+    If the rating has the answer's text and that message has another, it is one of another path which has this text.
+    """
     found = paths(rows)
     if not found:
         return None
-    said = list(found[0].messages())
+    row = _on(found[0], rating)
+    if rating.text is None:
+        return row
+    said = message_hash({"role": "assistant", "content": rating.text})
+    others = [_on(path, rating) for path in found[1:]]
+    same = [one for one in (row, *others, *reversed(rows)) if one is not None and one["said"] == said]
+    return dict(same[0]) if same else row
+
+
+def _on(path: Path, rating: Rating) -> dict[str, Any] | None:
+    said = list(path.messages())
     if rating.spoken is not None:
         said = [(message, row) for message, row in said if message.get("role") not in ("system", "developer")]
     index = rating.spoken if rating.spoken is not None else rating.message

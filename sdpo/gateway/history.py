@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sdpo.data.clean import cleaned
+from sdpo.data.found import own_words
 
 Message = dict[str, Any]
 SYSTEM_ROLES = ("system", "developer")
@@ -44,12 +45,14 @@ def text_of(content: Any) -> str:
 def message_hash(message: Message) -> str:
     """Return the hash of one message, the same for the forms in which clients send an answer back.
 
-    Blank space around the text, thoughts in an answer, the names of tool calls and fields that are beside the
-    conversation make no difference, nor do the numbers of marks of private values.
+    Blank space around the text, thoughts in an answer, what a client found for a question, the names of tool calls and
+    fields that are beside the conversation make no difference, nor do the numbers of marks of private values.
     """
     role, text = message.get("role"), text_of(message.get("content"))
     if role == "assistant" and "<" in text:
         text = cleaned(text).text
+    if role == "user":
+        text = own_words(text)
     calls = []
     for call in message.get("tool_calls") or []:
         function = call.get("function") if isinstance(call, dict) else None

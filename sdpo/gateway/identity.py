@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sdpo.gateway import open_webui
 from sdpo.gateway.exchanges import plain_id, plain_text
 from sdpo.llm.address import is_loopback
 
 # Open WebUI sends its headers with ENABLE_FORWARD_USER_INFO_HEADERS.
-_CHAT = "x-openwebui-chat-id"
-_CONVERSATION = ("x-conversation-id", _CHAT)
-_USER = ("x-user-id", "x-openwebui-user-id", "x-openwebui-user-email")
-_MESSAGE = ("x-message-id", "x-openwebui-message-id")
+_CONVERSATION = ("x-conversation-id", open_webui.CHAT)
+_USER = ("x-user-id", open_webui.USER)
+_MESSAGE = ("x-message-id", open_webui.MESSAGE)
 _OPT_OUT, _BESIDE = "x-sdpo-opt-out", "x-sdpo-beside"
-_TASK = "x-openwebui-task"
-# How Open WebUI's own prompts begin: for titles, tags, searches and follow-ups; for an emoji; to merge several models'
-# answers; and, as a system message, to choose tools. It names its tasks in no header unless it is set up to.
-_TASK_PROMPTS = ("### Task:", "Your task is to reflect the speaker", "You have been provided with a set of responses")
-_TOOLS_PROMPT = "Available Tools:"
-_TEMPORARY = ("temporary:", "local:")  # how the ids of its chats begin that are to be kept nowhere
-OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, "x-openwebui-")
+OWN_HEADERS = ("x-sdpo-", *_CONVERSATION, *_USER, *_MESSAGE, open_webui.PREFIX)
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,7 @@ class Identity:
 def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> Identity:
     """Return who sent the request with this key, "" for none. The user is the key's name if nothing names one."""
     named = [headers.get(name) for name in _USER]
+    named += [open_webui.token_user(headers), headers.get(open_webui.EMAIL)]
     named += [body.get(name) for name in ("user", "safety_identifier") if isinstance(body.get(name), str)]
     user = next((text for name in named if (text := plain_text(name))), key)
     return Identity(
@@ -49,7 +44,7 @@ def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> I
         conversation=_first(headers, _CONVERSATION),
         message=_first(headers, _MESSAGE),
         opted_out=_says_yes(headers.get(_OPT_OUT)),
-        task=bool(headers.get(_TASK)) or _says_yes(headers.get(_BESIDE)) or _is_task(headers, body),
+        task=_says_yes(headers.get(_BESIDE)) or open_webui.is_temporary(headers) or open_webui.is_task(headers, body),
     )
 
 
@@ -59,17 +54,6 @@ def _says_yes(value: str | None) -> bool:
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
     return next((found for name in names if (found := plain_id(headers.get(name)))), None)
-
-
-def _is_task(headers: Mapping[str, str], body: Mapping[str, Any]) -> bool:
-    if not any(name.startswith("x-openwebui-") for name in headers):
-        return False
-    if headers.get(_CHAT, "").startswith(_TEMPORARY):
-        return True
-    given = body.get("messages")
-    messages = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-    first, last = (str(messages[at].get("content") or "") if messages else "" for at in (0, -1))
-    return last.startswith(_TASK_PROMPTS) or (len(messages) > 1 and first.startswith(_TOOLS_PROMPT))
 
 
 def bearer(headers: Mapping[str, str]) -> str | None:

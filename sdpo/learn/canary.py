@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from sdpo.data.found import own_words
 from sdpo.errors import SettingError
 from sdpo.learn.collect import open_store
 from sdpo.registry.live import Live, read_live, typed
@@ -85,7 +86,7 @@ def _answers(conversation: "StoredConversation") -> Iterator[tuple[int, str, str
     for index, version in zip(answers, conversation.versions, strict=False):
         after = conversation.messages[index + 1] if index + 1 < len(conversation.messages) else {}
         text = after.get("content") if after.get("role") == "user" else None
-        yield index, version, text if isinstance(text, str) else ""
+        yield index, version, own_words(text) if isinstance(text, str) else ""
 
 
 def compare(candidate: Arm, live: Arm, fewest: int, margin: float) -> Comparison:

@@ -162,39 +162,6 @@ def test_who_opts_out_is_not_kept_and_nor_is_what_goes_on_from_there(upstream, t
         assert words not in content
 
 
-# The headers of Open WebUI 0.12, which has one for the message of a tool alone, not of a chat.
-WEBUI = {
-    "X-OpenWebUI-Auth-Type": "jwt", "X-OpenWebUI-User-Name": "Ann%20Lee", "X-OpenWebUI-User-Id": "u-1",
-    "X-OpenWebUI-User-Email": "ann@example.org", "X-OpenWebUI-User-Role": "user",
-}  # fmt: skip
-
-
-def test_open_webuis_own_questions_about_a_chat_are_no_part_of_it(running):
-    chat = {**WEBUI, "X-OpenWebUI-Chat-Id": "webui"}
-    streamed_as = {"stream": True, "stream_options": {"include_usage": True}}
-    running.chat("Hello", headers=chat, **streamed_as)
-    for question in (
-        "### Task:\nGenerate a title for this chat.", "Your task is to reflect the speaker's mood in an emoji.",
-        'You have been provided with a set of responses to "Hello".',
-    ):  # fmt: skip
-        running.chat(question, headers=chat)
-    tools = {"role": "system", "content": "Available Tools: [weather]"}
-    running.chat(tools, "Query: Hello", headers=chat)
-    running.chat("Which tags?", headers=chat | {"X-OpenWebUI-Task": "tags_generation"})
-    running.chat("Hello", said("You said: Hello"), "Shorter.", headers=chat, **streamed_as)
-    [kept] = [one for one in running.store().conversations() if one.id.startswith("webui")]
-    texts = ["Hello", "You said: Hello", "Shorter.", "You said: Shorter."]
-    assert (kept.user, [message["content"] for message in kept.messages]) == ("u-1", texts)
-
-
-def test_open_webuis_temporary_chats_are_answered_and_not_kept(running):
-    before = running.store().exchange_count()
-    for name in ("temporary:socket-1", "local:socket-1"):
-        answer = running.chat("For nobody's eyes", headers={**WEBUI, "X-OpenWebUI-Chat-Id": name})
-        assert text_of(answer) == "You said: For nobody's eyes" and "x-sdpo-exchange" not in answer.headers
-    assert running.store().exchange_count() == before
-
-
 def test_a_request_beside_a_conversation_is_answered_and_not_kept_and_the_conversation_goes_on(running):
     first = running.chat("Beside", user="besides")
     beside = running.chat("Beside", said(text_of(first)), "And?", user="besides", headers={"x-sdpo-beside": "1"})
@@ -251,39 +218,6 @@ def test_ratings_by_exchange_and_by_message_the_newest_counts(running):
         response = rate(running, wrong)
         assert response.status_code == 400 and response.json()["error"]["message"].count('"exchange"') == 1
     assert httpx.post(f"{running.url}/feedback", content=b"{").status_code == 400
-
-
-def webui_feedback(**meta) -> dict:
-    """Return a rating as Open WebUI keeps and exports it."""
-    return {
-        "id": "f-1", "user_id": "u-2", "version": 0, "type": "rating", "created_at": 1764000000,
-        "data": {"rating": -1, "model_id": "sdpo", "sibling_model_ids": None, "reason": "too_verbose",
-                 "comment": "half of it", "tags": ["talk"], "details": {"rating": 3}},
-        "meta": {"arena": False, "model_id": "sdpo", "message_id": "m-other", "base_models": {"sdpo": None}, **meta},
-        "snapshot": {"chat": {"id": "chat-2", "chat": {"history": {"messages": {}}}}},
-    }  # fmt: skip
-
-
-def test_open_webuis_ratings_are_taken_live_and_from_an_export(running):
-    headers = {"X-OpenWebUI-Chat-Id": "chat-2", "X-OpenWebUI-User-Id": "u-2"}
-    system = {"role": "system", "content": "Today is Monday."}
-    running.chat(system, "a", headers=headers | {"X-OpenWebUI-Message-Id": "m-1"})
-    running.chat(system, "a", said("You said: a"), "b", headers=headers | {"X-OpenWebUI-Message-Id": "m-2"})
-    by_index = webui_feedback(chat_id="chat-2", message_index=4)
-    assert rate(running, by_index).status_code == 200
-    comment = "too_verbose; half of it"
-    assert running.store().conversation("chat-2").ratings == [{"message": 4, "rating": -1, "comment": comment}]
-    by_id = webui_feedback(chat_id="chat-2", message_index=9, message_id="m-1") | {"id": "f-2"}
-    changed = by_index | {"data": by_index["data"] | {"rating": "1", "reason": None, "comment": ""}}
-    unknown = webui_feedback(chat_id="elsewhere", message_index=2) | {"id": "f-3"}
-    draw = by_index | {"data": by_index["data"] | {"rating": 0}}
-    done = rate(running, [by_id, changed, unknown, draw]).json()
-    assert (len(done["stored"]), done["unknown"], done["no_rating"]) == (2, 1, 1)
-    assert rate(running, [by_id, changed]).status_code == 200
-    assert running.store().conversation("chat-2").ratings == [
-        {"message": 2, "rating": -1, "comment": comment},
-        {"message": 4, "rating": 1, "comment": None},
-    ]
 
 
 # Versions

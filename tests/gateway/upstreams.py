@@ -15,7 +15,7 @@ class Upstream:
     """Answers a chat request with `answer(body)`: a text, or a message, an HTTP status with a body, or bytes.
 
     A streamed text comes in pieces of `size` characters with `pause` seconds between them. A request with tools gets
-    a call of the first one. `break_after` closes the connection after so many events.
+    a call of one in the place of a text. `break_after` closes the connection after so many events.
     """
 
     def __init__(self, answer: Callable[[dict], Any] | None = None) -> None:
@@ -96,9 +96,8 @@ class Upstream:
         if isinstance(given, tuple):
             return _send(handler, *given)
         if isinstance(given, str):
-            given = {"role": "assistant", "content": given}
-        if body.get("tools"):
-            given = {"role": "assistant", "content": None, "tool_calls": [TOOL]}
+            calls = {"content": None, "tool_calls": [TOOL]} if body.get("tools") else {}
+            given = {"role": "assistant", "content": given} | calls
         if not body.get("stream"):
             return _send(handler, 200, json.dumps(completion(given, body)).encode())
         handler.send_response(200)

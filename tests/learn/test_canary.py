@@ -128,10 +128,12 @@ def test_follow_ups_are_read_in_the_languages_that_can_be_read():
 def test_an_answer_counts_for_the_version_that_gave_it():
     from sdpo.gateway.conversations import StoredConversation
 
-    roles = ("user", "assistant", "user", "assistant")
-    messages = [{"role": role, "content": text} for role, text in zip(roles, "abcd", strict=True)]
+    found = "### Task:\nRespond to the user query using the provided context.\n<context>\nx\n</context>\n\n"
+    roles, read = ("user", "assistant", "user", "assistant"), []
+    messages = [{"role": role, "content": text} for role, text in zip(roles, ("a", "b", f"{found}c", "d"), strict=True)]
     one = StoredConversation("x", "", 5.0, 6.0, messages, [{"message": 3, "rating": 1, "comment": None}], ["", "v0002"])
     live = Live(None, None, Canary("v0002", "m", 0.5), changed_at=4.0)
-    own, other = canary.arms([one], live, lambda text: True)
+    own, other = canary.arms([one], live, lambda text: read.append(text) or True)
+    assert read == ["c"]  # not what a client had found for the question
     assert own.ratings == [("x", True)] and own.follow_ups == []
     assert other.ratings == [] and other.follow_ups == [("x", False)]
