@@ -62,6 +62,7 @@ def _main(job: Job, arguments: list[str]) -> int:
     if job.instead:
         return int(load(job.instead)(settings, job))
     worker = processes.WORKER_VARIABLE in os.environ
+    found: list[str] = []  # what the checks found in the data
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
     if not worker:
@@ -70,12 +71,12 @@ def _main(job: Job, arguments: list[str]) -> int:
             check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")
         # Not on other nodes, which may already see files of node 0.
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
-            load(job.check)(settings, job)
+            found = load(job.check)(settings, job) or []
         if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             wait = 0 if settings.dry_run else settings.simulator_wait
             server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
     if settings.dry_run:
-        print_dry_run(settings, job, arguments)
+        print_dry_run(settings, job, arguments, found)
         return 0
     if worker:
         return _run_here(settings, job)

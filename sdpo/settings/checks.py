@@ -5,6 +5,8 @@ import shlex
 from ipaddress import ip_address
 from pathlib import Path
 
+from sdpo.errors import instead_of
+
 GGUF_CONVERTER = "convert_hf_to_gguf.py"  # of llama.cpp
 
 
@@ -33,14 +35,19 @@ def own_address(value: str) -> str | None:
     return None
 
 
+def _instead(allowed: str, value: Path) -> str:
+    """Return the description with the names that are nearest to a path that does not exist."""
+    return allowed if value.exists() else f"{allowed}.{instead_of(value)}".rstrip(".")
+
+
 def existing_file(value: Path) -> str | None:
     """Check that the file exists."""
-    return None if value.is_file() else "an existing file"
+    return None if value.is_file() else _instead("an existing file", value)
 
 
 def existing_folder(value: Path) -> str | None:
     """Check that the folder exists."""
-    return None if value.is_dir() else "an existing folder"
+    return None if value.is_dir() else _instead("an existing folder", value)
 
 
 def llama_cpp_folder(value: Path) -> str | None:
@@ -73,7 +80,7 @@ def existing_folders(value: Path) -> str | None:
 
 def existing_path(value: Path) -> str | None:
     """Check that the file or folder exists."""
-    return None if value.exists() else "an existing file or folder"
+    return None if value.exists() else _instead("an existing file or folder", value)
 
 
 def template_file(value: Path) -> str | None:

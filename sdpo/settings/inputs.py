@@ -1,12 +1,35 @@
 """Checks of the files and models that settings name, before a model is loaded. Importing this module is cheap."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from sdpo.errors import SettingError, one_line
-from sdpo.settings import given
+from sdpo.errors import SettingError, command, one_line
+from sdpo.settings import given, given_by_user, source
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
 from sdpo.text.hindsight import HindsightTemplate, template_named
+
+# The files of interactions by the jobs that write them.
+INTERACTIONS_BY = {
+    "logs_interactions.jsonl": "prep-logs",
+    "wildfeedback_interactions.jsonl": "prep-wildfeedback",
+    "wildchat_interactions_v1.jsonl": "prep-wildchat",
+}
+
+
+class Making(Protocol):
+    """What is asked of a job: its own values of settings, and the command that writes its data."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The job's own values."""
+        ...
+
+    @property
+    def data_command(self) -> str:
+        """The command."""
+        ...
 
 
 def check_model_path(name: str, value: str) -> None:
@@ -60,6 +83,21 @@ def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
     except Exception as error:  # the hub's client has raised the errors of three HTTP libraries so far
         return False, f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). Try again."
     return None
+
+
+def made_with(settings: CommonSettings, name: str, job: "Making") -> str:
+    """Return the command that writes the file which the setting `name` names; "" for a file of the user's own.
+
+    A name that a preparation job gives says which job it was; else a path that the job itself chose is of its data.
+    """
+    path = getattr(settings, name)
+    if path is not None and path.name in INTERACTIONS_BY:
+        return command(INTERACTIONS_BY[path.name])
+    origin = source(settings, name)
+    if origin == "DATA_PATH":
+        origin = source(settings, "data_path")
+    chosen_here = path is None or not given_by_user(origin) or str(path) == str(job.defaults.get(name))
+    return job.data_command if chosen_here else ""
 
 
 def read_template(name: str, path: Path | None) -> HindsightTemplate:

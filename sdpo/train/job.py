@@ -40,7 +40,7 @@ class TrainingRun(Protocol):
 def check_training(settings: "TrainingSettings") -> None:
     """Check the settings that all training jobs share, without loading a model. Raises SdpoError on the first fault."""
     read_template(settings.hindsight_template, settings.hindsight_file)
-    batch = settings.bs * settings.ga * settings.world_size
+    batch = settings.step_rows
     if settings.train_n is not None and settings.train_n < batch:
         raise SettingError(
             f"TRAIN_N={settings.train_n} is less than one step's {batch} rows (BS x GA x GPUS). Raise TRAIN_N or "
