@@ -38,7 +38,7 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
         line, extra = processes.launch_line(settings, job.module_name, arguments)
     # Settings from the environment belong to the command too.
     inherited = {
-        name.upper(): settings_module.as_text(value)
+        settings_module.shown_name(name): settings_module.as_text(value)
         for name, value in settings_module.given(settings).items()
         if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
         and name not in ("dry_run", "world_size" if extra else "")

@@ -65,17 +65,12 @@ def folders_in(value: Path) -> list[Path]:
     return [Path(part).expanduser() for part in shlex.split(str(value))]
 
 
-def existing_folders(value: Path) -> str | None:
-    """Check that the value names existing folders."""
+def folder_words(value: Path) -> str | None:
+    """Check that the value names one folder, or several with every quote closed; whether they exist is not checked."""
     try:
-        folders = folders_in(value)
+        return None if folders_in(value) else "a folder, or several separated by spaces"
     except ValueError:
         return "folders with every quote closed"
-    absent = next((folder for folder in folders if not folder.is_dir()), None)
-    if absent is None:
-        return None if folders else "an existing folder"
-    several = f", or several separated by spaces; there is no {absent}" if len(folders) > 1 else ""
-    return f"an existing folder{several}"
 
 
 def existing_path(value: Path) -> str | None:

@@ -229,8 +229,9 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                     raise RecordError(f"{path}, line {number} is not a JSON object. {_remedy(make_with)}.")
                 yield number, row
     except FileNotFoundError:
-        advice = f" Make it with {make_with}, or give another file." if make_with else instead_of(path)
-        raise RecordError(f"{path} does not exist.{advice or ' Give another file.'}") from None
+        if make_with:
+            raise RecordError(f"{path} does not exist. Make it with {make_with}, or give another file.") from None
+        raise RecordError(f"{path} does not exist.{instead_of(path) or ' Give another file.'}") from None
     except IsADirectoryError:
         files = nearest_first(".jsonl", (entry.name for entry in path.glob("*.jsonl")))
         inside = f", such as {path / files[0]}" if files else ""

@@ -27,6 +27,7 @@ from sdpo.settings import OfflineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.tiny import MODEL_DIR
 from tests.commands import JOBS, ROOT, clean_environment
+from tests.gpus import pretend_gpus
 
 SMALL = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -236,12 +237,7 @@ def test_the_tiny_model_has_its_own_shape():
 def test_a_run_that_is_too_large_for_the_gpus_here_is_said_before_it_starts(
     flags, mebibytes, said, monkeypatch, tmp_path
 ):
-    tool = tmp_path / "nvidia-smi"
-    listed = "".join(f"GPU {index}: NVIDIA\n" for index in range(4))
-    tool.write_text(f"#!/bin/sh\n[ $1 = -L ] && printf '{listed}' || printf '{mebibytes}\\n99999\\n99999\\n99999\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    pretend_gpus(monkeypatch, tmp_path, [mebibytes, 99999, 99999, 99999])
     job = JOBS["jobs.train_offline"]
     settings = resolve(job.settings, flags, job=job.name, defaults=job.defaults, dotenv=tmp_path / "none")
     line = job_of_plan.warning(settings, job)

@@ -102,10 +102,10 @@ def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
     for name in ("check_user", "_check_generation", "warn_of_live_collapse", "_rows_and_steps"):
         monkeypatch.setattr(online, name, lambda *_: None)
     monkeypatch.setattr(online, "read_training_prompts", lambda *_: [])
-    monkeypatch.setattr(online, "check_training", lambda settings: None)
+    monkeypatch.setattr(online, "check_training", lambda *_: None)
     monkeypatch.setattr(online, "check_outside", lambda settings, *models: seen.append(models))
     base = {"replay_jsonl": None, "eval_n": 0, "eval_steps": 0, "asks_user": True, "user_needs_server": True}
     base |= {"train_jsonl": None, "train_n": 0}
     for url in ("http://user/v1", None):
-        online.check(SimpleNamespace(**base, simulator_url=url), None)
+        online.check(SimpleNamespace(**base, simulator_url=url), SimpleNamespace(name="a-job"))
     assert seen == [("model",), ("model", "user_model_name_or_path")]

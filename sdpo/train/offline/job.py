@@ -23,7 +23,7 @@ def check(settings: "OfflineSettings", job: "Job") -> list[str]:
     Returns lines on the rows of the data, against those of a step. Raises SdpoError.
     """
     job.find_oracle(settings.model, settings.style)  # refuses a style that its world has not
-    check_training(settings)
+    check_training(settings, job.name)
     makers = {train_file(settings): made_with(settings, "train_jsonl", job)}
     counts = [count_rows(path, makers.get(path, ""), settings.holdout) for path in shares_of(settings)]
     if settings.eval_n:

@@ -46,7 +46,7 @@ def check(settings: "OnlineSettings", job: "Job") -> list[str]:
     if len(rows) < settings.train_n:
         raise SettingError(f"TRAIN_N={settings.train_n}, but {path} has only {len(rows)} rows. Lower TRAIN_N.")
     served_here = settings.asks_user and settings.user_needs_server and not settings.simulator_url
-    check_training(settings)
+    check_training(settings, job.name)
     check_outside(settings, "model", *(["user_model_name_or_path"] if served_here else []))
     warn_of_live_collapse(settings)
     return [_rows_and_steps(settings, path, len(rows))]
