@@ -4,6 +4,7 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,6 +18,7 @@ from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.text.records import read_prompts
+from sdpo.train.export import MERGED, by_hand, converter
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
@@ -84,7 +86,12 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
     for name in models:
         check_model(settings, name, getattr(settings, name))
     if settings.push_to_hub:
-        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run)
+        later = "Try again, or leave PUSH_TO_HUB out and upload the finished run with `hf upload`."
+        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=later)
+    if settings.export == "gguf" and settings.dry_run and converter(settings.llama_cpp) is None:
+        folder = settings.run_directory_path
+        model = folder / (MERGED if settings.adapter != "none" else "checkpoint-N")
+        print(f"note: {by_hand(shlex.quote(str(model)), folder)}\n  It can wait until the run has ended.\n", flush=True)
     check_tracking(settings)
 
 
