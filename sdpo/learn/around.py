@@ -6,6 +6,7 @@ Each is the program that a user starts, in a process of its own.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 import httpx
 
+from sdpo import progress
 from sdpo.errors import RunError, ServerError, command
 from sdpo.gateway.store import Store
 from sdpo.learn.night import STAGES
@@ -30,6 +32,8 @@ from sdpo.tiny import MODEL_DIR
 _READY_SECONDS, _STOP_SECONDS = 180, 60
 # Exit codes of `make learn` that are decisions: done, stopped by the audit or the guard, kept back.
 _DECISIONS = (0, 6, 7)
+# The end of a line that only says for how long something has been under way.
+_UNDER_WAY = re.compile(r": [0-9]+(:[0-9]{2})+$")
 
 
 @dataclass(frozen=True)
@@ -135,16 +139,16 @@ def once_around(
     talking, measured, seconds = Clients(loop.url, clients), Clients(loop.url, clients), dict[str, float]()
     greedy = [greedy_answers(loop.url)]
     say(f"{clients} users talk to the model: {conversations} conversations")
-    with _timed(seconds, "talk"):
+    with _timed(seconds, "talk"), progress.task("the users talk"):
         before = talking.talk(conversations, seed=1)
     kept = compare_with_store(Store(loop.store_url, create=False), talking)
     say(f"{kept['stored']} conversations are in the store, {kept['lost']} lost, {kept['different']} different")
     say(f"a night of {command('learn')}, stage by stage: {', '.join(STAGES)}")
-    with _timed(seconds, "night"):
+    with _timed(seconds, "night"), progress.task("the night"):
         summary = _learn(loop, learn_flags, say)
     live = read_live(loop.registry).version
     say(f"{summary['outcome']}: {summary['sentence']}")
-    with _timed(seconds, "measure"):
+    with _timed(seconds, "measure"), progress.task("the users talk to what is live now"):
         after = measured.talk(fresh, seed=2, follow_up=False)
     greedy.append(greedy_answers(loop.url))
     if roll_back and live is not None:
@@ -174,7 +178,7 @@ def _learn(loop: Loop, flags: Sequence[str], say: Callable[[str], None]) -> dict
 def is_of_a_stage(line: str) -> bool:
     """Return whether a line of the night's output says that a stage has begun, or what came of it."""
     name, colon, _ = line.partition(": ")
-    return bool(colon) and name in STAGES
+    return bool(colon) and name in STAGES and not _UNDER_WAY.search(line)
 
 
 @contextmanager

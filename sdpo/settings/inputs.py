@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sdpo.errors import SettingError, command, one_line
+from sdpo.errors import SettingError, command, instead_of, nearest, one_line
 from sdpo.settings import given, given_by_user, source
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
@@ -33,26 +33,44 @@ class Making(Protocol):
 
 
 def check_model_path(name: str, value: str) -> None:
-    """Raise SettingError if the value looks like a local path but is not a model folder."""
-    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+    """Raise SettingError if the value is a local path but not a model's folder; the message names the nearest ones."""
     folder = Path(value).expanduser()
-    if looks_local and not (folder / "config.json").exists():
-        problem = "has no config.json" if folder.exists() else "does not exist"
-        raise SettingError(f"{name.upper()}={value} {problem}. Give a model's folder or its hub id.")
+    if not (value.startswith((".", "/", "~")) or folder.exists()) or (folder / "config.json").exists():
+        return
+    if folder.exists():
+        inside = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        hint = f" There are models in it, such as {inside[-1]}." if inside else ""
+        raise SettingError(f"{name.upper()}={value} has no config.json.{hint} Give a model's folder or its hub id.")
+    like = _models_like(value) or instead_of(folder, folders=True)
+    raise SettingError(f"{name.upper()}={value} does not exist.{like} Give a model's folder or its hub id.")
 
 
 def check_model(settings: CommonSettings, name: str, value: str) -> None:
     """Raise SettingError if the value of the setting `name` is neither a model's folder nor a model of the hub.
 
-    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so.
+    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so, unless the value
+    looks like a mistyped folder: its parent folder is here, or a model's folder with a similar name.
     """
     check_model_path(name, value)
-    if not Path(value).expanduser().exists() and (problem := _hub_problem(value, settings.hf_token)):
-        certain, text = problem
-        message = f"{name.upper()}={value} {text}"
-        if certain or not settings.dry_run:
-            raise SettingError(message)
-        print(f"note: {message}", flush=True)
+    if Path(value).expanduser().exists() or not (problem := _hub_problem(value, settings.hf_token)):
+        return
+    certain, text = problem
+    message = f"{name.upper()}={value} {text}"
+    like, parent = _models_like(value), Path(value).parent
+    if not like and parent != Path() and parent.is_dir():
+        like = instead_of(Path(value), folders=True)
+    if like:
+        raise SettingError(f"{name.upper()}={value} is no folder here.{like} As a hub id, it {text}")
+    if certain or not settings.dry_run:
+        raise SettingError(message)
+    print(f"note: {message} Its name could not be checked.", flush=True)
+
+
+def _models_like(value: str) -> str:
+    """Return a question, after a blank, with the model's folder here whose name is most like a path; "" if none is."""
+    parent = Path(value).expanduser().parent
+    found = [*parent.glob("*/config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
+    return nearest(value, {str(path.parent) for path in found}, cutoff=0.75)
 
 
 def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:

@@ -20,7 +20,8 @@ def test_the_lines_of_a_job_are_shown_as_they_are_printed(tmp_path):
 
 def test_what_comes_of_each_stage_is_shown_and_nothing_of_the_jobs_in_it():
     assert all(is_of_a_stage(f"{name}: started") for name in STAGES)
-    for line in ("train-offline: loading", "step    1/2  interactions    16", "", "audit", "report: runs/x.html"):
+    under_way = ("audit: 0:05", "audit: reading: 1:00:05")
+    for line in (*under_way, "train-offline: loading", "step    1/2  interactions    16", "", "audit", "report: x"):
         assert not is_of_a_stage(line)
 
 
