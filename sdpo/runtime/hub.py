@@ -17,7 +17,7 @@ def check_upload(
     """Raise SettingError if nobody is logged in to the hub, or may not write; `setting` named the repository.
 
     The hub is asked who the token belongs to. A dry run only says so if it does not respond. `otherwise` is a sentence
-    on what can be done while the hub is away.
+    on what can be done until it responds.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled

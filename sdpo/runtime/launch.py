@@ -6,7 +6,6 @@ each of them. Importing this module is cheap: torch is imported by the job's `ru
 
 import dataclasses
 import errno
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, 
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.job import Job
-from sdpo.runtime.loading import load
+from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import disk_full
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
@@ -194,8 +193,7 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{job.name}: loading", flush=True)  # the next line may take half a minute
-    # Imported with the trainer, it warns on some CPUs of a missing package that is not needed here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet_imports()
     try:
         with progress.shown(job.name, main=not job.serves and os.environ.get("RANK", "0") == "0"):
             processes.record_start()
