@@ -53,8 +53,10 @@ def recognised(source: Path) -> list[str]:
             total, found_in = total + count, found_in + bool(count)
     if not total:
         seen = "; ".join(lines) or ", ".join(f"{count} files skipped: {reason}" for reason, count in skipped.items())
-        known = ", ".join(form.name for form in forms())
-        raise RecordError(f"nothing in INPUT={source} can be used: {seen}. The forms that are read: {known}.")
+        advice = "An interaction is an answer that the user replied to"
+        if not any("of the form" in line for line in lines):
+            advice = "The forms that are read: " + ", ".join(form.name for form in forms())
+        raise RecordError(f"nothing in INPUT={source} can be used: {seen}. {advice}.")
     if len(lines) > _MOST_FILES:
         lines = [*lines[:_MOST_FILES], f"and {len(lines) - _MOST_FILES} more files with conversations"]
     lines += [f"skipped: {count} ({reason})" for reason, count in skipped.items()]

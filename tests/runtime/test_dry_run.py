@@ -118,6 +118,9 @@ def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):
     assert "first chats.jsonl, row 4: 3 conversations, 3 interactions" in data
     assert "skipped: 1 (no conversations)" in data and "in all 3 interactions" in data
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    (folder / "chats.jsonl").write_text(json.dumps({"messages": turns[:2]}) + "\n")
+    line = only_line(dry_run("prep_logs", tmp_path, input="logs/chats.jsonl"))
+    assert line.endswith("1 conversations, 0 interactions. An interaction is an answer that the user replied to.")
     (folder / "chats.jsonl").write_text('{"foo": 1}\n')
     line = only_line(dry_run("prep_logs", tmp_path, input="logs/chats.jsonl"))
     assert "no row of a known form, 1 row dropped" in line and "ShareGPT conversations" in line
