@@ -6,7 +6,15 @@ from typing import Any
 from sdpo import errors
 from sdpo import settings as settings_module
 from sdpo.runtime.processes import simulator_started_for_job
-from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, StoreSettings, settings_of
+from sdpo.settings import (
+    CommonSettings,
+    EvalSettings,
+    JobSettings,
+    LaunchSettings,
+    OnlineSettings,
+    StoreSettings,
+    settings_of,
+)
 
 
 def command(job: str, *words: str, **values: Any) -> str:
@@ -42,7 +50,8 @@ def resume_command(settings: JobSettings, job: str, higher_cost: bool = False) -
     given = given_to_repeat(settings)
     if higher_cost:
         given.pop("max_cost", None)
-    names_run = settings_module.source(settings, "run_id") == "date" or "run_id" in settings_module.given(settings)
+    # An evaluation is found by the run that it evaluates.
+    names_run = not isinstance(settings, EvalSettings) or "run_id" in settings_module.given(settings)
     return command(
         job,
         *settings_module.as_words(given),
