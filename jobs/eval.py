@@ -3,14 +3,16 @@
 from dataclasses import replace
 
 from jobs import eval_helpsteer, eval_tldr
-from sdpo.evaluate.trained_run import newest_run, read_run
+from sdpo.evaluate.run_folders import named_runs, newest_run
+from sdpo.evaluate.trained_run import read_run
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
 
 
 def evaluation_of_run(settings: EvalSettings, job: Job) -> Job:
     """Return the evaluation job for the (last) run in RUN_DIR, or for the newest run; `job` if there is no run."""
-    path = settings.run_dirs[-1] if settings.run_dirs else newest_run(settings.scratch)
+    named = named_runs(settings)
+    path = named[-1] if named else newest_run(settings.scratch)
     if path is None:
         return job
     return eval_tldr.JOB if read_run(path).job.endswith("tldr") else eval_helpsteer.JOB

@@ -9,7 +9,7 @@ JOB = Job(
     summary="write the interactions of your own conversations",
     settings=LogsPrepSettings,
     run="sdpo.data.logs:run",
-    check="sdpo.data.logs:check",
+    check="sdpo.data.logs_check:check",
     defaults={"out_dir": "data/logs"},
     tiny={"input": WORLD_DIR / "data" / "logs", "out_dir": "data/tiny/logs"},
 )

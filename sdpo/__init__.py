@@ -21,4 +21,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module("sdpo.runtime.loading").quiet_imports()
     return getattr(import_module(_HOMES[name]), name)

@@ -8,8 +8,9 @@ The exit codes of a job: 0 done, 1 what has no code of its own, 2 a setting, 3 a
 prints the code of its job and itself exits with 2.
 """
 
+import os
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 
 # The exit code of an audit whose verdicts are all stop, so that `make audit && make train-...` does not train.
@@ -107,11 +108,43 @@ def command(words: str) -> str:
     return f"{_PROGRAM} {words}"
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return " Did you mean X?" for the known name closest to `name`, or an empty string if none is close."""
     by_folded = {candidate.lower(): candidate for candidate in known}
-    matches = get_close_matches(name.lower(), by_folded, n=1, cutoff=0.5)
+    matches = get_close_matches(name.lower(), by_folded, n=1, cutoff=cutoff)
     return f" Did you mean {by_folded[matches[0]]}?" if matches else ""
+
+
+def nearest_first(name: str, known: Iterable[str], limit: int = 5) -> list[str]:
+    """Return at most `limit` of the known names, those most like `name` first."""
+    matcher = SequenceMatcher(b=name.lower())
+
+    def likeness(candidate: str) -> float:
+        matcher.set_seq1(candidate.lower())
+        return matcher.ratio()
+
+    return sorted(sorted(known), key=likeness, reverse=True)[:limit]
+
+
+def instead_of(path: Path, folders: bool = False) -> str:
+    """Return a sentence, after a blank, on what there is instead of a path that does not exist: the nearest names.
+
+    With `folders` these are folders alone.
+    """
+    folder = next((parent for parent in path.parents if parent.is_dir()), None)
+    if folder is None or not os.access(folder, os.R_OK | os.X_OK):
+        return ""
+    missing = path.relative_to(folder).parts[0]
+    there = "the current folder" if folder == Path() else str(folder)
+    entries = [
+        entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and (not folders or entry.is_dir())
+    ]
+    alike = [name for name in entries if Path(name).suffix == Path(missing).suffix != ""]
+    names = nearest_first(missing, alike or entries)
+    found = f"in {there} the nearest names are {', '.join(names)}" if names else f"{there} has none"
+    if folder == path.parent:
+        return f" {found[0].upper()}{found[1:]}."
+    return f" There is no {folder / missing}; {found}."
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -56,7 +56,7 @@ def session_of(job: str, out: Path, checked: bool = True, **values: object) -> S
     )
     settings = dataclasses.replace(settings, output_dir=out, run_id=out.name)
     if checked:
-        check_training(settings)
+        check_training(settings, module.name)
     return (OnlineSession if job in ONLINE else OfflineSession)(settings, module)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo import progress
 from sdpo.data.conversation import Conversation, Dropped, interactions
 from sdpo.data.forms import Form, Piece, form_of, forms
-from sdpo.data.inputs import FEEDBACK, Member, Source, paths_of, ratings_of, rows_of, skip_reason, sources_of
+from sdpo.data.inputs import FEEDBACK, Member, Source, ratings_of, rows_of, skip_reason, sources_of
 from sdpo.data.messages import rating_of
 from sdpo.data.output import Outputs
 from sdpo.data.prepare import (
@@ -19,10 +19,9 @@ from sdpo.data.prepare import (
     KINDS,
     InteractionWriter,
     check_not_empty,
-    check_output_folder,
     finish,
 )
-from sdpo.data.redact import Redactor, check_names
+from sdpo.data.redact import Redactor
 from sdpo.data.repeats import REPEATED, Spool
 from sdpo.data.report import Lengths, measure_of
 from sdpo.data.seen_hashes import SeenHashes
@@ -36,16 +35,6 @@ if TYPE_CHECKING:
 OUTPUT = "logs_interactions.jsonl"
 UNKNOWN = Dropped("a form that is not known")
 NO_CONVERSATIONS = "no conversations"
-
-
-def check(settings: "LogsPrepSettings", job: "Job") -> None:
-    """Check all that can be checked without reading the files. Raises SdpoError for the first problem."""
-    check_output_folder(settings, (OUTPUT, *BESIDE))
-    source = _input(settings)
-    if not paths_of(source):
-        raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
-    if settings.redact_names:
-        check_names(settings.redact)
 
 
 @dataclass
@@ -66,7 +55,7 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     redactor = Redactor(settings.redact, settings.redact_names)
     names = (OUTPUT, *BESIDE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
-        sources = sources_of(_input(settings), settings.out_dir)
+        sources = sources_of(input_of(settings), settings.out_dir)
         with Spool(settings.out_dir) as spool:
             _read_all(sources, settings, job, writer, counts, spool, redactor)
             _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / OUTPUT])
@@ -117,17 +106,23 @@ def _read_all(
         if source.name == FEEDBACK and not alone:
             ratings |= ratings_of(source)
     for source in sources:
-        reason = "ratings" if source.name == FEEDBACK and not alone else skip_reason(source)
-        if reason is not None and alone:
-            raise RecordError(
-                f"{source} has no conversations that can be read: {reason}. Give JSON, CSV, parquet or a ZIP of these."
-            )
+        reason = reason_to_skip(source, alone)
         if reason is None:
             reason = _read(source, alone, settings, job, writer, counts, spool, ratings, redactor)
         if reason is not None:
             counts.skipped[reason] += 1
         if isinstance(source, Member):
             source.close()
+
+
+def reason_to_skip(source: Source, alone: bool) -> str | None:
+    """Return why a file is not read, None if it is. Raises RecordError if it is the only one."""
+    reason = "ratings" if source.name == FEEDBACK and not alone else skip_reason(source)
+    if reason is not None and alone:
+        raise RecordError(
+            f"{source} has no conversations that can be read: {reason}. Give JSON, CSV, parquet or a ZIP of these."
+        )
+    return reason
 
 
 def _read(
@@ -204,7 +199,8 @@ def _shown_rating(rating: float) -> str:
     return {1.0: "thumbs up", -1.0: "thumbs down"}.get(rating, f"{rating:g}")
 
 
-def _input(settings: "LogsPrepSettings") -> Path:
+def input_of(settings: "LogsPrepSettings") -> Path:
+    """Return INPUT. Raises SettingError if it is not set."""
     if settings.input is None:
         raise SettingError("INPUT is not given. Name the file with your conversations, or a folder of such files.")
     return settings.input

@@ -21,7 +21,8 @@ from sdpo.data.report import Lengths, Tally, draw, measure_of, table
 from sdpo.data.seen_hashes import SeenHashes
 from sdpo.data.sources import CONVERSATION_SOURCES, PROMPT_SOURCES, SOURCES, ConversationSource, Origin, locate
 from sdpo.errors import RecordError, RunError
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 from sdpo.text.records import Interaction, Prompt, interaction_lines, prompt_lines
 
 if TYPE_CHECKING:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo.data.prepare import CARD, REPORT
 from sdpo.errors import RecordError, SettingError
+from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.hub import check_upload, upload
+from sdpo.settings import as_words
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -24,7 +26,8 @@ def check(settings: "PushDataSettings", job: "Job") -> None:
             f"DATA={folder} holds conversations {private}. Redact them (make prep-logs), or give ALLOW_UNREDACTED=1 if "
             "everything in them may be read by others."
         )
-    check_upload("REPO", repository, settings.hf_token, settings.dry_run)
+    later = f"Nothing was uploaded. Try again later with the same command: {_again(settings, job)}"
+    check_upload("REPO", repository, settings.hf_token, settings.dry_run, otherwise=later)
     counted = ", ".join(f"{count:,} of {name}" for name, count in rows.items())
     kind = "public" if settings.public else "private"
     print(f"{sum(rows.values()):,} rows ({counted}) to {repository}, {kind} if it is new", flush=True)
@@ -41,8 +44,13 @@ def run(settings: "PushDataSettings", job: "Job") -> None:
         message=f"{sum(count_rows(folder).values())} rows",
         files=[*count_rows(folder), CARD],
         kind="dataset",
+        again=_again(settings, job),
     )
     print(f"uploaded to {address}", flush=True)
+
+
+def _again(settings: "PushDataSettings", job: "Job") -> str:
+    return command(job.name, *as_words(given_to_repeat(settings)))
 
 
 def count_rows(folder: Path) -> dict[str, int]:

@@ -12,9 +12,9 @@ from sdpo.evaluate.condition_report import aligned, as_json, condition_table, ro
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import WIN_RATE, Cell, Forgotten, Matrix
 from sdpo.evaluate.sequence import Stage
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command, given_to_repeat
+from sdpo.runtime.ending import say
 from sdpo.runtime.figures import ORANGE, printable, save_figure
-from sdpo.runtime.processes import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import EvalSettings
 

@@ -12,8 +12,9 @@ from sdpo.evaluate.benchmark_tasks import check_tasks
 from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.judges import check_judge, judge_kind
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
+from sdpo.evaluate.run_folders import no_run
 from sdpo.evaluate.sequence import check_sequence
-from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run, no_run
+from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run
 from sdpo.settings import EvalSettings
 from sdpo.settings.inputs import check_model
 

@@ -13,7 +13,7 @@ from sdpo.errors import RecordError, SettingError, command
 from sdpo.evaluate.trained_run import TrainedRun, job_as_trained, persona, prompts_file
 from sdpo.text.prompts import FOLLOW_UP_PERSONA, Message
 from sdpo.text.records import Interaction, read_interactions, read_prompts
-from sdpo.train.offline.split import is_held_out
+from sdpo.text.split import is_held_out
 from sdpo.train.online.data import training_prompts
 
 if TYPE_CHECKING:

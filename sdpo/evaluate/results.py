@@ -14,8 +14,8 @@ from sdpo.evaluate.condition_report import as_json, condition_table
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.evaluate.win_rates import BASELINE, WinRate
 from sdpo.runtime.columns import side_by_side, spread
-from sdpo.runtime.ending import command, say
-from sdpo.runtime.processes import given_to_repeat
+from sdpo.runtime.commands import command, given_to_repeat
+from sdpo.runtime.ending import say
 from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
 from sdpo.settings import EvalSettings
 

@@ -12,7 +12,7 @@ from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
 from sdpo.evaluate.judges import ORACLE, check_judge, judge_kind, reader
 from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
-from sdpo.evaluate.trained_run import TrainedRun, evaluated_run, read_run
+from sdpo.evaluate.trained_run import TrainedRun, evaluated_run, read_run, without_checkpoint
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -53,8 +53,15 @@ def stages(settings: "EvalSettings") -> list[Stage]:
         complete = run.checkpoints()
         good = {step: folder for step, folder in complete.items() if step not in run.warned_steps()}
         if not good:
-            problem = "the guard had warned of every checkpoint" if complete else "it has no complete checkpoint"
-            raise RunError(f"{run.path} cannot be one of several runs: {problem}. Leave it out of RUN_DIR.")
+            if not complete:
+                raise RunError(
+                    f"{run.path} cannot be one of several runs: it has no complete checkpoint. "
+                    f"{without_checkpoint(run)} Or leave it out of RUN_DIR."
+                )
+            raise RunError(
+                f"{run.path} cannot be one of several runs: the guard had warned of every checkpoint. Leave it out of "
+                "RUN_DIR."
+            )
         step = max(good)
         found.append(Stage(f"after {name}", run, step, good[step], run.model or settings.baseline or ""))
     return found

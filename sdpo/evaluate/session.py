@@ -24,6 +24,7 @@ from sdpo.evaluate.release_rules import Evidence, decide
 from sdpo.evaluate.store import Store
 from sdpo.llm import OpenAIBackend, ReplyCache
 from sdpo.models.pretrained import silence_libraries
+from sdpo.runtime.commands import resume_command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_prompt
 from sdpo.users.judge import Pair, VerdictPair
@@ -209,9 +210,8 @@ class EvalSession:
                     )
                 verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, used, answers)
             except BudgetReached as error:
-                raise BudgetReached(
-                    f"{error} The verdicts so far are stored; resume with {self._resume_command()}"
-                ) from None
+                resume = resume_command(self.settings, self.job.name, higher_cost=True)
+                raise BudgetReached(f"{error} The verdicts so far are stored; resume with {resume}") from None
             finally:
                 spent += self._record_cost(judge, pairwise_judge)
             self.model_cache.clear()
@@ -264,10 +264,6 @@ class EvalSession:
         line = f"{judge}: {usage.requests} requests, {usage.tokens_in:,} tokens in, {usage.tokens_out:,} out"
         print(line + (f", ${usage.cost:.4f}" if priced else ""), flush=True)
         return usage.cost
-
-    def _resume_command(self) -> str:
-        given = {name: value for name, value in settings_module.given(self.settings).items() if name != "max_cost"}
-        return " ".join(["make", self.job.name, *settings_module.as_words(given), "MAX_COST=..."])
 
     def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int:
         """Return the number of prompts that the run may have been trained on."""

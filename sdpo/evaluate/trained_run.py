@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError, command
+from sdpo.errors import RunError, SettingError
+from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
+from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
@@ -40,6 +42,7 @@ class TrainedRun:
     system_prompt: str | None = None
     prompt_suffix: str | None = None
     persona: str | None = None
+    given: dict[str, Any] | None = None
 
     @property
     def model(self) -> str | None:
@@ -68,7 +71,9 @@ def read_run(path: Path) -> TrainedRun:
     """Return the run in a folder. Raises RunError if run.json is missing or has no settings."""
     written = RunDirectory(path).read_json("run.json")
     if written is None:
-        raise RunError(f"{path} has no run.json, so it is not a run directory. Give one that a training job printed.")
+        inside = sorted(str(found.parent) for found in [*path.glob("*/run.json"), *path.glob("*/*/run.json")])
+        advice = f"Give one in it, such as {inside[-1]}." if inside else "Give one that a training job printed."
+        raise RunError(f"{path} has no run.json, so it is not a run directory. {advice}")
     if not isinstance(written.get("settings"), dict):
         raise RunError(f"{path / 'run.json'} has no settings. Give the run directory of a training job.")
     names = {item.name for item in dataclasses.fields(TrainedRun)} - {"path"}
@@ -79,19 +84,12 @@ def read_run(path: Path) -> TrainedRun:
     return TrainedRun(path, **facts)
 
 
-def newest_run(scratch: Path) -> Path | None:
-    """Return the most recently started run directory with checkpoints in `scratch`, None if there is none."""
-    folders = {path.parent for path in scratch.glob("*/*/checkpoint-*")}
-    started = {path: (path / "run.json").stat().st_mtime for path in folders if (path / "run.json").exists()}
-    return max(started, key=started.__getitem__, default=None)
-
-
 def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     """Return the settings with the run's recorded values for everything that the user did not set.
 
     Of several runs these are the last one's, but the baseline is the model that the first one started from.
     """
-    paths = settings.run_dirs or [path for path in [newest_run(settings.scratch)] if path]
+    paths = named_runs(settings) or [path for path in [newest_run(settings.scratch)] if path]
     if not paths:
         return _replaced(settings, run_id="eval")
     path, several = paths[-1], len(paths) > 1
@@ -119,11 +117,6 @@ def _offline_prompts(run: TrainedRun) -> str | None:
     """Return the interactions whose prompts an evaluation of an offline run answers: VAL_JSONL, else TRAIN_JSONL."""
     files = (run.settings.get("val_jsonl"), run.settings.get("train_jsonl"))
     return next((file for file in files if file and Path(file).is_file()), None)
-
-
-def no_run(settings: EvalSettings) -> str:
-    """Return the message for an evaluation without a run."""
-    return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:
@@ -183,12 +176,10 @@ def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Pat
     else:
         steps = list(complete) if settings.steps is None else settings.steps
     if not any(step in complete for step in steps):
-        existing = (
-            f"Complete are {', '.join(map(str, complete))}; set CKPTS to some of these."
-            if complete
-            else "It has no complete checkpoint at all."
-        )
-        raise RunError(f"{run.path} has no complete checkpoint of {_step_list(steps)}. {existing}")
+        if not complete:
+            raise RunError(f"{run.path} has no complete checkpoint. {without_checkpoint(run)}")
+        existing = f"It has those of step {', '.join(map(str, complete))}; set CKPTS to some of these."
+        raise RunError(f"{run.path} has no complete checkpoint of step {', '.join(map(str, steps))}. {existing}")
     return {step: complete.get(step) for step in steps}
 
 
@@ -209,8 +200,14 @@ def _unwarned(run: TrainedRun) -> dict[int, Path]:
     return {step: folder for step, folder in run.checkpoints().items() if step not in warned}
 
 
-def _step_list(steps: list[int]) -> str:
-    return f"step {', '.join(map(str, steps))}" if steps else "any step"
+def without_checkpoint(run: TrainedRun) -> str:
+    """Return why a run may have no checkpoint, and what to do about it, with the command that resumes it."""
+    every = run.settings.get("save_steps")
+    why = "It ended before its first one" + (f", which SAVE_STEPS={every} writes at step {every}" if every else "")
+    if run.given is None or not run.job:
+        return f"{why}. Run its command again, which resumes it; or train with a smaller SAVE_STEPS and another RUN_ID."
+    resume = command(run.job, *settings_module.as_words(run.given), output_dir=run.path)
+    return f"{why}. Resume it with: {resume} (or train anew with a smaller SAVE_STEPS and another RUN_ID)."
 
 
 def persona(settings: EvalSettings, run: TrainedRun) -> str | None:

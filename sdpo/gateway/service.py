@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
 from sdpo.llm.address import checked_url, is_loopback
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 
 if TYPE_CHECKING:
     from sdpo.gateway.retention import Forgotten
@@ -65,7 +66,7 @@ def check_named(settings: "GatewayKeySettings | ForgetSettings", job: "Job") -> 
     given = settings_module.source(settings, name)
     if given not in (settings_module.FLAG, settings_module.MAKE, settings_module.TINY) or not getattr(settings, name):
         raise SettingError(
-            f"{name.upper()} is not given. Name it on the command line: make {job.name} {name.upper()}=..."
+            f"{name.upper()} is not given. Name it on the command line: {command(job.name)} {name.upper()}=..."
         )
 
 

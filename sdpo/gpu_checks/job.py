@@ -8,7 +8,8 @@ from sdpo import progress
 from sdpo.gpu_checks import registry
 from sdpo.gpu_checks.outcome import FAILED, NOT_RUN, PASSED
 from sdpo.gpu_checks.report import line, table
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job

@@ -6,9 +6,11 @@ Each is the program that a user starts, in a process of its own.
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +20,11 @@ from typing import Any
 
 import httpx
 
-from sdpo.errors import RunError, ServerError
+from sdpo import progress
+from sdpo.errors import RunError, ServerError, command
 from sdpo.gateway.store import Store
-from sdpo.learn.rule_users import Clients, compare_with_store, figures, greedy_answers
+from sdpo.learn.night import STAGES
+from sdpo.learn.rule_users import STYLE, TASTES, Clients, compare_with_store, figures, greedy_answers
 from sdpo.llm.server import end_with_parent
 from sdpo.registry.live import read_live
 from sdpo.tiny import MODEL_DIR
@@ -28,6 +32,8 @@ from sdpo.tiny import MODEL_DIR
 _READY_SECONDS, _STOP_SECONDS = 180, 60
 # Exit codes of `make learn` that are decisions: done, stopped by the audit or the guard, kept back.
 _DECISIONS = (0, 6, 7)
+# The end of a line that only says for how long something has been under way.
+_UNDER_WAY = re.compile(r": [0-9]+(:[0-9]{2})+$")
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,31 @@ class Loop:
         """The folder of the versions."""
         return self.folder / "registry"
 
-    def job(self, name: str, *flags: str, allowed: Sequence[int] = (0,)) -> str:
-        """Run a job on this loop's registry and return what it printed. Raises RunError if it failed."""
-        command = [*_job(name), "--tiny", "--registry", str(self.registry)]
-        command += ["--upstream", self.upstream, "--unload-after", "0", *flags]
-        done = subprocess.run(command, env=_environment(), capture_output=True, text=True)
-        if done.returncode not in allowed:
-            last = (done.stderr.strip() or done.stdout.strip() or "it wrote nothing").splitlines()[-1]
-            raise RunError(f"{name} ended with code {done.returncode}: {last.removeprefix('error: ')}")
-        return done.stdout
+    def job(
+        self, name: str, *flags: str, allowed: Sequence[int] = (0,), watch: Callable[[str], None] | None = None
+    ) -> str:
+        """Run a job on this loop's registry and return what it printed; `watch` gets each line as it is printed.
+
+        Raises RunError if the job failed.
+        """
+        line = [*_job(name), "--tiny", "--registry", str(self.registry)]
+        line += ["--upstream", self.upstream, "--unload-after", "0", *flags]
+        printed: list[str] = []
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as errors,
+            subprocess.Popen(line, env=_environment(), stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ):
+            for text in process.stdout or ():
+                printed.append(text)
+                if watch is not None:
+                    watch(text.rstrip("\n"))
+            code = process.wait()
+            errors.seek(0)
+            failure = errors.read().strip()
+        if code not in allowed:
+            last = (failure or "".join(printed).strip() or "it wrote nothing").splitlines()[-1]
+            raise RunError(f"{name} ended with code {code}: {last.removeprefix('error: ')}")
+        return "".join(printed)
 
 
 @contextmanager
@@ -117,16 +139,16 @@ def once_around(
     talking, measured, seconds = Clients(loop.url, clients), Clients(loop.url, clients), dict[str, float]()
     greedy = [greedy_answers(loop.url)]
     say(f"{clients} users talk to the model: {conversations} conversations")
-    with _timed(seconds, "talk"):
+    with _timed(seconds, "talk"), progress.task("the users talk"):
         before = talking.talk(conversations, seed=1)
     kept = compare_with_store(Store(loop.store_url, create=False), talking)
     say(f"{kept['stored']} conversations are in the store, {kept['lost']} lost, {kept['different']} different")
-    say("make learn: from what was said to a decision")
-    with _timed(seconds, "night"):
-        summary = _learn(loop, learn_flags)
+    say(f"a night of {command('learn')}, stage by stage: {', '.join(STAGES)}")
+    with _timed(seconds, "night"), progress.task("the night"):
+        summary = _learn(loop, learn_flags, say)
     live = read_live(loop.registry).version
     say(f"{summary['outcome']}: {summary['sentence']}")
-    with _timed(seconds, "measure"):
+    with _timed(seconds, "measure"), progress.task("the users talk to what is live now"):
         after = measured.talk(fresh, seed=2, follow_up=False)
     greedy.append(greedy_answers(loop.url))
     if roll_back and live is not None:
@@ -140,12 +162,23 @@ def once_around(
     )  # fmt: skip
 
 
-def _learn(loop: Loop, flags: Sequence[str]) -> dict[str, Any]:
-    """Run a night and return its summary."""
+def _learn(loop: Loop, flags: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+    """Run a night, say what comes of each stage as it passes, and return the night's summary."""
     given = ["--store-url", loop.store_url, "--scratch", str(loop.folder), *flags]
-    loop.job("learn", *given, allowed=_DECISIONS)
+
+    def watch(line: str) -> None:
+        if is_of_a_stage(line):
+            say(f"  {line}")
+
+    loop.job("learn", *given, allowed=_DECISIONS, watch=watch)
     newest = max((loop.folder / "learn").glob("*/learn.json"), key=lambda path: path.stat().st_mtime)
     return dict(json.loads(newest.read_text("utf-8")))
+
+
+def is_of_a_stage(line: str) -> bool:
+    """Return whether a line of the night's output says that a stage has begun, or what came of it."""
+    name, colon, _ = line.partition(": ")
+    return bool(colon) and name in STAGES and not _UNDER_WAY.search(line)
 
 
 @contextmanager
@@ -156,8 +189,13 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def table(result: Result) -> str:
-    """Return the figures before and after as a table."""
-    lines = [f"{'':7} adherence  validity  share with emoji  casual  long"]
+    """Return the figures before and after as a table, and before it what adherence is adherence to."""
+    unwanted = " nor ".join(name for taste in TASTES for name in taste)
+    lines = [
+        f"adherence: the share of answers in the style that the users want, {STYLE}",
+        f"(neither {unwanted}); the other columns are shares of answers too, emoji is what nobody asked for",
+        f"{'':7} adherence  validity  share with emoji  casual  long",
+    ]
     for name, found in (("before", result.before), ("after", result.after)):
         axes = found["axes"]
         lines.append(

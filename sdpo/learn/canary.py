@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sdpo.data.found import own_words
 from sdpo.errors import SettingError
 from sdpo.learn.collect import open_store
-from sdpo.registry.live import Live, read_live, typed
+from sdpo.registry.live import Live, read_live
 from sdpo.registry.moves import promote, rollback
+from sdpo.runtime.commands import on_registry
 from sdpo.runtime.statistics import Interval, difference_interval
 from sdpo.text.languages import language_of
 from sdpo.users.satisfaction import reads_as_satisfied
@@ -143,7 +144,7 @@ def run(settings: "CanarySettings", job: "Job") -> None:
     live = read_live(settings.registry)
     if live.canary is None:
         raise SettingError(
-            f"{settings.registry} has no canary. {typed(settings.registry, 'promote', 'CANARY=0.1')} starts one."
+            f"{settings.registry} has no canary. {on_registry(settings.registry, 'promote', 'CANARY=0.1')} starts one."
         )
     store = open_store(settings)
     comparison = comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo.errors import RecordError, command
 from sdpo.runtime.run_directory import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
-from sdpo.train.offline.split import is_held_out
+from sdpo.text.split import is_held_out
 
 if TYPE_CHECKING:
     from sdpo.gateway.conversations import StoredConversation

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from sdpo.errors import RunError, SettingError
+from sdpo.errors import RunError, SettingError, command
 from sdpo.gateway import service
 
 if TYPE_CHECKING:
@@ -70,5 +70,5 @@ def next_steps(loop: "Loop", result: "Result", serving: bool) -> str:
             "Ctrl-C ends server and gateway.",
         ]
     else:
-        lines.append("make demo-loop DEMO_STAY=1 leaves server and gateway running, for make chat.")
+        lines.append(f"{command('demo-loop')} DEMO_STAY=1 leaves server and gateway running, for {command('chat')}.")
     return "\n".join(lines)

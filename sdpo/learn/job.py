@@ -17,8 +17,8 @@ from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
 from sdpo.registry.live import read_live
-from sdpo.runtime.ending import command, say
-from sdpo.runtime.processes import given_to_repeat
+from sdpo.runtime.commands import command, given_to_repeat
+from sdpo.runtime.ending import say
 from sdpo.runtime.run_directory import RunDirectory, provenance
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
 from sdpo.settings.common import MODEL_ELSEWHERE

@@ -20,8 +20,9 @@ from sdpo.learn import canary, collect
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import Stages
 from sdpo.registry import moves, versions
-from sdpo.registry.live import read_live, typed
+from sdpo.registry.live import read_live
 from sdpo.runtime import processes
+from sdpo.runtime.commands import on_registry
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.training import RULE
 
@@ -256,7 +257,8 @@ class Work:
         row: dict[str, Any] = {"output": name, "version": name}
         if live.canary is not None and live.canary.version != name:
             return row | _ends(CANDIDATE, 0, f"{name} waits until {live.canary.version} is no longer tried")
-        against, promoting = self.results["evaluate"]["against"], typed(settings.registry, "promote", f"VERSION={name}")
+        against = self.results["evaluate"]["against"]
+        promoting = on_registry(settings.registry, "promote", f"VERSION={name}")
         if self.rival() != against:
             sentence = f"{name} was compared with {against or 'the base model'}, and {live.version} is live now"
             return row | _ends(CANDIDATE, 0, f"{sentence}: {command('learn')} again, or {promoting}")

@@ -68,12 +68,8 @@ def cheapest_change(plan: Plan, memory: float, most_gpus: int = _MOST_GPUS) -> s
         if peak * (1 + LOST) + CONTEXT <= memory:
             if "accelerate_config" in change:
                 change["accelerate_config"] = "jobs/accelerate/fsdp2.yaml"
-            return " ".join(as_words({_shown(name): value for name, value in change.items()}))
+            return " ".join(as_words(change))
     return None
-
-
-def _shown(name: str) -> str:
-    return "gpus" if name == "world_size" else name
 
 
 def _changes(plan: Plan, most_gpus: int) -> Iterator[dict[str, Any]]:

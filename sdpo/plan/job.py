@@ -8,6 +8,7 @@ from sdpo.plan.devices import GB, gpus_here
 from sdpo.plan.fit import cheapest_change, fits_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.table import summary, table, values
+from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import replace_file
 from sdpo.settings import CommonSettings, OfflineSettings, OnlineSettings
 
@@ -25,7 +26,10 @@ def run(settings: CommonSettings, job: "Job") -> int:
     training = _training(settings)
     plan = plan_of(training)
     fits = fits_of(plan)
-    print(f"{job.name}: {job.summary}\n\n{table(plan, fits)}", flush=True)
+    print(f"{job.name}: {job.summary}\n", flush=True)
+    if no_gpu_here(training):
+        print(f"No GPU is visible here: this is the plan for a machine with {_gpus(training)}.\n", flush=True)
+    print(table(plan, fits), flush=True)
     if not settings.dry_run:
         path = training.scratch / FOLDER / training.run_name / FILE
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +42,26 @@ def run(settings: CommonSettings, job: "Job") -> int:
 def dry_run_lines(settings: CommonSettings, job: "Job") -> list[str]:
     """Return the lines of a dry run: the plan's summary, or in one line why there is none."""
     try:
-        plan = plan_of(_training(settings))
-        return summary(plan, fits_of(plan))
+        training = _training(settings)
+        plan = plan_of(training)
+        lines = summary(plan, fits_of(plan))
     except SdpoError as error:
         return [f"no plan: {error}"]
+    if not no_gpu_here(training):
+        return lines
+    count = training.processes_here
+    processes = "one process" if count == 1 else f"{count} processes"
+    here = f"no GPU is visible here: this command would run {processes} on the CPU, many times slower"
+    return [here, f"on a machine with {_gpus(training)}:", *lines]
+
+
+def no_gpu_here(settings: OnlineSettings | OfflineSettings) -> bool:
+    """Return whether a run that is for a GPU would find none on this machine."""
+    return not settings.tiny and not visible_gpus()
+
+
+def _gpus(settings: OnlineSettings | OfflineSettings) -> str:
+    return "one GPU" if settings.world_size == 1 else f"{settings.world_size} GPUs"
 
 
 def warning(settings: CommonSettings, job: "Job") -> str | None:

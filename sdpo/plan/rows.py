@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdpo.settings import OfflineSettings, OnlineSettings
+from sdpo.text.split import is_held_out
 
 CHARACTERS = 4  # a token has about so many, of English with a vocabulary of 50,000 words or more
 _SAMPLE = 500
@@ -59,6 +60,8 @@ def _offline(settings: OfflineSettings) -> Rows:
             count, longest, longest, (f"{path} does not exist: time and disk for {count:,} rows at the limits",)
         )
     count, usual = read
+    if settings.holdout:
+        count = _training_rows(path, settings.holdout)
     usual = Lengths(
         min(usual.prompt + _TEMPLATE, longest.prompt),
         min(usual.completion, longest.completion),
@@ -66,7 +69,21 @@ def _offline(settings: OfflineSettings) -> Rows:
     )
     count = min(count, settings.train_n or count)
     note = f"lengths of the rows in {path}, at {CHARACTERS} characters a token; memory for rows at the limits"
-    return Rows(int(count * (1 - settings.holdout)), longest, usual, (note,))
+    return Rows(count, longest, usual, (note,))
+
+
+def _training_rows(path: Path | None, holdout: float) -> int:
+    """Return how many of a file's interactions are not held out; those that cannot be read count as trained on."""
+    if path is None:
+        return 0
+    count = 0
+    with path.open(encoding="utf-8") as file:
+        for line in filter(str.strip, file):
+            try:
+                count += not is_held_out(str(json.loads(line)["conversation_id"]), holdout)
+            except (ValueError, KeyError, TypeError):
+                count += 1  # the job itself says what is wrong with the file
+    return count
 
 
 def _train_file(settings: OnlineSettings | OfflineSettings) -> Path | None:

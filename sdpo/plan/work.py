@@ -34,8 +34,11 @@ class Work:
 def work_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows) -> Work:
     """Return the work of a run."""
     per_step = settings.bs * settings.ga
-    epochs = settings.epochs if isinstance(settings, OfflineSettings) else settings.iterations
-    steps = max(1, rows.count // (per_step * settings.world_size)) * epochs
+    if isinstance(settings, OfflineSettings):
+        epochs, in_epoch = settings.epochs, settings.epoch_steps(rows.count)
+    else:
+        epochs, in_epoch = settings.iterations, rows.count // settings.step_rows
+    steps = max(1, in_epoch) * epochs
     training = per_step * _row_flops(settings, shape, rows.usual)
     generation, tokens = 0.0, 0
     if isinstance(settings, OnlineSettings) and settings.asks_user:

@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING
 
 from sdpo.registry.history import read_moves
-from sdpo.registry.live import read_live, typed
+from sdpo.registry.live import read_live
 from sdpo.registry.moves import promote, rollback, states
 from sdpo.registry.versions import Version, versions
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command, on_registry
+from sdpo.runtime.ending import say
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -18,9 +19,9 @@ _COLUMNS = ("version", "state", "created", "parent", "learned from", "verdict")
 def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     """Let a version go live, or as a canary. Raises what `promote` raises."""
     version = promote(settings, settings.version, settings.force, "by hand")
-    live, back = read_live(settings.registry), typed(settings.registry, "rollback")
+    live, back = read_live(settings.registry), on_registry(settings.registry, "rollback")
     if live.canary is not None and live.canary.version == version.name:
-        compare, finish = (typed(settings.registry, word) for word in ("canary", "promote"))
+        compare, finish = (on_registry(settings.registry, word) for word in ("canary", "promote"))
         say(
             f"{version.name} answers {live.canary.share:.0%} of the conversations. {back} takes it back.",
             then=compare, why=f"compares it with what is live; {finish} lets it go live",
@@ -51,7 +52,7 @@ def table(settings: "RegistrySettings") -> str:
     registry = settings.registry
     live, every = read_live(registry), versions(registry)
     if not every:
-        return f"{registry} has no version yet: the base model answers. {typed(registry, 'learn')} makes one."
+        return f"{registry} has no version yet: the base model answers. {on_registry(registry, 'learn')} makes one."
     now = states(every, live, read_moves(registry, live))
     rows = [_COLUMNS, *(_cells(version, now[version.name]) for version in every)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]

@@ -6,14 +6,13 @@ A server may look at the file's modification time on each request, and read it o
 
 import hashlib
 import json
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import RunError, command
+from sdpo.errors import RunError
+from sdpo.runtime.commands import on_registry
 from sdpo.runtime.run_directory import replace_file
-from sdpo.settings import StoreSettings, settings_of
 
 FILE = "live.json"
 
@@ -76,15 +75,8 @@ def read_live(folder: Path) -> Live:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} is not a live pointer ({type(error).__name__}). Remove it, then run "
-            f"{typed(Path(folder), 'promote', 'VERSION=...')}."
+            f"{on_registry(Path(folder), 'promote', 'VERSION=...')}."
         ) from None
-
-
-def typed(registry: Path, *words: str) -> str:
-    """Return a command on this registry as it is typed, such as `make promote VERSION=v0003 REGISTRY=elsewhere`."""
-    default = settings_of(StoreSettings)["registry"].default
-    named = [] if registry == default else [f"REGISTRY={shlex.quote(str(registry))}"]
-    return command(" ".join([*words, *named]))
 
 
 def write_live(folder: Path, live: Live) -> None:

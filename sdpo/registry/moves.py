@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import ServerError, SettingError
 from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
-from sdpo.registry.live import Canary, Live, read_live, typed, write_live
+from sdpo.registry.live import Canary, Live, read_live, write_live
 from sdpo.registry.serving import upstream_of
 from sdpo.registry.versions import Version, check_files, locked, read, set_state, versions
+from sdpo.runtime.commands import on_registry
 
 if TYPE_CHECKING:
     from sdpo.settings import RegistrySettings
@@ -131,7 +132,7 @@ def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Versi
     now = states(every, live, read_moves(registry, live))
     candidates = [version for version in every if now[version.name] == "candidate"]
     if not candidates:
-        raise SettingError(_NOTHING.format(registry, typed(registry, "versions")))
+        raise SettingError(_NOTHING.format(registry, on_registry(registry, "versions")))
     return candidates[-1]
 
 

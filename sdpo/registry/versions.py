@@ -19,7 +19,7 @@ from typing import Any
 
 from sdpo.errors import RunError, SettingError, nearest, one_line
 from sdpo.evaluate.fingerprints import EvaluatedModel, NothingKnown, base_of, fingerprint, folder_fingerprint
-from sdpo.registry.live import typed
+from sdpo.runtime.commands import on_registry
 from sdpo.runtime.run_directory import replace_file
 
 FILE, LOCK = "version.json", ".lock"
@@ -137,7 +137,7 @@ def read(registry: Path, name: str) -> Version:
     except FileNotFoundError:
         names = [folder.name for folder in registry.glob("versions/v*")]
         hint = nearest(name, names)
-        where = f"{typed(registry, 'versions')} lists them."
+        where = f"{on_registry(registry, 'versions')} lists them."
         raise SettingError(f"{registry} has no version {name}.{hint} {where}") from None
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} cannot be read: {one_line(error)}. Remove that version's folder.") from None

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
-from sdpo.evaluate.trained_run import newest_run
+from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.report import write_report
 from sdpo.report.folder import FILE, read_folder
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 from sdpo.runtime.launch import check_writable
 from sdpo.runtime.run_directory import RunDirectory
 
@@ -20,13 +21,10 @@ def check(settings: "ReportSettings", job: "Job") -> None:
     """Raise SdpoError if there is nothing to report on or no place to write the page. Writes nothing."""
     folders = folders_of(settings)
     if not folders:
-        message = (
-            f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
-        )
         if settings.dry_run:
-            print(f"note: {message}\n")
+            print(f"note: {no_run(settings)}\n")
             return
-        raise SettingError(message)
+        raise SettingError(no_run(settings))
     for folder in folders:
         read_folder(folder)
     check_writable(_page(settings, folders).parent, "REPORT_FILE")
@@ -45,9 +43,12 @@ def run(settings: "ReportSettings", job: "Job") -> None:
 
 
 def folders_of(settings: "ReportSettings") -> list[Path]:
-    """Return the folders to report on: those of RUN_DIR, else the newest run or night; empty if there is none."""
-    if settings.run_dirs:
-        return settings.run_dirs
+    """Return the folders to report on: those of RUN_DIR, else the newest run or night; empty if there is none.
+
+    Raises SettingError for one that does not exist.
+    """
+    if named := named_runs(settings):
+        return named
     run = newest_run(settings.scratch)
     nights = [path.parent for path in settings.scratch.glob("learn/*/run.json")]
     found = [*([run] if run else []), *nights]

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from sdpo.runtime.job import Job
 
 
-def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]) -> None:
-    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings), "", "would run:"]
+def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str], found: Sequence[str] = ()) -> None:
+    """Print the dry run; `found` is what the job's checks found in the data."""
+    lines = [f"{job.name}: {job.summary}", "", settings_module.table(settings)]
+    if found:
+        lines += ["", "data:", *(f"  {line}" for line in found)]
+    lines += ["", "would run:"]
     if needs_user(settings, job):
         user = settings.user_model_name_or_path
         server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
@@ -34,7 +38,7 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
         line, extra = processes.launch_line(settings, job.module_name, arguments)
     # Settings from the environment belong to the command too.
     inherited = {
-        name.upper(): settings_module.as_text(value)
+        settings_module.shown_name(name): settings_module.as_text(value)
         for name, value in settings_module.given(settings).items()
         if settings_module.source(settings, name) in (settings_module.MAKE, settings_module.ENVIRONMENT)
         and name not in ("dry_run", "world_size" if extra else "")

@@ -20,10 +20,11 @@ class Job:
 
     The functions are given as "module:function", imported when needed and called with the settings and the job.
     Before any heavy work, and without importing torch: `become` returns the job to run instead of this one, `fill`
-    returns the settings with unset values filled in, and `check` raises if they cannot be used. `run` returns an exit
-    code or None. `report` is called with the run directory when the run has ended, however it ended. `plan` is the
-    module that plans the job: a dry run adds its `dry_run_lines`, a run begins with its `warning`. `instead`, if given,
-    is all that is called: no checks, no processes, no run directory.
+    returns the settings with unset values filled in, and `check` raises if they cannot be used; it may return lines on
+    what the data hold, which a dry run shows. `run` returns an exit code or None. `report` is called with the run
+    directory when the run has ended, however it ended. `plan` is the module that plans the job: a dry run adds its
+    `dry_run_lines`, a run begins with its `warning`. `instead`, if given, is all that is called: no checks, no
+    processes, no run directory.
     `oracles` are "module:class" of what measures styles exactly; the first that reads the model and the style is used.
     A job that `serves` runs until it is ended and shows no progress.
     """

@@ -6,7 +6,6 @@ each of them. Importing this module is cheap: torch is imported by the job's `ru
 
 import dataclasses
 import errno
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, 
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.job import Job
-from sdpo.runtime.loading import load
+from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import disk_full
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
@@ -62,6 +61,7 @@ def _main(job: Job, arguments: list[str]) -> int:
     if job.instead:
         return int(load(job.instead)(settings, job))
     worker = processes.WORKER_VARIABLE in os.environ
+    found: list[str] = []  # what the checks found in the data
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
     if not worker:
@@ -70,12 +70,12 @@ def _main(job: Job, arguments: list[str]) -> int:
             check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")
         # Not on other nodes, which may already see files of node 0.
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
-            load(job.check)(settings, job)
+            found = load(job.check)(settings, job) or []
         if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             wait = 0 if settings.dry_run else settings.simulator_wait
             server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
     if settings.dry_run:
-        print_dry_run(settings, job, arguments)
+        print_dry_run(settings, job, arguments, found)
         return 0
     if worker:
         return _run_here(settings, job)
@@ -193,8 +193,7 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"{job.name}: loading", flush=True)  # the next line may take half a minute
-    # Imported with the trainer, it warns on some CPUs of a missing package that is not needed here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    quiet_imports()
     try:
         with progress.shown(job.name, main=not job.serves and os.environ.get("RANK", "0") == "0"):
             processes.record_start()

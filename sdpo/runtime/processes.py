@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from sdpo import progress
 from sdpo import settings as settings_module
@@ -81,19 +81,6 @@ def simulator_started_for_job(settings: OnlineSettings) -> bool:
 
 
 # Processes
-
-
-def given_to_repeat(settings: CommonSettings) -> dict[str, Any]:
-    """Return the settings that the user gave, without those of this run's folder, server and launcher, and no secrets.
-
-    A command with them repeats the run.
-    """
-    left_out = {"run_id", "output_dir", "resume", "dry_run"}
-    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
-        left_out.add("simulator_url")
-    if isinstance(settings, LaunchSettings) and settings.nnodes == 1:
-        left_out |= {"master_addr", "master_port", "node_rank"}
-    return {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
 
 
 def drop_world_size(environment: MutableMapping[str, str] | None = None) -> None:
@@ -276,12 +263,12 @@ def check(settings: CommonSettings) -> None:
         )
     if not gpus and settings.processes_here > 1 and not _cpu_chosen(settings):
         raise SettingError(
-            f"GPUS={settings.world_size} (from: {settings_module.source(settings, 'world_size')}), but this machine "
+            f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')}), but this machine "
             "has no GPU. Set GPUS=1 to run one process on the CPU, or TINY=1 to try the job with the tiny model."
         )
     if gpus and settings.processes_here > len(gpus):
         raise SettingError(
-            f"GPUS={settings.world_size} (from: {settings_module.source(settings, 'world_size')}) is more than the "
+            f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')}) is more than the "
             f"{len(gpus)} GPU(s) visible here. Set GPUS={len(gpus) * settings.nnodes} or less."
         )
 

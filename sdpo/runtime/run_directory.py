@@ -35,54 +35,10 @@ from typing import IO
 from sdpo.errors import RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
-from sdpo.settings.contrast import OF_NULL_CONTRAST
-from sdpo.settings.recorded import under_present_names
+from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
-
-# Settings that may change when a run is resumed: they do not affect what it computes.
-MAY_CHANGE_ON_RESUME = {
-    "dry_run",
-    "concurrency",
-    "simulator_url",
-    "simulator_gpu",
-    "simulator_timeout",
-    "save_limit",
-    "resume",
-}
-MAY_CHANGE_ON_RESUME |= {"simulator_wait", "simulator_api_key", "max_cost", "price_file"}
-MAY_CHANGE_ON_RESUME |= {"nnodes", "node_rank", "master_addr", "master_port", "merge_adapter", "guard"}
-# These may change too, as long as the number of rows per step stays the same.
-STEP_SIZE = ("bs", "ga", "world_size")
-MAY_CHANGE_ON_RESUME |= {
-    *STEP_SIZE,
-    "output_dir",
-    "scratch",
-    "run_id",
-    "accelerate_config",
-    "log_steps",
-    "eval_batch_size",
-}
-MAY_CHANGE_ON_RESUME |= {"eval_steps", "user_trial"}
-MAY_CHANGE_ON_RESUME |= {"report_to", "push_to_hub", "hub_public", "model_license", "export", "llama_cpp"}
-
-
-# What runs did that were started before a setting existed.
-EARLIER = {
-    "recipe": "paper",
-    "hindsight_template": "framed",
-    "contrast_strength": 1.0,
-    "contrast_margin": 0.0,
-    "contrast_plausibility": 0.0,
-    "lr_schedule": "constant",
-    "learn_from": "all",
-    "rehearsal": 0.0,
-    "rehearsal_jsonl": None,
-    "content_weight": 0.0,
-    "user_states_satisfaction": False,
-    "save_only_model": False,
-}
 
 
 class RunDirectory:
@@ -92,8 +48,11 @@ class RunDirectory:
         self.path = path
         self._lock: IO[str] | None = None
 
-    def check(self, settings: dict, resume: bool = True) -> str:
-        """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing."""
+    def check(self, settings: dict, resume: bool = True, new_run: str = "") -> str:
+        """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing.
+
+        `new_run` is the command of a new run, for the messages.
+        """
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return "new"
         if not self.path.is_dir():
@@ -103,18 +62,15 @@ class RunDirectory:
             raise RunError(f"{self.path} contains files but no run.json. Choose another RUN_ID or OUTPUT_DIR.")
         if not resume:
             raise RunError(f"{self.path} already contains a run and RESUME=never. Choose another RUN_ID.")
+        before = completed(started["settings"])
+        changed = changed_settings(before, settings)
+        another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
         if (self.read_json("summary.json") or {}).get("finished"):
-            raise RunError(f"the run in {self.path} is finished. Choose another RUN_ID to train again.")
-        before = _completed(started["settings"])
-        may_change = MAY_CHANGE_ON_RESUME
-        if not before.get("null_contrast") and not settings.get("null_contrast"):
-            may_change = may_change.union(OF_NULL_CONTRAST)
-        changed = [name for name in settings if name not in may_change and before.get(name) != settings[name]]
+            raise RunError(f"the run in {self.path} is finished.{not_applied(before, settings, changed)} {another}")
         if changed:
-            name = changed[0]
             raise RunError(
-                f"the run in {self.path} was started with {name.upper()}={before.get(name)}, now it is "
-                f"{settings[name]}. Give the same settings to resume it, or choose another RUN_ID."
+                f"the run in {self.path} was started with {shown(before, changed)}, now it is "
+                f"{shown(settings, changed)}. Give the same settings to resume it. {another}"
             )
         if settings.get("save_only_model") and (last := self.last_checkpoint()):
             raise RunError(
@@ -316,8 +272,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return described.stdout.strip() or None
-
-
-def _completed(settings: dict) -> dict:
-    """Return the settings of a run with those that did not exist yet when it was started."""
-    return EARLIER | under_present_names(settings)

@@ -76,8 +76,8 @@ __all__ = [
 ]
 
 # The sources of a value.
-FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "make", "environment", "TINY", ".env"
-RECIPE, JOB, DEFAULT = "RECIPE", "job", "default"
+FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "Make variable", "environment", "TINY", ".env"
+RECIPE, JOB, DEFAULT = "RECIPE", "job's default", "default"
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:
@@ -116,8 +116,22 @@ def known_names() -> dict[str, Setting]:
 
 
 def source(settings: CommonSettings, name: str) -> str:
-    """Return the source of a value: flag, make, environment, TINY, ".env, line N", RECIPE, job or default."""
+    """Return the source of a value: one of the above, or ".env, line N"."""
     return settings.sources.get(name, DEFAULT)
+
+
+def origin(settings: CommonSettings, name: str) -> str:
+    """Return where a value is from, in words that follow "from"."""
+    words = {
+        FLAG: f"the flag {flag(shown_name(name).lower())}",
+        MAKE: f"the Make variable {shown_name(name)}",
+        ENVIRONMENT: f"the environment variable {shown_name(name)}",
+        TINY: "the job's TINY values",
+        JOB: "the job's defaults",
+        DEFAULT: "the defaults",
+    }
+    found = source(settings, name)
+    return words.get(found, found)
 
 
 def given(settings: CommonSettings) -> dict[str, Any]:
@@ -169,4 +183,9 @@ def as_text(value: Any) -> str:
 def as_words(values: Mapping[str, Any]) -> list[str]:
     """Return settings as words of a Make command, quoted for a shell. Addresses lose their user and password."""
     texts = {name: without_credentials(as_text(value)) for name, value in values.items()}
-    return [f"{name.upper()}={shlex.quote(text)}" for name, text in texts.items()]
+    return [f"{shown_name(name)}={shlex.quote(text)}" for name, text in texts.items()]
+
+
+def shown_name(name: str) -> str:
+    """Return a setting's name as commands and messages have it. WORLD_SIZE is what launchers call GPUS."""
+    return "GPUS" if name == "world_size" else name.upper()

@@ -5,6 +5,8 @@ import shlex
 from ipaddress import ip_address
 from pathlib import Path
 
+from sdpo.errors import instead_of
+
 GGUF_CONVERTER = "convert_hf_to_gguf.py"  # of llama.cpp
 
 
@@ -33,14 +35,19 @@ def own_address(value: str) -> str | None:
     return None
 
 
+def _instead(allowed: str, value: Path) -> str:
+    """Return the description with the names that are nearest to a path that does not exist."""
+    return allowed if value.exists() else f"{allowed}.{instead_of(value)}".rstrip(".")
+
+
 def existing_file(value: Path) -> str | None:
     """Check that the file exists."""
-    return None if value.is_file() else "an existing file"
+    return None if value.is_file() else _instead("an existing file", value)
 
 
 def existing_folder(value: Path) -> str | None:
     """Check that the folder exists."""
-    return None if value.is_dir() else "an existing folder"
+    return None if value.is_dir() else _instead("an existing folder", value)
 
 
 def llama_cpp_folder(value: Path) -> str | None:
@@ -58,22 +65,17 @@ def folders_in(value: Path) -> list[Path]:
     return [Path(part).expanduser() for part in shlex.split(str(value))]
 
 
-def existing_folders(value: Path) -> str | None:
-    """Check that the value names existing folders."""
+def folder_words(value: Path) -> str | None:
+    """Check that the value names one folder, or several with every quote closed; whether they exist is not checked."""
     try:
-        folders = folders_in(value)
+        return None if folders_in(value) else "a folder, or several separated by spaces"
     except ValueError:
         return "folders with every quote closed"
-    absent = next((folder for folder in folders if not folder.is_dir()), None)
-    if absent is None:
-        return None if folders else "an existing folder"
-    several = f", or several separated by spaces; there is no {absent}" if len(folders) > 1 else ""
-    return f"an existing folder{several}"
 
 
 def existing_path(value: Path) -> str | None:
     """Check that the file or folder exists."""
-    return None if value.exists() else "an existing file or folder"
+    return None if value.exists() else _instead("an existing file or folder", value)
 
 
 def template_file(value: Path) -> str | None:

@@ -10,8 +10,8 @@ from typing import Literal
 from sdpo.settings.checks import (
     existing_file,
     existing_folder,
-    existing_folders,
     existing_path,
+    folder_words,
     folders_in,
     http_address,
     names,
@@ -28,7 +28,7 @@ class EvalSettings(ReleaseSettings):
     run_dir: Path | None = setting(
         None,
         "the run to evaluate, or several that were trained one after another; if not set, the newest one in SCRATCH",
-        check=existing_folders,
+        check=folder_words,
     )
     ckpts: str | None = setting(
         None,

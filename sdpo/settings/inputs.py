@@ -1,35 +1,76 @@
 """Checks of the files and models that settings name, before a model is loaded. Importing this module is cheap."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
-from sdpo.errors import SettingError, one_line
-from sdpo.settings import given
+from sdpo.errors import SettingError, command, instead_of, nearest, one_line
+from sdpo.settings import given, given_by_user, source
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
+# The files of interactions by the jobs that write them.
+INTERACTIONS_BY = {
+    "logs_interactions.jsonl": "prep-logs",
+    "wildfeedback_interactions.jsonl": "prep-wildfeedback",
+    "wildchat_interactions_v1.jsonl": "prep-wildchat",
+}
+
+
+class Making(Protocol):
+    """What is asked of a job: its own values of settings, and the command that writes its data."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """The job's own values."""
+        ...
+
+    @property
+    def data_command(self) -> str:
+        """The command."""
+        ...
+
 
 def check_model_path(name: str, value: str) -> None:
-    """Raise SettingError if the value looks like a local path but is not a model folder."""
-    looks_local = value.startswith(("/", "./", "../", "~")) or Path(value).exists()
+    """Raise SettingError if the value is a local path but not a model's folder; the message names the nearest ones."""
     folder = Path(value).expanduser()
-    if looks_local and not (folder / "config.json").exists():
-        problem = "has no config.json" if folder.exists() else "does not exist"
-        raise SettingError(f"{name.upper()}={value} {problem}. Give a model's folder or its hub id.")
+    if not (value.startswith((".", "/", "~")) or folder.exists()) or (folder / "config.json").exists():
+        return
+    if folder.exists():
+        inside = sorted(str(path.parent) for path in folder.glob("*/config.json"))
+        hint = f" There are models in it, such as {inside[-1]}." if inside else ""
+        raise SettingError(f"{name.upper()}={value} has no config.json.{hint} Give a model's folder or its hub id.")
+    like = _models_like(value) or instead_of(folder, folders=True)
+    raise SettingError(f"{name.upper()}={value} does not exist.{like} Give a model's folder or its hub id.")
 
 
 def check_model(settings: CommonSettings, name: str, value: str) -> None:
     """Raise SettingError if the value of the setting `name` is neither a model's folder nor a model of the hub.
 
-    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so.
+    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so, unless the value
+    looks like a mistyped folder: its parent folder is here, or a model's folder with a similar name.
     """
     check_model_path(name, value)
-    if not Path(value).expanduser().exists() and (problem := _hub_problem(value, settings.hf_token)):
-        certain, text = problem
-        message = f"{name.upper()}={value} {text}"
-        if certain or not settings.dry_run:
-            raise SettingError(message)
-        print(f"note: {message}", flush=True)
+    if Path(value).expanduser().exists() or not (problem := _hub_problem(value, settings.hf_token)):
+        return
+    certain, text = problem
+    message = f"{name.upper()}={value} {text}"
+    like, parent = _models_like(value), Path(value).parent
+    if not like and parent != Path() and parent.is_dir():
+        like = instead_of(Path(value), folders=True)
+    if like:
+        raise SettingError(f"{name.upper()}={value} is no folder here.{like} As a hub id, it {text}")
+    if certain or not settings.dry_run:
+        raise SettingError(message)
+    print(f"note: {message} Its name could not be checked.", flush=True)
+
+
+def _models_like(value: str) -> str:
+    """Return a question, after a blank, with the model's folder here whose name is most like a path; "" if none is."""
+    parent = Path(value).expanduser().parent
+    found = [*parent.glob("*/config.json"), *Path().glob("*/config.json"), *Path().glob("*/*/config.json")]
+    return nearest(value, {str(path.parent) for path in found}, cutoff=0.75)
 
 
 def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
@@ -60,6 +101,21 @@ def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
     except Exception as error:  # the hub's client has raised the errors of three HTTP libraries so far
         return False, f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). Try again."
     return None
+
+
+def made_with(settings: CommonSettings, name: str, job: "Making") -> str:
+    """Return the command that writes the file which the setting `name` names; "" for a file of the user's own.
+
+    A name that a preparation job gives says which job it was; else a path that the job itself chose is of its data.
+    """
+    path = getattr(settings, name)
+    if path is not None and path.name in INTERACTIONS_BY:
+        return command(INTERACTIONS_BY[path.name])
+    origin = source(settings, name)
+    if origin == "DATA_PATH":
+        origin = source(settings, "data_path")
+    chosen_here = path is None or not given_by_user(origin) or str(path) == str(job.defaults.get(name))
+    return job.data_command if chosen_here else ""
 
 
 def read_template(name: str, path: Path | None) -> HindsightTemplate:

@@ -45,3 +45,7 @@ class OfflineSettings(TrainingSettings):
         None, "tiny world only: the style by which answers before and after training are measured"
     )
     temperature: float = setting(1.0, "the sampling temperature of those answers", above=0)
+
+    def epoch_steps(self, rows: int) -> int:
+        """Return the optimizer steps of an epoch over so many rows. Rows that fill no batch of all processes wait."""
+        return -(-(rows // (self.bs * self.world_size)) // self.ga)

@@ -5,7 +5,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdpo.settings.checks import existing_folders, folders_in
+from sdpo.settings.checks import folder_words, folders_in
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.declare import setting
 
@@ -17,7 +17,7 @@ class ReportSettings(CommonSettings):
     run_dir: Path | None = setting(
         None,
         "the folder of a training run, an evaluation or make learn, or several; if not set, the newest run in SCRATCH",
-        check=existing_folders,
+        check=folder_words,
     )
     report_file: Path | None = setting(
         None, "the page to write; if not set, report.html in the folder, for several folders in SCRATCH"

@@ -58,6 +58,9 @@ _FOREIGN_NAMES = set(
     "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
 )
 
+# The file of interactions, by its name in the audit and in training.
+_SAME_PURPOSE = {"data": "train_jsonl", "train_jsonl": "data"}
+
 Kind = TypeVar("Kind", bound=CommonSettings)
 
 
@@ -209,7 +212,7 @@ def _parse(declared: Setting, item: _Given) -> Any:
         shown = "the secret" if declared.secret else without_credentials(text)
         raise SettingError(
             f"{item.name.upper()}={shown} (from {item.origin}) must be {allowed}.{nearest(text, declared.choices)} "
-            "Give another value, or leave it out."
+            + ("Correct the path." if declared.kind is Path else "Give another value, or leave it out.")
         ) from None
 
 
@@ -222,7 +225,9 @@ def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, s
         )
     own_names = [shown(own) for own, item in by_any_name(settings).items() if not item.secret]
     if declared and declared.name not in settings:
-        raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. Leave it out.")
+        here = _SAME_PURPOSE.get(declared.name, "")
+        advice = f"Here it is {shown(here)}." if here in settings else "Leave it out."
+        raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. {advice}")
     raise SettingError(
         f"{origin} is not a setting of {job}.{nearest(shown(name), own_names)} See --help for all of them."
     )

@@ -107,6 +107,11 @@ class TrainingSettings(ContrastSettings, LaunchSettings, PublishingSettings):
         None, "a file with other words for the template; it must contain {follow_up}", check=template_file
     )
 
+    @property
+    def step_rows(self) -> int:
+        """The number of rows that an optimizer step takes, of all processes."""
+        return self.bs * self.ga * self.world_size
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSettings(TrainingSettings):

@@ -6,7 +6,8 @@ Importing this module is cheap; torch, transformers and matplotlib are imported 
 from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_model, read_template
 from sdpo.signal.cases import CASES_FILE, Case, read_cases
 from sdpo.signal.colours import limit_of

@@ -5,7 +5,7 @@ Importing this module is cheap; torch and transformers are imported when the wor
 
 import random
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from sdpo.english.styles import check_style
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import claude_url
 from sdpo.runtime.ending import say
-from sdpo.settings.inputs import check_contrast, check_model, read_template
+from sdpo.settings.inputs import check_contrast, check_model, made_with, read_template
 from sdpo.settings.training import RULE
 from sdpo.signal.run_folder import check_run, open_run
 from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
@@ -33,16 +33,25 @@ if TYPE_CHECKING:
 RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
 
 
-def check(settings: "AuditSettings", job: "Job") -> None:
-    """Check everything that can be checked without loading a model. Raises SdpoError on the first problem."""
+def check(settings: "AuditSettings", job: "Job") -> list[str]:
+    """Check everything that can be checked without loading a model. Raises SdpoError on the first problem.
+
+    A dry run also reads all of DATA; returns a line on what it holds.
+    """
     for name in models(settings):
         check_model(settings, "model", name)
     templates(settings)
     _check_judge(settings)
     check_contrast(settings)
-    # Only the first row; the complete file is read and checked when the sample is drawn.
-    next(_interactions(settings, job))
+    found: list[str] = []
+    if settings.dry_run:
+        sample, total = _sample_interactions(settings, job)
+        found = [f"{settings.data}: {total:,} interactions; {_sampled(sample)}"]
+    else:
+        # Only the first row; the run itself reads and checks the others before it loads a model.
+        next(_interactions(settings, job))
     check_run(settings)
+    return found
 
 
 def models(settings: "AuditSettings") -> list[str]:
@@ -118,6 +127,7 @@ def run(settings: "AuditSettings", job: "Job") -> int:
     from sdpo.signal.audit_page import draw_audit, table, write_audit_page
 
     rows, total = _sample_interactions(settings, job)
+    print(f"{total} interactions; {_sampled(rows)}", flush=True)
     folder = open_run(settings)
     candidates: list[dict[str, Any]] = []
     for name in models(settings):
@@ -148,7 +158,7 @@ def _interactions(settings: "AuditSettings", job: "Job") -> Iterator[Interaction
     """Return the interactions of DATA. Raises SettingError if it is not set; the job has a default for it."""
     if settings.data is None:
         raise SettingError("DATA is not set. Name a file of interactions, as a preparation job writes it.")
-    return read_interactions(settings.data, f"make {job.data_target}")
+    return read_interactions(settings.data, made_with(settings, "data", job))
 
 
 def _sample_interactions(settings: "AuditSettings", job: "Job") -> tuple[list[Interaction], int]:
@@ -172,8 +182,12 @@ def _sample_interactions(settings: "AuditSettings", job: "Job") -> tuple[list[In
             f"DATA={settings.data} has interactions of {conversations} conversations; an audit needs at least "
             f"{THRESHOLDS.rows}. Name a larger file."
         )
-    print(f"{len(sample)} of {total} interactions sampled, from {conversations} conversations", flush=True)
     return sample, total
+
+
+def _sampled(sample: Sequence[Interaction]) -> str:
+    conversations = len({row.conversation_id for row in sample})
+    return f"{len(sample)} of them sampled (AUDIT_N), from {conversations} conversations"
 
 
 def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", folder: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdpo.runtime.columns import side_by_side
-from sdpo.runtime.ending import command
+from sdpo.runtime.commands import command
 from sdpo.signal.verdict import CHANGES, GO, STOP
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
@@ -50,5 +50,5 @@ def next_command(row: Row, settings: "AuditSettings") -> tuple[str, str]:
         others = " ".join(name for name in HINDSIGHT_TEMPLATES if name != settings.hindsight_template)
         return command("audit", model=row["model"], data=settings.data, templates=others), "compares other templates"
     if row["cause"] == "data":
-        return "make prep-logs INPUT=...", "prepares other conversations"
+        return command("prep-logs", "INPUT=..."), "prepares other conversations"
     return command("audit", model="...", data=settings.data), "another model on the same data"

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
-from sdpo.runtime.processes import given_to_repeat
+from sdpo.runtime.commands import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo.errors import SettingError
-from sdpo.runtime.ending import command, say
+from sdpo.runtime.commands import command
+from sdpo.runtime.ending import say
 from sdpo.runtime.run_directory import RunDirectory
 
 if TYPE_CHECKING:

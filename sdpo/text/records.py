@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import RecordError
+from sdpo.errors import RecordError, instead_of, nearest_first
 from sdpo.text.prompts import Message
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -57,7 +57,8 @@ class Replay:
 
 
 def read_prompts(path: Path, make_with: str) -> list[Prompt]:
-    """Return the prompts of a JSONL file; `make_with` is the command that writes it, for error messages.
+    """Return the prompts of a JSONL file; `make_with` is the command that writes it, for error messages, "" if there
+    is none.
 
     Raises RecordError with file, line and field for a missing, empty or malformed file.
     """
@@ -199,13 +200,17 @@ def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], str | N
     for line, row in _read_rows(path, make_with):
         where = f"{path}, line {line}"
         if fault := fault_of(row):
-            raise RecordError(f"{where}: {fault}. Write it with {make_with}.")
+            raise RecordError(f"{where}: {fault}. {_remedy(make_with)}.")
         if row["id"] in seen:
             raise RecordError(f"{where}: id {row['id']} occurs twice. Ids must be unique.")
         seen.add(row["id"])
         yield row
     if not seen:
-        raise RecordError(f"{path} contains no {kind}. Write it with {make_with}.")
+        raise RecordError(f"{path} contains no {kind}. {_remedy(make_with, 'Give another file')}.")
+
+
+def _remedy(make_with: str, otherwise: str = "Fix or remove that line") -> str:
+    return f"Write it with {make_with}" if make_with else otherwise
 
 
 def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
@@ -221,10 +226,16 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                         f"{path}, line {number} is not JSON ({error}). Fix or remove that line."
                     ) from None
                 if not isinstance(row, dict):
-                    raise RecordError(f"{path}, line {number} is not a JSON object. Write it with {make_with}.")
+                    raise RecordError(f"{path}, line {number} is not a JSON object. {_remedy(make_with)}.")
                 yield number, row
     except FileNotFoundError:
-        raise RecordError(f"{path} does not exist. Make it with {make_with}, or give another file.") from None
+        if make_with:
+            raise RecordError(f"{path} does not exist. Make it with {make_with}, or give another file.") from None
+        raise RecordError(f"{path} does not exist.{instead_of(path) or ' Give another file.'}") from None
+    except IsADirectoryError:
+        files = nearest_first(".jsonl", (entry.name for entry in path.glob("*.jsonl")))
+        inside = f", such as {path / files[0]}" if files else ""
+        raise RecordError(f"{path} is a folder. Give a file{inside}.") from None
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Convert it to UTF-8.") from None
     except OSError as error:

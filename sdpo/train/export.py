@@ -1,4 +1,7 @@
-"""A trained model as GGUF, for llama.cpp and Ollama: converted by llama.cpp's own script, a Modelfile beside it."""
+"""A trained model as GGUF, for llama.cpp and Ollama: converted by llama.cpp's own script, a Modelfile beside it.
+
+Importing this is cheap.
+"""
 
 import os
 import shlex
@@ -7,14 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from sdpo.errors import RunError, on_one_line
-from sdpo.models.modelfile import modelfile
 from sdpo.runtime.run_directory import replace_file
 from sdpo.settings.checks import GGUF_CONVERTER as CONVERTER
 
 GGUF, MODELFILE = "model.gguf", "Modelfile"
+MERGED = "merged"  # the folder of the model with its adapter merged in
 
 
 def converter(llama_cpp: Path | None) -> Path | None:
@@ -28,20 +29,28 @@ def converter(llama_cpp: Path | None) -> Path | None:
     return Path(found)
 
 
+def by_hand(model: str, out: Path) -> str:
+    """Return lines that say that llama.cpp's script is missing, with the commands that convert a model by hand."""
+    return (
+        f"EXPORT=gguf: llama.cpp's {CONVERTER} is neither on PATH nor in LLAMA_CPP. These commands write {GGUF}:\n"
+        "  git clone --depth 1 https://github.com/ggml-org/llama.cpp\n"
+        f"  python llama.cpp/{CONVERTER} {model} --outfile {shlex.quote(str(out / GGUF))}"
+    )
+
+
 def export_gguf(model: Path, out: Path, llama_cpp: Path | None) -> None:
     """Write `model.gguf` and a Modelfile to the folder `out`; without llama.cpp print the commands that do the first.
 
     Raises RunError if the conversion fails.
     """
+    from transformers import AutoTokenizer
+
+    from sdpo.models.modelfile import modelfile
+
     replace_file(out / MODELFILE, modelfile(AutoTokenizer.from_pretrained(model), GGUF).encode())
     script = converter(llama_cpp)
     if script is None:
-        print(
-            f"EXPORT=gguf: llama.cpp's {CONVERTER} is neither on PATH nor in LLAMA_CPP. These commands write it:\n"
-            "  git clone --depth 1 https://github.com/ggml-org/llama.cpp\n"
-            f"  python llama.cpp/{CONVERTER} {shlex.quote(str(model))} --outfile {shlex.quote(str(out / GGUF))}",
-            flush=True,
-        )
+        print(by_hand(shlex.quote(str(model)), out), flush=True)
         return
     temporary = out / f".{GGUF}"
     done = subprocess.run(

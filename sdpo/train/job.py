@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line
+from sdpo.runtime.commands import new_run_command, resume_command
 from sdpo.runtime.hub import check_upload
-from sdpo.runtime.processes import simulator_started_for_job, visible_gpus
+from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.settings import OnlineSettings
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.text.records import read_prompts
+from sdpo.train.export import MERGED, by_hand, converter
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ class TrainingRun(Protocol):
         ...
 
 
-def check_training(settings: "TrainingSettings") -> None:
-    """Check the settings that all training jobs share, without loading a model. Raises SdpoError on the first fault."""
+def check_training(settings: "TrainingSettings", job: str) -> None:
+    """Check the settings that all training jobs share, without loading a model. Raises SdpoError on the first fault.
+
+    `job` is the name of the job that trains, for the command of a new run.
+    """
     read_template(settings.hindsight_template, settings.hindsight_file)
-    batch = settings.bs * settings.ga * settings.world_size
+    batch = settings.step_rows
     if settings.train_n is not None and settings.train_n < batch:
         raise SettingError(
             f"TRAIN_N={settings.train_n} is less than one step's {batch} rows (BS x GA x GPUS). Raise TRAIN_N or "
@@ -50,7 +54,8 @@ def check_training(settings: "TrainingSettings") -> None:
     if settings.adapter == "qlora" or settings.optimizer == "adamw_8bit":
         require_bitsandbytes(settings)
     read_rehearsal_prompts(settings)
-    RunDirectory(settings.run_directory_path).check(settings_module.redacted(settings), settings.resume == "auto")
+    recorded, resume = settings_module.redacted(settings), settings.resume == "auto"
+    RunDirectory(settings.run_directory_path).check(recorded, resume, new_run_command(settings, job))
 
 
 def require_bitsandbytes(settings: "TrainingSettings") -> None:
@@ -81,7 +86,12 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
     for name in models:
         check_model(settings, name, getattr(settings, name))
     if settings.push_to_hub:
-        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run)
+        later = "Try again, or leave PUSH_TO_HUB out and upload the finished run with `hf upload`."
+        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=later)
+    if settings.export == "gguf" and settings.dry_run and converter(settings.llama_cpp) is None:
+        folder = settings.run_directory_path
+        model = folder / (MERGED if settings.adapter != "none" else "checkpoint-N")
+        print(f"note: {by_hand(shlex.quote(str(model)), folder)}\n  It can wait until the run has ended.\n", flush=True)
     check_tracking(settings)
 
 
@@ -144,39 +154,24 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
     except KeyboardInterrupt:
         last = RunDirectory(settings.run_directory_path).last_checkpoint()
         if last and not settings.save_only_model and os.environ.get("RANK", "0") == "0":
-            print(f"{last.name} is kept; resume with: {resume_command(settings, job)}", file=sys.stderr, flush=True)
+            resume = resume_command(settings, job.name)
+            print(f"{last.name} is kept; resume with: {resume}", file=sys.stderr, flush=True)
         raise
     except (ServerError, BudgetReached) as error:
         session.save_now()
-        resume = resume_command(settings, job, higher_cost=isinstance(error, BudgetReached))
+        resume = resume_command(settings, job.name, higher_cost=isinstance(error, BudgetReached))
         raise type(error)(f"{error} The run is saved; resume it with: {resume}") from None
     except Exception as error:
         if not is_tracking_error(error):
             raise
         raise RunError(
             f"wandb cannot track the run: {one_line(error)}. Correct WANDB_ENTITY, WANDB_PROJECT or the key, or set "
-            f"WANDB_MODE=offline, and resume with: {resume_command(settings, job)}"
+            f"WANDB_MODE=offline, and resume with: {resume_command(settings, job.name)}"
         ) from None
     if not finished:
-        print(f"stopped and saved; resume with: {resume_command(settings, job)}", flush=True)
+        print(f"stopped and saved; resume with: {resume_command(settings, job.name)}", flush=True)
         return RunStopped.exit_code
     return 0
-
-
-def resume_command(settings: "TrainingSettings", job: "Job", higher_cost: bool = False) -> str:
-    """Return the command that resumes this run with the same settings.
-
-    With `higher_cost` MAX_COST is left for the user to fill in. A user and password in an address are left out.
-    """
-    left_out = {"run_id", "output_dir", *(["max_cost"] if higher_cost else [])}
-    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
-        left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
-    given = {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
-    words = settings_module.as_words(given)
-    words += [f"RUN_ID={settings.run_id}", *(["MAX_COST=..."] if higher_cost else [])]
-    if settings_module.source(settings, "output_dir") != "default":
-        words += [f"OUTPUT_DIR={shlex.quote(str(settings.output_dir))}"]
-    return command(" ".join([job.name, *words]))
 
 
 def check_driver() -> None:

@@ -6,13 +6,12 @@ from sdpo.errors import RunError
 from sdpo.models.policy import write_merged_model
 from sdpo.runtime.hub import upload
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.export import export_gguf
+from sdpo.train.export import MERGED, export_gguf
 from sdpo.train.model_card import write_card
 
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
 
-MERGED = "merged"
 # Of a checkpoint the model alone: not the optimizer, nor what names this machine's folders.
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json",

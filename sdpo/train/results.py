@@ -3,6 +3,7 @@
 from sdpo import progress
 from sdpo.runtime import ending
 from sdpo.runtime.columns import side_by_side, spread
+from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.figures import draw_training
 
@@ -31,7 +32,7 @@ def print_results(run: RunDirectory, summary: dict, evaluation: str) -> None:
         picture = draw_training(run, summary, pairs)
     files = {"picture": picture, "summary": run.path / "summary.json"}
     if run.last_checkpoint() is None or ("stopped_by_guard" in summary and not summary.get("best_checkpoint")):
-        then, why = ending.command("report", run_dir=run.path), "one page about the run"
+        then, why = command("report", run_dir=run.path), "one page about the run"
     else:
         then, why = evaluation, "compares its checkpoints with the model before"
     ending.say(outcome(run, summary), files, then, why)

@@ -17,8 +17,7 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
-from sdpo.runtime.ending import command
-from sdpo.runtime.processes import given_to_repeat
+from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.run_directory import COMPLETE, RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice

@@ -83,6 +83,18 @@ def test_data_are_uploaded_as_a_private_dataset_and_a_dry_run_says_how_many_rows
     assert TOKEN not in planned.stdout + planned.stderr + done.stdout + done.stderr
 
 
+def test_a_hub_that_fails_is_answered_with_the_same_command(monkeypatch):
+    folder = prepared(prep_english)
+    given = ["--data", str(folder), "--repo", "me/prompts"]
+    again = f"make push-data DATA={folder} REPO=me/prompts"
+    with UploadHub(TOKEN, broken="/commit/") as hub:
+        (line,) = push_data(hub, *given).stderr.splitlines()
+    assert "me/prompts cannot be uploaded: " in line and line.endswith(f"Upload it later with: {again}")
+    (line,) = push_data(hub, *given).stderr.splitlines()  # it is down now
+    assert "REPO=me/prompts: the hub does not respond" in line and "Nothing was uploaded." in line
+    assert line.endswith(again) and TOKEN not in line
+
+
 def test_conversations_that_are_not_redacted_are_refused_unless_it_is_said_explicitly():
     folder = prepared(prep_logs, "--redact", "0")
     with UploadHub(TOKEN) as hub:

@@ -73,7 +73,8 @@ def folder(tmp_path_factory) -> Path:
     for path in ("data/logs/logs_interactions.jsonl", "data/conversations/conversations.jsonl"):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(logs, "utf-8")
-    conversation = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    roles = ("user", "assistant", "user")
+    conversation = [{"role": role, "content": f"the {role} says hello"} for role in roles]
     (folder / "conversations.json").write_text(json.dumps([{"messages": conversation}]))
     (folder / "styles.json").write_text('{"pirate": "You love pirates.", "metric": "You want metric units."}')
     for name in ("runs/sdpo-tldr-runs/my-run", "runs/a", "runs/b", "runs/c"):

@@ -12,7 +12,8 @@ from jobs import eval as eval_job
 from jobs import eval_helpsteer, eval_tldr
 from sdpo import settings
 from sdpo.evaluate.results import FILES
-from sdpo.evaluate.trained_run import default_steps, newest_run
+from sdpo.evaluate.run_folders import newest_run
+from sdpo.evaluate.trained_run import default_steps
 from sdpo.runtime import launch
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.resolve import resolve

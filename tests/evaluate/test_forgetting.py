@@ -13,7 +13,7 @@ from sdpo.evaluate.trained_run import fill
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings
-from sdpo.settings.checks import existing_folders, folders_in
+from sdpo.settings.checks import folder_words, folders_in
 from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import PERSONAS
 from sdpo.tiny import MODEL_DIR
@@ -102,21 +102,11 @@ def folders(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_run_dir_names_one_folder_or_several(folders, text, names):
-    assert folders_in(Path(text)) == [Path(name) for name in names] and existing_folders(Path(text)) is None
+    assert folders_in(Path(text)) == [Path(name) for name in names] and folder_words(Path(text)) is None
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("c", "an existing folder"),
-        ("a c", "an existing folder, or several separated by spaces; there is no c"),
-        ("a 'b", "folders with every quote closed"),
-    ],
-)
-def test_folders_that_are_not_there_are_named(folders, text, problem):
-    assert existing_folders(Path(text)) == problem
-    (folders / "file").write_text("")
-    assert existing_folders(Path("file")) == "an existing folder"
+def test_an_open_quote_is_refused():
+    assert folder_words(Path("a 'b")) == "folders with every quote closed"
 
 
 # Runs

@@ -13,8 +13,8 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.resolve import resolve
 from sdpo.text.prompts import FOLLOW_UP_PERSONA
 from sdpo.text.records import Prompt, interaction_lines, prompt_lines
+from sdpo.text.split import is_held_out
 from sdpo.tiny import MODEL_DIR, logged
-from sdpo.train.offline.split import is_held_out
 from tests.servers import Answer, FakeServer, prompt_of
 
 LOGS = logged.interactions(40, seed=5)

@@ -27,6 +27,7 @@ from sdpo.settings import OfflineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.tiny import MODEL_DIR
 from tests.commands import JOBS, ROOT, clean_environment
+from tests.gpus import pretend_gpus
 
 SMALL = {
     "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -195,12 +196,39 @@ def test_the_job_to_plan_is_named_by_make_or_a_flag(monkeypatch, capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_without_a_job_lists_the_jobs_that_can_be_planned(flag, capsys):
+    assert plan_job.plan([flag]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith(("  train-", "  demo-"))}
+    assert listed == {name: JOBS[f"jobs.{name.replace('-', '_')}"].summary for name in plan_job.TRAINING}
+    with pytest.raises(SystemExit) as ended:
+        plan_job.plan(["--job", "train-offline", flag])
+    assert ended.value.code == 0 and "--train-jsonl" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("module", ["jobs.train_online_tldr", "jobs.train_offline"])
 def test_a_dry_run_has_the_summary(module, capsys):
     job = replace(JOBS[module], check=None)
     assert main(job, ["--tiny", "--dry-run"]) == 0
     lines = capsys.readouterr().out.partition("would take:\n")[2].splitlines()
     assert 2 <= len(lines) <= 4 and lines[0].startswith("  memory of a ") and "disk: " in lines[2]
+
+
+@pytest.mark.parametrize(("gpus", "machine"), [("1", "one GPU"), ("2", "2 GPUs")])
+def test_a_machine_without_a_gpu_is_not_taken_for_one_with(gpus, machine, monkeypatch, tmp_path, capsys):
+    job = replace(JOBS["jobs.train_offline"], check=None)
+    flags = ["--model", "Qwen/Qwen3-4B", "--gpus", gpus]
+    pretend_gpus(monkeypatch, tmp_path, [81559] * 2)
+    assert main(job, [*flags, "--dry-run"]) == 0
+    assert "visible here" not in capsys.readouterr().out
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(job, [*flags, "--dry-run"]) == 0
+    processes = "one process" if gpus == "1" else "2 processes"
+    said = f"no GPU is visible here: this command would run {processes} on the CPU, many times slower\n"
+    assert f"{said}  on a machine with {machine}:\n  memory of a GPU: " in capsys.readouterr().out
+    assert plan_job.plan(["--job", "train-offline", *flags, "--dry-run"]) == 0
+    assert f"No GPU is visible here: this is the plan for a machine with {machine}.\n" in capsys.readouterr().out
 
 
 def test_rows_that_are_there_give_the_time(tmp_path):
@@ -236,12 +264,7 @@ def test_the_tiny_model_has_its_own_shape():
 def test_a_run_that_is_too_large_for_the_gpus_here_is_said_before_it_starts(
     flags, mebibytes, said, monkeypatch, tmp_path
 ):
-    tool = tmp_path / "nvidia-smi"
-    listed = "".join(f"GPU {index}: NVIDIA\n" for index in range(4))
-    tool.write_text(f"#!/bin/sh\n[ $1 = -L ] && printf '{listed}' || printf '{mebibytes}\\n99999\\n99999\\n99999\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    pretend_gpus(monkeypatch, tmp_path, [mebibytes, 99999, 99999, 99999])
     job = JOBS["jobs.train_offline"]
     settings = resolve(job.settings, flags, job=job.name, defaults=job.defaults, dotenv=tmp_path / "none")
     line = job_of_plan.warning(settings, job)

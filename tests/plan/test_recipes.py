@@ -68,7 +68,7 @@ def test_a_recipe_trains_the_tiny_model_online_with_a_user_by_url(example, tmp_p
 
 def trained(kind, settings, job: str) -> None:
     settings = dataclasses.replace(settings, run_id="run")
-    check_training(settings)
+    check_training(settings, "train-offline")
     assert kind(settings, JOBS[f"jobs.{job}"]).run()
     metrics = rows_of(settings.output_dir / "metrics.jsonl")
     assert metrics and all(row["loss"] == row["loss"] for row in metrics)

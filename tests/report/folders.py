@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from sdpo import settings as settings_module
-from sdpo.runtime.processes import given_to_repeat
+from sdpo.runtime.commands import given_to_repeat
 from sdpo.runtime.run_directory import provenance
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS

@@ -1,11 +1,20 @@
 """A dry run prints the command that would run, which itself must run."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sdpo.data import logs
+from sdpo.data.sources import CONVERSATION_SOURCES
+from sdpo.settings.inputs import INTERACTIONS_BY
+from sdpo.text.split import is_held_out
+from sdpo.tiny import MODEL_DIR
+from sdpo.tiny.data import logged
 from tests.commands import ROOT, clean_environment
+from tests.training import write_interactions
 
 
 @pytest.mark.parametrize("flag", [["--dry-run"], ["--dry-run", "1"], ["--dry-run=1"]])
@@ -17,3 +26,101 @@ def test_the_printed_command_is_the_given_one_without_the_dry_run(flag, first):
     done = subprocess.run(line, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("-m jobs.report --tiny --seed 1")
+
+
+def dry_run(job: str, folder: Path, **values: object) -> subprocess.CompletedProcess:
+    """Return the dry run of a job with these settings, started in the folder."""
+    flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    line = [sys.executable, "-m", f"jobs.{job}", "--dry-run", *flags]
+    return subprocess.run(line, cwd=folder, env=clean_environment(), capture_output=True, text=True)
+
+
+def only_line(done: subprocess.CompletedProcess) -> str:
+    """Return the one line of an error; nothing else was printed."""
+    assert done.returncode and not done.stdout, done.stdout
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_offline_training_counts_its_rows_against_a_step(tmp_path):
+    write_interactions(tmp_path / "logs.jsonl", 100)
+    given = {"model": MODEL_DIR, "gpus": 1, "bs": 4, "ga": 3, "epochs": 2, "holdout": 0.2, "report_to": "none"}
+    done = dry_run("train_offline", tmp_path, train_jsonl="logs.jsonl", **given)
+    assert done.returncode == 0, done.stderr
+    held_out = sum(is_held_out(row.conversation_id, 0.2) for row in logged(100, seed=1))
+    steps = -(-((100 - held_out) // 4) // 3)
+    assert "logs.jsonl: 100 interactions of 100 conversations" in done.stdout
+    assert f"{100 - held_out} rows to train on, {held_out} held out; a step takes 12 " in done.stdout
+    assert "(BS=4 x GA=3 x GPUS=1)" in done.stdout
+    assert f"{steps} steps an epoch, {2 * steps} in EPOCHS=2" in done.stdout
+    assert f"time: {2 * steps} steps" in done.stdout  # the plan's
+
+    few = dry_run("train_offline", tmp_path, train_jsonl="logs.jsonl", **given | {"ga": 30})
+    assert only_line(few).endswith(
+        f"{100 - held_out} rows to train on are fewer than the 120 that one step takes (BS=4 x GA=30 x GPUS=1). "
+        "Lower BS or GA, set HOLDOUT=0, or add data."
+    )
+
+
+def test_the_file_of_training_has_another_name_in_the_audit(tmp_path):
+    assert "Here it is --train-jsonl." in only_line(dry_run("train_offline", tmp_path, data="a.jsonl"))
+    assert "Here it is --data." in only_line(dry_run("audit", tmp_path, train_jsonl="a.jsonl"))
+
+
+def test_the_files_of_preparation_jobs_are_known_by_their_names():
+    written = {source.output: job for job, source in CONVERSATION_SOURCES.items()} | {logs.OUTPUT: "prep-logs"}
+    assert written == INTERACTIONS_BY
+
+
+def test_an_audit_reads_all_of_its_data(tmp_path):
+    write_interactions(tmp_path / "logs.jsonl", 60)
+    good = dry_run("audit", tmp_path, model=MODEL_DIR, data="logs.jsonl", audit_n=20)
+    assert good.returncode == 0, good.stderr
+    assert "logs.jsonl: 60 interactions; 20 of them sampled (AUDIT_N), from 20 conversations" in good.stdout
+    with (tmp_path / "logs.jsonl").open("a") as file:
+        file.write('{"id": 3}\n')
+    bad = only_line(dry_run("audit", tmp_path, model=MODEL_DIR, data="logs.jsonl"))
+    assert "logs.jsonl, line 61: field id must be a non-empty string. Fix or remove that line." in bad
+    write_interactions(tmp_path / "few.jsonl", 3)
+    few = only_line(dry_run("audit", tmp_path, model=MODEL_DIR, data="few.jsonl"))
+    assert "interactions of 3 conversations; an audit needs at least 8" in few
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("log.jsonl", "log.jsonl does not exist. In the current folder the nearest names are logs.jsonl, other.jsonl."),
+        ("dat/log.jsonl", "There is no dat; in the current folder the nearest names are data,"),
+        ("data/logs/logs_interactions.jsonl", "Make it with make prep-logs"),
+        ("data", "data is a folder. Give a file, such as data/inside.jsonl."),
+    ],
+)
+def test_a_file_of_ones_own_that_is_missing_has_the_nearest_names(tmp_path, name, words):
+    for one in ("logs.jsonl", "other.jsonl", "picture.png"):
+        (tmp_path / one).touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "inside.jsonl").touch()
+    for job, given in (("audit", {"data": name}), ("train_offline", {"train_jsonl": name, "gpus": 1})):
+        line = only_line(dry_run(job, tmp_path, model=MODEL_DIR, **given))
+        assert words in line and "wildfeedback" not in line
+
+
+def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    turns = [{"role": role, "content": role + " says"} for role in ("user", "assistant", "user")]
+    (folder / "chats.jsonl").write_text((json.dumps({"messages": turns}) + "\n") * 3 + '{"foo": 1}\n')
+    (folder / "notes.txt").write_text("hello")
+    done = dry_run("prep_logs", tmp_path, input="logs")
+    assert done.returncode == 0, done.stderr
+    data = done.stdout.partition("data:\n")[2]
+    assert "logs/chats.jsonl: 3 rows of the form OpenAI messages, 1 row dropped as a form that is not known" in data
+    assert "first chats.jsonl, row 4: 3 conversations, 3 interactions" in data
+    assert "skipped: 1 (no conversations)" in data and "in all 3 interactions" in data
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    (folder / "chats.jsonl").write_text(json.dumps({"messages": turns[:2]}) + "\n")
+    line = only_line(dry_run("prep_logs", tmp_path, input="logs/chats.jsonl"))
+    assert line.endswith("1 conversations, 0 interactions. An interaction is an answer that the user replied to.")
+    (folder / "chats.jsonl").write_text('{"foo": 1}\n')
+    line = only_line(dry_run("prep_logs", tmp_path, input="logs/chats.jsonl"))
+    assert "no row of a known form, 1 row dropped" in line and "ShareGPT conversations" in line

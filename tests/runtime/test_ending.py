@@ -6,12 +6,13 @@ import pytest
 
 from sdpo.runtime import ending
 from sdpo.runtime.columns import side_by_side, spread
+from sdpo.runtime.commands import command
 
 LONG = "one two three four five six seven eight nine ten " * 30
 
 
 def test_a_job_ends_with_a_sentence_the_files_and_the_next_command(capsys):
-    then = ending.command("eval", run_dir=Path("runs/a run"), judge_model=None, tiny=True)
+    then = command("eval", run_dir=Path("runs/a run"), judge_model=None, tiny=True)
     ending.say("It worked.", {"picture": Path("runs/a run/training.png")}, then, "compares")
     assert capsys.readouterr().out == (
         "It worked.\npicture: runs/a run/training.png\nnext: make eval RUN_DIR='runs/a run' TINY=1  (compares)\n"

@@ -12,6 +12,7 @@ import pytest
 from sdpo import settings
 from sdpo.runtime import launch, processes, user_server
 from tests.commands import JOBS, clean_environment
+from tests.gpus import pretend_gpus
 
 pytestmark = pytest.mark.slow
 
@@ -284,7 +285,8 @@ def test_several_processes_without_a_gpu_are_refused_before_anything_starts(onli
         assert online(*arguments, *flags, check=fail) == 2
         message = capsys.readouterr().err
         assert len(message.splitlines()) == 1
-        assert f"GPUS={arguments[1]} " in message and "GPUS=1" in message and "TINY=1" in message
+        assert f"GPUS={arguments[1]} (from the flag --gpus), but this machine has no GPU" in message
+        assert "GPUS=1" in message and "TINY=1" in message
     assert not online.server.served and not online.seen
     allowed = ([], ["--gpus", "1"], ["--gpus", "2", "--tiny"])
     for arguments in allowed:
@@ -302,7 +304,7 @@ def test_the_defaults_of_every_job_are_refused_without_a_gpu(module, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert launch.main(JOBS[module], []) == 2
     error = capsys.readouterr().err
-    assert "GPUS=4" in error and "TINY=1" in error and not list(tmp_path.iterdir())
+    assert "GPUS=4 (from the job's defaults)" in error and "TINY=1" in error and not list(tmp_path.iterdir())
 
 
 def test_names_of_missing_gpus_do_not_mean_the_cpu(online, monkeypatch, capsys):
@@ -318,12 +320,7 @@ def test_names_of_missing_gpus_do_not_mean_the_cpu(online, monkeypatch, capsys):
     [(None, "0 1 2"), ("", ""), ("-1", ""), ("2,0", "2 0"), ("1,7,0", "1"), ("GPU-abc", "GPU-abc")],
 )
 def test_visible_gpus_follow_the_rules_of_cuda(monkeypatch, tmp_path, shown, expected):
-    tool = tmp_path / "nvidia-smi"
-    lines = "".join(f"GPU {index}: NVIDIA (UUID: GPU-{index})\n  MIG 1g (UUID: MIG-{index})\n" for index in range(3))
-    tool.write_text(f"#!/bin/sh\ncat <<'END'\n{lines}END\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    pretend_gpus(monkeypatch, tmp_path, [80_000] * 3)
     if shown is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
     assert processes.visible_gpus() == expected.split()

@@ -1,5 +1,6 @@
 """The run directory: resumed or rejected, never overwritten, written atomically."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from sdpo.errors import RunError
+from sdpo.runtime.commands import new_run_command, resume_command
 from sdpo.runtime.run_directory import RunDirectory, disk_full
+from sdpo.settings import OfflineSettings
+from sdpo.settings.resolve import resolve
 
 SETTINGS = {"lr": 1e-4, "seed": 42, "concurrency": 32}
 
@@ -53,6 +57,28 @@ def test_foreign_finished_and_unwanted_directories_are_rejected(run, tmp_path):
     run.write_json("summary.json", {"finished": True})
     with pytest.raises(RunError):
         RunDirectory(run.path).check(SETTINGS)
+
+
+def test_a_finished_run_says_what_it_was_trained_with_and_how_a_new_one_is_started(run):
+    run.write_json("summary.json", {"finished": True})
+    with pytest.raises(RunError, match=r"is finished\. For a new run: make x RUN_ID=b$"):
+        RunDirectory(run.path).check(SETTINGS, new_run="make x RUN_ID=b")
+    changed = SETTINGS | {"lr": 1e-5, "seed": None, "concurrency": 99}
+    with pytest.raises(RunError) as caught:
+        RunDirectory(run.path).check(changed, new_run="make x RUN_ID=b")
+    said = "is finished. It was trained with LR=0.0001, SEED=42; LR=1e-5, SEED not set were not applied."
+    assert f"{said} For a new run: make x RUN_ID=b" in str(caught.value)
+
+
+def test_the_command_of_a_new_run_has_the_given_settings_and_a_free_name(tmp_path):
+    settings = resolve(OfflineSettings, ["--lr", "1e-5", "--eval-n", "0", "--gpus", "2", "--run-id", "a"], job="j")
+    settings = dataclasses.replace(settings, output_dir=tmp_path / "a")
+    assert new_run_command(settings, "train-offline") == "make train-offline LR=1e-5 EVAL_N=0 GPUS=2 RUN_ID=a-2"
+    (tmp_path / "a-2").mkdir()
+    assert new_run_command(settings, "train-offline").endswith(" RUN_ID=a-3")
+    given = settings.derived("flag", output_dir=tmp_path / "a")
+    assert new_run_command(given, "x").endswith(f" RUN_ID=a-3 OUTPUT_DIR={tmp_path / 'a'}-3")
+    assert resume_command(given, "x").endswith(f"GPUS=2 RUN_ID=a OUTPUT_DIR={tmp_path / 'a'}")
 
 
 def test_two_processes_cannot_use_one_directory(run):

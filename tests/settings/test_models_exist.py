@@ -71,7 +71,37 @@ def test_the_hubs_answers_are_told_apart(status, code, words, tmp_path):
 def test_without_a_network_it_is_one_line_too(address, tmp_path):
     assert "does not respond" in one_line(start("audit", address, tmp_path, MODEL="some/model"))
     dry = start("audit", address, tmp_path, MODEL="some/model", DRY_RUN="1")
-    assert dry.returncode == 0 and "note: MODEL=some/model" in dry.stdout
+    assert dry.returncode == 0 and "note: MODEL=some/model is not in the hub's cache" in dry.stdout
+    assert "Its name could not be checked." in dry.stdout
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("my/model-on", "is no folder here. Did you mean my/model-one? As a hub id, it is not in the hub's cache"),
+        ("my/other", "is no folder here. In my the nearest names are notes, model-one. As a hub id"),
+        ("modell-one", "is no folder here. Did you mean model-one? As a hub id"),
+        ("./nothing", "does not exist. In the current folder the nearest names are"),
+        ("./my/model-two", "does not exist. Did you mean my/model-one?"),
+        ("my", "has no config.json. There are models in it, such as my/model-one."),
+        ("my/notes", "has no config.json. Give a model's folder or its hub id."),
+    ],
+)
+def test_a_mistyped_folder_is_an_error_without_a_network_too(value, words, tmp_path):
+    for name in ("my/model-one", "model-one"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "my" / "notes").mkdir()
+    for dry_run in ("0", "1"):
+        error = one_line(start("signal_analysis", "", tmp_path, MODEL=value, DRY_RUN=dry_run))
+        assert f"MODEL={value} {words}" in error
+
+
+def test_a_model_of_the_hub_may_be_named_like_a_folder_here(tmp_path):
+    (tmp_path / "org" / "other").mkdir(parents=True)
+    with Hub("org/model", MODEL_DIR, "hf_right") as hub:
+        given = {"MODEL": "org/model", "HF_TOKEN": "hf_right", "DRY_RUN": "1"}
+        assert start("signal_analysis", hub.url, tmp_path, **given).returncode == 0
 
 
 def test_what_is_no_hub_id_is_refused_without_a_request(tmp_path):
@@ -99,12 +129,13 @@ def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
     from sdpo.train.online import job as online
 
     seen = []
-    for name in ("check_user", "_check_generation", "warn_of_live_collapse"):
+    for name in ("check_user", "_check_generation", "warn_of_live_collapse", "_rows_and_steps"):
         monkeypatch.setattr(online, name, lambda *_: None)
     monkeypatch.setattr(online, "read_training_prompts", lambda *_: [])
-    monkeypatch.setattr(online, "check_training", lambda settings: None)
+    monkeypatch.setattr(online, "check_training", lambda *_: None)
     monkeypatch.setattr(online, "check_outside", lambda settings, *models: seen.append(models))
     base = {"replay_jsonl": None, "eval_n": 0, "eval_steps": 0, "asks_user": True, "user_needs_server": True}
+    base |= {"train_jsonl": None, "train_n": 0}
     for url in ("http://user/v1", None):
-        online.check(SimpleNamespace(**base, simulator_url=url), None)
+        online.check(SimpleNamespace(**base, simulator_url=url), SimpleNamespace(name="a-job"))
     assert seen == [("model",), ("model", "user_model_name_or_path")]

@@ -110,7 +110,7 @@ def test_a_run_that_recorded_an_earlier_name_is_resumed_reported_and_repeated(ol
     written = {"job": "train-online-tldr", "settings": recorded, "given": {old: "org/a"}}
     run.write_json("run.json", written)
     assert run.check(now) == "continued"
-    with pytest.raises(RunError, match=r"MODEL=org/a, now it is org/b"):
+    with pytest.raises(RunError, match=r"MODEL=org/a, now it is MODEL=org/b"):
         run.check({**now, "model": "org/b"})
     assert command(Folder(run.path, TRAINING), written) == "make train-online-tldr MODEL=org/a"
     assert under_present_names(recorded) == now
@@ -123,7 +123,7 @@ def test_make_shows_the_resolved_model_whatever_its_name(name, tmp_path):
     done = subprocess.run(words, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     row = next(line.split() for line in done.stdout.splitlines() if line.startswith("MODEL "))
-    assert row == ["MODEL", str(MODEL_DIR), "make"]
+    assert row == ["MODEL", str(MODEL_DIR), "Make", "variable"]
 
 
 def test_the_containers_get_every_name_of_every_setting():

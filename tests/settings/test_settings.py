@@ -83,7 +83,7 @@ def test_a_make_variable_takes_precedence_over_the_environment():
     inherited = {"WORLD_SIZE": "8", "GPUS": "2", resolve_module.MAKE_VARIABLES: "GPUS"}
     resolved = resolve(environment=inherited)
     assert resolved.world_size == 2
-    assert settings.source(resolved, "world_size") == "make"
+    assert settings.source(resolved, "world_size") == settings.MAKE
 
 
 @pytest.mark.parametrize("empty", ["", "  "])

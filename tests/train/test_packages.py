@@ -25,9 +25,9 @@ def settings(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_asked_for_is_refused_by_the_check(settings, values, message):
-    check_training(settings())
+    check_training(settings(), "train-offline")
     with pytest.raises(SettingError, match=message):
-        check_training(settings(**values))
+        check_training(settings(**values), "train-offline")
 
 
 def test_the_default_optimizer_on_a_gpu_is_refused_when_the_run_starts(settings, monkeypatch):

@@ -10,6 +10,7 @@ import yaml
 from safetensors.torch import load
 
 from sdpo.errors import RunError, SettingError
+from sdpo.runtime.launch import main
 from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.tiny import MODEL_DIR
@@ -17,6 +18,7 @@ from sdpo.train import tracking
 from sdpo.train.export import GGUF, MODELFILE, export_gguf
 from sdpo.train.job import check_objective
 from sdpo.train.model_card import card
+from tests.commands import JOBS
 from tests.upload_hub import UploadHub
 from tests.worlds import environment, job_command, write_replay
 
@@ -147,6 +149,20 @@ def test_without_llama_cpp_the_commands_are_printed(tmp_path, capsys, monkeypatc
     assert first.strip() == "git clone --depth 1 https://github.com/ggml-org/llama.cpp"
     assert second.strip() == f"python llama.cpp/convert_hf_to_gguf.py {MODEL_DIR} --outfile {tmp_path / GGUF}"
     assert (tmp_path / MODELFILE).exists()
+
+
+@pytest.mark.parametrize(("adapter", "model"), [("none", "checkpoint-N"), ("lora", "merged")])
+def test_a_dry_run_says_that_the_converter_is_missing(adapter, model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = ["--tiny", "--dry-run", "--export", "gguf", "--output-dir", str(tmp_path / "run"), "--adapter", adapter]
+    assert main(JOBS["jobs.train_offline"], given) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("note: EXPORT=gguf: llama.cpp's convert_hf_to_gguf.py is neither on PATH nor in LLAMA_CPP.")
+    assert "git clone --depth 1 https://github.com/ggml-org/llama.cpp\n" in said
+    assert f"convert_hf_to_gguf.py {tmp_path / 'run' / model} --outfile {tmp_path / 'run' / GGUF}\n" in said
+    (tmp_path / "convert_hf_to_gguf.py").touch()
+    assert main(JOBS["jobs.train_offline"], given) == 0
+    assert "llama.cpp" not in capsys.readouterr().out
 
 
 def test_a_converter_that_fails_is_named_with_its_last_line(tmp_path, monkeypatch):

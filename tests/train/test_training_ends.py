@@ -12,12 +12,13 @@ import yaml
 
 from sdpo.errors import LossNotFinite, SettingError
 from sdpo.runtime import processes
+from sdpo.runtime.commands import resume_command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.study import run as study
 from sdpo.tiny.users import OracleUser
-from sdpo.train.job import check_objective, resume_command, run_session
+from sdpo.train.job import check_objective, run_session
 from sdpo.train.model_card import card
 from sdpo.train.session import Session
 
@@ -102,14 +103,14 @@ def test_the_command_to_resume_has_the_users_server_and_no_secret(values, shown)
     run = settings(run_id="mine", **values)
     sources = run.sources | {"simulator_api_key": "environment"}
     run = dataclasses.replace(run, simulator_api_key="secret", sources=sources)
-    command = resume_command(run, SimpleNamespace(name="train-online-tldr"))
+    command = resume_command(run, "train-online-tldr")
     assert shown in shlex.split(command) and "secret" not in command and "RUN_ID=mine" in command
 
 
 def test_the_command_to_resume_leaves_out_a_server_that_ends_with_the_job(monkeypatch):
     monkeypatch.setenv(processes.OWN_SIMULATOR_VARIABLE, "1")
     run = settings(run_id="mine", simulator_url="http://127.0.0.1:4567/v1")
-    assert "SIMULATOR_URL" not in resume_command(run, SimpleNamespace(name="train-online-tldr"))
+    assert "SIMULATOR_URL" not in resume_command(run, "train-online-tldr")
 
 
 def test_model_card():

@@ -7,8 +7,8 @@ from datasets import Dataset, interleave_datasets
 from transformers import PreTrainedTokenizerBase
 
 from sdpo.errors import SettingError
-from sdpo.train.offline.mixture import mix_of, train_file
-from sdpo.train.offline.split import is_held_out
+from sdpo.text.split import is_held_out
+from sdpo.train.offline.mixture import shares_of
 from sdpo.train.offline.tokenized import tokenized
 from sdpo.train.offline.truncation import TruncationLimits
 
@@ -37,8 +37,7 @@ def read_rows(
     `make_with` is the command that writes the data file. `folder` is where tokenized rows are stored if the data's
     folder is not writable. Raises SettingError if a file has no rows to train on.
     """
-    mix = mix_of(settings.mix)
-    shares = {train_file(settings): 1 - sum(mix.values()), **mix}
+    shares = shares_of(settings)
     files: list[Dataset] = []
     left_out: list[dict] = []
     untrainable, counts = 0, {"history": 0, "prompt": 0, "completion": 0}

@@ -5,9 +5,11 @@ Importing this module is cheap: torch and transformers are imported when the run
 
 from typing import TYPE_CHECKING
 
+from sdpo.settings.inputs import made_with
 from sdpo.text.records import read_interactions
 from sdpo.train.job import check_outside, check_training, run_session
-from sdpo.train.offline.mixture import mix_of, train_file, validation_file
+from sdpo.train.offline.enough import check_enough, count_rows, describe
+from sdpo.train.offline.mixture import shares_of, train_file, validation_file
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -15,16 +17,21 @@ if TYPE_CHECKING:
     from sdpo.train.offline.session import OfflineSession
 
 
-def check(settings: "OfflineSettings", job: "Job") -> None:
-    """Check all that can be checked without loading a model, including each line of each file. Raises SdpoError."""
+def check(settings: "OfflineSettings", job: "Job") -> list[str]:
+    """Check all that can be checked without loading a model, including each line of each file.
+
+    Returns lines on the rows of the data, against those of a step. Raises SdpoError.
+    """
     job.find_oracle(settings.model, settings.style)  # refuses a style that its world has not
-    check_training(settings)
-    train = train_file(settings)
-    validation = [validation_file(settings)] if settings.eval_n else []
-    for path in (train, *mix_of(settings.mix), *validation):
-        for _ in read_interactions(path, job.data_command):
+    check_training(settings, job.name)
+    makers = {train_file(settings): made_with(settings, "train_jsonl", job)}
+    counts = [count_rows(path, makers.get(path, ""), settings.holdout) for path in shares_of(settings)]
+    if settings.eval_n:
+        for _ in read_interactions(validation_file(settings), made_with(settings, "val_jsonl", job)):
             pass
+    check_enough(settings, sum(count.training for count in counts))
     check_outside(settings, "model")
+    return describe(settings, counts)
 
 
 def run(settings: "OfflineSettings", job: "Job") -> int:

@@ -23,6 +23,12 @@ def validation_file(settings: "OfflineSettings") -> Path:
     return settings.val_jsonl
 
 
+def shares_of(settings: "OfflineSettings") -> dict[Path, float]:
+    """Return the share of the rows that each file has: TRAIN_JSONL first, then those of MIX. Raises SettingError."""
+    mix = mix_of(settings.mix)
+    return {train_file(settings): 1 - sum(mix.values()), **mix}
+
+
 def mix_of(text: str | None) -> dict[Path, float]:
     """Return MIX as a mapping from file to share of the rows. Raises SettingError if it cannot be parsed."""
     mix: dict[Path, float] = {}

@@ -19,6 +19,7 @@ from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.objective import build_objective
 from sdpo.train.offline import initial_signal
 from sdpo.train.offline.data import read_rows, with_lengths
+from sdpo.train.offline.enough import check_enough
 from sdpo.train.offline.held_out import HeldOutCallback
 from sdpo.train.offline.kinds import count_kinds, read_kinds
 from sdpo.train.offline.mixture import validation_file
@@ -65,7 +66,7 @@ class OfflineSession(Session[TrainingArguments]):
         )
         with config.main_process_first(local=False):
             rows = read_rows(settings, self.job.data_command, self.tokenizer, limits, self.run_dir.path)
-        self._check_enough(len(rows.training))
+        check_enough(settings, len(rows.training))
         self.rows = rows._replace(training=with_lengths(rows.training))
         if self.main:
             self.run_dir.write_rows(LEFT_OUT, rows.left_out)
@@ -100,19 +101,6 @@ class OfflineSession(Session[TrainingArguments]):
         rows = read_interactions(validation_file(self.settings), self.job.data_command)
         return [row.prompt for row in itertools.islice(rows, self.settings.eval_n)]
 
-    @property
-    def _step_rows(self) -> int:
-        """The number of rows that an optimizer step takes, of all processes."""
-        return self.settings.bs * self.settings.ga * self.settings.world_size
-
-    def _check_enough(self, count: int) -> None:
-        """Raise SettingError if the training rows are fewer than one step takes."""
-        if count < self._step_rows:
-            raise SettingError(
-                f"{count} rows to train on are fewer than the {self._step_rows} that one step takes (BS times GA, per "
-                "process). Lower BS or GA, set HOLDOUT=0, or add data."
-            )
-
     def _learned_from(self, trainer: OfflineTrainer) -> Dataset:
         """Return the training rows, with LEARN_FROM=complaints only those whose follow-up is one.
 
@@ -126,7 +114,7 @@ class OfflineSession(Session[TrainingArguments]):
         kept = [index for index, kind in enumerate(kinds) if kind == FOLLOW_UP_KINDS[0]]
         if self.main:
             print(f"follow-ups: {count_kinds(kinds)}; learning from the complaints", flush=True)
-        if len(kept) < self._step_rows:
+        if len(kept) < self.settings.step_rows:
             raise SettingError(
                 f"LEARN_FROM=complaints leaves {len(kept)} rows, fewer than one step takes. Add data with complaints, "
                 "or give LEARN_FROM=all."
@@ -157,7 +145,7 @@ class OfflineSession(Session[TrainingArguments]):
                 f"{len(rows) - len(kept)} rows with a mean |signal| below MIN_SIGNAL={settings.min_signal:g} dropped",
                 flush=True,
             )
-        if len(kept) < self._step_rows:
+        if len(kept) < self.settings.step_rows:
             raise SettingError(
                 f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, fewer than one step takes. Lower it: the "
                 f"largest mean |signal| is {max(sizes):.4f}."
@@ -167,12 +155,12 @@ class OfflineSession(Session[TrainingArguments]):
     def _print_estimate(self, trainer: OfflineTrainer) -> None:
         settings, rows = self.settings, trainer.train_dataset
         tokens = sum(rows["length"])
-        step_rows = self._step_rows
-        steps = -(-(len(rows) // (settings.bs * settings.world_size)) // settings.ga) * settings.epochs
+        steps = settings.epoch_steps(len(rows)) * settings.epochs
         seconds, memory = self._time_a_step(trainer)
         if self.main:
             print(
-                f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {step_rows} rows in {settings.epochs} epochs; "
+                f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {settings.step_rows} rows "
+                f"in {settings.epochs} epochs; "
                 + (f"about {steps * seconds / 3600:.2f} hours at {seconds:.2f} s per step, " if seconds else "")
                 + f"peak memory so far {memory:.1f} GB, without optimizer states",
                 flush=True,

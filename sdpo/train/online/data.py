@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
+from sdpo.settings.inputs import made_with
 from sdpo.text.prompts import Message
 from sdpo.text.records import Prompt, Replay, read_prompts
 
@@ -14,12 +15,12 @@ if TYPE_CHECKING:
 
 def read_training_prompts(settings: "OnlineSettings", job: "Job") -> list[Prompt]:
     """Return the prompts of TRAIN_JSONL. Raises SettingError if it is not set, RecordError if it cannot be used."""
-    return read_prompts(_required("TRAIN_JSONL", settings.train_jsonl), job.data_command)
+    return read_prompts(_required("TRAIN_JSONL", settings.train_jsonl), made_with(settings, "train_jsonl", job))
 
 
 def read_validation_prompts(settings: "OnlineSettings", job: "Job") -> list[Prompt]:
     """Return the prompts of VAL_JSONL. Raises SettingError if it is not set, RecordError if it cannot be used."""
-    return read_prompts(_required("VAL_JSONL", settings.val_jsonl), job.data_command)
+    return read_prompts(_required("VAL_JSONL", settings.val_jsonl), made_with(settings, "val_jsonl", job))
 
 
 def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:

@@ -65,6 +65,8 @@ class HindsightConfig(OnlineConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and not self.fp16
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # it would only warn that there is nothing to pin memory for
         super().__post_init__()
         for name in METHOD:
             self._check(name)

@@ -5,6 +5,7 @@ a job alone (a simulated user behind an API, the trial of it, evaluation before 
 """
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,10 @@ class HindsightTrainer(OnlineTrainer):
             if self.rehearsal_weight:
                 self._start_model.answer_rehearsal_prompts(policy, self.run_directory, main, None, seed)
                 self.rehearsal = self._start_model.rehearsal_divergence
-        return super().train(checkpoint, *arguments, **named)
+        with warnings.catch_warnings():
+            # TRL calls methods of transformers by their old names in every step.
+            warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning, r"transformers\.")
+            return super().train(checkpoint, *arguments, **named)
 
     def create_model_card(self, *_: object, **__: object) -> None:
         """Write README.md with the model, the method's settings and the packages to the output directory."""

@@ -6,6 +6,7 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from sdpo.settings import OnlineSettings
 
 
-def check(settings: "OnlineSettings", job: "Job") -> None:
+def check(settings: "OnlineSettings", job: "Job") -> list[str]:
     """Check everything that can be checked without loading a model. Raises SdpoError on the first fault.
 
-    Also prints a warning about settings that are allowed but are known to end badly, so that a dry run shows it too.
+    Returns a line on the rows, against those of a step. Also prints a warning about settings that are allowed but are
+    known to end badly, so that a dry run shows it too.
     """
     rows: Sequence[object]
     if settings.replay_jsonl is None:
@@ -40,12 +42,23 @@ def check(settings: "OnlineSettings", job: "Job") -> None:
     if settings.eval_steps and not (settings.eval_n and settings.asks_user):
         missing = "a simulated user, and REPLAY_JSONL has none" if settings.eval_n else "EVAL_N, the number of prompts"
         raise SettingError(f"EVAL_STEPS={settings.eval_steps} needs {missing}.")
-    if not settings.asks_user and len(rows) < settings.train_n:
-        raise SettingError(f"TRAIN_N={settings.train_n}, but {settings.replay_jsonl} has only {len(rows)} rows.")
+    path = settings.replay_jsonl or settings.train_jsonl
+    if len(rows) < settings.train_n:
+        raise SettingError(f"TRAIN_N={settings.train_n}, but {path} has only {len(rows)} rows. Lower TRAIN_N.")
     served_here = settings.asks_user and settings.user_needs_server and not settings.simulator_url
-    check_training(settings)
+    check_training(settings, job.name)
     check_outside(settings, "model", *(["user_model_name_or_path"] if served_here else []))
     warn_of_live_collapse(settings)
+    return [_rows_and_steps(settings, path, len(rows))]
+
+
+def _rows_and_steps(settings: "OnlineSettings", path: Path | None, count: int) -> str:
+    passes = f", ITERATIONS={settings.iterations} times" if settings.iterations > 1 else ""
+    return (
+        f"{path}: {count:,} rows; TRAIN_N={settings.train_n} of them{passes}, in steps of {settings.step_rows} "
+        f"(BS={settings.bs} x GA={settings.ga} x GPUS={settings.world_size}): "
+        f"{settings.train_n // settings.step_rows * settings.iterations:,} steps"
+    )
 
 
 def _check_generation(settings: "OnlineSettings") -> None:

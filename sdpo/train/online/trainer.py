@@ -49,6 +49,9 @@ class OnlineConfig(RLOOConfig):
     generation_batch: int | None = None
 
     def __post_init__(self) -> None:
+        # TRL sets the first by its old name, of which transformers warns.
+        if self.activation_checkpointing is None:
+            self.activation_checkpointing = self.gradient_checkpointing
         # RLOO compares the completions of a prompt, so its last check rejects a single one.
         try:
             super().__post_init__()

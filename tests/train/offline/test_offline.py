@@ -258,7 +258,8 @@ def test_training_on_logs_raises_adherence_to_the_users_style(tmp_path):
 def test_fewer_rows_than_one_step_takes_are_refused_before_anything_is_measured(tmp_path):
     path = write(tmp_path / "logs.jsonl", logged(12, seed=5))
     refused = run(tmp_path / "run", train_jsonl=path, min_signal=0, eval_n=8, expect=2)
-    assert "BS times GA" in refused.stderr and "HOLDOUT=0" in refused.stderr
+    assert "fewer than the 16 that one step takes (BS=16 x GA=1 x GPUS=1)" in refused.stderr
+    assert "HOLDOUT=0" in refused.stderr
     assert "Traceback" not in refused.stderr and "validation prompts" not in refused.stdout
 
 

@@ -1,6 +1,7 @@
 """HindsightTrainer as one's own script uses it: it learns, does what the job does, resumes, and says what is wrong."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from sdpo.tiny.world import TinyOracle
 from sdpo.train.online.conversations import conversations
 from sdpo.train.online.function_user import FunctionUser
 from sdpo.users.simulator import FollowUp
+from tests.commands import ROOT
 from tests.worlds import curve, environment, rows_of, run_job
 
 slow = pytest.mark.slow
@@ -52,6 +54,23 @@ def dataset(count: int = 32, seed: int = 1) -> Dataset:
 def no_emojis(prompts, completions):
     """Complain about emojis, and write nothing to other answers."""
     return ["Please don't use any emoji." if not text.isascii() else None for text in completions]
+
+
+@slow
+def test_the_documented_example_prints_no_warning(tmp_path):
+    page = (ROOT / "docs" / "trainer.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "HindsightTrainer(" in block)
+    for old, new in (("Qwen/Qwen3-0.6B", str(MODEL_DIR)), ("max_steps=20", "max_steps=2, max_completion_length=8")):
+        assert old in example
+        example = example.replace(old, new)
+    (tmp_path / "ten.py").write_text(example)
+    given = environment(HF_HUB_OFFLINE="1", CUDA_VISIBLE_DEVICES="")
+    done = subprocess.run(
+        [sys.executable, "ten.py"], cwd=tmp_path, env=given, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr and "Failed to load" not in done.stderr, done.stderr
+    assert (tmp_path / "egg" / "metrics.jsonl").is_file()
 
 
 def test_sdpo_is_imported_without_torch():

@@ -1,0 +1,75 @@
+"""The commands that messages name: a job with its settings, as it is typed. `sdpo.errors.command` begins them."""
+
+from pathlib import Path
+from typing import Any
+
+from sdpo import errors
+from sdpo import settings as settings_module
+from sdpo.runtime.processes import simulator_started_for_job
+from sdpo.settings import (
+    CommonSettings,
+    EvalSettings,
+    JobSettings,
+    LaunchSettings,
+    OnlineSettings,
+    StoreSettings,
+    settings_of,
+)
+
+
+def command(job: str, *words: str, **values: Any) -> str:
+    """Return the command of a job with these words and settings; settings that are None or False are left out."""
+    given = {name: value for name, value in values.items() if value is not None and value is not False}
+    return errors.command(" ".join([job, *words, *settings_module.as_words(given)]))
+
+
+def on_registry(registry: Path, job: str, *words: str) -> str:
+    """Return the command of a job on this registry, such as `make promote VERSION=v0003 REGISTRY=elsewhere`."""
+    default = settings_of(StoreSettings)["registry"].default
+    return command(job, *words, registry=None if registry == default else registry)
+
+
+def given_to_repeat(settings: CommonSettings) -> dict[str, Any]:
+    """Return the settings that the user gave, without those of this run's folder, server and launcher, and no secrets.
+
+    A command with them repeats the run.
+    """
+    left_out = {"run_id", "output_dir", "resume", "dry_run"}
+    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
+        left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
+    if isinstance(settings, LaunchSettings) and settings.nnodes == 1:
+        left_out |= {"master_addr", "master_port", "node_rank"}
+    return {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
+
+
+def resume_command(settings: JobSettings, job: str, higher_cost: bool = False) -> str:
+    """Return the command that resumes this run with the same settings.
+
+    With `higher_cost` MAX_COST is left for the user to fill in. A user and password in an address are left out.
+    """
+    given = given_to_repeat(settings)
+    if higher_cost:
+        given.pop("max_cost", None)
+    # An evaluation is found by the run that it evaluates.
+    names_run = not isinstance(settings, EvalSettings) or "run_id" in settings_module.given(settings)
+    return command(
+        job,
+        *settings_module.as_words(given),
+        *([f"RUN_ID={settings.run_id}"] if names_run else []),
+        *(["MAX_COST=..."] if higher_cost else []),
+        **_output_dir(settings, ""),
+    )
+
+
+def new_run_command(settings: JobSettings, job: str) -> str:
+    """Return the command of a new run with the same settings, under a RUN_ID that no run beside this one has."""
+    number = 2
+    while settings.run_directory_path.with_name(f"{settings.run_name}-{number}").exists():
+        number += 1
+    words = settings_module.as_words(given_to_repeat(settings))
+    return command(job, *words, f"RUN_ID={settings.run_name}-{number}", **_output_dir(settings, f"-{number}"))
+
+
+def _output_dir(settings: JobSettings, suffix: str) -> dict[str, str]:
+    given = "output_dir" in settings_module.given(settings)
+    return {"output_dir": f"{settings.output_dir}{suffix}"} if given else {}
