@@ -17,6 +17,7 @@ from sdpo.models.generate import counted_tokens
 from sdpo.models.policy import weights_in_bf16
 from sdpo.models.prompt_cache import CacheKeeper, has_dropout
 from sdpo.text.chat import encode_completion, encode_prompt
+from sdpo.text.hindsight import HindsightTemplate
 from sdpo.text.prompts import Message
 from sdpo.train.online.background_request import BackgroundRequest
 from sdpo.train.record import BaseTrainer
@@ -78,6 +79,7 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
     args: OnlineConfig
     user: User | None
     wait_for_user: Callable[[SimulatorUnavailable], None] | None
+    hindsight_template: HindsightTemplate
 
     def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
         """Return the answers' tokens. Raises RunError for an answer without any, as an engine that failed gives it."""
@@ -112,11 +114,12 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
 
     @cached_property
     def _can_keep_cache(self) -> bool:
-        """Whether the prompts' keys and values are of use: to a live teacher, which need not compute them again.
+        """Whether the prompts' keys and values are of use: to a live teacher that is shown the prompt first.
 
         Those of a step that is generated in several parts would take too much memory.
         """
-        return self.hindsight.teacher.kind == "live" and not has_dropout(self.model)
+        is_prompt_first = self.hindsight_template.place == "after"
+        return is_prompt_first and self.hindsight.teacher.kind == "live" and not has_dropout(self.model)
 
     def _generate_and_ask(self, prompts: list[list[Message]]) -> Answers:
         """Return new answers and the user's follow-ups; the user reads one part while the next is generated."""
