@@ -1,11 +1,13 @@
 """The online step beside TRL's own SDPO trainer: seconds of a step beside generation, and what is counted in it.
 
-    python -m benchmarks.online [--steps 20] [--threads 2] [--objective token]
+    python -m benchmarks.online [--steps 20] [--threads 2] [--objective token] [--template framed] [--only trl ours]
 
 Both train the model of benchmarks/scoring.py with a live teacher on the same prompts and follow-ups, of about 312 and
-41 tokens, 4 rows a step and 64 new tokens each, in the same hindsight contexts. Each runs in a process of its own, and
-they take turns step by step. A step is everything from one step's beginning to the next; generation, which is TRL's on
-both sides, is timed apart. `guarded` is ours with the guard of the training jobs.
+41 tokens, 4 rows a step and 64 new tokens each, in the same hindsight contexts: the follow-up is shown after the prompt
+(`framed`) or before it (`before`). Each runs in a process of its own, and they take turns step by step. A step is
+everything from one step's beginning to the next; generation, TRL's own in both, is timed apart. Beside the
+seconds stand those of the CPU, which other processes change less: take them with one thread. `guarded` is ours with the
+guard of the training jobs.
 """
 
 import argparse
@@ -110,20 +112,21 @@ def _since(started: tuple[float, float]) -> tuple[float, float]:
     return seconds - started[0], used - started[1]
 
 
-def trl_trainer(model: Any, tokenizer: Any, dataset: list[dict], objective: str, arguments: dict) -> Any:
+def trl_trainer(model: Any, tokenizer: Any, dataset: list[dict], objective: str, template: str, arguments: dict) -> Any:
     """Return TRL's trainer."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
     from datasets import Dataset
     from trl.experimental.sdpo import SDPOConfig, SDPOTrainer
 
-    from sdpo.text.hindsight import HINDSIGHT
+    from sdpo.text.hindsight import template_named
 
+    shown = template_named(template)
     config = SDPOConfig(
         **arguments, num_generations=1, max_prompt_length=None, teacher_model_kind="live",
         distillation_mode=MODES[objective], distillation_topk=20 if objective == "top_k" else None,
         use_successful_as_teacher=False, include_environment_feedback=True,
-        reprompt_template="{prompt}{solution}{feedback}",
-        feedback_template=HINDSIGHT.text.replace("{follow_up}", "{feedback_raw}"),
+        reprompt_template="{prompt}{feedback}" if shown.place == "after" else "{feedback}{prompt}",
+        feedback_template=shown.text.replace("{follow_up}", "{feedback_raw}"),
     )  # fmt: skip
     return SDPOTrainer(
         model=model, reward_funcs=lambda prompts, **_: [0.0] * len(prompts), args=config, processing_class=tokenizer,
@@ -131,14 +134,16 @@ def trl_trainer(model: Any, tokenizer: Any, dataset: list[dict], objective: str,
     )  # fmt: skip
 
 
-def our_trainer(model: Any, tokenizer: Any, dataset: list[dict], objective: str, guarded: bool, arguments: dict) -> Any:
+def our_trainer(
+    model: Any, tokenizer: Any, dataset: list[dict], objective: str, template: str, guarded: bool, arguments: dict
+) -> Any:
     """Return the trainer of the online jobs, with the callbacks of a run."""
     from datasets import Dataset
 
     from sdpo.method.objective import Objective
     from sdpo.method.teacher import Teacher
     from sdpo.runtime.run_directory import RunDirectory
-    from sdpo.text.hindsight import HINDSIGHT
+    from sdpo.text.hindsight import template_named
     from sdpo.train.callbacks import MetricsCallback, TeacherCallback
     from sdpo.train.guard import CollapseGuard
     from sdpo.train.online.sampling import OnlineConfig
@@ -159,20 +164,21 @@ def our_trainer(model: Any, tokenizer: Any, dataset: list[dict], objective: str,
     trainer = OnlineTrainer(
         user=User(), model=model, teacher=teacher, start=start, objective=Objective(kind=objective),
         args=OnlineConfig(**arguments), train_dataset=Dataset.from_list(dataset), processing_class=tokenizer,
+        hindsight_template=template_named(template),
     )  # fmt: skip
     run = RunDirectory(Path(arguments["output_dir"]))
     metrics = MetricsCallback(run, trainer, 0, None)
     trainer.add_callback(TeacherCallback(trainer, teacher))
     trainer.add_callback(metrics)
     if start is not None:
-        measured = StartModel(start, tokenizer, BATCH, None, HINDSIGHT)
+        measured = StartModel(start, tokenizer, BATCH, None, template_named(template))
         trainer.add_callback(
             CollapseGuard(run, trainer, lambda: metrics.row, lambda: trainer.latest, False, False, measured)
         )
     return trainer
 
 
-def work(variant: str, steps: int, threads: int, objective: str) -> None:
+def work(variant: str, steps: int, threads: int, objective: str, template: str) -> None:
     """Make one step for each line of the standard input; write what it took to the standard output."""
     out, sys.stdout = sys.stdout, sys.stderr
     import torch
@@ -203,11 +209,11 @@ def work(variant: str, steps: int, threads: int, objective: str) -> None:
         }  # fmt: skip
         dataset = rows(tokenizer, BATCH * (steps + WARM_UP + 1))
         if variant == "trl":
-            trainer = trl_trainer(model, tokenizer, dataset, objective, arguments)
+            trainer = trl_trainer(model, tokenizer, dataset, objective, template, arguments)
             trainer._generate_transformers = turns.generating(trainer._generate_transformers)
         else:
             arguments |= {"beta": 0.0, "optim": OPTIMIZERS["adamw"]}
-            trainer = our_trainer(model, tokenizer, dataset, objective, variant == "guarded", arguments)
+            trainer = our_trainer(model, tokenizer, dataset, objective, template, variant == "guarded", arguments)
             trainer._generate_single_turn = turns.generating(trainer._generate_single_turn)
         trainer.remove_callback(PrinterCallback)
         turns.count(model)
@@ -240,6 +246,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--objective", choices=list(MODES), default="token")
+    parser.add_argument("--template", choices=("framed", "before"), default="framed")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     given = vars(parser.parse_args())

@@ -24,10 +24,10 @@ from sdpo.method import scoring
 from sdpo.method.comparison import COMPARE_CHUNK, Comparison, compare
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import Head, Ids, Projection, Scores, flat_ids, score
-from sdpo.method.shared_prefix import PromptCache
 from sdpo.method.targets import Contexts, FullTarget, Target, TokenTarget, TopKTarget, checked, contexts_named
 from sdpo.method.teacher import Teacher
 from sdpo.method.token_logps import token_logps
+from sdpo.method.trees import PromptCache
 
 
 @dataclass

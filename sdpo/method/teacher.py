@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 
 from sdpo.method.scoring import Head, Projection, Scores, hidden_states, score
-from sdpo.method.shared_prefix import PromptCache, at_positions_of_each
+from sdpo.method.shared_prefix import at_positions_of_each
+from sdpo.method.trees import PromptCache
 
 Result = TypeVar("Result")
 

@@ -11,8 +11,9 @@ from sdpo.method import shared_prefix
 from sdpo.method.loss import Contexts, HindsightLoss
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import at_positions, pack_rows
-from sdpo.method.shared_prefix import at_positions_of_each, common_length, takes_trees
+from sdpo.method.shared_prefix import at_positions_of_each, takes_trees
 from sdpo.method.teacher import Teacher
+from sdpo.method.trees import common_length
 from sdpo.models.generate import generate_batch
 from sdpo.models.prompt_cache import CacheKeeper, GeneratedCache
 from tests.small import VOCABULARY, small_model

@@ -12,7 +12,7 @@ from trl import RLOOConfig, RLOOTrainer
 
 from sdpo import progress
 from sdpo.errors import RunError, SdpoError, SimulatorUnavailable
-from sdpo.method.shared_prefix import PromptCache
+from sdpo.method.trees import PromptCache
 from sdpo.models.generate import counted_tokens
 from sdpo.models.policy import weights_in_bf16
 from sdpo.models.prompt_cache import CacheKeeper, has_dropout
