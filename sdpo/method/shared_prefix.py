@@ -22,7 +22,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sdpo.method.scoring import PACKS_ROWS, Head, Ids, at_positions, find_head, replaced_head
+from sdpo.method.scoring import (
+    CHUNK,
+    PACKS_ROWS,
+    Head,
+    Ids,
+    Scores,
+    as_rows,
+    at_positions,
+    find_head,
+    flat_ids,
+    replaced_head,
+)
+from sdpo.method.token_logps import token_logps
 from sdpo.method.trees import Line, PromptCache
 
 # The largest mask of a forward pass, in tokens squared: one line of 8,192 tokens.
@@ -63,6 +75,26 @@ def at_positions_of_each(
         outputs.append(_forward(model, batch, head_for(done, done + count), len(contexts), cache, rows))
         done += count
     return [torch.cat(parts) for parts in zip(*outputs, strict=True)], len(batches)
+
+
+def score_of_each(
+    model: nn.Module, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids], batch_size: int
+) -> list[Scores]:
+    """Return for each of K lists of contexts what `score` returns, without entropies. Every process must call it."""
+    targets_N = flat_ids(completions)
+
+    def head_for(start: int, stop: int) -> Head:
+        def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+            ids_N = targets_N[start:stop].to(hidden_NH.device)
+            return token_logps(hidden_NH, head.weight, head.bias, ids_N, CHUNK, entropy=False)
+
+        return project
+
+    scores = []
+    for columns_N2 in at_positions_of_each(model, contexts, completions, batch_size, head_for)[0]:
+        (logps_BT, entropy_BT), mask_BT = as_rows(columns_N2, completions)
+        scores.append(Scores(logps_BT, entropy_BT, mask_BT))
+    return scores
 
 
 def takes_trees(model: nn.Module) -> bool:

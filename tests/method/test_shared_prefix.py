@@ -10,8 +10,8 @@ from benchmarks.counting import counted_passes
 from sdpo.method import shared_prefix
 from sdpo.method.loss import Contexts, HindsightLoss
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import at_positions, pack_rows
-from sdpo.method.shared_prefix import at_positions_of_each, takes_trees
+from sdpo.method.scoring import at_positions, pack_rows, score
+from sdpo.method.shared_prefix import at_positions_of_each, score_of_each, takes_trees
 from sdpo.method.teacher import Teacher
 from sdpo.method.trees import common_length
 from sdpo.models.generate import generate_batch
@@ -187,3 +187,19 @@ def test_only_a_live_teacher_uses_the_policys_cache():
         policy.lm_head.weight.mul_(2)
     targets = loss.teacher_targets(contexts, completions, generated_cache(policy, contexts))
     assert all(torch.equal(one.logps_T, other.logps_T) for one, other in zip(targets, expected, strict=True))
+
+
+@pytest.mark.parametrize("template", ["after", "system"])
+def test_scores_after_several_contexts_are_those_of_separate_calls(template):
+    model = small_model().eval()
+    contexts, completions = rows(template)
+    lists = [[row.hindsight for row in contexts], [row.prompt for row in contexts]]
+    takes_trees(model)
+    with torch.no_grad(), counted_passes(model) as passes:
+        together = score_of_each(model, lists, completions, 3)
+    assert passes.forwards == 3
+    with torch.no_grad():
+        for one, scores in zip(lists, together, strict=True):
+            apart = score(model, one, completions)
+            torch.testing.assert_close(scores.logps_BT, apart.logps_BT, atol=2e-5, rtol=0)
+            assert torch.equal(scores.mask_BT, apart.mask_BT)
