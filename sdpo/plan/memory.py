@@ -198,7 +198,8 @@ def _loss_backward(step: Step) -> dict[str, float]:
     head = FLOAT * step.shape.embedding if step.adapter == "none" else 0.0
     if step.objective in ("token", "sft"):
         # Copies of the head are no longer held. They were when the GPU's peaks were measured, which this agrees with.
-        gradient, logits = head, _chunk(step, step.answer_tokens, CHUNK) + 2 * _head_copy(step)
+        kept = _chunk(step, step.answer_tokens, CHUNK) if step.adapter == "none" else 0.0
+        gradient, logits = head, kept + 2 * _head_copy(step)
     else:
         # A chunk's gradient of the head comes after that of its logits, and is added to that of the chunks before.
         several = step.answer_tokens > COMPARE_CHUNK
