@@ -86,7 +86,7 @@ def planned(cell: dict[str, Any]) -> float:
         completion=completion,
         follow_up=follow_up,
         packed=packed,
-        masked=packed,  # rows of one length need no mask unless they are packed
+        masked=packed,
         adapter=cell.get("adapter", "none"),
         bf16=False,
         eight_bit=False,
@@ -127,7 +127,7 @@ def train(cell: dict[str, Any], out: str) -> None:
         per_device_train_batch_size=_ROWS,
         gradient_accumulation_steps=accumulation,
         max_steps=_STEPS,
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=cell.get("checkpointing", False),

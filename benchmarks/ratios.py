@@ -8,7 +8,7 @@ stores the measured ones there. Below one, a ratio is a saving; a slope is that 
     teacher tokens       one pass for x, x o and x o∅ against a pass for each, by the place of the follow-up
     teacher forwards     the same, forward passes
     needed rows          the logits of an offline batch against those of every position, padding included
-    memory               bytes alive at once in a step, against the sampled-token objective
+    memory               bytes alive at once in a step, against the float32 logits of its positions
     slope                of these bytes, without the weights, by vocabulary (4k to 16k) and by completion length
 """
 
@@ -109,7 +109,7 @@ def measure() -> dict[str, float]:
     """Return all ratios and slopes by name."""
     ratios = teacher_ratios() | {"needed rows": needed_rows()}
     peaks = {name: peak(objective) for name, objective in OBJECTIVES.items()}
-    ratios |= {f"memory, {name}": value / peaks["token"] for name, value in peaks.items()}
+    ratios |= {f"memory, {name}": value / (4 * 4096 * 2 * 144) for name, value in peaks.items()}
     words, tokens = [4096, 8192, 16384], [80, 160, 320]
     ratios["slope, bytes by vocabulary"] = slope(words, [peak(OBJECTIVES["full"], vocabulary=size) for size in words])
     ratios["slope, bytes by length"] = slope(tokens, [peak(OBJECTIVES["full"], length=size) for size in tokens])

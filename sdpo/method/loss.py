@@ -14,7 +14,6 @@ most likely tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,63 +24,10 @@ from sdpo.method import scoring
 from sdpo.method.comparison import COMPARE_CHUNK, Comparison, compare
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import Head, Ids, Projection, Scores, flat_ids, score
+from sdpo.method.targets import Contexts, FullTarget, Target, TokenTarget, TopKTarget, checked, contexts_named
 from sdpo.method.teacher import Teacher
 from sdpo.method.token_logps import token_logps
-
-
-@dataclass(frozen=True)
-class Contexts:
-    """The token ids that one completion y is scored after.
-
-    prompt: x, the prompt alone.
-    hindsight: x, o: the prompt with the user's follow-up shown in hindsight.
-    null: x, o∅: the same with a follow-up that asks for no change. Required with `Objective.null_contrast`.
-    """
-
-    prompt: Ids
-    hindsight: Ids
-    null: Ids | None = None
-
-
-@dataclass(kw_only=True)
-class Target:
-    """The teacher's output in hindsight for the T tokens of one completion; the subclass depends on the objective.
-
-    `moved_T` is set with `Objective.focus`: True where the follow-up changes the teacher's log-probability enough.
-    """
-
-    moved_T: Tensor | None = None
-
-    @property
-    def moved(self) -> bool:
-        """Whether there is anything to learn from: True without `focus`."""
-        return self.moved_T is None or bool(self.moved_T.any())
-
-
-@dataclass
-class TokenTarget(Target):
-    """For "token" and "sft": the teacher's log-probability of each token, log T(y_t | x, o, y_<t)."""
-
-    logps_T: Tensor
-
-
-@dataclass
-class FullTarget(Target):
-    """For "full": the hidden states that the teacher's LM head turns into distributions."""
-
-    hidden_TH: Tensor
-
-
-@dataclass
-class TopKTarget(Target):
-    """For "top_k": the teacher's log-probability of each token, and its K most likely tokens at each position."""
-
-    logps_T: Tensor
-    top_ids_TK: Tensor
-    top_logps_TK: Tensor
-
-
-AnyTarget = TypeVar("AnyTarget", bound=Target)
+from sdpo.method.trees import PromptCache
 
 
 @dataclass
@@ -113,12 +59,15 @@ class HindsightLoss:
         """Return whether the objective trains on any token of the completion (see `Objective.ignore_first_k`)."""
         return len(completion) > self.objective.ignore_first_k
 
-    def teacher_targets(self, contexts: Sequence[Contexts], completions: Sequence[Ids]) -> list[Target]:
+    def teacher_targets(
+        self, contexts: Sequence[Contexts], completions: Sequence[Ids], cache: PromptCache | None = None
+    ) -> list[Target]:
         """Return the teacher's target for each completion, without gradient.
 
+        `cache` has the keys and values of the prompts under the current policy: a "live" teacher need not run them.
         Raises ValueError for an empty prompt or completion, and for a missing null context.
         """
-        outputs, moved_N = self._teacher_outputs(contexts, completions)
+        outputs, moved_N = self._teacher_outputs(contexts, completions, cache)
         lengths = [len(ids) for ids in completions]
         rows = zip(
             outputs.split(lengths),
@@ -151,7 +100,7 @@ class HindsightLoss:
         prompts = [row.prompt for row in contexts]
         if self._uses_sampled_tokens:
             scores = score(model, prompts, completions, entropy=True)
-            logps = [target.logps_T for target in _checked(targets, TokenTarget)]
+            logps = [target.logps_T for target in checked(targets, TokenTarget)]
             target_logps_BT = pad_sequence(logps, batch_first=True)
             old_logps_BT = scores.logps_BT.detach() if old_logps_BT is None else old_logps_BT
             loss = self._sampled_token_loss(scores, target_logps_BT, old_logps_BT, self._focus(targets), weights_B)
@@ -171,7 +120,7 @@ class HindsightLoss:
     # The teacher
 
     def _teacher_outputs(
-        self, contexts: Sequence[Contexts], completions: Sequence[Ids]
+        self, contexts: Sequence[Contexts], completions: Sequence[Ids], cache: PromptCache | None
     ) -> tuple[Tensor, Tensor | None]:
         """Return the teacher's output at all N tokens and, with `focus`, whether the follow-up moves it there, (N,).
 
@@ -184,7 +133,7 @@ class HindsightLoss:
             names.append("prompt")
         if objective.null_contrast:
             names.append("null")
-        of_context = self._outputs_after([_contexts_named(contexts, name) for name in names], completions)
+        of_context = self._outputs_after([contexts_named(contexts, name) for name in names], completions, cache)
         outputs = of_context[0]
         if len(of_context) == 1:
             return outputs, None
@@ -193,7 +142,9 @@ class HindsightLoss:
             outputs = self._contrast(outputs, of_context[2], bare)
         return outputs, self._is_moved(outputs, bare, completions) if objective.focus else None
 
-    def _outputs_after(self, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids]) -> list[Tensor]:
+    def _outputs_after(
+        self, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids], cache: PromptCache | None
+    ) -> list[Tensor]:
         """Return the teacher's output at all N tokens for each list of contexts: (N,) or (N, H)."""
         targets_N = flat_ids(completions)
 
@@ -206,7 +157,9 @@ class HindsightLoss:
 
             return project
 
-        outputs, self.forwards = self.teacher.at_positions_of_each(contexts, completions, self.batch_size, head_for)
+        outputs, self.forwards = self.teacher.at_positions_of_each(
+            contexts, completions, self.batch_size, head_for, cache
+        )
         if self._uses_sampled_tokens:
             return [columns_N2[:, 0].float() for columns_N2 in outputs]
         return [hidden_NH.float() for hidden_NH in outputs] if self.objective.null_contrast else outputs
@@ -302,7 +255,7 @@ class HindsightLoss:
         direction = self.objective.direction
         if self.objective.kind == "full":
             projection = self.teacher.projection()
-            full = _checked(targets, FullTarget)
+            full = checked(targets, FullTarget)
 
             def over_vocabulary(logps_CV: Tensor, ids_C: Tensor, hidden_CH: Tensor) -> tuple[Tensor, Tensor]:
                 target_logps_CV = self._log_softmax(projection, hidden_CH)
@@ -318,27 +271,10 @@ class HindsightLoss:
             policy_CK1 = equations.with_tail(logps_CV.gather(-1, top_ids_CK))
             return target_logps_C, equations.divergence(policy_CK1, equations.with_tail(top_logps_CK), direction)
 
-        top_k = _checked(targets, TopKTarget)
+        top_k = checked(targets, TopKTarget)
         columns = (
             torch.cat([target.logps_T for target in top_k]),
             torch.cat([target.top_ids_TK for target in top_k]),
             torch.cat([target.top_logps_TK for target in top_k]),
         )
         return compare(model, prompts, completions, over_top_k, *columns)
-
-
-def _contexts_named(contexts: Sequence[Contexts], name: str) -> list[Ids]:
-    """Return this context of each row. Raises ValueError when one is missing."""
-    rows: list[Ids | None] = [getattr(row, name) for row in contexts]
-    present = [row for row in rows if row is not None]
-    if len(present) < len(rows):
-        raise ValueError("null_contrast needs a null context for every row")
-    return present
-
-
-def _checked(targets: Sequence[Target], kind: type[AnyTarget]) -> list[AnyTarget]:
-    """Return the targets as those of one kind. Raises TypeError when one is of another."""
-    checked = [target for target in targets if isinstance(target, kind)]
-    if len(checked) < len(targets):
-        raise TypeError(f"the objective needs a {kind.__name__} for every row")
-    return checked

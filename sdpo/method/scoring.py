@@ -182,11 +182,9 @@ def _forward(model: nn.Module, contexts: Sequence, completions: Sequence, head: 
 def _padded(rows: list[list[int]], device: torch.device) -> tuple[dict[str, Tensor], list[tuple[int, int]]]:
     """Return model inputs with one padded row per line, and where each row begins: (line, position)."""
     length = max(map(len, rows))
-    # On the right, where causal attention never lets a row's tokens see the padding.
-    inputs = {
-        "input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device),
-        "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device),
-    }
+    # On the right, where causal attention never lets a row's tokens see the padding. So it needs no mask, with which it
+    # would compute the future as well.
+    inputs = {"input_ids": torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)}
     return inputs, [(line, 0) for line in range(len(rows))]
 
 

@@ -9,65 +9,39 @@ How much that saves depends on where the hindsight template puts the follow-up: 
 complete prompt, with `before` and `earlier turn` what precedes the last user message, with `system` nearly nothing.
 Equal contexts are one branch, whatever the template.
 
+Of a policy that has just generated the completions the beginning need not be run at all: its keys and values are in the
+cache that generation leaves behind (`PromptCache`), and the line has the branches only.
+
 Shapes as in `sdpo.method.scoring`; K contexts of a row.
 """
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sdpo.method.scoring import PACKS_ROWS, Head, Ids, at_positions, find_head, replaced_head
+from sdpo.method.scoring import (
+    CHUNK,
+    PACKS_ROWS,
+    Head,
+    Ids,
+    Scores,
+    as_rows,
+    at_positions,
+    find_head,
+    flat_ids,
+    replaced_head,
+)
+from sdpo.method.token_logps import token_logps
+from sdpo.method.trees import Line, PromptCache
 
 # The largest mask of a forward pass, in tokens squared: one line of 8,192 tokens.
 LARGEST_MASK = 1 << 26
 
-# An attribute of the LM head, as PACKS_ROWS: whether this model's attention can take trees.
-_TAKES_TREES = "takes_trees"
-
-
-@dataclass
-class Line:
-    """The tokens of one or more trees. `trees` and `branches` number them; branch 0 is the common beginning.
-
-    `predicting` has for each context of each tree the positions that predict the completion's tokens.
-    """
-
-    ids: Ids = field(default_factory=list)
-    positions: Ids = field(default_factory=list)
-    trees: Ids = field(default_factory=list)
-    branches: Ids = field(default_factory=list)
-    predicting: list[list[Ids]] = field(default_factory=list)
-
-    def add(self, contexts: Sequence[Ids], completion: Ids) -> None:
-        """Append the tree of a completion's contexts."""
-        tree, begin, shared = len(self.predicting), len(self.ids), common_length(contexts)
-        self._append(contexts[0][:shared], 0, tree, 0)
-        branches: dict[tuple[int, ...], Ids] = {}
-        for context in contexts:
-            rest = tuple(context[shared:])
-            if rest not in branches:
-                start = len(self.ids)
-                self._append([*rest, *completion[:-1]], shared, tree, len(branches) + 1)
-                first = start + len(rest) - 1 if rest else begin + shared - 1
-                branches[rest] = [first, *range(start + len(rest), len(self.ids))]
-        self.predicting.append([branches[tuple(context[shared:])] for context in contexts])
-
-    def _append(self, ids: Ids, position: int, tree: int, branch: int) -> None:
-        self.ids += ids
-        self.positions += range(position, position + len(ids))
-        self.trees += [tree] * len(ids)
-        self.branches += [branch] * len(ids)
-
-
-def common_length(contexts: Sequence[Ids]) -> int:
-    """Return the number of tokens that all contexts begin with."""
-    columns = zip(*contexts, strict=False)  # ends with the shortest
-    return sum(1 for _ in itertools.takewhile(lambda tokens: len(set(tokens)) == 1, columns))
+# Attributes of the LM head, as PACKS_ROWS: whether this model's attention can take trees, and a cache before them.
+_TAKES_TREES, _TAKES_CACHE = "takes_trees", "takes_cache"
 
 
 def at_positions_of_each(
@@ -76,26 +50,51 @@ def at_positions_of_each(
     completions: Sequence[Ids],
     batch_size: int,
     head_for: Callable[[int, int], Head],
+    cache: PromptCache | None = None,
 ) -> tuple[list[Tensor], int]:
     """Return for each of K lists of contexts what `at_positions` returns, and the number of forward passes.
 
     One forward pass takes `batch_size` rows, with all K contexts of each if the model's attention can take them so.
+    `cache` has the keys and values that this model, with its current weights, computed for the rows' prompts.
     """
     if not all(map(len, completions)) or not all(len(context) for rows in contexts for context in rows):
         raise ValueError("a context and a completion must each have at least one token")
-    starts = range(0, len(completions), batch_size)
+    batches = [slice(start, start + batch_size) for start in range(0, len(completions), batch_size)]
     lines: list[list[Line]] = []
-    if len(contexts) > 1 and takes_trees(model):
-        lines = [_lines(model, contexts, completions, slice(start, start + batch_size)) for start in starts]
+    if (len(contexts) > 1 or cache is not None) and takes_trees(model):
+        if cache is not None and not _takes_cache(model, contexts, completions, batches[0], cache):
+            cache = None
+        if len(contexts) > 1 or cache is not None:
+            lines = [_lines(model, contexts, completions, rows, cache) for rows in batches]
     if not lines or not _fit(model, lines):
         parts = [at_positions(model, rows, completions, batch_size, head_for) for rows in contexts]
-        return parts, len(contexts) * len(starts)
-    batches, done = [], 0
-    for start, batch in zip(starts, lines, strict=True):
-        count = sum(map(len, completions[start : start + batch_size]))
-        batches.append(_forward(model, batch, head_for(done, done + count), len(contexts)))
+        return parts, len(contexts) * len(batches)
+    outputs, done = [], 0
+    for rows, batch in zip(batches, lines, strict=True):
+        count = sum(map(len, completions[rows]))
+        outputs.append(_forward(model, batch, head_for(done, done + count), len(contexts), cache, rows))
         done += count
-    return [torch.cat(parts) for parts in zip(*batches, strict=True)], len(starts)
+    return [torch.cat(parts) for parts in zip(*outputs, strict=True)], len(batches)
+
+
+def score_of_each(
+    model: nn.Module, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids], batch_size: int
+) -> list[Scores]:
+    """Return for each of K lists of contexts what `score` returns, without entropies. Every process must call it."""
+    targets_N = flat_ids(completions)
+
+    def head_for(start: int, stop: int) -> Head:
+        def project(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+            ids_N = targets_N[start:stop].to(hidden_NH.device)
+            return token_logps(hidden_NH, head.weight, head.bias, ids_N, CHUNK, entropy=False)
+
+        return project
+
+    scores = []
+    for columns_N2 in at_positions_of_each(model, contexts, completions, batch_size, head_for)[0]:
+        (logps_BT, entropy_BT), mask_BT = as_rows(columns_N2, completions)
+        scores.append(Scores(logps_BT, entropy_BT, mask_BT))
+    return scores
 
 
 def takes_trees(model: nn.Module) -> bool:
@@ -140,14 +139,55 @@ def _agrees(model: nn.Module, vocabulary: int) -> bool:
         at_positions(model, one, completions, None, lambda *_: lambda hidden, head: hidden) for one in (bare, shown)
     ]
     model.train(was_training)
+    return _are_close(trees, rows)
+
+
+def _are_close(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+    """Return whether hidden states are equal up to rounding."""
     # bf16 rounds to a few thousandths; a wrong mask or wrong positions change the hidden states beyond that.
     return all(
-        ((tree - row).float().norm() < 0.02 * row.float().norm()).item() for tree, row in zip(trees, rows, strict=True)
+        ((one - other).float().norm() < 0.02 * other.float().norm()).item()
+        for one, other in zip(outputs, expected, strict=True)
     )
 
 
-def _lines(model: nn.Module, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids], rows: slice) -> list[Line]:
-    """Return the trees of some rows, each in a line of its own or, if the model's rows are packed, all in one."""
+def _takes_cache(
+    model: nn.Module, contexts: Sequence[Sequence[Ids]], completions: Sequence[Ids], rows: slice, cache: PromptCache
+) -> bool:
+    """Return whether the cache gives what the passes without it give; tested once, on these rows, by every process.
+
+    It does not if generation computes otherwise than scoring: with dropout, or in another precision.
+    """
+    head = find_head(model)
+    if not hasattr(head, _TAKES_CACHE):
+
+        def hidden(hidden_NH: Tensor, head: nn.Linear) -> Tensor:
+            return hidden_NH
+
+        expected = [at_positions(model, one[rows], completions[rows], None, lambda *_: hidden) for one in contexts]
+        try:
+            lines = _lines(model, contexts, completions, rows, cache)
+            agrees = _are_close(_forward(model, lines, hidden, len(contexts), cache, rows), expected)
+        except (RuntimeError, ValueError, TypeError, IndexError):  # a model with a cache of another kind
+            agrees = False
+        setattr(head, _TAKES_CACHE, _largest(model, int(not agrees)) == 0)
+    return getattr(head, _TAKES_CACHE)
+
+
+def _lines(
+    model: nn.Module,
+    contexts: Sequence[Sequence[Ids]],
+    completions: Sequence[Ids],
+    rows: slice,
+    cache: PromptCache | None = None,
+) -> list[Line]:
+    """Return the trees of some rows, each in a line of its own or, if the model's rows are packed, all in one.
+
+    With a cache each row has a line of its own, as it has in the cache.
+    """
+    if cache is not None:
+        columns = (cache.prompts[rows], cache.starts[rows], zip(*(one[rows] for one in contexts), strict=True))
+        return [Line.after_cached(*row) for row in zip(*columns, completions[rows], strict=True)]
     trees = zip(zip(*(one[rows] for one in contexts), strict=True), completions[rows], strict=True)
     if getattr(find_head(model), PACKS_ROWS, False):
         line = Line()
@@ -163,16 +203,34 @@ def _lines(model: nn.Module, contexts: Sequence[Sequence[Ids]], completions: Seq
 
 def _fit(model: nn.Module, batches: Sequence[list[Line]]) -> bool:
     """Return whether the masks of all processes are small enough: all have to run the same forward passes."""
-    largest = max(len(lines) * max(len(line.ids) for line in lines) ** 2 for lines in batches)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        shared = torch.tensor(largest, device=next(model.parameters()).device)
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-        largest = int(shared.item())
-    return largest <= LARGEST_MASK
+    largest = 0
+    for lines in batches:
+        length, width = max(len(line.ids) for line in lines), max(line.cached[1] for line in lines)
+        largest = max(largest, len(lines) * length * (width + length))
+    return _largest(model, largest) <= LARGEST_MASK
 
 
-def _forward(model: nn.Module, lines: Sequence[Line], head: Head, count: int) -> tuple[Tensor, ...]:
-    """Return the head's output for each of the `count` contexts, at the positions of all lines' completions."""
+def _largest(model: nn.Module, number: int) -> int:
+    """Return the largest of the processes' numbers."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return number
+    shared = torch.tensor(number, device=next(model.parameters()).device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return int(shared.item())
+
+
+def _forward(
+    model: nn.Module,
+    lines: Sequence[Line],
+    head: Head,
+    count: int,
+    cache: PromptCache | None = None,
+    rows: slice = slice(None),
+) -> tuple[Tensor, ...]:
+    """Return the head's output for each of the `count` contexts, at the positions of all lines' completions.
+
+    `rows` are those of the cache, if there is one.
+    """
     device, length = next(model.parameters()).device, max(len(line.ids) for line in lines)
 
     def padded(rows: list[Ids], value: int) -> Tensor:
@@ -182,10 +240,19 @@ def _forward(model: nn.Module, lines: Sequence[Line], head: Head, count: int) ->
     # Padding is a tree of its own: a token that attends to nothing would be NaN.
     same_tree_BLL = trees_BL[:, :, None] == trees_BL[:, None, :]
     same_branch_BLL = (branches_BL[:, :, None] == branches_BL[:, None, :]) | (branches_BL[:, None, :] == 0)
+    mask_BLL = (same_tree_BLL & same_branch_BLL).tril_()
+    past: dict[str, Any] = {"use_cache": False}
+    if cache is not None:
+        width = max(line.cached[1] for line in lines)
+        past = {"use_cache": True, "past_key_values": cache.part(rows, width)}
+        start_B1, end_B1 = torch.tensor([line.cached for line in lines], device=device)[:, :, None].unbind(1)
+        column_W = torch.arange(width, device=device)
+        is_shared_BW = (column_W >= start_B1) & (column_W < end_B1)
+        mask_BLL = torch.cat((is_shared_BW[:, None].expand(-1, length, -1), mask_BLL), dim=-1)
     inputs = {
         "input_ids": padded([line.ids for line in lines], 0),
         "position_ids": padded([line.positions for line in lines], 0),
-        "attention_mask": (same_tree_BLL & same_branch_BLL).tril_()[:, None],
+        "attention_mask": mask_BLL[:, None],
     }
     indices = [
         (index, position)
@@ -201,4 +268,4 @@ def _forward(model: nn.Module, lines: Sequence[Line], head: Head, count: int) ->
         return torch.cat([head(hidden_nH, module) for hidden_nH in hidden_NH.split(number)])
 
     with replaced_head(model, line_N, position_N, each):
-        return model(**inputs, use_cache=False).logits.split(number)
+        return model(**inputs, **past).logits.split(number)

@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from sdpo.method.scoring import Head, Projection, Scores, hidden_states, score
 from sdpo.method.shared_prefix import at_positions_of_each
+from sdpo.method.trees import PromptCache
 
 Result = TypeVar("Result")
 
@@ -82,10 +83,15 @@ class Teacher:
         completions: Sequence[list[int]],
         batch_size: int,
         head_for: Callable[[int, int], Head],
+        cache: PromptCache | None = None,
     ) -> tuple[list[Tensor], int]:
-        """Return the heads' output for each list of contexts; see `sdpo.method.shared_prefix.at_positions_of_each`."""
+        """Return the heads' output for each list of contexts; see `sdpo.method.shared_prefix.at_positions_of_each`.
+
+        `cache` is the policy's own, of the prompts: a "live" teacher makes use of it.
+        """
+        cache = cache if self.kind == "live" else None
         with self._evaluating():
-            return at_positions_of_each(self._model, contexts, completions, batch_size, head_for)
+            return at_positions_of_each(self._model, contexts, completions, batch_size, head_for, cache)
 
     def logps(self, contexts: Sequence[list[int]], completions: Sequence[list[int]], batch_size: int) -> Tensor:
         """Return log T(y_t | context, y_<t) for each token: (B, T) float32, zero on padding."""

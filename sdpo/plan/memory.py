@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from sdpo.plan.step import FLOAT, HALF, Step, passing, residual_size, row_length, saved, value_size
 
-# Positions whose logits are held at once by the scores of tokens and by divergences (sdpo.method).
+# Positions whose logits are held at once by the scores of tokens, or half as many where the LM head gets no gradient,
+# and by divergences (sdpo.method).
 CHUNK, COMPARE_CHUNK = 256, 64
 # 4-bit weights with their quantized scales: a byte for two weights, and 8 bits for each 64, 32 for each 16,384.
 FOUR_BIT = 0.5 + 1 / 64 + 4 / 16384
@@ -60,7 +61,6 @@ def memory_of(step: Step) -> Memory:
         "forward": {**before, **_forward(step)},
         "loss": {**before, **_loss_backward(step)},
         "backward": {"gradients": gradients, **_last_layer_backward(step)},
-        "update": {"gradients": gradients, "update": _update(step)},
     }
     if step.answers:
         phases["generation"] = _generation(step)
@@ -159,7 +159,8 @@ def _teacher_pass(step: Step) -> dict[str, float]:
     casts = 0.0 if own_weights and step.teacher != "ema" else _casts(step, step.shape.layers)
     inside = passing(step, step.hindsight_tokens)
     head = _outputs(step, step.hindsight_tokens)
-    logits = _chunk(step, step.answer_tokens, CHUNK) + _head_copy(step) if step.objective in ("token", "sft") else 0.0
+    sampled = step.objective in ("token", "sft")
+    logits = _chunk(step, step.answer_tokens, CHUNK // 2) + _head_copy(step) if sampled else 0.0
     if inside >= head + logits:
         return {"copies of weights": casts, "activations": inside, "logits": 0.0}
     return {"copies of weights": casts, "activations": head + _kept_targets(step), "logits": logits}
@@ -176,7 +177,7 @@ def _kept(step: Step) -> float:
 
 def _logits_forward(step: Step) -> float:
     if step.objective in ("token", "sft"):
-        return 2 * _chunk(step, step.answer_tokens, CHUNK) + _head_copy(step)
+        return _chunk(step, step.answer_tokens, CHUNK if step.adapter == "none" else CHUNK // 2) + _head_copy(step)
     copies = 2 * _head_copy(step)  # the policy's, and the teacher's
     return _compared(step, _COMPARED[step.objective]) + copies
 
@@ -196,8 +197,9 @@ def _loss_backward(step: Step) -> dict[str, float]:
     """The backward pass of the LM head: all activations are there, and the first gradient is made."""
     head = FLOAT * step.shape.embedding if step.adapter == "none" else 0.0
     if step.objective in ("token", "sft"):
-        # The second copy is no longer made. It was when the GPU's peaks were measured, which this agrees with.
-        gradient, logits = head, _chunk(step, step.answer_tokens, CHUNK) + 2 * _head_copy(step)
+        # Copies of the head are no longer held. They were when the GPU's peaks were measured, which this agrees with.
+        kept = _chunk(step, step.answer_tokens, CHUNK) if step.adapter == "none" else 0.0
+        gradient, logits = head, kept + 2 * _head_copy(step)
     else:
         # A chunk's gradient of the head comes after that of its logits, and is added to that of the chunks before.
         several = step.answer_tokens > COMPARE_CHUNK
@@ -227,15 +229,6 @@ def _last_layer_backward(step: Step) -> dict[str, float]:
     if inside >= outside:
         return {"copies of weights": casts, "activations": layer + gradients, "embedding": 0.0}
     return {"copies of weights": casts, "activations": outside - embedding, "embedding": embedding}
-
-
-def _update(step: Step) -> float:
-    """AdamW's temporary values: two of the size of the largest tensor, which it goes through one by one."""
-    if step.eight_bit:
-        return 0.0
-    shape = step.shape
-    largest = shape.embedding if step.adapter == "none" else step.rank * max(shape.inner, shape.hidden, shape.wide)
-    return 2 * FLOAT * largest / _shards(step)
 
 
 def _generation(step: Step) -> dict[str, float]:

@@ -78,6 +78,7 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
         completion=int(longest.completion),
         follow_up=int(longest.follow_up),
         packed=packed,
+        masked=packed,
         adapter=settings.adapter,
         rank=settings.lora_rank,
         targets=settings.lora_targets,

@@ -14,8 +14,8 @@ FLOAT, HALF = 4, 2
 class Step:
     """What one device does in an optimizer step.
 
-    `rows` have these numbers of tokens each, or at most. `masked` says that rows of a pass are of different lengths or
-    packed, so that attention needs a mask. `keeps_start` is the copy of the start model that the guard measures with.
+    `rows` have these numbers of tokens each, or at most. `masked` says that attention needs a mask, as for packed rows.
+    `keeps_start` is the copy of the start model that the guard measures with.
     `answers` are generated at once, 0 offline.
     """
 

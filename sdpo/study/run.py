@@ -31,7 +31,8 @@ from sdpo.tiny.world import TinyOracle
 from sdpo.train import guard
 from sdpo.train.answers import read_completions
 from sdpo.train.callbacks import MetricsCallback, TeacherCallback
-from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.online.sampling import OnlineConfig
+from sdpo.train.online.trainer import OnlineTrainer
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
 
 PAPER = Objective()

@@ -54,6 +54,8 @@ _WHEN = {
     "after": "after training",
 }
 
+OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch_fused"}
+
 Config = TypeVar("Config", bound=TrainingArguments)
 
 
@@ -323,7 +325,6 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     # 8-bit AdamW cannot update weights that FSDP has sharded.
     auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
-    optimizer = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch"}[chosen]
     if chosen == "adamw_8bit":
         require_bitsandbytes(settings)
     return {
@@ -334,7 +335,7 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "adam_beta1": settings.adam_beta1,
         "per_device_train_batch_size": settings.bs,
         "gradient_accumulation_steps": settings.ga,
-        "optim": optimizer,
+        "optim": OPTIMIZERS[chosen],
         "bf16": settings.precision == "bf16" or (settings.precision == "auto" and on_gpu),
         "use_cpu": not on_gpu,
         "gradient_checkpointing": settings.gradient_checkpointing,

@@ -4,15 +4,18 @@ from random import Random
 
 import pytest
 import torch
-from transformers import MistralConfig, MistralForCausalLM
+from transformers import GenerationConfig, MistralConfig, MistralForCausalLM
 
 from benchmarks.counting import counted_passes
 from sdpo.method import shared_prefix
 from sdpo.method.loss import Contexts, HindsightLoss
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import at_positions, pack_rows
-from sdpo.method.shared_prefix import at_positions_of_each, common_length, takes_trees
+from sdpo.method.scoring import at_positions, pack_rows, score
+from sdpo.method.shared_prefix import at_positions_of_each, score_of_each, takes_trees
 from sdpo.method.teacher import Teacher
+from sdpo.method.trees import common_length
+from sdpo.models.generate import generate_batch
+from sdpo.models.prompt_cache import CacheKeeper, GeneratedCache
 from tests.small import VOCABULARY, small_model
 
 OBJECTIVE = Objective(kind="full", null_contrast=True)
@@ -130,3 +133,73 @@ def test_an_attention_that_ignores_the_mask_takes_no_trees(monkeypatch):
 
 def test_the_common_beginning():
     assert [common_length(rows) for rows in ([[1, 2, 3], [1, 2, 4, 5]], [[1], [1]], [[2], [1]])] == [2, 1, 0]
+
+
+def generated_cache(model, contexts: list[Contexts]) -> GeneratedCache:
+    """Let the model generate two tokens after each prompt and return what its cache then has of the prompts."""
+    prompts, keeper = [row.prompt for row in contexts], CacheKeeper()
+    config = GenerationConfig(max_new_tokens=2, eos_token_id=[0], pad_token_id=0)
+    with keeper.keeping(model), torch.no_grad():
+        generate_batch(model, prompts, config)
+    return keeper.take(prompts)
+
+
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+@pytest.mark.parametrize("null_contrast", [False, True])
+@pytest.mark.parametrize("template", ["after", "before", "system"])
+def test_the_cache_of_the_prompts_gives_the_targets_of_complete_passes(kind, null_contrast, template):
+    contexts, completions = rows(template)
+    objective = Objective(kind=kind, null_contrast=null_contrast, focus=0.05 if null_contrast else 0.0)
+    model = small_model()
+    loss = HindsightLoss(Teacher("live", model), objective, batch_size=3)
+    expected = loss.teacher_targets(contexts, completions)
+    cache = generated_cache(model, contexts)
+    loss.teacher_targets(contexts, completions, cache)  # the first time it is checked
+    with counted_passes(model) as passes:
+        targets = loss.teacher_targets(contexts, completions, cache)
+    assert passes.forwards == loss.forwards == 3
+    with counted_passes(model) as without:
+        loss.teacher_targets(contexts, completions)
+    assert template != "after" or passes.tokens < 0.8 * without.tokens
+    weights, policy = torch.ones(len(contexts)), small_model(1)
+    losses = [loss.loss(policy, contexts, completions, given, weights) for given in (targets, expected)]
+    torch.testing.assert_close(losses[0].signal_BT, losses[1].signal_BT, atol=2e-5, rtol=0)
+    torch.testing.assert_close(losses[0].loss, losses[1].loss, atol=1e-5, rtol=1e-4)
+
+
+def test_a_cache_that_gives_something_else_is_not_used():
+    contexts, completions = rows("after")
+    model = small_model()
+    loss = HindsightLoss(Teacher("live", model), Objective(), batch_size=4)
+    expected = loss.teacher_targets(contexts, completions)
+    of_other_weights = generated_cache(small_model(1), contexts)
+    for target, other in zip(loss.teacher_targets(contexts, completions, of_other_weights), expected, strict=True):
+        assert torch.equal(target.logps_T, other.logps_T)
+    assert loss.forwards == 2
+
+
+def test_only_a_live_teacher_uses_the_policys_cache():
+    contexts, completions = rows("after")
+    policy = small_model()
+    loss = HindsightLoss(Teacher("frozen", policy), Objective(), batch_size=4)
+    expected = loss.teacher_targets(contexts, completions)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(2)
+    targets = loss.teacher_targets(contexts, completions, generated_cache(policy, contexts))
+    assert all(torch.equal(one.logps_T, other.logps_T) for one, other in zip(targets, expected, strict=True))
+
+
+@pytest.mark.parametrize("template", ["after", "system"])
+def test_scores_after_several_contexts_are_those_of_separate_calls(template):
+    model = small_model().eval()
+    contexts, completions = rows(template)
+    lists = [[row.hindsight for row in contexts], [row.prompt for row in contexts]]
+    takes_trees(model)
+    with torch.no_grad(), counted_passes(model) as passes:
+        together = score_of_each(model, lists, completions, 3)
+    assert passes.forwards == 3
+    with torch.no_grad():
+        for one, scores in zip(lists, together, strict=True):
+            apart = score(model, one, completions)
+            torch.testing.assert_close(scores.logps_BT, apart.logps_BT, atol=2e-5, rtol=0)
+            assert torch.equal(scores.mask_BT, apart.mask_BT)

@@ -22,7 +22,8 @@ from sdpo.tiny import MODEL_DIR, language
 from sdpo.tiny.data import posts
 from sdpo.tiny.users import OracleUser
 from sdpo.tiny.world import TinyOracle
-from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.online.sampling import OnlineConfig
+from sdpo.train.online.trainer import OnlineTrainer
 from sdpo.train.start_model import GENERAL_FILE, StartModel
 
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")

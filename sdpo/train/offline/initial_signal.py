@@ -4,7 +4,7 @@ It is used to drop or weigh rows. The log-probabilities are also all that a froz
 in every epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +13,7 @@ from datasets import Dataset
 from torch import nn
 
 from sdpo import progress
-from sdpo.method.scoring import score
+from sdpo.method.shared_prefix import score_of_each
 from sdpo.runtime.run_directory import RunDirectory
 
 FILE = "starting_signal.jsonl"
@@ -27,13 +27,15 @@ def measure_initial_signal(
     The model must be the one that the run starts from. A resumed run reads what it wrote before.
     """
     if len(results := run.read_rows(FILE)) != len(rows):
-        indices = range(accelerator.process_index, len(rows), accelerator.num_processes)
+        rank, ranks = accelerator.process_index, accelerator.num_processes
+        # As many on every process: all have to run the same forward passes.
+        indices = [index % len(rows) for index in range(rank, -(-len(rows) // ranks) * ranks, ranks)]
         rank_rows = [
             (index, *row)
             for batch in _batches(rows, indices, batch_size)
             for index, row in zip(batch, _score_rows(model, rows.select(batch)), strict=True)
         ]
-        gathered = sorted(gather_object(rank_rows))
+        gathered = sorted({index: (index, *row) for index, *row in gather_object(rank_rows)}.values())
         results = [
             {"id": rows[index]["id"], "signal_size": size, "teacher_logps": logps} for index, size, logps in gathered
         ]
@@ -43,7 +45,7 @@ def measure_initial_signal(
     return [row["teacher_logps"] for row in results], [row["signal_size"] for row in results]
 
 
-def _batches(rows: Dataset, indices: range, size: int) -> Iterator[list[int]]:
+def _batches(rows: Dataset, indices: Sequence[int], size: int) -> Iterator[list[int]]:
     """Yield the indices in batches of rows of similar length."""
     lengths = rows["length"]
     ordered = sorted(indices, key=lambda index: lengths[index])
@@ -58,10 +60,11 @@ def _score_rows(model: nn.Module, rows: Dataset) -> list[tuple[float, list[float
     was_training = model.training
     model.eval()
     completions = list(rows["completion"])
-    hindsight_BT = score(model, list(rows["hindsight"]), completions).logps_BT
-    plain = score(model, list(rows["context"]), completions)
+    contexts = [list(rows["hindsight"]), list(rows["context"])]
+    hindsight, plain = score_of_each(model, contexts, completions, len(completions))
     model.train(was_training)
-    sizes_B = ((hindsight_BT - plain.logps_BT).abs() * plain.mask_BT).sum(1) / plain.mask_BT.sum(1)
+    hindsight_BT, mask_BT = hindsight.logps_BT, plain.mask_BT
+    sizes_B = ((hindsight_BT - plain.logps_BT).abs() * mask_BT).sum(1) / mask_BT.sum(1)
     return [
         (size, logps[: len(ids)])
         for size, logps, ids in zip(sizes_B.tolist(), hindsight_BT.tolist(), completions, strict=True)

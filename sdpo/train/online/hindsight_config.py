@@ -10,7 +10,7 @@ from sdpo.settings import settings_of
 from sdpo.settings.common import Template
 from sdpo.settings.recipes import RECIPES
 from sdpo.settings.training import OnlineSettings
-from sdpo.train.online.trainer import OnlineConfig
+from sdpo.train.online.sampling import OnlineConfig
 
 _DECLARED = settings_of(OnlineSettings)
 # Fields with the limits and defaults of the job's setting of the same name, or of another one.

@@ -34,7 +34,8 @@ from sdpo.train.online.conversations import Rows, conversations
 from sdpo.train.online.function_user import FunctionUser, UserFunction
 from sdpo.train.online.hindsight_config import METHOD, HindsightConfig
 from sdpo.train.online.reconnect import RoundCallback
-from sdpo.train.online.trainer import OnlineTrainer, User
+from sdpo.train.online.sampling import User
+from sdpo.train.online.trainer import OnlineTrainer
 from sdpo.train.start_model import GENERAL_FILE, REHEARSAL_FILE, StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
 from sdpo.users.simulator import FollowUp

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from sdpo.errors import RunStopped, ServerError, SimulatorUnavailable, one_line
 from sdpo.llm.server import check_health
-from sdpo.train.online.trainer import User
+from sdpo.train.online.sampling import User
 from sdpo.train.record import BaseTrainer
 from sdpo.users.simulator import SimulatedUser
 

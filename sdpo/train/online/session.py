@@ -18,7 +18,8 @@ from sdpo.train.objective import build_objective
 from sdpo.train.online.api_cost import ApiCostCallback
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts, replay_rows, training_prompts
 from sdpo.train.online.reconnect import ReconnectCallback, RoundCallback
-from sdpo.train.online.trainer import OnlineConfig, OnlineTrainer
+from sdpo.train.online.sampling import OnlineConfig
+from sdpo.train.online.trainer import OnlineTrainer
 from sdpo.train.online.user import build_rule_user, build_user, user_url
 from sdpo.train.online.user_trial import try_user
 from sdpo.train.session import Session

@@ -1,76 +1,40 @@
 """Online SDPO: sample an answer, get the user's follow-up, score the answer again in hindsight, update.
 
-TRL's RLOOTrainer generates, buffers, logs and saves. This module replaces the tokenization of prompts, the steps
-between an answer and its loss, and the loss. Besides generation an optimizer step costs two forwards per row: the
-teacher's on `x, o`, and the policy's on `x`, whose log-probabilities carry the gradient and also give the signal.
+TRL's RLOOTrainer generates, buffers, logs and saves. `sampling` replaces the tokenization of prompts and asks the user,
+this module replaces the steps between an answer and its loss, and the loss. Besides generation an optimizer step costs
+two forwards per row: the teacher's on `x, o`, and the policy's on `x`, whose log-probabilities carry the gradient and
+also give the signal. A live teacher takes what `x, o` has in common with `x` from the cache that generation leaves.
 """
 
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Protocol
+from functools import cached_property
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
-from trl import RLOOConfig, RLOOTrainer
 
 from sdpo import progress
 from sdpo.english.follow_up_kinds import FollowUpReader
-from sdpo.errors import LossNotFinite, RunError, SdpoError, SimulatorUnavailable
+from sdpo.errors import LossNotFinite, SimulatorUnavailable
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
 from sdpo.method.teacher import Teacher
-from sdpo.models.generate import counted_tokens
-from sdpo.models.policy import weights_in_bf16
-from sdpo.text.chat import encode_completion, encode_prompt
+from sdpo.text.chat import encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP, Message
 from sdpo.train.guard import repeated_share
-from sdpo.train.online.background_request import BackgroundRequest
-from sdpo.train.record import BaseTrainer, LatestAnswers
+from sdpo.train.online.sampling import Answers, OnlineConfig, SamplingTrainer, User
+from sdpo.train.record import LatestAnswers
 from sdpo.users.simulator import FollowUp
 
 COMPLAINT, THANKS, _ = FOLLOW_UP_KINDS
 VALIDATION_ROUND = 1 << 20  # beyond all rounds of training, which are numbered by step
 
 
-@dataclass
-class OnlineConfig(RLOOConfig):
-    """RLOOConfig with one completion per prompt.
-
-    `generation_batch` is how many answers a process generates at once; None generates all of a step's.
-    """
-
-    num_generations: int = 1
-    generation_batch: int | None = None
-
-    def __post_init__(self) -> None:
-        # TRL sets the first by its old name, of which transformers warns.
-        if self.activation_checkpointing is None:
-            self.activation_checkpointing = self.gradient_checkpointing
-        # RLOO compares the completions of a prompt, so its last check rejects a single one.
-        try:
-            super().__post_init__()
-        except ValueError as error:
-            if self.num_generations != 1 or "at least 2 generations" not in str(error):
-                raise
-
-
-class User(Protocol):
-    """A simulated user: any object that writes follow-ups. `round` numbers the calls, see SimulatedUser."""
-
-    round: int
-
-    def react(self, prompts: list[str], completions: list[str]) -> list[FollowUp]:
-        """Return a follow-up to each completion. Raises SimulatorUnavailable if any is missing."""
-        ...
-
-
-class OnlineTrainer(BaseTrainer, RLOOTrainer):
+class OnlineTrainer(SamplingTrainer):
     """RLOOTrainer whose advantage comes from scoring the answer again with the follow-up in context.
 
     `user` may be None if the dataset has `completion` and `follow_up` to replay, and perhaps `satisfied`.
@@ -79,8 +43,6 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
     their follow-up, and drawn to what the teacher says to the prompt alone, with `content_weight`. `wait_for_user` is
     called if the user does not respond and returns when it does, or raises; without it the run ends at once.
     """
-
-    args: OnlineConfig
 
     def __init__(
         self,
@@ -119,31 +81,6 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
             finally:
                 self.latest = latest
 
-    def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
-        """Return the answers' tokens. Raises RunError for an answer without any, as an engine that failed gives it."""
-        # With args.bf16 continuous batching would cast the weights to bf16 permanently. They have to be in bf16 while
-        # it generates: its cache has their dtype, and autocast makes keys and values bf16.
-        if self.use_transformers_continuous_batching:  # it has random numbers of its own
-            self.continuous_batching_config.seed = int(torch.randint(2**31, ()))
-        bf16, casts = self.args.bf16, self.args.bf16 and self.use_transformers_continuous_batching
-        self.args.bf16 = bf16 and not casts
-        plain = not (self.use_vllm or self.use_transformers_continuous_batching)  # what calls the model token by token
-        counted = counted_tokens(self.model, self.args.max_completion_length) if plain else nullcontext()
-        try:
-            with weights_in_bf16(self.model) if casts else nullcontext(), counted:
-                completion_ids = super()._generate_single_turn(*arguments)
-        finally:
-            self.args.bf16 = bf16
-        if empty := sum(not ids for ids in completion_ids):
-            raise RunError(
-                f"{empty} of {len(completion_ids)} answers came back without a token: the engine of GENERATION failed, "
-                "see its messages above. Leave it more of the GPU's memory, or set GENERATION=transformers."
-            )
-        return completion_ids
-
-    def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict]:
-        return [encode_prompt(self.processing_class, prompt) for prompt in prompts], None, {}
-
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
         prompts = [row["prompt"] for row in inputs]
         replays = "completion" in inputs[0]
@@ -151,7 +88,8 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
         kinds = self._kinds(answers.follow_ups)
         contexts, usable_B = self._contexts(prompts, answers, kinds)
         with self.record.timed("scoring"), progress.task("scoring in hindsight"):
-            targets = self.hindsight.teacher_targets(contexts, answers.completion_ids)
+            targets = self.hindsight.teacher_targets(contexts, answers.completion_ids, answers.cache)
+            answers.cache = None  # its memory is needed for the loss
             self.record.forwards += self.hindsight.forwards
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
         is_complaint_B = torch.tensor([kind == COMPLAINT for kind in kinds], device=usable_B.device)
@@ -184,74 +122,6 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
             ],
         }
 
-    @property
-    def _required_user(self) -> User:
-        if self.user is None:
-            raise RuntimeError("this trainer has no simulated user: it replays recorded follow-ups")
-        return self.user
-
-    def _generate_and_ask(self, prompts: list[list[Message]]) -> "_Answers":
-        """Return new answers and the user's follow-ups; the user reads one part while the next is generated."""
-        size = self.args.generation_batch or len(prompts)
-        answers = _Answers()
-        requests: list[tuple[Callable[[], list[FollowUp]], Callable[[], list[FollowUp]]]] = []  # a call, and its result
-        last_request: BackgroundRequest[list[FollowUp]] | None = None
-        first_round = self._required_user.round
-        for number, start in enumerate(range(0, len(prompts), size)):
-            part = prompts[start : start + size]
-            with self.record.timed("generation"), progress.task("generating", len(prompts), "answers", done=start):
-                prompt_ids, completion_ids, completions = self._generate(part)
-            texts = [messages[0]["content"] for messages in completions]
-            answers.add(prompt_ids, completion_ids, texts)
-            ask: Callable[[], list[FollowUp]] = partial(self._ask, first_round + number, part, texts)
-            if size < len(prompts):
-                last_request = BackgroundRequest(ask, after=last_request)
-                requests.append((ask, last_request.result))
-            else:
-                requests.append((ask, ask))
-        with self.record.timed("user"), progress.task("follow-ups of the user"):
-            for ask, result in requests:
-                again = partial(_after_background_request, last_request, ask)
-                answers.follow_ups += self.collect_follow_ups(result, again)
-        return answers
-
-    def _replay(self, rows: list[dict]) -> "_Answers":
-        """Return the answers and follow-ups that the rows hold."""
-        prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
-        answers = _Answers(follow_ups=[FollowUp(row["follow_up"], satisfied=row.get("satisfied")) for row in rows])
-        completions = [row["completion"] for row in rows]
-        answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
-        return answers
-
-    def _ask(self, number: int, prompts: list[list[Message]], completions: list[str]) -> list[FollowUp]:
-        user = self._required_user
-        user.round = number  # fixed by the part's index, so that a repeated step makes the same requests
-        return user.react([prompt[-1]["content"] for prompt in prompts], completions)
-
-    def collect_follow_ups(
-        self, result: Callable[[], list[FollowUp]], again: Callable[[], list[FollowUp]]
-    ) -> list[FollowUp]:
-        """Return the user's follow-ups: those of `result`, and after a wait those of `again`.
-
-        Raises SdpoError on every process if any of them failed.
-        """
-        while True:
-            follow_ups: list[FollowUp] = []
-            failure: SdpoError | None = None
-            try:
-                follow_ups = result()
-            except SdpoError as error:
-                failure, result = error, again
-            # All processes decide together: one alone could not save a checkpoint, and the others would wait for it.
-            failures = [error for error in gather_object([failure]) if error is not None]
-            if not failures:
-                return follow_ups
-            # Errors that waiting cannot resolve come first.
-            first = min(failures, key=lambda error: isinstance(error, SimulatorUnavailable))
-            if self.wait_for_user is None or not isinstance(first, SimulatorUnavailable):
-                raise first
-            self.wait_for_user(first)
-
     def _kinds(self, follow_ups: list[FollowUp]) -> list[str]:
         """Return the kind of each follow-up: as the user states, as the oracle reads, or as the start model reads."""
         known = [row.satisfied for row in follow_ups]
@@ -271,7 +141,7 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
         return FollowUpReader(self.start.run, self.processing_class)
 
     def _contexts(
-        self, prompts: list[list[Message]], answers: "_Answers", kinds: list[str]
+        self, prompts: list[list[Message]], answers: Answers, kinds: list[str]
     ) -> tuple[list[Contexts], Tensor]:
         """Return the contexts to score each completion in, and a mask of the rows with a usable follow-up.
 
@@ -335,26 +205,3 @@ class OnlineTrainer(BaseTrainer, RLOOTrainer):
             self._metrics["train" if self.model.training else "eval"][f"sdpo/{name}"].append(mean)
         self.record.sample(inputs["text"], inputs["completion_ids"], result, self.processing_class)
         return self.with_rehearsal(result.loss, model)
-
-
-def _after_background_request(request: BackgroundRequest | None, ask: Callable[[], list[FollowUp]]) -> list[FollowUp]:
-    """Call `ask` once the last background request has ended: a user gets one request at a time."""
-    if request is not None:
-        request.wait()
-    return ask()
-
-
-@dataclass
-class _Answers:
-    """Answers to prompts with the user's follow-ups; the prompts and completions as token ids."""
-
-    prompt_ids: list[list[int]] = field(default_factory=list)
-    completion_ids: list[list[int]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    follow_ups: list[FollowUp] = field(default_factory=list)
-
-    def add(self, prompt_ids: list[list[int]], completion_ids: list[list[int]], texts: list[str]) -> None:
-        """Append answers."""
-        self.prompt_ids += prompt_ids
-        self.completion_ids += completion_ids
-        self.texts += texts

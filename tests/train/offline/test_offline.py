@@ -9,11 +9,15 @@ import time
 
 import pytest
 import torch
+from accelerate import Accelerator
+from datasets import Dataset
 from transformers import TrainingArguments
 
+from benchmarks.counting import counted_passes
 from sdpo.errors import RecordError, SdpoError, SettingError
 from sdpo.method.objective import Objective
-from sdpo.method.scoring import pack_rows
+from sdpo.method.scoring import pack_rows, score
+from sdpo.method.shared_prefix import takes_trees
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OfflineSettings
@@ -21,6 +25,7 @@ from sdpo.text.hindsight import HINDSIGHT
 from sdpo.text.records import interaction_lines
 from sdpo.tiny.data import logged
 from sdpo.train.offline.data import read_rows
+from sdpo.train.offline.initial_signal import measure_initial_signal
 from sdpo.train.offline.job import check
 from sdpo.train.offline.mixture import mix_of
 from sdpo.train.offline.tokenized import tokenized
@@ -127,6 +132,20 @@ def test_a_frozen_teachers_log_probabilities_are_reused(model, tokenizer, rows, 
     known = [{**row, "teacher_logps": target.logps_T.tolist()} for row, target in zip(rows, targets, strict=True)]
     torch.testing.assert_close(reusing.compute_loss(reusing.model, collate(known)), loss)
     assert reusing.record.forwards == 1 and computing.record.forwards > 1
+
+
+def test_the_initial_signal_takes_one_forward_for_both_contexts(model, rows, tmp_path):
+    data, run = Dataset.from_list([{**row, "length": len(row["hindsight"])} for row in rows]), RunDirectory(tmp_path)
+    takes_trees(model)
+    with counted_passes(model) as passes:
+        logps, sizes = measure_initial_signal(run, model, data, 3, Accelerator(cpu=True))
+    assert passes.forwards == -(-len(rows) // 3) and len(logps) == len(sizes) == len(rows)
+    for row, row_logps, size in zip(rows, logps, sizes, strict=True):
+        with torch.no_grad():
+            contexts = [row["hindsight"]], [row["context"]]
+            shown, plain = (score(model, one, [row["completion"]]).logps_BT[0] for one in contexts)
+        assert row_logps == pytest.approx(shown.tolist(), abs=2e-4)
+        assert size == pytest.approx((shown - plain).abs().mean().item(), abs=2e-4)
 
 
 # The rows

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from peft import LoraConfig
 from trl import RLOOTrainer
 
+from benchmarks.counting import counted_passes
 from sdpo.errors import RunError
 from sdpo.method.objective import Objective
 from sdpo.method.scoring import score
 from sdpo.models.policy import load_model
+from sdpo.models.prompt_cache import CacheKeeper
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.study import run as study
 from sdpo.tiny import MODEL_DIR
@@ -46,8 +49,41 @@ def test_a_micro_batch_takes_exactly_two_forwards(tmp_path, teacher):
 
     trainer._generate = generate_uncounted
     trainer.train()
+    # Once: whether the attention takes trees (3), and whether it takes the cache that generation leaves (2).
+    checks = 5 if teacher == "live" else 0
     # Two steps of two micro-batches: the teacher's forward without gradient, the policy's with it.
-    assert generated == [16, 16] and sorted(counted) == [False] * 4 + [True] * 4
+    assert generated == [16, 16] and sorted(counted) == [False] * (4 + checks) + [True] * 4
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_live_teacher_does_not_run_the_prompts_again(tmp_path, monkeypatch, dropout):
+    plain = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "per_device_train_batch_size": 4}
+    adapter = LoraConfig(target_modules="all-linear", r=4, lora_dropout=dropout) if dropout else None
+    trainers, tokens = [], []
+    for keeps in (True, False):
+        if not keeps:
+            monkeypatch.setattr(CacheKeeper, "take", lambda self, prompts: None)
+        trainer = study.build_trainer(
+            str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}), peft_config=adapter, **plain
+        )
+        targets = trainer.hindsight.teacher_targets
+
+        def counted(*arguments, model=trainer.model, targets=targets):
+            with counted_passes(model) as passes:
+                result = targets(*arguments)
+            tokens.append(passes.tokens)
+            return result
+
+        trainer.hindsight.teacher_targets = counted
+        trainer.train()
+        trainers.append(trainer)
+    (_, with_cache), (_, without) = tokens[:2], tokens[2:]  # the first step is checked
+    assert with_cache == without if dropout else with_cache < 0.7 * without
+    start = load_model(str(MODEL_DIR))[1]
+    if not dropout:
+        for begin, one, other in zip(start.parameters(), *(each.model.parameters() for each in trainers), strict=True):
+            moved = (one - begin).abs().max()
+            assert moved > 0 and (one - other).abs().max() < 1e-3 * moved
 
 
 @pytest.mark.parametrize("bf16", [False, True])
