@@ -141,7 +141,7 @@ def instead_of(path: Path, folders: bool = False) -> str:
     ]
     alike = [name for name in entries if Path(name).suffix == Path(missing).suffix != ""]
     names = nearest_first(missing, alike or entries)
-    found = f"in {there} the nearest names are {', '.join(names)}" if names else f"{there} has none"
+    found = f"in {there} the nearest names are {', '.join(names)}" if names else f"{there} is empty"
     if folder == path.parent:
         return f" {found[0].upper()}{found[1:]}."
     return f" There is no {folder / missing}; {found}."

@@ -3,15 +3,20 @@
 from pathlib import Path
 
 from sdpo.errors import SettingError, command, nearest_first
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings, ReportSettings
 from sdpo.settings.checks import folders_in
 
 _MOST = 5  # runs that a message names
 
 
-def runs_in(scratch: Path) -> list[Path]:
-    """Return the run directories in SCRATCH: folders with a run.json."""
-    return sorted(path.parent for path in scratch.glob("*/*/run.json"))
+def runs_in(scratch: Path, trained: bool = False) -> list[Path]:
+    """Return the run directories in SCRATCH: folders with a run.json, with `trained` only those of training jobs."""
+    runs = sorted(path.parent for path in scratch.glob("*/*/run.json"))
+    if not trained:
+        return runs
+    jobs = {path: str((RunDirectory(path).read_json("run.json") or {}).get("job")) for path in runs}
+    return [path for path in runs if jobs[path].startswith(("train-", "demo"))]
 
 
 def newest_run(scratch: Path) -> Path | None:
@@ -31,7 +36,7 @@ def named_runs(settings: EvalSettings | ReportSettings) -> list[Path]:
     if absent is None:
         return folders
     what = "is no folder" if absent.exists() else "does not exist"
-    raise SettingError(f"RUN_DIR={absent} {what}. {_instead_of_run(absent, settings.scratch)}")
+    raise SettingError(f"RUN_DIR={absent} {what}. {_instead_of_run(absent, settings)}")
 
 
 def no_run(settings: EvalSettings | ReportSettings) -> str:
@@ -39,12 +44,12 @@ def no_run(settings: EvalSettings | ReportSettings) -> str:
     return f"RUN_DIR is not set, and SCRATCH={settings.scratch} has no run. Create a tiny one with {command('demo')}."
 
 
-def _instead_of_run(folder: Path, scratch: Path) -> str:
+def _instead_of_run(folder: Path, settings: EvalSettings | ReportSettings) -> str:
     """Return a sentence that names the runs in SCRATCH, those with names most like the folder's first."""
-    runs = {str(path): path.name for path in runs_in(scratch)}
+    scratch = settings.scratch
+    runs = {str(path) for path in runs_in(scratch, trained=isinstance(settings, EvalSettings))}
     if not runs:
         return f"SCRATCH={scratch} has no run either: set SCRATCH to the folder of your runs, or train one first."
-    near = nearest_first(folder.name, set(runs.values()))
-    shown = [path for name in near for path in runs if runs[path] == name][:_MOST]
+    shown = nearest_first(str(folder), runs, _MOST)
     more = f", and {len(runs) - len(shown)} more" if len(runs) > len(shown) else ""
     return f"The runs in {scratch}, nearest names first: {', '.join(shown)}{more}. Give one of them."

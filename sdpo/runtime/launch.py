@@ -40,10 +40,12 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted")
     except OSError as error:
+        setting = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+            return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         path = f" ({error.filename})" if error.filename else ""
-        setting = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
         return _failed(1, f"error: the disk is full{path}. Free some space, or choose another {setting}.")
 
 

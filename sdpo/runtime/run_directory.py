@@ -32,7 +32,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from sdpo.errors import RunError
+from sdpo.errors import RunError, command
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
@@ -66,7 +66,10 @@ class RunDirectory:
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
         if (self.read_json("summary.json") or {}).get("finished"):
-            raise RunError(f"the run in {self.path} is finished.{not_applied(before, settings, changed)} {another}")
+            evaluate = f" Evaluate it: {command(f'eval RUN_DIR={self.path}')}." if self.last_checkpoint() else ""
+            raise RunError(
+                f"the run in {self.path} is finished.{not_applied(before, settings, changed)}{evaluate} {another}"
+            )
         if changed:
             raise RunError(
                 f"the run in {self.path} was started with {shown(before, changed)}, now it is "

@@ -5,8 +5,15 @@ import shlex
 from ipaddress import ip_address
 from pathlib import Path
 
-from sdpo.errors import instead_of
+from sdpo.errors import command, instead_of
 
+# The folders that preparation jobs write, by their names.
+PREPARED_BY = {
+    "english_prompts": "prep-english",
+    "helpsteer2_prompts": "prep-helpsteer",
+    "tldr_prompts_unique": "prep-tldr",
+    "logs": "prep-logs INPUT=...",
+}
 GGUF_CONVERTER = "convert_hf_to_gguf.py"  # of llama.cpp
 
 
@@ -47,6 +54,8 @@ def existing_file(value: Path) -> str | None:
 
 def existing_folder(value: Path) -> str | None:
     """Check that the folder exists."""
+    if not value.exists() and value.name in PREPARED_BY:
+        return f"an existing folder. Make it with {command(PREPARED_BY[value.name])}"
     return None if value.is_dir() else _instead("an existing folder", value)
 
 

@@ -4,15 +4,17 @@ Records are checked as strictly when written as when read, so a file that one jo
 """
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import RecordError, instead_of, nearest_first
+from sdpo.errors import RecordError, command, instead_of, nearest_first
 from sdpo.text.prompts import Message
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_OF_CONVERSATIONS = {"messages", "conversation", "conversations", "mapping", "chat_messages", "chat"}
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,9 @@ def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], str | N
     for line, row in _read_rows(path, make_with):
         where = f"{path}, line {line}"
         if fault := fault_of(row):
+            if kind == "interaction" and _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
+                prepare = command(f"prep-logs INPUT={shlex.quote(str(path))}")
+                raise RecordError(f"{where}: this is a conversation, not yet an interaction. Prepare it: {prepare}")
             raise RecordError(f"{where}: {fault}. {_remedy(make_with)}.")
         if row["id"] in seen:
             raise RecordError(f"{where}: id {row['id']} occurs twice. Ids must be unique.")

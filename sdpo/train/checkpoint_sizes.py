@@ -79,6 +79,8 @@ def forecast(size: CheckpointSize, count: int, args: TrainingArguments, free: in
         f"{_gb(count * size.total)} written in all"
     )
     text += f", at most {_gb(needed)} at a time" if kept < count else ""
+    if count == 1 and not args.save_only_model:
+        text += "; it is the only one, so a run that is killed begins anew. A smaller SAVE_STEPS writes more"
     if args.save_only_model:
         text += "; with the weights alone an interrupted run cannot be resumed"
     if needed > free:

@@ -152,10 +152,11 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
     except RunStopped:
         finished = False
     except KeyboardInterrupt:
-        last = RunDirectory(settings.run_directory_path).last_checkpoint()
-        if last and not settings.save_only_model and os.environ.get("RANK", "0") == "0":
-            resume = resume_command(settings, job.name)
-            print(f"{last.name} is kept; resume with: {resume}", file=sys.stderr, flush=True)
+        if os.environ.get("RANK", "0") == "0" and not settings.save_only_model:
+            last = RunDirectory(settings.run_directory_path).last_checkpoint()
+            again = resume_command(settings, job.name)
+            kept = f"{last.name} is kept; resume with" if last else "no checkpoint is written yet; begin anew with"
+            print(f"{kept}: {again}", file=sys.stderr, flush=True)
         raise
     except (ServerError, BudgetReached) as error:
         session.save_now()

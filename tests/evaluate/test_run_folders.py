@@ -29,6 +29,10 @@ def test_a_run_that_does_not_exist_is_answered_with_the_nearest_ones(job, capsys
     line = error_of(job, capsys, "--run-dir", "frist")
     assert "RUN_DIR=frist does not exist. The runs in runs, nearest names first: runs/sdpo-tldr-runs/first, " in line
     assert line.count("runs/sdpo-tldr-runs/") == 5 and line.endswith(", and 1 more. Give one of them.")
+    other = make_run(Path("runs/sdpo-tldr-runz/frist"))
+    RunDirectory(other).write_json("run.json", {"job": "audit"})
+    line = error_of(job, capsys, "--run-dir", "runs/sdpo-tldr-runz/first")
+    assert (str(other) in line) == (job is report.JOB)  # an audit cannot be evaluated
     make_run(Path("elsewhere/kind/mine"))
     line = error_of(job, capsys, "--run-dir", "nine", "--scratch", "elsewhere")
     assert "The runs in elsewhere, nearest names first: elsewhere/kind/mine. Give" in line

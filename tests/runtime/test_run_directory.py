@@ -70,6 +70,17 @@ def test_a_finished_run_says_what_it_was_trained_with_and_how_a_new_one_is_start
     assert f"{said} For a new run: make x RUN_ID=b" in str(caught.value)
 
 
+def test_a_finished_run_with_a_checkpoint_says_how_it_is_evaluated(run):
+    run.write_json("summary.json", {"finished": True})
+    checkpoint = run.path / "checkpoint-5"
+    checkpoint.mkdir()
+    run.last_checkpoint = lambda: checkpoint
+    with pytest.raises(
+        RunError, match=rf"is finished\. Evaluate it: make eval RUN_DIR={run.path}\. For a new run: make x$"
+    ):
+        run.check(SETTINGS, new_run="make x")
+
+
 def test_the_command_of_a_new_run_has_the_given_settings_and_a_free_name(tmp_path):
     settings = resolve(OfflineSettings, ["--lr", "1e-5", "--eval-n", "0", "--gpus", "2", "--run-id", "a"], job="j")
     settings = dataclasses.replace(settings, output_dir=tmp_path / "a")

@@ -44,6 +44,13 @@ def test_the_error_for_a_missing_file_names_the_command_that_makes_it(tmp_path):
         read_prompts(tmp_path / "none.jsonl", "make prep-tldr")
 
 
+def test_conversations_in_place_of_interactions_are_answered_with_the_job_that_prepares_them(tmp_path):
+    path = tmp_path / "chats.jsonl"
+    path.write_text('{"messages": [{"role": "user", "content": "hi"}]}\n')
+    with pytest.raises(RecordError, match=f"chats.jsonl, line 1: this is a conversation.*make prep-logs INPUT={path}$"):
+        list(read_interactions(path, ""))
+
+
 # Interactions
 
 U, A, S = ("user", "assistant", "system")

@@ -34,8 +34,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_names_the_row(tmp_path):
     trainer = study.build_trainer(str(tmp_path), "live", 0, 2, OracleUser({"emoji": False}))
     teacher_targets = trainer.hindsight.teacher_targets
 
-    def with_nan(contexts, completions):
-        targets = teacher_targets(contexts, completions)
+    def with_nan(*arguments):
+        targets = teacher_targets(*arguments)
         targets[3].logps_T[1] = torch.nan
         return targets
 
@@ -160,4 +160,5 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(kept, tmp_path, ca
         run_session(started, SimpleNamespace(name="train-online-tldr"), Interrupted)
     error = capsys.readouterr().err
     expected = "checkpoint-5 is kept; resume with: make train-online-tldr LR=0.0001 RUN_ID=mine"
-    assert error.startswith(expected) if kept else "resume" not in error
+    anew = "no checkpoint is written yet; begin anew with: make train-online-tldr LR=0.0001 RUN_ID=mine"
+    assert error.startswith(expected if kept else anew)
