@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
 from sdpo import progress
+from sdpo.errors import RunStopped
 from sdpo.method.teacher import Teacher
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.record import SAMPLES_PER_STEP, BaseTrainer, StepRecord
@@ -170,15 +171,30 @@ class ProgressCallback(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """On SIGTERM saves a checkpoint after the current step and ends training; `requested` is then True."""
+    """On SIGTERM saves a checkpoint after the current step and ends training; `requested` is then True.
+
+    Before the first step and after the last there is nothing to save, and what is under way may take minutes, which
+    containers and clusters do not give: the process ends at once, and the same command goes on.
+    """
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self._training = False
         signal.signal(signal.SIGTERM, self._request)
 
     def _request(self, *_: object) -> None:
         self.requested = True
+        if not self._training:
+            print("stopping between the steps; the same command goes on", flush=True)
+            raise SystemExit(RunStopped.exit_code)
         print("stopping after this step, with a checkpoint", flush=True)
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """Steps follow: from here on they are finished and saved."""
+        self._training = True
+
+    def on_train_end(self, args, state, control, **_) -> None:
+        """Measurements follow, which a new start repeats."""
+        self._training = False
 
     def on_step_end(self, args, state, control, **_) -> None:
         """Save and stop if any process received the signal: all have to do so in the same step."""

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shlex
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ from sdpo.settings import OnlineSettings
 from sdpo.settings.resolve import resolve
 from sdpo.study import run as study
 from sdpo.tiny.users import OracleUser
+from sdpo.train.callbacks import GracefulStop
 from sdpo.train.job import check_objective, run_session
 from sdpo.train.model_card import card
 from sdpo.train.session import Session
@@ -162,3 +164,24 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(kept, tmp_path, ca
     expected = "checkpoint-5 is kept; resume with: make train-online-tldr LR=0.0001 RUN_ID=mine"
     anew = "no checkpoint is written yet; begin anew with: make train-online-tldr LR=0.0001 RUN_ID=mine"
     assert error.startswith(expected if kept else anew)
+
+
+def test_sigterm_ends_at_once_between_the_steps_and_after_the_step_in_training(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop = GracefulStop()
+        with pytest.raises(SystemExit, match="143"):  # while the start model answers, or the user is tried
+            signal.raise_signal(signal.SIGTERM)
+        stop.requested = False
+        stop.on_train_begin(None, None, None)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested
+        stop.on_train_end(None, None, None)
+        with pytest.raises(SystemExit):  # while the answers after training are measured
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0].partition(";")[0] for line in said] == [
+        "stopping between the steps", "stopping after this step", "stopping between the steps",
+    ]  # fmt: skip
