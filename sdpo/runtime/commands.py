@@ -63,11 +63,11 @@ def resume_command(settings: JobSettings, job: str, higher_cost: bool = False) -
 
 def new_run_command(settings: JobSettings, job: str) -> str:
     """Return the command of a new run with the same settings, under a RUN_ID that no run beside this one has."""
-    number = 2
-    while settings.run_directory_path.with_name(f"{settings.run_name}-{number}").exists():
+    number, name = 2, settings.run_id or settings.run_directory_path.name
+    while settings.run_directory_path.with_name(f"{name}-{number}").exists():
         number += 1
     words = settings_module.as_words(given_to_repeat(settings))
-    return command(job, *words, f"RUN_ID={settings.run_name}-{number}", **_output_dir(settings, f"-{number}"))
+    return command(job, *words, f"RUN_ID={name}-{number}", **_output_dir(settings, f"-{number}"))
 
 
 def _output_dir(settings: JobSettings, suffix: str) -> dict[str, str]:

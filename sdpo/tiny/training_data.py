@@ -18,6 +18,7 @@ from sdpo.tiny import language, oracle
 from sdpo.tiny.language import AXES
 
 VOCABULARY = 1280
+_LATER = {"brief", "one_sentence", "spanish"}  # newer than the shipped tokenizer, which has to come out the same
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 # ChatML. As with Qwen3, an empty thought disables thinking, and the default is enabled.
@@ -64,8 +65,7 @@ def build_tokenizer(seed: int = 0, texts: int = 6000) -> PreTrainedTokenizerFast
         prompts.JUDGE_TURN,
     ] * 400
     corpus += [*prompts.VERDICTS.values(), "assistant\n", "system\n", "user\n", "TL;DR:\n"] * 400
-    # `brief` is newer than the shipped tokenizer, which has to come out the same.
-    corpus += [persona for style, persona in prompts.PERSONAS.items() if style != "brief"] * 40
+    corpus += [persona for style, persona in prompts.PERSONAS.items() if style not in _LATER] * 40
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

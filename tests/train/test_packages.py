@@ -31,7 +31,7 @@ def test_what_is_asked_for_is_refused_by_the_check(settings, values, message):
 
 
 def test_the_default_optimizer_on_a_gpu_is_refused_when_the_run_starts(settings, monkeypatch):
-    assert training_arguments(settings())["optim"] == "adamw_torch"
+    assert training_arguments(settings())["optim"] == "adamw_torch_fused"
     monkeypatch.setattr(session.torch.cuda, "is_available", lambda: True)
     with pytest.raises(SettingError, match=r"^OPTIMIZER=auto, here 8-bit AdamW"):
         training_arguments(settings())

@@ -36,7 +36,7 @@ def config(folder, **arguments) -> HindsightConfig:
     tiny = {
         "learning_rate": 2.5e-4, "adam_beta1": 0.5, "per_device_train_batch_size": 16, "max_completion_length": 48,
         "max_steps": 2, "teacher": "frozen", "objective": "full", "focus": 1.0, "hindsight_template": "framed",
-        "guard": "off", "gradient_checkpointing": False, "use_cpu": True, "optim": "adamw_torch",
+        "guard": "off", "gradient_checkpointing": False, "use_cpu": True, "optim": "adamw_torch_fused",
         "save_strategy": "no", "disable_tqdm": True, "seed": 7,
     }  # fmt: skip
     return HindsightConfig(str(folder), **tiny | arguments)
