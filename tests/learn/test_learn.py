@@ -209,6 +209,9 @@ def test_the_journal_survives_half_a_line(tmp_path):
 
 # Whole nights
 
+# Kills of the learner in one night, at random moments; more by hand: SDPO_TEST_KILLS=20.
+KILLS = int(os.environ.get("SDPO_TEST_KILLS", "3"))
+
 
 @pytest.mark.slow
 def test_an_audit_that_says_stop_ends_the_night(tmp_path, capsys):
@@ -234,7 +237,8 @@ def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path
         return subprocess.Popen(command, env=environment(WANDB_MODE="disabled"), stdout=log, stderr=log, cwd=tmp_path)
 
     kills = 0
-    for moment in (2.0, 5.0 + 4 * random.random(), 8.0 + 3 * random.random()):
+    moments = [2.0, 5.0 + 4 * random.random(), 8.0 + 3 * random.random()]
+    for moment in [*moments, *(random.uniform(1, 11) for _ in range(KILLS - len(moments)))]:
         process = start()
         try:
             process.wait(moment)
