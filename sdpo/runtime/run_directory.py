@@ -166,11 +166,30 @@ class RunDirectory:
         if (self.path / name).exists():
             self.write_rows(name, [row for row in self.read_rows(name) if row["step"] <= step])
 
-    def mark_complete(self, step: int, processes: int = 1) -> None:
-        """Mark checkpoint `step` as complete. Call it after its last file is written."""
+    def mark_complete(self, step: int, processes: int = 1, interim: bool = False) -> None:
+        """Mark checkpoint `step` as complete. Call it after its last file is written.
+
+        An `interim` checkpoint is one between two of SAVE_STEPS, from which an interrupted run goes on.
+        """
         name = f"checkpoint-{step}"
-        complete = {"step": step, "processes": processes, "files": sizes(self.path / name)}
+        complete = {"step": step, "processes": processes, "interim": interim, "files": sizes(self.path / name)}
         self.write_json(f"{name}/{COMPLETE}", complete)
+
+    def interim_checkpoints(self) -> list[Path]:
+        """Return the folders of the interim checkpoints, in ascending order."""
+        return [
+            path
+            for path in self.checkpoints().values()
+            if (self.read_json(f"{path.name}/{COMPLETE}") or {}).get("interim")
+        ]
+
+    def remove_old_interim_checkpoints(self) -> None:
+        """Remove the interim checkpoints before the last checkpoint: the run then has those of an uninterrupted one."""
+        last = self.last_checkpoint()
+        for path in self.interim_checkpoints():
+            if path != last:
+                (path / COMPLETE).unlink()  # first: what a crash leaves of it is removed as incomplete
+                shutil.rmtree(path)
 
     def last_checkpoint(self) -> Path | None:
         """Return the newest complete checkpoint, None if there is none."""

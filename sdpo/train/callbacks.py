@@ -106,7 +106,9 @@ class MetricsCallback(TrainerCallback):
         """Mark the checkpoint as complete once every process has written its part."""
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.accelerator.is_main_process:
-            self.run.mark_complete(state.global_step, self.trainer.accelerator.num_processes)
+            processes = self.trainer.accelerator.num_processes
+            self.run.mark_complete(state.global_step, processes, interim=self.trainer.is_interim)
+            self.run.remove_old_interim_checkpoints()
 
 
 class TeacherCallback(TrainerCallback):
@@ -177,7 +179,8 @@ class GracefulStop(TrainerCallback):
     containers and clusters do not give: the process ends at once, and the same command goes on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trainer: BaseTrainer) -> None:
+        self.trainer = trainer
         self.requested = self._training = False
         signal.signal(signal.SIGTERM, self._request)
 
@@ -200,6 +203,7 @@ class GracefulStop(TrainerCallback):
         """Save and stop if any process received the signal: all have to do so in the same step."""
         self.requested = any(gather_object([self.requested]))
         if self.requested:
+            self.trainer.interrupted = True
             control.should_save = control.should_training_stop = True
 
 

@@ -245,8 +245,11 @@ class CollapseGuard(TrainerCallback):
     def on_save(self, args, state, control, **_) -> None:
         """Remember the last healthy checkpoint as the best one: SAVE_LIMIT then keeps it.
 
-        Until there is one, the last whose measures are within their limits. A state beyond them is never the best.
+        Until there is one, the last whose measures are within their limits. A state beyond them is never the best, nor
+        is an interim checkpoint, which the next one replaces.
         """
+        if self.trainer.is_interim:
+            return
         if self.detector.is_healthy or (state.best_model_checkpoint is None and self.detector.within_limits):
             state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sdpo.method.loss import HindsightLoss, LossResult
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.models.policy import hold_trained_weights_in_float32
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import Message
 from sdpo.train.teacher_weights import prepare_teacher
 
@@ -179,6 +181,7 @@ class BaseTrainer(Trainer):
         # Returns the divergence from the start model on its own answers; its weight in the loss.
         self.rehearsal: Callable[[nn.Module, int], Tensor | None] | None = None
         self.rehearsal_weight = 0.0
+        self.interrupted = False  # while a checkpoint is written because the run ends or waits before its time
 
     def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Return the loss of a micro-batch with that of rehearsal added, if there is any."""
@@ -195,9 +198,22 @@ class BaseTrainer(Trainer):
         self.record.rehearsal += divergence.item()
         return loss + self.rehearsal_weight * divergence
 
+    @property
+    def is_interim(self) -> bool:
+        """Whether a checkpoint of this step is an interim one: of an interruption, and not one of SAVE_STEPS."""
+        step, steps = self.state.global_step, self.state.max_steps
+        return self.interrupted and step < steps and step % self.state.save_steps != 0
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Save as ever, but let an interim checkpoint not count towards SAVE_LIMIT: it would displace one that is."""
+        limit, args = self.args.save_total_limit, self.args
+        interim = len(RunDirectory(Path(str(args.output_dir))).interim_checkpoints()) + self.is_interim
         with progress.task(f"writing checkpoint-{self.state.global_step}"):
-            super()._save_checkpoint(model, trial)
+            args.save_total_limit = limit + interim if limit else limit
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                args.save_total_limit = limit
 
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""

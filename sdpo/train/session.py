@@ -94,7 +94,7 @@ class Session(Generic[Config]):
         self.trainer = self.build_trainer(config, model)
         self.start = self._start_model()
         self.trainer.remove_callback(PrinterCallback)
-        self.stop = GracefulStop()
+        self.stop = GracefulStop(self.trainer)
         for callback in (*self._shared_callbacks(), *self.callbacks()):
             self.trainer.add_callback(callback)
 
@@ -236,9 +236,11 @@ class Session(Generic[Config]):
         self.before_saving_now()
         last = self.run_dir.last_checkpoint()
         if state.global_step and (last is None or last.name != f"checkpoint-{state.global_step}"):
+            self.trainer.interrupted = True
             with self.at_step_start():
                 self.trainer._save_checkpoint(self.trainer.model, trial=None)
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
+            self.trainer.interrupted = False
 
     def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
         """Print a warning if a resumed run cannot give exactly the results of an uninterrupted one."""
@@ -306,6 +308,7 @@ class Session(Generic[Config]):
             for name, fault in self.run_dir.set_damaged_checkpoints_aside().items():
                 before = "the checkpoint before it" if self.run_dir.last_checkpoint() else "the start"
                 print(f"{name}: {fault}; it cannot be resumed, so the run goes on from {before}", flush=True)
+            self.run_dir.remove_old_interim_checkpoints()
             last = self.run_dir.last_checkpoint()
             step = int(last.name.rsplit("-", 1)[1]) if last else 0
             for name in ("metrics.jsonl", "samples.jsonl", VALIDATION_FILE, guard.FILE):

@@ -238,7 +238,7 @@ def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path
 
     kills, code = 0, None
     moments = [2.0, 5.0 + 4 * random.random(), 8.0 + 3 * random.random()]
-    for moment in [*moments, *(random.uniform(1, 11) for _ in range(KILLS - len(moments)))]:
+    for moment in [*moments, *(random.uniform(1, 5) for _ in range(KILLS - len(moments)))]:
         process = start()
         try:
             code = process.wait(moment)

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.runtime.checkpoint_files import COMPLETE, damage
@@ -30,9 +32,9 @@ def folder(tmp_path_factory):
         yield folder
 
 
-def session(folder: Path, name: str, job: str, adapter: str):
+def session(folder: Path, name: str, job: str, adapter: str, **more):
     data = {"train_jsonl": folder / "logs.jsonl"} if job in OFFLINE else {}
-    settings = {"adapter": adapter, "teacher": "ema", "train_n": 4 * STEPS, "save_steps": 1, "guard": "off"}
+    settings = {"adapter": adapter, "teacher": "ema", "train_n": 4 * STEPS, "save_steps": 1, "guard": "off"} | more
     return session_of(job, folder / name, model=folder / "model", **data, **settings)
 
 
@@ -141,3 +143,47 @@ def test_without_a_whole_checkpoint_the_run_begins_again(complete, capsys):
     assert "the run goes on from the start" in capsys.readouterr().out
     assert resumed.run() and len(rows_of(copy / "metrics.jsonl")) == STEPS
     assert all(torch.equal(weight, expected[name]) for name, weight in weights_of(resumed.trainer.model).items())
+
+
+class Terminated(TrainerCallback):
+    """Sends SIGTERM during step 5."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(("job", "adapter"), KINDS)
+def test_an_interrupted_run_ends_with_the_checkpoints_of_one_that_is_not(job, adapter, folder):
+    settings = {"train_n": 24, "save_steps": 2, "save_limit": 2}
+    before, names = signal.getsignal(signal.SIGTERM), [f"{start}-{adapter}" for start in ("whole", "split")]
+    whole, split = (folder / name for name in names)
+    assert session(folder, whole.name, job, adapter, **settings).run()
+    try:
+        first = session(folder, split.name, job, adapter, **settings)
+        first.trainer.add_callback(Terminated())
+        assert not first.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    # The one of the interruption displaces none: with SAVE_LIMIT=2 the run still keeps two of SAVE_STEPS.
+    assert list(RunDirectory(split).checkpoints()) == [2, 4, 5]
+    first.run_dir.unlock()
+    assert session(folder, split.name, job, adapter, **settings).run()
+    assert list(RunDirectory(split).checkpoints()) == list(RunDirectory(whole).checkpoints()) == [4, 6]
+    for step in (4, 6):
+        files = [run / f"checkpoint-{step}" / weights_file(adapter) for run in (whole, split)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_kill_before_an_interim_checkpoint_is_removed_leaves_it_to_the_next_start(tmp_path):
+    run = RunDirectory(tmp_path)
+    for step, interim in ((2, False), (3, True), (4, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        run.mark_complete(step, interim=interim)
+    assert [path.name for path in run.interim_checkpoints()] == ["checkpoint-3"]
+    run.remove_old_interim_checkpoints()
+    assert list(run.checkpoints()) == [2, 4]
+    (tmp_path / "checkpoint-5").mkdir()
+    run.mark_complete(5, interim=True)
+    run.remove_old_interim_checkpoints()
+    assert list(run.checkpoints()) == [2, 4, 5]  # the last one is where the run goes on

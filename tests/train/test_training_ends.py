@@ -169,7 +169,7 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(kept, tmp_path, ca
 def test_sigterm_ends_at_once_between_the_steps_and_after_the_step_in_training(capsys):
     before = signal.getsignal(signal.SIGTERM)
     try:
-        stop = GracefulStop()
+        stop = GracefulStop(SimpleNamespace())
         with pytest.raises(SystemExit, match="143"):  # while the start model answers, or the user is tried
             signal.raise_signal(signal.SIGTERM)
         stop.requested = False
