@@ -1,6 +1,6 @@
-"""Once around the loop in the tiny world: users talk to the gateway, a night of learning, users talk again.
+"""Once around the loop, in the tiny world if no model is given: users talk, a night of learning, users talk again.
 
-`transformers serve` has the tiny model, `make gateway` is in front of it, `make learn` learns from the gateway's store.
+`transformers serve` has the model, `make gateway` is in front of it, `make learn` learns from the gateway's store.
 Each is the program that a user starts, in a process of its own.
 """
 
@@ -38,11 +38,15 @@ _UNDER_WAY = re.compile(r": [0-9]+(:[0-9]{2})+$")
 
 @dataclass(frozen=True)
 class Loop:
-    """A running server with a gateway in front of it; store, registry and logs are in `folder`."""
+    """A running server with a gateway in front of it; store, registry and logs are in `folder`.
+
+    `model` is a folder, None for the tiny world's model.
+    """
 
     folder: Path
     upstream: str
     url: str
+    model: Path | None = None
 
     @property
     def store_url(self) -> str:
@@ -61,7 +65,8 @@ class Loop:
 
         Raises RunError if the job failed.
         """
-        line = [*_job(name), "--tiny", "--registry", str(self.registry)]
+        model = ["--tiny"] if self.model is None else ["--model", str(self.model)]
+        line = [*_job(name), *model, "--registry", str(self.registry)]
         line += ["--upstream", self.upstream, "--unload-after", "0", *flags]
         printed: list[str] = []
         with (
@@ -82,17 +87,17 @@ class Loop:
 
 
 @contextmanager
-def running(folder: Path, port: int = 0) -> Iterator[Loop]:
+def running(folder: Path, port: int = 0, model: Path | None = None) -> Iterator[Loop]:
     """Run the server and the gateway while the block runs, the gateway on this port if it is free.
 
     Raises ServerError if one of them does not answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     server_port, port = _free_port(), _free_port(port)
-    loop = Loop(folder.resolve(), f"http://127.0.0.1:{server_port}/v1", f"http://127.0.0.1:{port}/v1")
+    loop = Loop(folder.resolve(), f"http://127.0.0.1:{server_port}/v1", f"http://127.0.0.1:{port}/v1", model)
     server = [sys.executable, "-P", "-m", "transformers.cli.transformers", "serve", "--device", "cpu"]
     server += ["--reasoning", "off", "--port", str(server_port)]  # the tiny model was trained without thoughts
-    given = {"UPSTREAM": loop.upstream, "UPSTREAM_MODEL": str(MODEL_DIR), "STORE_URL": loop.store_url}
+    given = {"UPSTREAM": loop.upstream, "UPSTREAM_MODEL": str(model or MODEL_DIR), "STORE_URL": loop.store_url}
     given |= {"GATEWAY_PORT": str(port), "GATEWAY_HOST": "127.0.0.1", "REGISTRY": str(loop.registry)}
     with (
         _process(server, loop.folder / "server.log", CUDA_VISIBLE_DEVICES="") as serving,
@@ -145,7 +150,7 @@ def once_around(
     say(f"{kept['stored']} conversations are in the store, {kept['lost']} lost, {kept['different']} different")
     say(f"a night of {command('learn')}, stage by stage: {', '.join(STAGES)}")
     with _timed(seconds, "night"), progress.task("the night"):
-        summary = _learn(loop, learn_flags, say)
+        summary = learn(loop, learn_flags, say)
     live = read_live(loop.registry).version
     say(f"{summary['outcome']}: {summary['sentence']}")
     with _timed(seconds, "measure"), progress.task("the users talk to what is live now"):
@@ -162,7 +167,7 @@ def once_around(
     )  # fmt: skip
 
 
-def _learn(loop: Loop, flags: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
+def learn(loop: Loop, flags: Sequence[str], say: Callable[[str], None]) -> dict[str, Any]:
     """Run a night, say what comes of each stage as it passes, and return the night's summary."""
     given = ["--store-url", loop.store_url, "--scratch", str(loop.folder), *flags]
 
