@@ -11,7 +11,7 @@ JOBS := demo prep-tldr prep-helpsteer prep-wildfeedback prep-wildchat prep-logs 
 JOBS += train-offline-wildfeedback train-offline-wildchat train-offline
 JOBS += gateway gateway-key forget export-conversations demo-loop
 JOBS += eval-tldr eval-helpsteer eval signal-analysis audit report chat learn promote rollback versions canary
-BENCHMARKS := $(filter-out variants counting,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out variants counting real_loop,$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup ready check docs test test-fast test-containers bench plan lint types clean build up up-loop down logs shell smoke-docker $(JOBS)

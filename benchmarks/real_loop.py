@@ -11,6 +11,7 @@ import argparse
 import shlex
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from sdpo.learn.around import Loop, learn, running
 from sdpo.registry.live import read_live
 
 ANSWER_TOKENS = 64
+say = partial(print, flush=True)
 SETTINGS = {
     "audit": "RECIPE=recommended AUDIT_N=64",
     "train": f"RECIPE=recommended LR=2e-4 BS=8 EPOCHS=1 EVAL_N=16 SAVE_LIMIT=2 MAX_COMPLETION_TOKENS={ANSWER_TOKENS}",
@@ -67,12 +69,12 @@ def main() -> None:
     with running(folder, model=given.model.resolve()) as loop:
         fits = talk(loop, given.style, given.conversations)
         stored = len(list(Store(loop.store_url, create=False).conversations()))
-        print(f"{stored} of {len(fits)} conversations are in the store; {given.style}: {sum(fits) / len(fits):.3f}")
+        say(f"{stored} of {len(fits)} conversations are in the store; {given.style}: {sum(fits) / len(fits):.3f}")
         flags = [f"--{stage}-settings={values}" for stage, values in SETTINGS.items()]
-        summary = learn(loop, [*flags, "--style", given.style, "--judge-model", "rule"], print)
-        print(f"{summary['outcome']}: {summary['sentence']}")
-        print(f"live: {read_live(loop.registry).version or 'the base model'}; ", end="")
-        print(f"{(time.monotonic() - started) / 60:.0f} minutes; {shlex.quote(str(folder))}")
+        summary = learn(loop, [*flags, "--style", given.style, "--judge-model", "rule"], say)
+        say(f"{summary['outcome']}: {summary['sentence']}")
+        say(f"live: {read_live(loop.registry).version or 'the base model'}; ", end="")
+        say(f"{(time.monotonic() - started) / 60:.0f} minutes; {shlex.quote(str(folder))}")
 
 
 if __name__ == "__main__":
