@@ -13,7 +13,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,15 @@ def serve(seconds: float) -> None:
         for _ in sys.stdin:
             print(server.most, flush=True)
             server.most = 0
+
+
+@contextmanager
+def serving(seconds: float) -> Iterator[tuple[subprocess.Popen, str]]:
+    """Yield the process of a server, which ends with the block, and its address."""
+    command = [sys.executable, __file__, "--serve", "--seconds", str(seconds)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        yield server, server.stdout.readline().strip()
+        server.stdin.close()
 
 
 def backend(protocol: str, root: str) -> "Backend":
@@ -105,9 +115,7 @@ def main() -> None:
     if arguments.serve:
         serve(arguments.seconds)
         return
-    command = [sys.executable, __file__, "--serve", "--seconds", str(arguments.seconds)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        root = server.stdout.readline().strip()
+    with serving(arguments.seconds) as (server, root):
         for protocol in ("openai", "claude"):
             for part in ("user", "judge"):
                 before = measure(sequential, part, protocol, root, 1)
@@ -119,7 +127,6 @@ def main() -> None:
                     f"concurrent {after:5.2f} s   {before / after:5.1f} x   {in_flight} in flight",
                     flush=True,
                 )
-        server.stdin.close()
 
 
 if __name__ == "__main__":

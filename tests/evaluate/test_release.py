@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from benchmarks.release import Harm, failed, make_run
+from benchmarks.release import Harm, failed, make_run, tiny_world
 from sdpo.errors import KEEP_EXIT_CODE
 from sdpo.runtime.run_directory import RunDirectory
 from tests.evaluations import evaluate, released
@@ -16,13 +16,13 @@ WITH_CONDITION = {"condition": 1, "eval_n": 64, "eval_batch_size": 64, "ckpts": 
 
 @pytest.fixture(scope="module")
 def harm():
-    return Harm()
+    return Harm(tiny_world())
 
 
 @pytest.fixture(scope="module")
 def healthy(harm, tmp_path_factory):
     """A run whose one checkpoint was trained on its own answers that fit the style."""
-    return make_run(tmp_path_factory.mktemp("healthy") / "run", "healthy", 1, harm.make)
+    return make_run(tmp_path_factory.mktemp("healthy") / "run", "healthy", 1, harm)
 
 
 def page_of(run) -> str:
@@ -62,7 +62,7 @@ def test_a_harmed_checkpoint_is_kept_though_it_gained(healthy, harm, tmp_path, c
 
 
 def test_the_baseline_against_itself_is_no_gain(healthy, harm, tmp_path):
-    run = make_run(tmp_path / "run", "unchanged", 1, harm.make)
+    run = make_run(tmp_path / "run", "unchanged", 1, harm)
     evaluate(run, expect=KEEP_EXIT_CODE, **WITH_CONDITION)
     release = released(run)["releases"][0]
     assert failed(release) == {"gain"} and "no gain" in release["reasons"][0]
