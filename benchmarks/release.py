@@ -3,8 +3,8 @@
     python -m benchmarks.release [--each 10] [--prompts 96] [--kinds perturbed,shortened] [--model FOLDER]
 
 Without --model they are checkpoints of the tiny world, else of this real model, which learns `brief`; its answers in
-the style are those that it gives when it is shown the wish. A healthy checkpoint was trained on its own answers that fit
-the style. A harmed one is that, and then
+the style are those that it gives when it is shown the wish. A healthy checkpoint was trained on its own answers that
+fit the style. A harmed one is that, and then
 
     overtrained  trained on four of these answers until it gives them to every prompt
     noise        trained on answers whose tokens are shuffled
