@@ -61,41 +61,25 @@ def measure_quality(
 
     `wish` is the style in the user's words, as a complaint or a persona says it; None if it is not known.
     """
-    passes = 2 * (1 + (wish is not None)) + min(OTHER_PROMPTS, len(prompts) - 1)
-    with progress.task("quality of the answers", passes, "passes") as under:
-
-        def counted(contexts: list[list[int]], completions: list[list[int]]) -> Scores:
-            scores = score(contexts, completions)
-            under.advance()
-            return scores
-
-        return _measure_quality(counted, tokenizer, prompts, completions, wish, template)
-
-
-def _measure_quality(
-    score: Scorer,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[Message]],
-    completions: Sequence[list[int]],
-    wish: str | None,
-    template: HindsightTemplate,
-) -> list[AnswerQuality]:
     rows = [list(completion) for completion in completions]
     encoded = [encode_prompt(tokenizer, messages) for messages in prompts]
-    contexts = [encoded]
+    variants = [encoded]
     if wish is not None:
-        contexts.append([encode_prompt(tokenizer, with_hindsight(messages, wish, template)) for messages in prompts])
-    scores = [score(variant, rows) for variant in contexts]
-    bare_BT, mask_BT = scores[0].logps_BT, scores[0].mask_BT
+        variants.append([encode_prompt(tokenizer, with_hindsight(messages, wish, template)) for messages in prompts])
     shifts = range(1, 1 + min(OTHER_PROMPTS, len(encoded) - 1))
-    others = [row_mean(score(encoded[shift:] + encoded[:shift], rows).logps_BT, mask_BT) for shift in shifts]
-    topic_B = row_mean(bare_BT, mask_BT) - torch.stack(others).mean(0) if others else torch.zeros(len(rows))
-    starts = [row[:LEAK_TOKENS] for row in rows]
     replied_to = [text for text in (NULL_FOLLOW_UP, wish) if text is not None]
-    replies = [
-        score([encode_prompt(tokenizer, [{"role": "user", "content": text}])] * len(rows), starts).logps_BT.sum(1)
-        for text in replied_to
-    ]
+    replying = [[encode_prompt(tokenizer, [{"role": "user", "content": text}])] * len(rows) for text in replied_to]
+    starts = [row[:LEAK_TOKENS] for row in rows]
+    passes = [(contexts, rows) for contexts in variants]
+    passes += [(encoded[shift:] + encoded[:shift], rows) for shift in shifts]
+    passes += [(contexts, starts) for contexts in replying]
+    results = [score(*given) for given in progress.each(passes, "quality of the answers", "passes")]
+    scores, others = results[: len(variants)], results[len(variants) : len(variants) + len(shifts)]
+    replies = [result.logps_BT.sum(1) for result in results[len(variants) + len(shifts) :]]
+    bare_BT, mask_BT = scores[0].logps_BT, scores[0].mask_BT
+    topic_B = torch.zeros(len(rows))
+    if others:
+        topic_B = row_mean(bare_BT, mask_BT) - torch.stack([row_mean(one.logps_BT, mask_BT) for one in others]).mean(0)
     answered_B = bare_BT[:, :LEAK_TOKENS].sum(1)
     columns = (
         torch.stack([row_mean(variant.logps_BT, mask_BT) for variant in scores]).amax(0),
