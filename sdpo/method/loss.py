@@ -112,6 +112,16 @@ class HindsightLoss:
         signal_BT = equations.signal(comparison.target_logps_BT, old_logps_BT, comparison.mask_BT)
         return LossResult(loss, comparison, signal_BT)
 
+    def bare_hidden(self, targets: Sequence[Target]) -> list[Tensor] | None:
+        """Return the teacher's hidden states after the prompts alone, (T, H) per row; None if the targets have none.
+
+        The targets of a contrast of distributions have them, so that nothing is run again for what the teacher makes of
+        the completions without the follow-up.
+        """
+        if not (self.objective.kind == "full" and self._contrasts_distributions):
+            return None
+        return [target.hidden_TH.chunk(3, dim=-1)[2] for target in checked(targets, FullTarget)]
+
     @property
     def _uses_sampled_tokens(self) -> bool:
         """Whether the teacher scores the completion's own tokens only; "sft" learns nothing from it but reports it."""

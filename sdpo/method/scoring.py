@@ -112,6 +112,19 @@ def hidden_states(
     return list(hidden_NH.split([len(completion) for completion in completions]))
 
 
+@torch.no_grad()
+def score_hidden(projection: Projection, hidden: Sequence[Tensor], completions: Sequence[Sequence[int]]) -> Scores:
+    """Return the scores of completions whose hidden states are known, with the entropy of each position.
+
+    `hidden` are one (T, H) per row, as from `hidden_states`. No layer of the model is run.
+    """
+    hidden_NH = torch.cat(list(hidden))
+    ids_N = flat_ids(completions).to(hidden_NH.device)
+    columns_N2 = token_logps(hidden_NH, projection.weight_VH, projection.bias_V, ids_N, CHUNK, entropy=True)
+    (logps_BT, entropy_BT), mask_BT = as_rows(columns_N2, completions)
+    return Scores(logps_BT, entropy_BT, mask_BT)
+
+
 def pack_rows(model: nn.Module) -> bool:
     """Score the model's rows packed, without padding, from now on if its attention supports that; return whether.
 

@@ -83,7 +83,7 @@ def measure_quality(
     answered_B = bare_BT[:, :LEAK_TOKENS].sum(1)
     columns = (
         torch.stack([row_mean(variant.logps_BT, mask_BT) for variant in scores]).amax(0),
-        torch.stack([_surprise(variant) for variant in scores]).amin(0),
+        torch.stack([surprise_of(variant) for variant in scores]).amin(0),
         topic_B,
         torch.stack(replies).amax(0) > answered_B + LEAK_NATS,
     )
@@ -98,11 +98,11 @@ def measure_surprise(
 ) -> list[float]:
     """Return the surprise of each completion after these prompts alone, at one forward pass per row."""
     contexts = [encode_prompt(tokenizer, messages) for messages in prompts]
-    return _surprise(score(contexts, list(completions))).tolist()
+    return surprise_of(score(contexts, list(completions))).tolist()
 
 
-def _surprise(scores: Scores) -> Tensor:
-    """Return each row's mean of −log π − H over its tokens, (B,)."""
+def surprise_of(scores: Scores) -> Tensor:
+    """Return each row's mean of −log π − H over its tokens, (B,), of scores with the entropy."""
     return -row_mean(scores.logps_BT + scores.entropy_BT, scores.mask_BT)
 
 

@@ -259,7 +259,11 @@ class CollapseGuard(TrainerCallback):
         if latest.messages:
             rows = slice(SURPRISE_ANSWERS)
             answers = latest.messages[rows], latest.completions[rows]
-            surprises = gather_object(start.surprise(*answers))
+            # A teacher that is the start model has just read them; its hidden states save a forward pass.
+            if latest.bare_hidden is not None and start.model is self.trainer.hindsight.teacher:
+                surprises = gather_object(start.surprise_of_hidden(latest.bare_hidden[rows], answers[1]))
+            else:
+                surprises = gather_object(start.surprise(*answers))
             # A second forward pass only where the first gives cause: what is learned is likely once the wish is shown.
             if start.wish is not None and fmean(surprises) > LIMITS["surprise"].warn / 2:
                 shown = gather_object(start.surprise(*answers, shown=True))

@@ -140,11 +140,13 @@ class LatestAnswers:
     """The most recent completions of a process as token ids, with their prompts as token ids.
 
     `messages` are the same prompts as messages; empty if the completions are not the policy's own, but logged ones.
+    `bare_hidden` are the teacher's hidden states after the prompts alone, where it has them (`HindsightLoss`).
     """
 
     prompts: list[list[int]] = field(default_factory=list)
     completions: list[list[int]] = field(default_factory=list)
     messages: list[list[Message]] = field(default_factory=list)
+    bare_hidden: list[Tensor] | None = None
 
 
 class BaseTrainer(Trainer):

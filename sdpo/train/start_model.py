@@ -14,9 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from sdpo.method.comparison import Comparison
 from sdpo.method.objective import row_mean
-from sdpo.method.scoring import Scores
+from sdpo.method.scoring import Scores, score_hidden
 from sdpo.method.teacher import Teacher
-from sdpo.models.answer_quality import AnswerQuality, measure_quality, measure_surprise, summarize_quality
+from sdpo.models.answer_quality import (
+    AnswerQuality,
+    measure_quality,
+    measure_surprise,
+    summarize_quality,
+    surprise_of,
+)
 from sdpo.models.general_answers import (
     GENERAL_SAMPLES,
     GENERAL_TOKENS,
@@ -76,6 +82,10 @@ class StartModel:
         """
         contexts = [self.with_wish(messages) for messages in prompts] if shown else prompts
         return measure_surprise(self.score, self.tokenizer, contexts, completions)
+
+    def surprise_of_hidden(self, hidden: Sequence[Tensor], completions: Sequence[list[int]]) -> list[float]:
+        """Return the surprise of completions from this model's hidden states, (T, H) per row: no forward pass."""
+        return surprise_of(score_hidden(self.model.projection(), hidden, completions)).tolist()
 
     def answer_general_prompts(
         self, policy: Any, run: RunDirectory, main: bool, oracle: Oracle | None, seed: int

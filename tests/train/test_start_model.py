@@ -25,6 +25,7 @@ from sdpo.tiny.world import TinyOracle
 from sdpo.train.online.sampling import OnlineConfig
 from sdpo.train.online.trainer import OnlineTrainer
 from sdpo.train.start_model import GENERAL_FILE, StartModel
+from tests.training import session_of, write_model
 
 LORA = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 POSTS = tuple(row.prompt for row in posts(8, 1, True, "general"))
@@ -208,3 +209,38 @@ def test_the_start_models_scores_do_not_change_while_the_policy_trains(kind, ada
     again = own.logps(contexts, completions, 3)
     run.start.score(contexts, completions)
     assert torch.equal(own.logps(contexts, completions, 3), again)
+
+
+CONTRAST = {"objective": "full", "null_contrast": 1, "contrast_plausibility": 0.05, "contrast_strength": 2}
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+@pytest.mark.parametrize(
+    ("teacher", "settings", "saved"),
+    [("frozen", CONTRAST, True), ("ema", CONTRAST, False), ("frozen", {"objective": "full"}, False)],
+)
+def test_a_frozen_teachers_hidden_states_save_the_guards_forward_pass(
+    adapter, teacher, settings, saved, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    pairs, passes = [], []
+    of_hidden, of_pass = StartModel.surprise_of_hidden, StartModel.surprise
+
+    def compared(self, hidden, completions):
+        latest = session.trainer.latest
+        pairs.append((of_hidden(self, hidden, completions), of_pass(self, latest.messages[:8], latest.completions[:8])))
+        return pairs[-1][0]
+
+    def counted(self, messages, completions, shown=False):
+        passes.append(shown)
+        return of_pass(self, messages, completions, shown)
+
+    monkeypatch.setattr(StartModel, "surprise_of_hidden", compared)
+    monkeypatch.setattr(StartModel, "surprise", counted)
+    write_model(tmp_path / "model")
+    given = {"model": tmp_path / "model", "adapter": adapter, "teacher": teacher, "guard": "warn", "lr": 1e-2}
+    session = session_of("train_online_tldr", tmp_path / "run", train_n=12, **given, **settings)
+    assert session.run()
+    assert len(pairs) == (3 if saved else 0) and passes.count(False) == (0 if saved else 3)
+    for hidden, fresh in pairs:
+        assert hidden == pytest.approx(fresh, abs=1e-4) and len(hidden) == 4

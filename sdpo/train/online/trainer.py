@@ -82,6 +82,7 @@ class OnlineTrainer(SamplingTrainer):
                 self.latest = latest
 
     def _generate_and_score_completions(self, inputs: list[dict]) -> dict:
+        self.latest.bare_hidden = None  # its memory is needed to generate
         prompts = [row["prompt"] for row in inputs]
         replays = "completion" in inputs[0]
         answers = self._replay(inputs) if replays else self._generate_and_ask(prompts)
@@ -102,7 +103,9 @@ class OnlineTrainer(SamplingTrainer):
         of_usable = [kind for kind, usable in zip(kinds, usable_B.tolist(), strict=True) if usable]
         self.record.stated += len(of_usable)
         self.record.stated_satisfied += of_usable.count(THANKS)
-        self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, [] if replays else prompts)
+        messages = [] if replays else prompts
+        hidden = self.hindsight.bare_hidden(targets)
+        self.latest = LatestAnswers(answers.prompt_ids, answers.completion_ids, messages, hidden)
         return {
             # TRL splits the batch by the length of the first value, so this one goes first.
             "weights_B": self._row_weights(usable_B, usable_B & moved_B & learned_from_B, kinds),
