@@ -16,14 +16,13 @@ from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
+from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
 from sdpo.users.simulator import persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
 
-RUN = "the run"
 BASELINE = "Qwen/Qwen3-8B"  # for a run that did not record the model it started from
 # Settings of both training and evaluation: the run's value is used unless the user gives another.
 # The checkpoints that the paper's authors evaluate, of runs of this length.

@@ -48,6 +48,11 @@ class RunDirectory:
         self.path = path
         self._lock: IO[str] | None = None
 
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end. Raises RunError for a summary that is not JSON."""
+        return bool((self.read_json("summary.json") or {}).get("finished"))
+
     def check(self, settings: dict, resume: bool = True, new_run: str = "") -> str:
         """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing.
 
@@ -65,7 +70,7 @@ class RunDirectory:
         before = completed(started["settings"])
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
-        if (self.read_json("summary.json") or {}).get("finished"):
+        if self.finished:
             evaluate = f" Evaluate it: {command(f'eval RUN_DIR={self.path}')}." if self.last_checkpoint() else ""
             raise RunError(
                 f"the run in {self.path} is finished.{not_applied(before, settings, changed)}{evaluate} {another}"

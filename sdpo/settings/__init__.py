@@ -78,6 +78,7 @@ __all__ = [
 # The sources of a value.
 FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "Make variable", "environment", "TINY", ".env"
 RECIPE, JOB, DEFAULT = "RECIPE", "job's default", "default"
+RUN = "the run"  # the settings that a run recorded
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:
