@@ -32,10 +32,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from sdpo.errors import RunError, command
+from sdpo.errors import RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
+from sdpo.runtime.commands import command
 from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
+from sdpo.settings import as_words
 
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
@@ -71,7 +73,7 @@ class RunDirectory:
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
         if self.finished:
-            evaluate = f" Evaluate it: {command(f'eval RUN_DIR={self.path}')}." if self.last_checkpoint() else ""
+            evaluate = f" Evaluate it: {command('eval', run_dir=self.path)}." if self.last_checkpoint() else ""
             raise RunError(
                 f"the run in {self.path} is finished.{not_applied(before, settings, changed)}{evaluate} {another}"
             )
@@ -83,7 +85,7 @@ class RunDirectory:
         if settings.get("save_only_model") and (last := self.last_checkpoint()):
             raise RunError(
                 f"{last} has the weights alone (SAVE_ONLY_MODEL=1), so the run in {self.path} cannot be resumed. To "
-                f"train on from these weights give MODEL_NAME_OR_PATH={last} and another RUN_ID."
+                f"train on from these weights give {as_words({'model': last})[0]} and another RUN_ID."
             )
         rows = [math.prod(values.get(name) or 1 for name in STEP_SIZE) for values in (before, settings)]
         if rows[0] != rows[1]:

@@ -81,6 +81,15 @@ def test_a_finished_run_with_a_checkpoint_says_how_it_is_evaluated(run):
         run.check(SETTINGS, new_run="make x")
 
 
+def test_a_path_with_blanks_is_quoted_in_the_command_that_evaluates_it(tmp_path):
+    run = RunDirectory(tmp_path / "my runs" / "first")
+    run.open(SETTINGS)
+    run.write_json("summary.json", {"finished": True})
+    run.last_checkpoint = lambda: run.path / "checkpoint-5"
+    with pytest.raises(RunError, match=rf"Evaluate it: make eval RUN_DIR='{run.path}'\. For"):
+        run.check(SETTINGS)
+
+
 def test_the_command_of_a_new_run_has_the_given_settings_and_a_free_name(tmp_path):
     settings = resolve(OfflineSettings, ["--lr", "1e-5", "--eval-n", "0", "--gpus", "2", "--run-id", "a"], job="j")
     settings = dataclasses.replace(settings, output_dir=tmp_path / "a")
