@@ -24,6 +24,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,13 +33,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from sdpo.errors import RunError
+from sdpo.errors import AtWork, RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 from sdpo.runtime.commands import command
 from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
 from sdpo.settings import as_words
 
+_LOCK, _TRIES, _PAUSE = ".lock", 5, 0.05  # seconds
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
 
@@ -98,8 +100,8 @@ class RunDirectory:
     def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
         """Create or reopen the directory, lock it, and return "new" or "continued".
 
-        `facts` are further entries of a new run's run.json. Raises RunError as `check` does, and if another process
-        is using the directory.
+        `facts` are further entries of a new run's run.json. Raises RunError as `check` does, AtWork if another
+        process is using the directory.
         """
         state = self.check(settings, resume)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -108,13 +110,30 @@ class RunDirectory:
             self.write_json("run.json", {**(facts or {}), "settings": settings, **provenance()})
         return state
 
-    def lock(self) -> None:
-        """Lock the directory while this object exists. Raises RunError if another process has locked it."""
-        self._lock = (self.path / ".lock").open("w")
+    def check_free(self) -> None:
+        """Raise AtWork if another process has locked the directory. Writes nothing, and leaves it unlocked."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = (self.path / _LOCK).open()
         except OSError:
-            raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
+            return  # nobody has opened it yet
+        with file:
+            self._hold(file)
+
+    def lock(self) -> None:
+        """Lock the directory while this object exists. Raises AtWork if another process has locked it."""
+        self._lock = (self.path / _LOCK).open("w")
+        for _ in range(_TRIES - 1):  # `check_free` of another process holds it for a moment
+            try:
+                return self._hold(self._lock)
+            except AtWork:
+                time.sleep(_PAUSE)
+        self._hold(self._lock)
+
+    def _hold(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AtWork(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
 
     def unlock(self) -> None:
         """Release the lock."""

@@ -55,7 +55,9 @@ def check_training(settings: "TrainingSettings", job: str) -> None:
         require_bitsandbytes(settings)
     read_rehearsal_prompts(settings)
     recorded, resume = settings_module.redacted(settings), settings.resume == "auto"
-    RunDirectory(settings.run_directory_path).check(recorded, resume, new_run_command(settings, job))
+    run = RunDirectory(settings.run_directory_path)
+    run.check_free()  # before a model is loaded, after which the directory is locked
+    run.check(recorded, resume, new_run_command(settings, job))
 
 
 def require_bitsandbytes(settings: "TrainingSettings") -> None:
