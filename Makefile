@@ -145,7 +145,7 @@ chat: ready ## talk to the served model, before and after side by side (PAGE=1 i
 learn: ready ## learn from what was said (STORE_URL=... or INPUT=...), and let what is better go live
 	@$(PYTHON) -m jobs.learn
 
-promote: ready ## let a version of the registry go live (VERSION=...), or with CANARY=0.1 answer a share first
+promote: ready ## let a version (VERSION=...) or a training run (RUN_DIR=...) go live, or with CANARY=0.1 answer a share first
 	@$(PYTHON) -m jobs.promote
 
 rollback: ready ## go back to what was live before, or take a canary back

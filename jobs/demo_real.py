@@ -37,6 +37,7 @@ JOB = Job(
     report="sdpo.report:write_report",
     plan="sdpo.plan.job",
     check="jobs.demo_real:check",
+    become="sdpo.train.finished:instead_of_training",
     fill="jobs.demo_real:with_learning_rate",
     needs_simulator=True,  # for a user other than the rule
     oracles=train_online_helpsteer.JOB.oracles,

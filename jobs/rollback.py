@@ -1,12 +1,12 @@
 """Goes back to the version that was live before, or takes a canary back."""
 
 from sdpo.runtime.launch import Job, main
-from sdpo.settings import PromoteSettings
+from sdpo.settings import RollbackSettings
 
 JOB = Job(
     name="rollback",
     summary="go back to the version that was live before, or end a canary",
-    settings=PromoteSettings,
+    settings=RollbackSettings,
     run="sdpo.registry.job:run_rollback",
     tiny={"registry": "runs/tiny-registry"},
 )

@@ -51,6 +51,7 @@ def offline_job(name: str, source: str, data_target: str, train_jsonl: str) -> J
         report="sdpo.report:write_report",
         plan="sdpo.plan.job",
         check="sdpo.train.offline.job:check",
+        become="sdpo.train.finished:instead_of_training",
         oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
         data_target=data_target,
         defaults=DEFAULTS | {"train_jsonl": train_jsonl},

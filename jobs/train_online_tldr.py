@@ -14,6 +14,7 @@ JOB = Job(
     report="sdpo.report:write_report",
     plan="sdpo.plan.job",
     check="sdpo.train.online.job:check",
+    become="sdpo.train.finished:instead_of_training",
     needs_simulator=True,
     oracles=("sdpo.tiny.world:TinyOracle", "sdpo.english.oracle:EnglishOracle"),
     data_target="prep-tldr",

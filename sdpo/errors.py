@@ -4,8 +4,8 @@ Every error that a user can cause is an `SdpoError`: jobs print it on one line, 
 exit with its `exit_code`. Any other exception is a bug and keeps its traceback.
 
 The exit codes of a job: 0 done, 1 what has no code of its own, 2 a setting, 3 a server, 4 the simulator is gone,
-5 the budget, 6 the guard stopped the run, 7 an evaluation that releases no checkpoint, 130 Ctrl-C, 143 a signal. `make`
-prints the code of its job and itself exits with 2.
+5 the budget, 6 the guard stopped the run, 7 an evaluation that releases no checkpoint or a promotion that no evaluation
+released, 130 Ctrl-C, 143 a signal. `make` prints the code of its job and itself exits with 2.
 """
 
 import os

@@ -42,6 +42,9 @@ def check(settings: EvalSettings, job: "Job") -> None:
         raise SettingError(f"{len(errors)} things are missing or wrong: {texts}")
     for difference in differences(settings, run, job):
         print(f"note: {difference}", flush=True)
+    if settings.dry_run:
+        names = ", ".join(f"checkpoint-{step}" for step in chosen_checkpoints(settings, run))
+        print(f"{names} of {run.path} would be compared with {baseline_model(settings, run)}.\n", flush=True)
 
 
 def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]]:
@@ -70,7 +73,7 @@ def _errors(checks: Iterator[Callable[[], object]]) -> dict[str, SdpoError]:
 
 
 def run(settings: EvalSettings, job: "Job") -> int:
-    """Evaluate, and return the exit code: 1 if a checkpoint was missing, 7 if none is released, else 0."""
+    """Evaluate, and return the exit code: 7 if no checkpoint is released, else 0."""
     from sdpo.evaluate.forgetting import ForgettingSession
     from sdpo.evaluate.session import EvalSession
 

@@ -1,6 +1,5 @@
 """One evaluation, from the validation prompts to the report: answers, verdicts, win rates."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -65,7 +64,7 @@ class EvalSession:
         self.state.wait_for_everyone()
 
     def run(self) -> int:
-        """Answer, judge and report; return the exit code: 1 for a missing checkpoint, 7 if none is released, or 0."""
+        """Answer, judge and report; return the exit code: 7 if no checkpoint is released, else 0."""
         used, too_long = self._prompts()
         models = self._models()
         weights = self.weights_of(models)
@@ -109,10 +108,7 @@ class EvalSession:
             condition_notes=notes,
         )
         results.write(self.folder, self.settings, self.trained_run, comparison)
-        missing = [f"checkpoint-{step}" for step, folder in self.steps.items() if folder is None]
-        if missing:
-            print(f"error: {', '.join(missing)} of {self.trained_run.path}: missing or incomplete", file=sys.stderr)
-        return 1 if missing else release.exit_code(decision, self.settings)
+        return release.exit_code(decision, self.settings)
 
     # What is compared
 
@@ -141,7 +137,7 @@ class EvalSession:
 
     def _models(self) -> dict[str, EvaluatedModel]:
         """Return the models by name: the baseline, then the complete checkpoints, those with adapters first."""
-        checkpoints = [checkpoint_model(step, folder, self.base) for step, folder in self.steps.items() if folder]
+        checkpoints = [checkpoint_model(step, folder, self.base) for step, folder in self.steps.items()]
         models = [self._baseline(self.baseline), *sorted(checkpoints, key=lambda model: model.base is None)]
         return {model.name: model for model in models}
 

@@ -16,14 +16,13 @@ from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.settings import DEFAULT, JOB, TINY, EvalSettings
+from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
 from sdpo.users.simulator import persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
 
-RUN = "the run"
 BASELINE = "Qwen/Qwen3-8B"  # for a run that did not record the model it started from
 # Settings of both training and evaluation: the run's value is used unless the user gives another.
 # The checkpoints that the paper's authors evaluate, of runs of this length.
@@ -156,11 +155,11 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
         yield f"the run did not record the model it started from: the baseline is {settings.baseline}"
 
 
-def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path | None]:
-    """Return step -> folder of the checkpoints that CKPTS asks for, None for a missing or incomplete one.
+def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path]:
+    """Return step -> folder of the checkpoints that CKPTS asks for.
 
     If CKPTS is not given, these are those of `default_steps`. Those that the guard warned of, before it stopped the
-    run, have to be asked for. Raises RunError if none is left.
+    run, have to be asked for. Raises RunError if none is left, or if the run lacks one that CKPTS names.
     """
     complete = run.checkpoints()
     if "ckpts" not in settings_module.given(settings):
@@ -175,12 +174,12 @@ def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Pat
         steps = default_steps(list(complete))
     else:
         steps = list(complete) if settings.steps is None else settings.steps
-    if not any(step in complete for step in steps):
-        if not complete:
-            raise RunError(f"{run.path} has no complete checkpoint. {without_checkpoint(run)}")
+    if not complete:
+        raise RunError(f"{run.path} has no complete checkpoint. {without_checkpoint(run)}")
+    if missing := [str(step) for step in steps if step not in complete]:
         existing = f"It has those of step {', '.join(map(str, complete))}; set CKPTS to some of these."
-        raise RunError(f"{run.path} has no complete checkpoint of step {', '.join(map(str, steps))}. {existing}")
-    return {step: complete.get(step) for step in steps}
+        raise RunError(f"{run.path} has no complete checkpoint of step {', '.join(missing)}. {existing}")
+    return {step: complete[step] for step in steps}
 
 
 def default_steps(steps: Sequence[int]) -> list[int]:

@@ -1,9 +1,8 @@
 """Win rates from the verdicts: one row per checkpoint and judge, the agreement of the judges, and warnings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,19 +59,16 @@ class WinRate:
 
 
 def table_rows(
-    steps: Mapping[int, Path | None],
+    steps: Iterable[int],
     answers: Mapping[str, Sequence["Answer"]],
     verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]],
     seed: int,
 ) -> list[WinRate]:
-    """Return the rows by judge and step; for a missing checkpoint a row whose `problem` says that it is missing."""
+    """Return the rows by judge and step."""
     counts_RN = statistics.resampled(len(answers[BASELINE]), seed=seed)
     rows: list[WinRate] = []
     for judge, by_name in verdict_pairs.items():
-        for step, folder in steps.items():
-            if folder is None:
-                rows.append(WinRate(step, judge, "missing: no complete checkpoint of this step"))
-                continue
+        for step in steps:
             name = f"checkpoint-{step}"
             rows.append(_row(step, judge, answers[name], answers[BASELINE], by_name[name], counts_RN))
     return rows

@@ -181,11 +181,8 @@ class Work:
             from sdpo.models.policy import write_merged_model
             from sdpo.models.pretrained import silence_libraries
 
-            temporary = merged.with_name(".start")
-            shutil.rmtree(temporary, ignore_errors=True)
             silence_libraries()
-            write_merged_model(version.base, folder, temporary)
-            temporary.rename(merged)
+            write_merged_model(version.base, folder, merged)
         return str(merged)
 
     def evaluate_stage(self) -> dict[str, Any]:
@@ -243,11 +240,8 @@ class Work:
             from sdpo.models.policy import write_merged_model
             from sdpo.models.pretrained import silence_libraries
 
-            temporary = merged.with_name(".version")
-            shutil.rmtree(temporary, ignore_errors=True)
             silence_libraries()
-            write_merged_model(self._start(), checkpoint, temporary)
-            temporary.rename(merged)
+            write_merged_model(self._start(), checkpoint, merged)
         return merged
 
     def promote_stage(self) -> dict[str, Any]:

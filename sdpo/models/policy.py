@@ -1,6 +1,7 @@
 """The policy: loading it, quantized or not, adding an adapter, and merging the adapter at the end."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,10 +123,15 @@ def weights_in_bf16(model: torch.nn.Module) -> Iterator[None]:
 def write_merged_model(base: str, adapter: Path, out: Path) -> None:
     """Write the base model with the adapter merged into its weights, and its tokenizer, to the folder `out`.
 
+    The folder is written completely or not at all; what is in it already is replaced.
     The base model is loaded again in its original precision: merging into a quantized one would round to 4 bits.
     """
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype="auto"), str(adapter))
     merged, tokenizer = model.merge_and_unload(), load_tokenizer(base, "MODEL")
     align_special_tokens(merged, tokenizer)  # a server of the merged model ends answers as training did
-    merged.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    temporary = out.with_name(f".{out.name}")
+    shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
+    merged.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(out, ignore_errors=True)
+    temporary.rename(out)

@@ -5,20 +5,30 @@ from typing import TYPE_CHECKING
 from sdpo.registry.history import read_moves
 from sdpo.registry.live import read_live
 from sdpo.registry.moves import promote, rollback, states
+from sdpo.registry.trained import candidate_of, register
 from sdpo.registry.versions import Version, versions
 from sdpo.runtime.commands import command, on_registry
 from sdpo.runtime.ending import say
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
-    from sdpo.settings import PromoteSettings, RegistrySettings
+    from sdpo.settings import PromoteSettings, RegistrySettings, RollbackSettings
 
 _COLUMNS = ("version", "state", "created", "parent", "learned from", "verdict")
 
 
+def check_promote(settings: "PromoteSettings", job: "Job") -> None:
+    """Check RUN_DIR, and print in a dry run which checkpoint would become a version. Raises as `candidate_of` does."""
+    found = candidate_of(settings)
+    if settings.dry_run and found is not None:
+        print(f"note: {found.name} would become a version of {settings.registry}.\n", flush=True)
+
+
 def run_promote(settings: "PromoteSettings", job: "Job") -> None:
-    """Let a version go live, or as a canary. Raises what `promote` raises."""
-    version = promote(settings, settings.version, settings.force, "by hand")
+    """Let a version, or with RUN_DIR a run, go live, or as a canary. Raises as `candidate_of` and `promote` do."""
+    found = candidate_of(settings)
+    name = settings.version if found is None else register(settings, found).name
+    version = promote(settings, name, settings.force, "by hand")
     live, back = read_live(settings.registry), on_registry(settings.registry, "rollback")
     if live.canary is not None and live.canary.version == version.name:
         compare, finish = (on_registry(settings.registry, word) for word in ("canary", "promote"))
@@ -31,7 +41,7 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
         say(sentence, then=command("chat"), why="talks to it")
 
 
-def run_rollback(settings: "PromoteSettings", job: "Job") -> None:
+def run_rollback(settings: "RollbackSettings", job: "Job") -> None:
     """Go back to what was live before. Raises what `rollback` raises."""
     had_canary = read_live(settings.registry).canary
     target = rollback(settings, settings.version, "by hand")
@@ -52,7 +62,10 @@ def table(settings: "RegistrySettings") -> str:
     registry = settings.registry
     live, every = read_live(registry), versions(registry)
     if not every:
-        return f"{registry} has no version yet: the base model answers. {on_registry(registry, 'learn')} makes one."
+        return (
+            f"{registry} has no version yet: the base model answers. {on_registry(registry, 'learn')} makes one, and "
+            f"{on_registry(registry, 'promote', 'RUN_DIR=...')} makes one of a training run."
+        )
     now = states(every, live, read_moves(registry, live))
     rows = [_COLUMNS, *(_cells(version, now[version.name]) for version in every)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]

@@ -17,7 +17,7 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
 from sdpo.registry.live import Canary, Live, read_live, write_live
 from sdpo.registry.serving import upstream_of
-from sdpo.registry.versions import Version, check_files, locked, read, set_state, versions
+from sdpo.registry.versions import KeptBack, Version, check_files, locked, read, set_state, versions
 from sdpo.runtime.commands import on_registry
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
 
     A version that is live already is loaded again, and its canary too: a server may have lost them in a restart. What
     a move that was killed has left there is unloaded.
-    Raises SettingError if there is none, or if its verdict is to keep the model that is there and `force` is not set;
-    ServerError if the server does not answer with it.
+    Raises SettingError if there is none, KeptBack if its verdict is to keep the model that is there and `force` is not
+    set, ServerError if the server does not answer with it.
     """
     registry = settings.registry
     with locked(registry):
@@ -41,7 +41,7 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
         version = _chosen(registry, live, name, canary=settings.canary == 0)
         if version.kept and not force:
             sentence = version.verdict.get("sentence") or "it was not evaluated"
-            raise SettingError(f"{version.name} has no verdict that lets it go live: {sentence}. FORCE=1 promotes it.")
+            raise KeptBack(f"{version.name} has no verdict that lets it go live: {sentence}. FORCE=1 promotes it.")
         check_files(registry, version)
         server = upstream_of(settings)
         model = server.load(version)

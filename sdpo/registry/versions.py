@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import RunError, SettingError, nearest, one_line
+from sdpo.errors import KEEP_EXIT_CODE, RunError, SettingError, nearest, one_line
 from sdpo.evaluate.fingerprints import EvaluatedModel, NothingKnown, base_of, fingerprint, folder_fingerprint
 from sdpo.runtime.commands import on_registry
 from sdpo.runtime.run_directory import replace_file
@@ -28,6 +28,12 @@ _PAUSE, _LONG = 0.2, 1800.0  # seconds: a version that goes live may have to be 
 # What a checkpoint holds for its run alone.
 _OF_THE_RUN = ["optimizer*", "scheduler.pt", "rng_state*", "trainer_state.json", "training_args.bin", "complete.json"]
 _OF_THE_RUN += ["teacher*", "README.md"]
+
+
+class KeptBack(SettingError):
+    """A version, or a checkpoint that would become one, has no verdict that lets it go live."""
+
+    exit_code = KEEP_EXIT_CODE
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,13 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
     """Copy the weights in `source`, an adapter on `base` or a whole model, and return the new version.
 
     `facts` are further fields of the version. If the registry has a version of this run and checkpoint already, that
-    one is returned. Raises RunError if the lock is held. Whole models are hard links where the disk allows it.
+    one is returned, with this verdict unless it is empty. Raises RunError if the lock is held. Whole models are hard
+    links where the disk allows it.
     """
     with locked(registry, _LONG):
         for version in versions(registry):
             if run is not None and (version.run, version.checkpoint) == (str(run.resolve()), facts.get("checkpoint")):
-                return version
+                return _with_verdict(registry, version, facts.get("verdict"))
         kind = "model" if base_of(str(source)) is None else "adapter"
         name = f"v{max((int(one.name[1:]) for one in versions(registry)), default=0) + 1:04d}"
         temporary = registry / "versions" / f".new-{os.getpid()}"
@@ -155,6 +162,17 @@ def set_state(registry: Path, name: str, state: str) -> None:
     version = read(registry, name)
     if version.state != state:
         _write(registry / "versions" / name / FILE, Version(**{**asdict(version), "state": state}))
+
+
+def _with_verdict(registry: Path, version: Version, verdict: dict[str, Any] | None) -> Version:
+    """Return the version with this verdict, written; as it is if there is none or it has that one."""
+    if not verdict or verdict == version.verdict:
+        return version
+    version = replace(version, verdict=verdict)
+    if version.state in ("candidate", "kept"):
+        version = replace(version, state="kept" if version.kept else "candidate")
+    _write(registry / "versions" / version.name / FILE, version)
+    return version
 
 
 def _write(path: Path, version: Version) -> None:

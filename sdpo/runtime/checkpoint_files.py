@@ -10,6 +10,8 @@ import zlib
 from fnmatch import fnmatch
 from pathlib import Path
 
+from sdpo.settings.weights import safetensors_size
+
 COMPLETE = "complete.json"
 # The files that an evaluation reads. Without the others, such as the optimizer's, a checkpoint cannot be resumed.
 WEIGHTS = ("model*.safetensors*", "pytorch_model*.bin*", "adapter_*", "config.json")
@@ -71,11 +73,7 @@ def _is_whole(path: Path) -> bool:
         if path.suffix == ".json":
             json.loads(path.read_text("utf-8"))
         elif path.suffix == ".safetensors":
-            with path.open("rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return path.stat().st_size == 8 + length + max(ends, default=0)
+            return path.stat().st_size == safetensors_size(path)
     except (OSError, ValueError, KeyError, OverflowError, MemoryError, zipfile.BadZipFile, zlib.error, EOFError):
         return False
     return path.stat().st_size > 0

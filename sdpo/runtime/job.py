@@ -1,5 +1,6 @@
 """What a job is. Importing this is cheap."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import command
 from sdpo.runtime.loading import load
-from sdpo.settings import CommonSettings
+from sdpo.settings import CommonSettings, JobSettings
 from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
@@ -54,6 +55,12 @@ class Job:
     def data_command(self) -> str:
         """The command that writes the job's data."""
         return command(self.data_target)
+
+    def run_directory(self, settings: JobSettings) -> Path | None:
+        """Return the run directory that the settings name, None if only the date will name it."""
+        if settings.output_dir is None and settings.run_id is None:
+            return None
+        return Path(os.path.abspath(settings.output_dir or settings.scratch / self.folder / settings.run_name))
 
     def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
         """Return the oracle that measures the style of this model's answers, None if there is none.

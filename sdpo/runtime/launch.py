@@ -51,7 +51,7 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
 
 def _main(job: Job, arguments: list[str]) -> int:
     settings = _resolved(job, arguments)
-    if job.become and (other := load(job.become)(settings, job)) is not job:
+    while job.become and (other := load(job.become)(settings, job)) is not job:
         job, settings = other, _resolved(other, arguments)
     export_dotenv(secrets=not settings.dry_run)
     processes.drop_world_size()
@@ -132,8 +132,7 @@ def _with_run_directory(settings: CommonSettings, job: Job) -> CommonSettings:
         return settings
     if settings.run_id is None:
         settings = settings.derived("date", run_id=datetime.now().strftime("%Y%m%d-%H%M%S"))
-    folder = settings.output_dir or settings.scratch / job.folder / settings.run_name
-    return dataclasses.replace(settings, output_dir=Path(os.path.abspath(folder)))
+    return dataclasses.replace(settings, output_dir=job.run_directory(settings))
 
 
 def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:

@@ -24,6 +24,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,11 +33,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO
 
-from sdpo.errors import RunError, command
+from sdpo.errors import AtWork, RunError
 from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
+from sdpo.runtime.commands import command
 from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
+from sdpo.settings import as_words
 
+_LOCK, _TRIES, _PAUSE = ".lock", 5, 0.05  # seconds
 PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
 PACKAGES += ["openai", "anthropic"]
 
@@ -47,6 +51,11 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: IO[str] | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end. Raises RunError for a summary that is not JSON."""
+        return bool((self.read_json("summary.json") or {}).get("finished"))
 
     def check(self, settings: dict, resume: bool = True, new_run: str = "") -> str:
         """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing.
@@ -65,8 +74,8 @@ class RunDirectory:
         before = completed(started["settings"])
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
-        if (self.read_json("summary.json") or {}).get("finished"):
-            evaluate = f" Evaluate it: {command(f'eval RUN_DIR={self.path}')}." if self.last_checkpoint() else ""
+        if self.finished:
+            evaluate = f" Evaluate it: {command('eval', run_dir=self.path)}." if self.last_checkpoint() else ""
             raise RunError(
                 f"the run in {self.path} is finished.{not_applied(before, settings, changed)}{evaluate} {another}"
             )
@@ -78,7 +87,7 @@ class RunDirectory:
         if settings.get("save_only_model") and (last := self.last_checkpoint()):
             raise RunError(
                 f"{last} has the weights alone (SAVE_ONLY_MODEL=1), so the run in {self.path} cannot be resumed. To "
-                f"train on from these weights give MODEL_NAME_OR_PATH={last} and another RUN_ID."
+                f"train on from these weights give {as_words({'model': last})[0]} and another RUN_ID."
             )
         rows = [math.prod(values.get(name) or 1 for name in STEP_SIZE) for values in (before, settings)]
         if rows[0] != rows[1]:
@@ -91,8 +100,8 @@ class RunDirectory:
     def open(self, settings: dict, resume: bool = True, facts: Mapping[str, object] | None = None) -> str:
         """Create or reopen the directory, lock it, and return "new" or "continued".
 
-        `facts` are further entries of a new run's run.json. Raises RunError as `check` does, and if another process
-        is using the directory.
+        `facts` are further entries of a new run's run.json. Raises RunError as `check` does, AtWork if another
+        process is using the directory.
         """
         state = self.check(settings, resume)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -101,13 +110,30 @@ class RunDirectory:
             self.write_json("run.json", {**(facts or {}), "settings": settings, **provenance()})
         return state
 
-    def lock(self) -> None:
-        """Lock the directory while this object exists. Raises RunError if another process has locked it."""
-        self._lock = (self.path / ".lock").open("w")
+    def check_free(self) -> None:
+        """Raise AtWork if another process has locked the directory. Writes nothing, and leaves it unlocked."""
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = (self.path / _LOCK).open()
         except OSError:
-            raise RunError(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
+            return  # nobody has opened it yet
+        with file:
+            self._hold(file)
+
+    def lock(self) -> None:
+        """Lock the directory while this object exists. Raises AtWork if another process has locked it."""
+        self._lock = (self.path / _LOCK).open("w")
+        for _ in range(_TRIES - 1):  # `check_free` of another process holds it for a moment
+            try:
+                return self._hold(self._lock)
+            except AtWork:
+                time.sleep(_PAUSE)
+        self._hold(self._lock)
+
+    def _hold(self, file: IO[str]) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AtWork(f"another process is using {self.path}. Wait for it, or choose another RUN_ID.") from None
 
     def unlock(self) -> None:
         """Release the lock."""

@@ -29,7 +29,14 @@ from sdpo.settings.gateway import (
     StoreSettings,
 )
 from sdpo.settings.gpu_checks import GpuCheckSettings
-from sdpo.settings.learn import CanarySettings, DemoLoopSettings, LearnSettings, PromoteSettings, RegistrySettings
+from sdpo.settings.learn import (
+    CanarySettings,
+    DemoLoopSettings,
+    LearnSettings,
+    PromoteSettings,
+    RegistrySettings,
+    RollbackSettings,
+)
 from sdpo.settings.offline import OfflineSettings
 from sdpo.settings.publishing import PublishingSettings, PushDataSettings
 from sdpo.settings.report import ReportSettings
@@ -64,6 +71,7 @@ __all__ = [
     "RealStudySettings",
     "RegistrySettings",
     "ReportSettings",
+    "RollbackSettings",
     "Setting",
     "SignalSettings",
     "SimulatorSettings",
@@ -78,6 +86,7 @@ __all__ = [
 # The sources of a value.
 FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "Make variable", "environment", "TINY", ".env"
 RECIPE, JOB, DEFAULT = "RECIPE", "job's default", "default"
+RUN = "the run"  # the settings that a run recorded
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:

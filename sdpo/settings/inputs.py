@@ -8,6 +8,7 @@ from sdpo.errors import SettingError, command, instead_of, nearest, one_line
 from sdpo.settings import given, given_by_user, source
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
+from sdpo.settings.weights import weights_fault
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
 # The files of interactions by the jobs that write them.
@@ -48,11 +49,17 @@ def check_model_path(name: str, value: str) -> None:
 def check_model(settings: CommonSettings, name: str, value: str) -> None:
     """Raise SettingError if the value of the setting `name` is neither a model's folder nor a model of the hub.
 
-    The hub is asked unless its cache has the model. If it does not respond, a dry run only says so, unless the value
-    looks like a mistyped folder: its parent folder is here, or a model's folder with a similar name.
+    The weights in a folder have to be present and whole, by their headers and sizes. The hub is asked unless its cache
+    has the model. If it does not respond, a dry run only says so, unless the value looks like a mistyped folder: its
+    parent folder is here, or a model's folder with a similar name.
     """
     check_model_path(name, value)
-    if Path(value).expanduser().exists() or not (problem := _hub_problem(value, settings.hf_token)):
+    folder = Path(value).expanduser()
+    if folder.exists():
+        if fault := weights_fault(folder):
+            raise SettingError(f"{name.upper()}={value} cannot be loaded: {fault}. Copy or download the model again.")
+        return
+    if not (problem := _hub_problem(value, settings.hf_token)):
         return
     certain, text = problem
     message = f"{name.upper()}={value} {text}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.checks import existing_path, http_address, plain_name, setting_words
+from sdpo.settings.checks import existing_folder, existing_path, http_address, plain_name, setting_words
 from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings
 from sdpo.settings.declare import setting
 from sdpo.settings.gateway import StoreSettings
@@ -40,7 +40,7 @@ class RegistrySettings(StoreSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromoteSettings(RegistrySettings):
+class RollbackSettings(RegistrySettings):
     """Moving the live pointer."""
 
     version: str | None = setting(
@@ -48,6 +48,19 @@ class PromoteSettings(RegistrySettings):
         check=plain_name,
     )  # fmt: skip
     force: bool = setting(False, "promote a version although its verdict is to keep the model that is there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromoteSettings(RollbackSettings):
+    """Promoting a training run."""
+
+    run_dir: Path | None = setting(
+        None, "a training run, of which a checkpoint becomes a new version and goes live", check=existing_folder
+    )
+    ckpt: int | None = setting(
+        None, "the step of that checkpoint; if not set, the one that the evaluation chose, else the last good one",
+        at_least=1,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,8 +58,8 @@ _FOREIGN_NAMES = set(
     "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
 )
 
-# The file of interactions, by its name in the audit and in training.
-_SAME_PURPOSE = {"data": "train_jsonl", "train_jsonl": "data"}
+# Names in other jobs for the same thing: the file of interactions in audit and training, the checkpoints in eval.
+_SAME_PURPOSE = {"data": "train_jsonl", "train_jsonl": "data", "ckpt": "ckpts", "ckpts": "ckpt"}
 
 Kind = TypeVar("Kind", bound=CommonSettings)
 

@@ -38,10 +38,10 @@ def by_hand(model: str, out: Path) -> str:
     )
 
 
-def export_gguf(model: Path, out: Path, llama_cpp: Path | None) -> None:
+def export_gguf(model: Path, out: Path, llama_cpp: Path | None) -> bool:
     """Write `model.gguf` and a Modelfile to the folder `out`; without llama.cpp print the commands that do the first.
 
-    Raises RunError if the conversion fails.
+    Returns whether `model.gguf` was written. Raises RunError if the conversion fails.
     """
     from transformers import AutoTokenizer
 
@@ -51,7 +51,7 @@ def export_gguf(model: Path, out: Path, llama_cpp: Path | None) -> None:
     script = converter(llama_cpp)
     if script is None:
         print(by_hand(shlex.quote(str(model)), out), flush=True)
-        return
+        return False
     temporary = out / f".{GGUF}"
     done = subprocess.run(
         [sys.executable, str(script), str(model), "--outfile", str(temporary)], capture_output=True, text=True
@@ -65,3 +65,4 @@ def export_gguf(model: Path, out: Path, llama_cpp: Path | None) -> None:
         )
     temporary.replace(out / GGUF)
     print(f"GGUF: {out / GGUF}; for Ollama: ollama create NAME -f {out / MODELFILE}", flush=True)
+    return True

@@ -55,7 +55,9 @@ def check_training(settings: "TrainingSettings", job: str) -> None:
         require_bitsandbytes(settings)
     read_rehearsal_prompts(settings)
     recorded, resume = settings_module.redacted(settings), settings.resume == "auto"
-    RunDirectory(settings.run_directory_path).check(recorded, resume, new_run_command(settings, job))
+    run = RunDirectory(settings.run_directory_path)
+    run.check_free()  # before a model is loaded, after which the directory is locked
+    run.check(recorded, resume, new_run_command(settings, job))
 
 
 def require_bitsandbytes(settings: "TrainingSettings") -> None:
@@ -85,14 +87,23 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
     """
     for name in models:
         check_model(settings, name, getattr(settings, name))
+    check_hub(settings, "Try again, or leave PUSH_TO_HUB out, and give it with this RUN_ID when the run has finished.")
+    note_missing_converter(settings, "checkpoint-N", "\n  It can wait until the run has ended.")
+    check_tracking(settings)
+
+
+def check_hub(settings: "TrainingSettings", otherwise: str = "Try again.") -> None:
+    """Raise SettingError if PUSH_TO_HUB is set and the hub would not take the model, as `check_upload` does."""
     if settings.push_to_hub:
-        later = "Try again, or leave PUSH_TO_HUB out and upload the finished run with `hf upload`."
-        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=later)
+        check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=otherwise)
+
+
+def note_missing_converter(settings: "TrainingSettings", checkpoint: str, more: str = "") -> None:
+    """Print in a dry run, and `more`, that llama.cpp's script is missing for the GGUF of a checkpoint of this name."""
     if settings.export == "gguf" and settings.dry_run and converter(settings.llama_cpp) is None:
         folder = settings.run_directory_path
-        model = folder / (MERGED if settings.adapter != "none" else "checkpoint-N")
-        print(f"note: {by_hand(shlex.quote(str(model)), folder)}\n  It can wait until the run has ended.\n", flush=True)
-    check_tracking(settings)
+        model = folder / (MERGED if settings.adapter != "none" else checkpoint)
+        print(f"note: {by_hand(shlex.quote(str(model)), folder)}{more}\n", flush=True)
 
 
 def check_objective(settings: "TrainingSettings") -> None:
@@ -130,12 +141,17 @@ def check_objective(settings: "TrainingSettings") -> None:
         for name in ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets"):
             if name in given:
                 raise SettingError(f"{name.upper()} is for an adapter. Set ADAPTER=lora or qlora, or leave it out.")
+    check_publishing(settings)
+    if settings.merge_adapter and settings.adapter == "none":
+        raise SettingError("MERGE_ADAPTER needs an adapter. Set ADAPTER=lora or qlora, or leave it out.")
+
+
+def check_publishing(settings: "TrainingSettings") -> None:
+    """Raise SettingError for settings of the export or the upload that would have no effect."""
     if settings.llama_cpp is not None and settings.export == "none":
         raise SettingError("LLAMA_CPP is for EXPORT=gguf. Set that, or leave it out.")
     if settings.hub_public and not settings.push_to_hub:
         raise SettingError("HUB_PUBLIC is for PUSH_TO_HUB. Set that, or leave it out.")
-    if settings.merge_adapter and settings.adapter == "none":
-        raise SettingError("MERGE_ADAPTER needs an adapter. Set ADAPTER=lora or qlora, or leave it out.")
 
 
 def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], TrainingRun]) -> int:

@@ -17,9 +17,14 @@ SHOWN = (
 )  # fmt: skip
 
 
-def write_card(run: RunDirectory, job: str, folder: Path | None = None) -> None:
-    """Write README.md to the run directory, and to `folder` if one is given."""
+def write_card(run: RunDirectory, job: str, license: str | None = None, folder: Path | None = None) -> None:
+    """Write README.md to the run directory, and to `folder` if one is given.
+
+    `license` is named instead of the one that the run was started with.
+    """
     started, summary = run.read_json("run.json") or {}, run.read_json("summary.json") or {}
+    if license is not None:
+        started["settings"] = started.get("settings", {}) | {"model_license": license}
     run.write_text("README.md", card(job, started, summary))
     if folder is not None:
         RunDirectory(folder).write_text("README.md", card(job, started, summary, merged=True))

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from sdpo.errors import RunError
 from sdpo.models.policy import write_merged_model
+from sdpo.runtime.commands import command
 from sdpo.runtime.hub import upload
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.export import MERGED, export_gguf
@@ -19,8 +20,12 @@ MODEL_FILES = (
 )  # fmt: skip
 
 
-def finish_model(settings: "TrainingSettings", job: str, run: RunDirectory, best: str | None, stopped: bool) -> None:
+def finish_model(
+    settings: "TrainingSettings", job: str, run: RunDirectory, best: str | None, stopped: bool
+) -> list[str]:
     """Write the card; merge, export and upload the model as the settings ask. The main process calls it.
+
+    Returns what was done with the model, each in words that follow "it is".
 
     `best` is the checkpoint to use instead of the last one. A run that was `stopped` by the guard without any has no
     model to publish. Raises RunError if there is no checkpoint, UploadFailed if the upload fails.
@@ -31,18 +36,21 @@ def finish_model(settings: "TrainingSettings", job: str, run: RunDirectory, best
         print(f"no {_WORDS[wanted[0]]}: the guard stopped the run before any good checkpoint", flush=True)
         wanted = []
     if not wanted:
-        return write_card(run, job)
+        write_card(run, job, settings.model_license)
+        return []
     checkpoint = run.path / best if best else run.last_checkpoint()
     if checkpoint is None:
         raise RunError(f"{run.path} has no checkpoint to use for {', '.join(name.upper() for name in wanted)}.")
-    merged = None
+    merged, done = None, []
     if settings.merge_adapter or (settings.export != "none" and settings.adapter != "none"):
         merged = run.path / MERGED
         write_merged_model(settings.model, checkpoint, merged)
         print(f"merged model: {merged}", flush=True)
-    write_card(run, job, merged)
+        done.append("merged into its base model")
+    write_card(run, job, settings.model_license, merged)
     if settings.export == "gguf":
-        export_gguf(merged or checkpoint, run.path, settings.llama_cpp)
+        is_written = export_gguf(merged or checkpoint, run.path, settings.llama_cpp)
+        done.append("written as GGUF" if is_written else "not written as GGUF, which needs llama.cpp")
     if settings.push_to_hub:
         address = upload(
             merged if settings.merge_adapter and merged else checkpoint,
@@ -52,8 +60,14 @@ def finish_model(settings: "TrainingSettings", job: str, run: RunDirectory, best
             message=f"{job}, {run.path.name}",
             files=MODEL_FILES,
             more={"README.md": run.path / "README.md"},
-        )
+            again=command(
+                job, merge_adapter=settings.merge_adapter, push_to_hub=settings.push_to_hub,
+                hub_public=settings.hub_public, model_license=settings.model_license, output_dir=run.path,
+            ),
+        )  # fmt: skip
         print(f"uploaded to {address}", flush=True)
+        done.append("uploaded")
+    return done
 
 
 _WORDS = {"merge_adapter": "merged model", "push_to_hub": "upload", "export": "export"}

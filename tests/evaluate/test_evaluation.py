@@ -1,6 +1,5 @@
 """The evaluation job on untrained checkpoints: what is compared, counted, stored and rejected."""
 
-import csv
 import json
 import os
 import re
@@ -123,15 +122,23 @@ def test_prompts_and_settings_are_those_of_the_run(run):
     assert report["persona"] == PERSONAS["no_emojis"] and report["settings"]["style"] == "no_emojis"
 
 
-def test_a_missing_checkpoint_gets_a_row_and_exit_code_1(run, capsys):
+def test_a_checkpoint_that_the_run_does_not_have_is_an_error_at_once(run, capsys):
     add_checkpoint(run, 3, noise=0.01)
     (add_checkpoint(run, 6) / "complete.json").unlink()
-    report = evaluate(run, expect=1, ckpts="3 6 9", eval_n=4)
-    problems = {row["checkpoint"]: row["problem"] for row in report["rows"]}
-    assert problems[3] == "" and "missing" in problems[6] and "missing" in problems[9]
-    assert re.search(r"^ *9  missing", capsys.readouterr().out, re.M)
-    with (run / "eval" / "eval.csv").open() as file:
-        assert [row["checkpoint"] for row in csv.DictReader(file)] == ["3", "6", "9"]
+    for flags in ([], ["--dry-run"]):
+        line = rejected(capsys, *arguments(run, ckpts="3 6 9"), *flags)
+        assert line == (
+            f"error: {run} has no complete checkpoint of step 6, 9. It has those of step 3; set CKPTS to some of these."
+        )
+    assert not (run / "eval").exists()
+
+
+def test_a_dry_run_says_which_checkpoints_would_be_evaluated(run, capsys):
+    for step in (3, 6, 9):
+        add_checkpoint(run, step)
+    for ckpts, names in (("9 3", "checkpoint-3, checkpoint-9"), ("all", "checkpoint-3, checkpoint-6, checkpoint-9")):
+        assert launch.main(eval_tldr.JOB, [*arguments(run, ckpts=ckpts), "--dry-run"]) == 0
+        assert f"{names} of {run} would be compared with {MODEL_DIR}.\n" in capsys.readouterr().out
 
 
 def test_results_of_other_settings_are_archived_and_never_mixed(run, tmp_path):

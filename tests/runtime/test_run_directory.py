@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdpo.errors import RunError
+from sdpo.errors import AtWork, RunError
 from sdpo.runtime.commands import new_run_command, resume_command
+from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory, disk_full
 from sdpo.settings import OfflineSettings
 from sdpo.settings.resolve import resolve
+from tests.commands import JOBS
 
 SETTINGS = {"lr": 1e-4, "seed": 42, "concurrency": 32}
 
@@ -81,6 +83,15 @@ def test_a_finished_run_with_a_checkpoint_says_how_it_is_evaluated(run):
         run.check(SETTINGS, new_run="make x")
 
 
+def test_a_path_with_blanks_is_quoted_in_the_command_that_evaluates_it(tmp_path):
+    run = RunDirectory(tmp_path / "my runs" / "first")
+    run.open(SETTINGS)
+    run.write_json("summary.json", {"finished": True})
+    run.last_checkpoint = lambda: run.path / "checkpoint-5"
+    with pytest.raises(RunError, match=rf"Evaluate it: make eval RUN_DIR='{run.path}'\. For"):
+        run.check(SETTINGS)
+
+
 def test_the_command_of_a_new_run_has_the_given_settings_and_a_free_name(tmp_path):
     settings = resolve(OfflineSettings, ["--lr", "1e-5", "--eval-n", "0", "--gpus", "2", "--run-id", "a"], job="j")
     settings = dataclasses.replace(settings, output_dir=tmp_path / "a")
@@ -100,6 +111,28 @@ def test_two_processes_cannot_use_one_directory(run):
         "except RunError: sys.exit(7)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 7
+
+
+def test_a_run_in_use_is_noticed_before_it_is_opened(run):
+    with pytest.raises(AtWork, match="another process is using"):
+        RunDirectory(run.path).check_free()
+    run.unlock()
+    for _ in range(2):  # looking does not lock
+        RunDirectory(run.path).check_free()
+    RunDirectory(run.path / "none").check_free()
+    assert not (run.path / "none").exists()
+
+
+def test_a_second_process_is_refused_before_a_model_is_loaded_and_writes_no_report(tmp_path, capsys):
+    out = tmp_path / "run"
+    run = RunDirectory(out)
+    run.open(SETTINGS)
+    before = sorted(out.iterdir())
+    for dry_run in ("0", "1"):
+        assert main(JOBS["jobs.train_offline"], ["TINY=1", f"OUTPUT_DIR={out}", f"DRY_RUN={dry_run}"]) == 1
+        said = capsys.readouterr()
+        assert said.err == f"error: another process is using {out}. Wait for it, or choose another RUN_ID.\n"
+        assert said.out == "" and sorted(out.iterdir()) == before
 
 
 def test_checking_writes_nothing(tmp_path):

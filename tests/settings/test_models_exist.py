@@ -1,11 +1,16 @@
 """A model's name is checked before anything is loaded and before a run's folder is made, in every job."""
 
+import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from sdpo.errors import SettingError
+from sdpo.settings import CommonSettings
+from sdpo.settings.inputs import check_model
 from sdpo.tiny import MODEL_DIR
 from tests.commands import clean_environment
 from tests.hub import AnyHub, Hub
@@ -139,3 +144,74 @@ def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
     for url in ("http://user/v1", None):
         online.check(SimpleNamespace(**base, simulator_url=url), SimpleNamespace(name="a-job"))
     assert seen == [("model",), ("model", "user_model_name_or_path")]
+
+
+def write_shards(folder, missing=()):
+    names = [f"model-{number}-of-3.safetensors" for number in (1, 2, 3)]
+    for name in set(names) - set(missing):
+        (folder / name).write_bytes((folder / "model.safetensors").read_bytes())
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {f"layer{number}": name for number, name in enumerate(names)}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+FAULTS = {
+    "nothing": (lambda model: (model / "model.safetensors").unlink(), "it has no weights (model.safetensors)"),
+    "cut": (lambda model: cut(model / "model.safetensors", -7), "model.safetensors has "),
+    "no header": (lambda model: cut(model / "model.safetensors", 5), "model.safetensors is cut off or not a safetens"),
+    "half a header": (lambda model: cut(model / "model.safetensors", 99), "model.safetensors is cut off or not"),
+    "pointer": (
+        lambda model: (model / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "model.safetensors is a pointer of Git LFS, not the weights (`git lfs pull` gets them)",
+    ),
+    "shard": (
+        lambda model: write_shards(model, ["model-2-of-3.safetensors"]),
+        "model.safetensors.index.json names model-2-of-3.safetensors, which is missing",
+    ),
+    "shards": (
+        lambda model: write_shards(model, ["model-2-of-3.safetensors", "model-3-of-3.safetensors"]),
+        "model.safetensors.index.json names model-2-of-3.safetensors and 1 more of its 3 files are missing",
+    ),
+    "index": (
+        lambda model: (write_shards(model), (model / "model.safetensors.index.json").write_text("[]")),
+        "model.safetensors.index.json is not an index of weights",
+    ),
+    "cut shard": (
+        lambda model: (write_shards(model), cut(model / "model-3-of-3.safetensors", -1)),
+        "model-3-of-3.safetensors has ",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_are_missing_or_cut_off_are_one_line_that_names_the_file(fault, tmp_path):
+    model = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    check_model(CommonSettings(), "model", str(model))
+    damage, words = FAULTS[fault]
+    damage(model)
+    with pytest.raises(SettingError) as caught:
+        check_model(CommonSettings(), "model", str(model))
+    said = str(caught.value)
+    assert said.startswith(f"MODEL={model} cannot be loaded: ") and words in said and "\n" not in said
+    assert said.endswith("Copy or download the model again.")
+
+
+def test_whole_shards_and_weights_of_torch_are_let_in(tmp_path):
+    model = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    write_shards(model)
+    check_model(CommonSettings(), "model", str(model))
+    for path in model.glob("model*"):
+        path.unlink()
+    (model / "pytorch_model.bin").write_bytes(b"weights")
+    check_model(CommonSettings(), "model", str(model))
+
+
+@pytest.mark.parametrize("job", ["train_offline", "audit", "signal_analysis"])
+def test_a_cut_model_is_noticed_in_a_dry_run_before_torch_is_imported(job, tmp_path):
+    model = shutil.copytree(MODEL_DIR, tmp_path / "model")
+    cut(model / "model.safetensors", -7)
+    assert "model.safetensors has " in one_line(start(job, "", tmp_path, MODEL=str(model), DRY_RUN="1"))

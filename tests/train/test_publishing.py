@@ -84,7 +84,10 @@ def test_a_hub_that_refuses_the_files_ends_the_job_in_one_line_and_the_run_is_co
         done = train(hub, tmp_path)
     assert done.returncode == 3 and TOKEN not in done.stdout + done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "me/brief cannot be uploaded" in line and f"hf upload me/brief {tmp_path}/run/checkpoint-2" in line
+    assert (
+        "me/brief cannot be uploaded" in line
+        and f"train-online-tldr PUSH_TO_HUB=me/brief OUTPUT_DIR={tmp_path}/run" in line
+    )
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["finished"]
 
 
