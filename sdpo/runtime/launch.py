@@ -75,7 +75,8 @@ def _main(job: Job, arguments: list[str]) -> int:
             found = load(job.check)(settings, job) or []
         if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             wait = 0 if settings.dry_run else settings.simulator_wait
-            server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
+            model, key = settings.user_model_name_or_path, settings.simulator_api_key
+            server().check_health(settings.simulator_url, model, api_key=key, wait=wait)
     if settings.dry_run:
         print_dry_run(settings, job, arguments, found)
         return 0
