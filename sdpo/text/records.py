@@ -225,10 +225,13 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line.rstrip("\n"))
                 except (ValueError, RecursionError) as error:
+                    # JSON's own message counts lines too, of this line alone.
+                    column = f", column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+                    cause = error.msg if isinstance(error, json.JSONDecodeError) else error
                     raise RecordError(
-                        f"{path}, line {number} is not JSON ({error}). Fix or remove that line."
+                        f"{path}, line {number}{column} is not JSON ({cause}). Fix or remove that line."
                     ) from None
                 if not isinstance(row, dict):
                     raise RecordError(f"{path}, line {number} is not a JSON object. {_remedy(make_with)}.")
