@@ -28,6 +28,13 @@ help: ## list the targets
 	@echo
 	@echo 'A job lists its settings with:  $(PYTHON) -m jobs train-online-tldr --help'
 
+# A target that does not exist; `error` also ends make -n.
+NEAREST = import difflib, re, sys; name, path = sys.argv[1:]; \
+	known = re.findall(r"^([a-z-]+):.*\x23\x23", open(path).read(), re.M); \
+	print("".join(f" Did you mean {one}?" for one in difflib.get_close_matches(name, known, 1, 0.5)))
+.DEFAULT:
+	$(error There is no target $@.$(shell python3 -c '$(NEAREST)' '$(subst ',,$@)' '$(firstword $(MAKEFILE_LIST))') `make help` lists all)
+
 setup: $(STAMP) ## create .venv and install the locked packages
 $(STAMP): requirements.lock pyproject.toml
 	@echo 'Installing the locked packages into .venv; the first time takes a few minutes.'

@@ -132,6 +132,27 @@ def test_make_passes_values_on_unchanged_and_lists_its_variables(fake_python):
     assert (size, arguments) == ("3", "-m jobs.train_online_tldr")
 
 
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (["train-online-tdlr"], " Did you mean train-online-tldr?"),
+        (["-n", "evall", "DOCKER=1"], " Did you mean eval?"),
+        (["zzzz"], ""),
+        (["z'zz"], ""),
+    ],
+)
+def test_a_mistyped_target_is_one_line_with_the_nearest(words, question):
+    result = make(*words)
+    name = next(word for word in words if word != "-n")
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.endswith(f"There is no target {name}.{question} `make help` lists all.  Stop.\n")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_file_is_no_mistyped_target():
+    assert make("README.md").returncode == 0 and make("-n", "clean").stdout.startswith("rm -rf")
+
+
 def test_make_lists_every_job():
     result = make()
     listed = {line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ") and line.split()}
