@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-# No test may contact a hub or a tracking server.
+# No test may contact a hub or a tracking server,
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
 for name in ("WANDB_API_KEY", "ANTHROPIC_API_KEY", "HF_TOKEN", "WORLD_SIZE", "MAKEFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
+os.environ["ANTHROPIC_BASE_URL"] = "http://127.0.0.1:9"  # nor Claude's API: nothing listens here
 
 
 @pytest.fixture(scope="session")

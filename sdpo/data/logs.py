@@ -25,7 +25,7 @@ from sdpo.data.redact import Redactor
 from sdpo.data.repeats import REPEATED, Spool
 from sdpo.data.report import Lengths, measure_of
 from sdpo.data.seen_hashes import SeenHashes
-from sdpo.errors import RecordError, SettingError
+from sdpo.errors import RecordError, SettingError, on_one_line
 from sdpo.text.records import Interaction
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 OUTPUT = "logs_interactions.jsonl"
 UNKNOWN = Dropped("a form that is not known")
 NO_CONVERSATIONS = "no conversations"
+_MOST_FIELDS = 8  # of a row of no known form that are named
 
 
 @dataclass
@@ -59,12 +60,10 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
         with Spool(settings.out_dir) as spool:
             _read_all(sources, settings, job, writer, counts, spool, redactor)
             _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / OUTPUT])
-        if not writer.rows.kept:
-            print(f"supported forms: {', '.join(form.name for form in forms())}", flush=True)
         if not writer.rows.seen and counts.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())
             raise RecordError(f"nothing in INPUT={settings.input} can be used (files skipped: {skipped}).")
-        check_not_empty(writer.rows, f"INPUT={settings.input}")
+        check_not_empty(writer.rows, f"INPUT={settings.input}", "" if counts.forms else known_forms())
         finish(settings, outputs, _report(settings, job, sources, writer, counts, redactor, lengths), lengths)
 
 
@@ -150,7 +149,7 @@ def _read(
     if not conversations and not found and not alone:
         return NO_CONVERSATIONS
     if others:
-        writer.rows.drop(UNKNOWN.reason, others_count, where=others[0].where)
+        writer.rows.drop(UNKNOWN.reason, others_count, where=redactor.words(others[0].where))
     return None
 
 
@@ -206,6 +205,23 @@ def input_of(settings: "LogsPrepSettings") -> Path:
     return settings.input
 
 
+def known_forms() -> str:
+    """Return a sentence on the forms that are read, for errors."""
+    return (
+        'Rows with "messages" (each with role and content), rows with a question and an answer, and the exports of '
+        f"ChatGPT, Claude, Open WebUI, Langfuse and others are known, {len(forms())} forms in all: docs/guides/data.md."
+    )
+
+
+def unknown(row: Any, where: str) -> Dropped:
+    """Return the reason for a row of no known form, with the fields that it has."""
+    if not isinstance(row, dict) or not row:
+        return UNKNOWN._replace(where=f"{where}, which has no fields")
+    more = ", …" if len(row) > _MOST_FIELDS else ""
+    held = ", ".join(map(str, list(row)[:_MOST_FIELDS])) + more
+    return UNKNOWN._replace(where=on_one_line(f"{where}, with the fields {held}", 300))
+
+
 def read_conversations(source: Source, scratch: Path, found: Counter[str]) -> Iterator[Conversation | Dropped]:
     """Yield each conversation of a file, or the reason why a row is dropped; `found` counts the rows per form.
 
@@ -217,7 +233,7 @@ def read_conversations(source: Source, scratch: Path, found: Counter[str]) -> It
             where = f"{source.name}, row {number + 1}"
             form = form_of(row) if isinstance(row, dict) else None
             if form is None:
-                yield (row if isinstance(row, Dropped) else UNKNOWN)._replace(where=where)
+                yield row._replace(where=where) if isinstance(row, Dropped) else unknown(row, where)
                 continue
             found[form.name] += 1
             result = form.read(row, f"{source.name}-{number}")

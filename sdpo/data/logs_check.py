@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo.data.conversation import Conversation, interactions
-from sdpo.data.forms import forms
 from sdpo.data.inputs import Member, Source, paths_of, sources_of
-from sdpo.data.logs import NO_CONVERSATIONS, OUTPUT, input_of, read_conversations, reason_to_skip
+from sdpo.data.logs import NO_CONVERSATIONS, OUTPUT, input_of, known_forms, read_conversations, reason_to_skip
 from sdpo.data.prepare import BESIDE, check_output_folder
 from sdpo.data.redact import check_names
 from sdpo.errors import RecordError
@@ -53,10 +52,9 @@ def recognised(source: Path) -> list[str]:
             total, found_in = total + count, found_in + bool(count)
     if not total:
         seen = "; ".join(lines) or ", ".join(f"{count} files skipped: {reason}" for reason, count in skipped.items())
-        advice = "An interaction is an answer that the user replied to"
-        if not any("of the form" in line for line in lines):
-            advice = "The forms that are read: " + ", ".join(form.name for form in forms())
-        raise RecordError(f"nothing in INPUT={source} can be used: {seen}. {advice}.")
+        recognised = any("of the form" in line for line in lines)
+        advice = "An interaction is an answer that the user replied to." if recognised else known_forms()
+        raise RecordError(f"nothing in INPUT={source} can be used: {seen}. {advice}")
     if len(lines) > _MOST_FILES:
         lines = [*lines[:_MOST_FILES], f"and {len(lines) - _MOST_FILES} more files with conversations"]
     lines += [f"skipped: {count} ({reason})" for reason, count in skipped.items()]

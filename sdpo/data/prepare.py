@@ -219,13 +219,14 @@ class InteractionWriter:
 # Shared by all preparation jobs
 
 
-def check_not_empty(tally: Tally, source: str) -> None:
-    """Raise RecordError if nothing was kept: the job that reads an empty file would only fail later."""
+def check_not_empty(tally: Tally, source: str, advice: str = "") -> None:
+    """Raise RecordError, with the advice, if nothing was kept: a job that reads an empty file would only fail later."""
     if not tally.kept:
         where = {reason: f", first in {row}" for reason, row in tally.first.items()}
         dropped = tally.as_dict()["dropped"].items()
         reasons = "; ".join(f"{reason}: {count}{where.get(reason, '')}" for reason, count in dropped)
-        raise RecordError(f"nothing in {source} can be used ({tally.seen} rows seen; {reasons or 'it is empty'}).")
+        seen = f"{tally.seen} row{'s' if tally.seen != 1 else ''} seen; {reasons or 'it is empty'}"
+        raise RecordError(f"nothing in {source} can be used ({seen}). {advice}".rstrip())
 
 
 def report_on(

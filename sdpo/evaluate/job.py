@@ -15,6 +15,7 @@ from sdpo.evaluate.prompts import evaluation_prompts, judged_persona
 from sdpo.evaluate.run_folders import no_run
 from sdpo.evaluate.sequence import check_sequence
 from sdpo.evaluate.trained_run import baseline_model, chosen_checkpoints, differences, evaluated_run
+from sdpo.llm import check_claude
 from sdpo.settings import EvalSettings
 from sdpo.settings.inputs import check_model
 
@@ -32,6 +33,7 @@ def check(settings: EvalSettings, job: "Job") -> None:
         return
     if len(settings.run_dirs) > 1:
         check_sequence(settings, job, partial(check_model, settings))
+        _check_servers(settings)
         return
     run = evaluated_run(settings)
     errors = list(_errors(_checks(settings, job)).values())
@@ -86,11 +88,19 @@ def run(settings: EvalSettings, job: "Job") -> int:
 
 
 def _check_servers(settings: EvalSettings) -> None:
-    """Raise ServerError if a server does not respond; one that is loading has the time that a reply may take."""
+    """Raise ServerError if a server does not respond, lacks a model or refuses its key.
+
+    One that is loading has the time that a reply may take.
+    """
     from sdpo.llm.server import check_health
 
     wait = 0 if settings.dry_run else settings.judge_timeout
+    check = partial(check_health, wait=wait, wait_setting="JUDGE_TIMEOUT")
     if settings.answer_url:
-        check_health(settings.answer_url, setting="ANSWER_URL", wait=wait, wait_setting="JUDGE_TIMEOUT")
-    if settings.judge_url and any(judge_kind(judge, settings) == "server" for judge in settings.judges):
-        check_health(settings.judge_url, setting="JUDGE_URL", wait=wait, wait_setting="JUDGE_TIMEOUT")
+        check(settings.answer_url, setting="ANSWER_URL")
+    kinds = {judge: judge_kind(judge, settings) for judge in settings.judges}
+    for judge in (judge for judge, kind in kinds.items() if kind == "claude"):
+        check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
+    if settings.judge_url and (served := [judge for judge, kind in kinds.items() if kind == "server"]):
+        key = settings.judge_api_key
+        check(settings.judge_url, *served, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)

@@ -4,7 +4,6 @@ Importing this is cheap.
 """
 
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,10 +17,10 @@ from sdpo.llm import (
     Meter,
     OpenAIBackend,
     ReplyCache,
-    claude_url,
     is_loopback,
     price_of,
     read_prices,
+    require_claude,
 )
 from sdpo.settings import EvalSettings
 from sdpo.settings.training import RULE
@@ -59,14 +58,7 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
     elif kind == "local":
         check_path("judge_model", judge_source(judge))
     elif kind == "claude":
-        claude_url()
-        if not settings.anthropic_api_key:
-            raise SettingError(
-                f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env, or set another "
-                "JUDGE_MODEL."
-            )
-        if find_spec("anthropic") is None:
-            raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
+        require_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL")
     if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
         raise SettingError(
             f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "

@@ -206,7 +206,7 @@ class EvalSession:
                     )
                 verdict_pairs[judge] = self._verdicts_by(judge, pairwise_judge, used, answers)
             except BudgetReached as error:
-                resume = resume_command(self.settings, self.job.name, higher_cost=True)
+                resume = resume_command(self.settings, self.job.name, correct=["max_cost"])
                 raise BudgetReached(f"{error} The verdicts so far are stored; resume with {resume}") from None
             finally:
                 spent += self._record_cost(judge, pairwise_judge)

@@ -16,6 +16,8 @@ from sdpo.learn.journal import FILE as JOURNAL
 from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
+from sdpo.llm import check_claude
+from sdpo.llm.health import check_health
 from sdpo.registry.live import read_live
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 SUMMARY, STARTED = "learn.json", "run.json"
 # What may differ when a night goes on: it does not change what is learned.
 _MAY_CHANGE = {"dry_run", "output_dir", "scratch", "run_id", "upstream", "upstream_kind", "upstream_timeout"}
-_MAY_CHANGE |= {"judge_model", "judge_url", "eval_settings"}  # of the evaluation, which is then done again
+_MAY_CHANGE |= {
+    "judge_model",
+    "judge_url",
+    "judge_api_key",
+    "eval_settings",
+}  # of the evaluation, which is then done again
 _MAY_CHANGE |= {"unload_after", "canary", "auto_promote", "max_hours"}
 
 
@@ -108,19 +115,20 @@ def _check_judge(settings: "LearnSettings") -> None:
         wants_of(settings.style)  # refuses a style that this world has not
     given = words(settings.eval_settings)
     judges = shlex.split(given.get("judge_model", settings.judge_model or ""))
-    served = given.get("judge_url", settings.judge_url) is not None
+    served = given.get("judge_url", settings.judge_url)
     for judge in judges:
         if judge in (ORACLE, RULE):
             if settings.style is None and "style" not in given:
                 raise SettingError(f"JUDGE_MODEL={judge} needs a STYLE to read. Set it, or name a model.")
         elif judge.startswith("claude-"):
-            if not settings.anthropic_api_key:
-                raise SettingError(
-                    f"JUDGE_MODEL={judge} needs ANTHROPIC_API_KEY. Put it into the environment or .env, or set another "
-                    "JUDGE_MODEL: a model, or rule with a STYLE that a rule reads."
-                )
-        elif not served and judge != SHIPPED:
+            check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
+        elif judge == SHIPPED:
+            continue
+        elif served is None:
             check_model(settings, "judge_model", judge)
+        else:
+            key = settings.judge_api_key
+            check_health(served, judge, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
 
 
 def _check_same(folder: RunDirectory, started: dict[str, Any], settings: "LearnSettings") -> None:

@@ -7,7 +7,7 @@ A new kind of model needs only a new backend. An SDK is imported when its backen
 from sdpo.llm.address import checked_url, is_loopback, shown_url, without_credentials
 from sdpo.llm.backend import Backend, Reply, Request, RequestRefused, ScriptedBackend, deadline_error
 from sdpo.llm.cache import ReplyCache
-from sdpo.llm.claude_backend import ClaudeBackend, claude_url
+from sdpo.llm.claude_backend import ClaudeBackend, check_claude, claude_url, require_claude
 from sdpo.llm.client import Client
 from sdpo.llm.http_backend import escape_control_strings
 from sdpo.llm.meter import Meter, Price, Usage, price_of, read_prices
@@ -27,6 +27,7 @@ __all__ = [
     "RequestRefused",
     "ScriptedBackend",
     "Usage",
+    "check_claude",
     "checked_url",
     "claude_url",
     "deadline_error",
@@ -35,6 +36,7 @@ __all__ = [
     "is_loopback",
     "price_of",
     "read_prices",
+    "require_claude",
     "shown_url",
     "without_credentials",
     "without_thoughts",

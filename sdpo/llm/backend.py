@@ -5,11 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from sdpo.errors import ServerError
+from sdpo.errors import ServerError, SettingError
 
 
 class RequestRefused(ServerError):
-    """The server refuses every request like this one: a setting has to be corrected first."""
+    """The server refuses every request like this one: one of these `settings` has to be corrected first."""
+
+    def __init__(self, message: str, *settings: str) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 @dataclass(frozen=True)
@@ -83,3 +87,10 @@ class ScriptedBackend:
 def deadline_error(name: str, seconds: float) -> ServerError:
     """Return the error for a reply that did not arrive within `seconds`."""
     return ServerError(f"{name}: no reply within {seconds:g} s.")
+
+
+def checked_key(key: str, setting: str) -> str:
+    """Return a key that can be sent. Raises SettingError, without showing it, for one that is none."""
+    if not (key.isascii() and key.isprintable()):
+        raise SettingError(f"{setting} contains characters that no key has. Copy it again.")
+    return key

@@ -1,18 +1,25 @@
-"""Whether a server behind an address responds and is ready, by its health page or its list of models."""
+"""Whether a server behind an address is ready and has the models, by its health page and its list of models."""
 
 import http.client
 import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
-from sdpo.errors import ServerError, command, on_one_line
+from sdpo.errors import ServerError, command, nearest, nearest_first, on_one_line
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
+from sdpo.llm.backend import RequestRefused, checked_key
 
 START_HINT = f"Start one with `{command('simulator')}`, or leave SIMULATOR_URL unset and the job starts its own."
 OTHER_HINT = "Start it, correct {setting}, or leave that unset and the job loads the model itself."
 LOADING_PAUSE_SECONDS = 2.0
+LISTING_SECONDS = 5.0  # for the list of models of a server that is ready
+MOST_BYTES = 10_000_000  # of an answer
+_NO_PAGE = (401, 403, 404, 405)  # what a server answers that has no such page, or shows it to others only
 
 
 class _Loading(ServerError):
@@ -21,23 +28,25 @@ class _Loading(ServerError):
 
 def check_health(
     url: str,
-    model: str | None = None,
+    *models: str,
     timeout: float = 10,
-    *,
     setting: str = "SIMULATOR_URL",
+    model_setting: str = "USER_MODEL_NAME_OR_PATH",
+    api_key: str | None = None,
     wait: float = 0,
     wait_setting: str = "SIMULATOR_WAIT",
 ) -> None:
-    """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`.
+    """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`, and has these models.
 
-    A server that is still loading its model is waited for up to `wait` seconds, the value of `wait_setting`. Raises
-    ServerError if none responds, or if it lists its models and `model` is not among them, and SettingError for an
-    invalid URL.
+    `model_setting` is the setting that names the models. A server that is still loading its model is waited for up to
+    `wait` seconds, the value of `wait_setting`. Raises ServerError if none responds, RequestRefused if it lacks a model
+    or refuses the key, and SettingError for an invalid URL.
     """
+    server = _Server(checked_url(url, setting), setting, model_setting, api_key)
     started, said = time.monotonic(), False
     while True:
         try:
-            return _check_once(checked_url(url, setting), model, timeout, setting)
+            return server.check(models, timeout)
         except _Loading as loading:
             left = started + wait - time.monotonic()
             if left <= 0:
@@ -51,53 +60,128 @@ def check_health(
             time.sleep(min(left, LOADING_PAUSE_SECONDS))
 
 
-def _check_once(url: str, model: str | None, timeout: float, setting: str) -> None:
-    hint = START_HINT if setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=setting)
-    parts = urlsplit(url)
-    # Not /v1/models first: transformers serve reads the complete model cache for it.
-    tried = urlunsplit(parts._replace(path=parts.path.removesuffix("/v1") + "/health"))
-    listing = ["/models"] if has_version(url) else ["/v1/models", "/models"]
-    try:
-        status, _ = get(tried, timeout)
-        for path in listing:
-            if status not in (401, 403, 404, 405):
+@dataclass(frozen=True)
+class _Server:
+    """A server to check: its URL, the settings that name it and its models, and its key."""
+
+    url: str
+    setting: str
+    model_setting: str
+    api_key: str | None
+
+    def check(self, models: Sequence[str], timeout: float) -> None:
+        """Return if the server is ready and has the models. Raises as `check_health`, and _Loading."""
+        tried = self._at(urlsplit(self.url).path.removesuffix("/v1") + "/health")
+        try:
+            status, _ = get(tried, timeout)
+            if status == 200 and models:
+                with suppress(OSError, http.client.HTTPException):  # it is ready; the first request decides
+                    self._check_listed(*self._listing(LISTING_SECONDS), models, strict=False)
+            elif status in _NO_PAGE:
+                tried, status, body = self._listing(timeout)
+                if status == 403:
+                    return  # the server responds; the first request will show whether the key is valid
+                self._check_listed(tried, status, body, models, strict=True)
+        except (OSError, http.client.HTTPException) as error:
+            raise ServerError(f"No server responds at {shown_url(tried)} ({cause_of(error)}). {self._hint}") from None
+        if status != 200:
+            kind = _Loading if status == 503 else ServerError
+            raise kind(f"The server at {shown_url(tried)} is not healthy (HTTP {status}). {self._hint}")
+
+    @property
+    def _hint(self) -> str:
+        return START_HINT if self.setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=self.setting)
+
+    @property
+    def _key_setting(self) -> str:
+        return self.setting.replace("_URL", "_API_KEY")
+
+    def _at(self, path: str) -> str:
+        return urlunsplit(urlsplit(self.url)._replace(path=path))
+
+    def _listing(self, timeout: float) -> tuple[str, int, bytes]:
+        """Return the URL of the list of models, the status of the answer and its body."""
+        headers = {"Authorization": f"Bearer {checked_key(self.api_key, self._key_setting)}"} if self.api_key else {}
+        for path in ["/models"] if has_version(self.url) else ["/v1/models", "/models"]:
+            tried = self._at(urlsplit(self.url).path + path)
+            status, body = get(tried, timeout, headers=headers)
+            if status not in _NO_PAGE:
                 break
-            tried = urlunsplit(parts._replace(path=parts.path + path))
-            status, body = get(tried, timeout)
-            if status in (401, 403):
-                return  # the server responds; the first request will show whether the key is valid
-            if status == 200 and model is not None:
-                _check_listed(body, model, tried)
-    except (OSError, http.client.HTTPException) as error:
-        raise ServerError(f"No server responds at {shown_url(tried)} ({cause_of(error)}). {hint}") from None
-    if status != 200:
-        kind = _Loading if status == 503 else ServerError
-        raise kind(f"The server at {shown_url(tried)} is not healthy (HTTP {status}). {hint}")
+        return tried, status, body
+
+    def _check_listed(self, url: str, status: int, body: bytes, models: Sequence[str], strict: bool) -> None:
+        """Raise RequestRefused if the key is refused, or a list of models lacks one of these.
+
+        With `strict` the list is what shows that the server is ready: an answer that is no list is an error too.
+        """
+        if status == 401:
+            key = self._key_setting
+            advice = f"refuses the key (HTTP 401): check {key} in" if self.api_key else f"needs a key: set {key} in"
+            raise RequestRefused(f"The server at {shown_url(url)} {advice} the environment or .env.", key)
+        if status != 200:
+            return
+        listed = _listed(body)
+        if listed is None and strict:
+            raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {self._hint}")
+        missing = [model for model in models if not any(_is(model, name) for name in listed or {})]
+        if listed is None or not missing or not (_decides(listed) or (strict and not listed)):
+            return
+        raise RequestRefused(
+            f"The server at {shown_url(url)} has no model {', '.join(missing[:3])}. {instead_of(missing[0], listed)} "
+            f"Set {self.model_setting} to a model of the server, or {self.setting} to another server.",
+            self.model_setting,
+            self.setting,
+        )
 
 
-def get(url: str, timeout: float, data: bytes | None = None) -> tuple[int, bytes]:
-    """Return status and body; the body is empty for an error status. Raises OSError or HTTPException."""
+def _listed(body: bytes) -> dict[str, object] | None:
+    """Return the models of a list and who owns each; None if this is no such list."""
+    try:
+        return {str(entry["id"]): entry.get("owned_by") for entry in json.loads(body)["data"]}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _decides(listed: Mapping[str, object]) -> bool:
+    """Return whether a server answers for the listed models alone.
+
+    `transformers serve` lists what the hub's cache holds, whose owners are those of the hub; llama.cpp takes any name.
+    """
+    hub = all(owner == (name.split("/")[0] if "/" in name else "") for name, owner in listed.items())
+    return bool(listed) and not hub and "llamacpp" not in listed.values()
+
+
+def instead_of(model: str, listed: Collection[str]) -> str:
+    """Return a sentence on the models that a server has, those first that are most like a model that it has not."""
+    if not listed:
+        return "It lists none."
+    names = on_one_line(", ".join(nearest_first(model, listed)), 300)
+    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    return on_one_line(f"It has {names}{more}.{nearest(model, listed)}", 500)
+
+
+def _is(model: str, listed: str) -> bool:
+    """Return whether a server that lists this name answers for the model: Ollama and Gemini list longer names."""
+    return listed in (model, f"{model}:latest", f"models/{model}")
+
+
+def get(
+    url: str, timeout: float, data: bytes | None = None, headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
+    """Return status and body; the body is empty for an error status. Raises OSError or HTTPException.
+
+    The user and the password of a URL take the place of an Authorization header.
+    """
     proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
     # urllib would take a user and a password for a part of the host.
     address, authorization = credentials(url)
-    headers = {"Content-Type": "application/json"} | ({"Authorization": authorization} if authorization else {})
-    request = urllib.request.Request(address, data, headers)
+    sent = {"Content-Type": "application/json", **(headers or {})}
+    request = urllib.request.Request(address, data, sent | ({"Authorization": authorization} if authorization else {}))
     try:
         with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
-            return answer.status, answer.read(1_000_000)
+            return answer.status, answer.read(MOST_BYTES)
     except urllib.error.HTTPError as error:
         return error.code, b""
-
-
-def _check_listed(body: bytes, model: str, url: str) -> None:
-    try:
-        listed = [entry["id"] for entry in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {START_HINT}") from None
-    if model not in listed:
-        names = on_one_line(", ".join(map(str, listed[:5])), 300)
-        hint = f"set USER_MODEL_NAME_OR_PATH to one of {names}." if names else "it lists none. See its log."
-        raise ServerError(f"The server at {shown_url(url)} has no model {model}: {hint}")
 
 
 def cause_of(error: BaseException) -> str:

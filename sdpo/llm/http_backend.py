@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any, ClassVar
 
-from sdpo.errors import ServerError, SettingError, one_line
+from sdpo.errors import ServerError, one_line
 from sdpo.llm import refusals
 from sdpo.llm.address import shown_url
-from sdpo.llm.backend import Reply, Request, RequestRefused, deadline_error
+from sdpo.llm.backend import Reply, Request, RequestRefused, checked_key, deadline_error
 
 # Strings that a server turns into control tokens: <|im_end|> and the like, tags of thoughts, tool calls and turns.
 _CONTROL = re.compile(r"<(?=[|｜][^<>|｜]*[|｜]>|/?(?:think|tool_call|tool_response|start_of_turn|end_of_turn)>)")
@@ -36,8 +36,8 @@ _MOST_TOKENS = 10**9  # of one reply; what a server counts more cannot be right
 _VERBOSE_LOGGERS = ("openai", "anthropic", "httpx", "httpx2", "httpcore", "httpcore2")
 
 
-class _DeadlinePassedError(BaseException):
-    """A BaseException, because the SDKs retry after any Exception."""
+class DeadlinePassedError(BaseException):
+    """The time of a request has passed. A BaseException, because the SDKs retry after any Exception."""
 
 
 @dataclass(eq=False)
@@ -72,13 +72,11 @@ class HttpBackend:
     notes: ClassVar[dict[str, str]] = {refusals.TEMPERATURE: "takes no temperature: its replies are drawn at its own"}
 
     def __init__(self, sdk: ModuleType, url: str, model: str, key: str) -> None:
-        if not (key.isascii() and key.isprintable()):
-            raise SettingError(f"{self.settings[2]} contains characters that no key has. Copy it again.")
         self.address = url
         self.url = shown_url(url)
         self.model = model
         self.name = f"{model} at {self.url}"
-        self._sdk, self._key = sdk, key
+        self._sdk, self._key = sdk, checked_key(key, self.settings[2])
         self._thread = threading.local()
         self._changes: set[str] = set()
         self._accepted: set[str] = set()
@@ -144,12 +142,12 @@ class HttpBackend:
         try:
             answer = self._create(request, changes, seconds)
         # `from None` throughout: the SDK's errors contain the server's message, which may repeat the prompt.
-        except (_DeadlinePassedError, sdk.APITimeoutError):
+        except (DeadlinePassedError, sdk.APITimeoutError):
             raise deadline_error(self.name, seconds) from None
         except sdk.APIStatusError as error:
             raise self._refusal(error.status_code, error.body, request) from None
         except sdk.APIConnectionError as error:
-            raise ServerError(f"{self.name}: {_broken(error.__cause__)}") from None
+            raise ServerError(f"{self.name}: {broken(error.__cause__)}") from None
         except sdk.APIError as error:  # a body that does not match its content type
             raise ServerError(f"{self.name}: the response cannot be read ({type(error).__name__}).") from None
         except (TypeError, ValueError) as error:
@@ -181,7 +179,7 @@ class HttpBackend:
         """Limit an attempt to the time that is left: the SDK would give each attempt the full timeout."""
         left = self._thread.deadline - time.monotonic()
         if left <= 0:
-            raise _DeadlinePassedError
+            raise DeadlinePassedError
         attempt.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), left)
 
     def _stop_retries(self, response: Any) -> None:
@@ -248,7 +246,8 @@ class HttpBackend:
             advice = f"check {model_setting} ({self.model}): it must match the server's model name exactly."
             final = False
         what = "the key" if status in (401, 403) else "the request"
-        refused = RequestRefused(f"{self.name} refuses {what} ({detail}): {advice}")
+        named = [key_setting] if final else [model_setting, url_setting]
+        refused = RequestRefused(f"{self.name} refuses {what} ({detail}): {advice}", *named)
         return _Refusal(refused, status, refusals.names_of(words), final, refusals.most_tokens_of(status, words))
 
 
@@ -285,7 +284,8 @@ def _count(value: Any) -> int | None:
     return int(value) if number and 0 <= value < _MOST_TOKENS else None
 
 
-def _broken(cause: BaseException | None) -> str:
+def broken(cause: BaseException | None) -> str:
+    """Return a sentence on why there is no connection, or none any more."""
     if cause is None or "Connect" in type(cause).__name__:
         return f"no connection ({one_line(cause, 120)})." if cause else "no connection."
     return f"the connection broke ({type(cause).__name__})."

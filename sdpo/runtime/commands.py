@@ -1,5 +1,6 @@
 """The commands that messages name: a job with its settings, as it is typed. `sdpo.errors.command` begins them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,39 +36,56 @@ def given_to_repeat(settings: CommonSettings) -> dict[str, Any]:
     A command with them repeats the run.
     """
     left_out = {"run_id", "output_dir", "resume", "dry_run"}
-    if isinstance(settings, OnlineSettings) and simulator_started_for_job(settings):
-        left_out.add("simulator_url")  # that server ends with the job, and the next run starts another
+    left_out |= _of_own_server(settings)
     if isinstance(settings, LaunchSettings) and settings.nnodes == 1:
         left_out |= {"master_addr", "master_port", "node_rank"}
     return {name: value for name, value in settings_module.given(settings).items() if name not in left_out}
 
 
-def resume_command(settings: JobSettings, job: str, higher_cost: bool = False) -> str:
+def resume_command(settings: JobSettings, job: str, correct: Sequence[str] = ()) -> str:
     """Return the command that resumes this run with the same settings.
 
-    With `higher_cost` MAX_COST is left for the user to fill in. A user and password in an address are left out.
+    The names of settings to `correct` have "..." for a value, which the user fills in. A user and password in an
+    address are left out.
     """
-    given = given_to_repeat(settings)
-    if higher_cost:
-        given.pop("max_cost", None)
     # An evaluation is found by the run that it evaluates.
     names_run = not isinstance(settings, EvalSettings) or "run_id" in settings_module.given(settings)
     return command(
         job,
-        *settings_module.as_words(given),
+        *_repeated(settings, correct),
         *([f"RUN_ID={settings.run_id}"] if names_run else []),
-        *(["MAX_COST=..."] if higher_cost else []),
+        *_to_fill_in(settings, correct),
         **_output_dir(settings, ""),
     )
 
 
-def new_run_command(settings: JobSettings, job: str) -> str:
-    """Return the command of a new run with the same settings, under a RUN_ID that no run beside this one has."""
+def new_run_command(settings: JobSettings, job: str, correct: Sequence[str] = ()) -> str:
+    """Return the command of a new run with the same settings, under a RUN_ID that no run beside this one has.
+
+    The names of settings to `correct` have "..." for a value, which the user fills in.
+    """
     number, name = 2, settings.run_id or settings.run_directory_path.name
     while settings.run_directory_path.with_name(f"{name}-{number}").exists():
         number += 1
-    words = settings_module.as_words(given_to_repeat(settings))
-    return command(job, *words, f"RUN_ID={name}-{number}", **_output_dir(settings, f"-{number}"))
+    words = [*_repeated(settings, correct), f"RUN_ID={name}-{number}", *_to_fill_in(settings, correct)]
+    return command(job, *words, **_output_dir(settings, f"-{number}"))
+
+
+def _repeated(settings: JobSettings, correct: Sequence[str]) -> list[str]:
+    given = given_to_repeat(settings)
+    return settings_module.as_words({name: value for name, value in given.items() if name not in correct})
+
+
+def _to_fill_in(settings: JobSettings, correct: Sequence[str]) -> list[str]:
+    secret = {name for name, declared in settings_of(type(settings)).items() if declared.secret}
+    left_out = secret | _of_own_server(settings)
+    return [f"{settings_module.shown_name(name)}=..." for name in correct if name not in left_out]
+
+
+def _of_own_server(settings: CommonSettings) -> set[str]:
+    """Return the settings that name the server which the job started: it ends with it, and the next starts another."""
+    own = isinstance(settings, OnlineSettings) and simulator_started_for_job(settings)
+    return {"simulator_url"} if own else set()
 
 
 def _output_dir(settings: JobSettings, suffix: str) -> dict[str, str]:

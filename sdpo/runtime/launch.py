@@ -21,7 +21,7 @@ from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.job import Job
 from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
-from sdpo.runtime.run_directory import disk_full
+from sdpo.runtime.run_directory import RunDirectory, disk_full, free_at, is_full
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.resolve import export_dotenv, resolve
@@ -43,10 +43,10 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         setting = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
-        path = f" ({error.filename})" if error.filename else ""
-        return _failed(1, f"error: the disk is full{path}. Free some space, or choose another {setting}.")
+        full = f"error: the disk is full{free_at(error.filename)}. Free some space, or choose another {setting}."
+        return _failed(1, full)
 
 
 def _main(job: Job, arguments: list[str]) -> int:
@@ -75,7 +75,8 @@ def _main(job: Job, arguments: list[str]) -> int:
             found = load(job.check)(settings, job) or []
         if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
             wait = 0 if settings.dry_run else settings.simulator_wait
-            server().check_health(settings.simulator_url, settings.user_model_name_or_path, wait=wait)
+            model, key = settings.user_model_name_or_path, settings.simulator_api_key
+            server().check_health(settings.simulator_url, model, api_key=key, wait=wait)
     if settings.dry_run:
         print_dry_run(settings, job, arguments, found)
         return 0
@@ -150,7 +151,7 @@ def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
             run_id = f"{settings.run_name}-{number}"
             folder = settings.run_directory_path.with_name(run_id)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if is_full(error):
                 raise
             raise RunError(
                 f"{folder} cannot be created: {error.strerror}. Choose another OUTPUT_DIR or SCRATCH."
@@ -201,7 +202,11 @@ def _run_here(settings: CommonSettings, job: Job) -> int:
             code = int(load(job.run)(settings, job) or 0)
     except Exception as error:
         if isinstance(settings, JobSettings) and disk_full(error, settings.run_directory_path):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(settings.run_directory_path)) from None
+            folder = settings.run_directory_path
+            if os.environ.get("RANK", "0") == "0":
+                RunDirectory(folder).remove_incomplete_checkpoints()  # the one that the disk had no room for
+            path = getattr(error, "filename", None) or str(folder)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from None
         if message := out_of_memory(error, settings):
             raise OutOfMemory(message) from None
         raise

@@ -16,6 +16,7 @@ report.html       the report: one page about the run, written when it ends, howe
 merged/           the model with its adapter merged in, if requested
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -268,17 +269,30 @@ def replacing(path: Path, permissions: int = 0o666) -> Iterator[IO[bytes]]:
         raise
 
 
-def disk_full(error: Exception, folder: Path) -> bool:
-    """Return whether an error of the libraries that write checkpoints, which raise no OSError, is due to a full disk.
+def is_full(error: OSError) -> bool:
+    """Return whether the error is that the disk, or what the user may have of it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
-    safetensors names the cause in its message. torch only reports that writing failed, and leaves the disk full.
-    An OSError returns False: its errno already names the cause.
+
+def disk_full(error: Exception, folder: Path) -> bool:
+    """Return whether an error is due to a full disk, also one of the libraries that write checkpoints.
+
+    These raise no OSError: safetensors names the cause in its message, torch only reports that writing failed, and
+    leaves the disk full.
     """
     if isinstance(error, OSError):
-        return False
+        return is_full(error)
     if "No space left on device" in str(error):
         return True
     return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
+
+
+def free_at(path: object) -> str:
+    """Return, after a colon, a path that could not be written and the space that is free there; "" without a path."""
+    if not isinstance(path, str):
+        return ""
+    there = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+    return f": {path}, where {shutil.disk_usage(there).free / 1e6:,.1f} MB are free"
 
 
 def _step_of(path: Path) -> int:

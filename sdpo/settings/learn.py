@@ -108,6 +108,7 @@ class LearnSettings(ComparisonSettings, JobSettings):
     judge_url: str | None = setting(
         None, "an OpenAI-compatible server with the judges, instead of loading them here", check=http_address
     )
+    judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     audit_settings: str = setting(
         "RECIPE=recommended AUDIT_N=256", "settings of the audit, as NAME=value words", check=setting_words
     )

@@ -6,14 +6,14 @@ Importing this module is cheap; torch and transformers are imported when the wor
 import random
 import shlex
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
 from sdpo.english.styles import check_style
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
-from sdpo.llm import claude_url
+from sdpo.llm import check_claude
+from sdpo.llm.health import check_health
 from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_contrast, check_model, made_with, read_template
 from sdpo.settings.training import RULE
@@ -102,8 +102,11 @@ def _check_judge(settings: "AuditSettings") -> None:
         raise SettingError("STYLE is for JUDGE_MODEL=rule. Set that, or leave it out.")
     if name == "oracle" and not settings.tiny:
         raise SettingError("JUDGE_MODEL=oracle works in the tiny world only. Add TINY=1, or name a model.")
-    if name is None or name == "oracle" or settings.judge_url is not None:
+    if name is None or name == "oracle":
         return
+    if settings.judge_url is not None:
+        key = settings.judge_api_key
+        return check_health(settings.judge_url, name, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
     if not name.startswith("claude-"):
         if "/" not in name and not Path(name).exists():
             hint = nearest(name, ["oracle", RULE])
@@ -111,11 +114,7 @@ def _check_judge(settings: "AuditSettings") -> None:
                 f"JUDGE_MODEL={name} is not a judge.{hint} Name a hub id, a folder, or a claude-… model."
             )
         return check_model(settings, "judge_model", name)
-    claude_url()
-    if not settings.anthropic_api_key:
-        raise SettingError(f"JUDGE_MODEL={name} needs ANTHROPIC_API_KEY. Set it in the environment or in .env.")
-    if find_spec("anthropic") is None:
-        raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
+    check_claude(name, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
 
 
 def run(settings: "AuditSettings", job: "Job") -> int:

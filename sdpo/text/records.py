@@ -117,13 +117,29 @@ def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
 # Checking rows
 
 
-def _prompt_fault(row: dict) -> str | None:
+@dataclass(frozen=True)
+class _Fault:
+    """What is wrong with a row, and the job that makes what is wanted of it, if there is one."""
+
+    text: str
+    job: str = ""
+
+
+def _prompt_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of a prompt, or None."""
-    return _text_fault(row, "id") or _text_fault(row, "prompt")
+    text = _text_fault(row, "id") or _text_fault(row, "prompt")
+    return _Fault(text) if text else None
 
 
-def _interaction_fault(row: dict) -> str | None:
+def _interaction_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of an interaction, or None."""
+    if _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
+        return _Fault("this is a conversation, not yet an interaction", job="prep-logs")
+    text = _field_fault(row)
+    return _Fault(text) if text else None
+
+
+def _field_fault(row: dict) -> str | None:
     for field in ("id", "conversation_id", "completion", "user_response"):
         if fault := _text_fault(row, field):
             return fault
@@ -191,21 +207,21 @@ def is_encodable(text: str) -> bool:
 # Reading and writing lines
 
 
-def _checked(row: dict, fault_of: Callable[[dict], str | None]) -> dict:
+def _checked(row: dict, fault_of: Callable[[dict], _Fault | None]) -> dict:
     if fault := fault_of(row):
-        raise RecordError(f"record {row['id']!r} cannot be written: {fault}.")
+        raise RecordError(f"record {row['id']!r} cannot be written: {fault.text}.")
     return row
 
 
-def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], str | None], kind: str) -> Iterator[dict]:
+def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], _Fault | None], kind: str) -> Iterator[dict]:
     seen = set()
     for line, row in _read_rows(path, make_with):
         where = f"{path}, line {line}"
         if fault := fault_of(row):
-            if kind == "interaction" and _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
-                prepare = command(f"prep-logs INPUT={shlex.quote(str(path))}")
-                raise RecordError(f"{where}: this is a conversation, not yet an interaction. Prepare it: {prepare}")
-            raise RecordError(f"{where}: {fault}. {_remedy(make_with)}.")
+            if fault.job:
+                prepare = command(f"{fault.job} INPUT={shlex.quote(str(path))}")
+                raise RecordError(f"{where}: {fault.text}. Prepare it: {prepare}")
+            raise RecordError(f"{where}: {fault.text}. {_remedy(make_with)}.")
         if row["id"] in seen:
             raise RecordError(f"{where}: id {row['id']} occurs twice. Ids must be unique.")
         seen.add(row["id"])
@@ -225,10 +241,13 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                 if not line.strip():
                     continue
                 try:
-                    row = json.loads(line)
+                    row = json.loads(line.rstrip("\n"))
                 except (ValueError, RecursionError) as error:
+                    # JSON's own message counts lines too, of this line alone.
+                    column = f", column {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
+                    cause = error.msg if isinstance(error, json.JSONDecodeError) else error
                     raise RecordError(
-                        f"{path}, line {number} is not JSON ({error}). Fix or remove that line."
+                        f"{path}, line {number}{column} is not JSON ({cause}). Fix or remove that line."
                     ) from None
                 if not isinstance(row, dict):
                     raise RecordError(f"{path}, line {number} is not a JSON object. {_remedy(make_with)}.")

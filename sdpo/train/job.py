@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
 from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line
+from sdpo.llm import RequestRefused
 from sdpo.runtime.commands import new_run_command, resume_command
 from sdpo.runtime.hub import check_upload
 from sdpo.runtime.processes import visible_gpus
+from sdpo.runtime.resuming import MAY_CHANGE_ON_RESUME
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.text.records import read_prompts
@@ -176,8 +178,7 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         raise
     except (ServerError, BudgetReached) as error:
         session.save_now()
-        resume = resume_command(settings, job.name, higher_cost=isinstance(error, BudgetReached))
-        raise type(error)(f"{error} The run is saved; resume it with: {resume}") from None
+        raise type(error)(f"{error} {_next_command(settings, job.name, error)}") from None
     except Exception as error:
         if not is_tracking_error(error):
             raise
@@ -189,6 +190,18 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         print(f"stopped and saved; resume with: {resume_command(settings, job.name)}", flush=True)
         return RunStopped.exit_code
     return 0
+
+
+def _next_command(settings: "TrainingSettings", job: str, error: ServerError | BudgetReached) -> str:
+    """Return a sentence with the command that goes on after an error, without the setting that was refused."""
+    correct = ["max_cost"] if isinstance(error, BudgetReached) else []
+    if isinstance(error, RequestRefused):
+        declared = settings_module.settings_of(type(settings))
+        correct = [name for name in map(str.lower, error.settings) if name in declared]
+        if fixed := [name for name in correct if name not in MAY_CHANGE_ON_RESUME]:
+            name = settings_module.shown_name(fixed[0])
+            return f"The run is saved. A new run with another {name}: {new_run_command(settings, job, correct)}"
+    return f"The run is saved; resume it with: {resume_command(settings, job, correct)}"
 
 
 def check_driver() -> None:

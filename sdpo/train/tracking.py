@@ -6,6 +6,7 @@ started later inherit its decision through WANDB_MODE. Importing this module is 
 
 import base64
 import json
+import logging
 import os
 import re
 import urllib.error
@@ -77,6 +78,8 @@ def prepare_tracking(settings: "TrainingSettings") -> None:
     os.environ.setdefault("WANDB_PROJECT", "sdpo")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ["WANDB_DIR"] = str(settings.output_dir)
+    # On a full disk wandb's log file would print a traceback for every line of it; the run ends with one line of ours.
+    logging.raiseExceptions = False
     os.environ["WANDB_MODE"] = mode = _given_mode()
     if mode != DISABLED and not os.environ.get("WANDB_API_KEY"):
         os.environ["WANDB_MODE"] = OFFLINE

@@ -252,13 +252,22 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(module, monkeypatch, capsys
         (prep_wildchat, ["--tiny", "--max-conversations", "-1"], ["MAX_CONVERSATIONS"]),
         (prep_logs, [], ["INPUT"]),
         (prep_logs, ["--input", "empty"], ["INPUT", "no files"]),
-        (prep_logs, ["--input", "words.jsonl"], ["nothing", "a form that is not known: 1"]),
+        (
+            prep_logs,
+            ["--input", "words.jsonl"],
+            ["a form that is not known: 1, first in words.jsonl, row 1, with the fields word)", '"messages"'],
+        ),
+        (prep_logs, ["--input", "words.jsonl", "--dry-run"], ["row 1, with the fields word", '"messages"']),
+        (prep_logs, ["--input", "lists.jsonl"], ["row 1, which has no fields"]),
+        (prep_logs, ["--input", "wide.jsonl"], ["row 1, with the fields a0, a1, a2, a3, a4, a5, a6, a7, …)"]),
         (prep_logs, ["--tiny", "--out-dir", "words.jsonl"], ["words.jsonl", "OUT_DIR"]),
     ],
 )
 def test_user_errors_are_one_line(module, arguments, words, capsys):
     Path("empty").mkdir()
     Path("words.jsonl").write_text('{"word": 1}\n')
+    Path("lists.jsonl").write_text("[[1], [2]]\n")
+    Path("wide.jsonl").write_text(json.dumps({f"a{number}": 1 for number in range(20)}) + "\n")
     assert launch.main(module.JOB, ["--out-dir", "out", *arguments]) in (1, 2)
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and all(word in error for word in words), error

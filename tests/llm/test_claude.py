@@ -1,9 +1,11 @@
 """Claude over its own protocol, with a real local server."""
 
+import json
+
 import pytest
 
-from sdpo.errors import SettingError
-from sdpo.llm import ClaudeBackend, Client, Request, RequestRefused
+from sdpo.errors import ServerError, SettingError
+from sdpo.llm import ClaudeBackend, Client, Request, RequestRefused, check_claude, claude_backend
 from sdpo.text.prompts import VERDICT_SCHEMA
 from tests.servers import Answer, FakeServer
 
@@ -99,3 +101,61 @@ def test_any_other_refusal_is_raised_with_the_servers_message(claude, words, req
     with FakeServer(lambda body, number: refusal) as server, pytest.raises(RequestRefused, match=words[:-1]):
         claude(server).complete([Request(MESSAGES, 0.0, 64, schema=VERDICT_SCHEMA)])
     assert len(server.bodies) == requests
+
+
+HERE = Answer(raw=json.dumps({"id": MODEL, "type": "model", "display_name": "m", "created_at": "2025-10-01"}).encode())
+NOT_FOUND = Answer(raw=b'{"type": "error", "error": {"type": "not_found_error", "message": "model"}}', status=404)
+
+
+def models_page(*names: str) -> Answer:
+    data = [{"id": name, "type": "model", "display_name": name, "created_at": "2025-10-01"} for name in names]
+    return Answer(raw=json.dumps({"data": data, "has_more": False, "first_id": None, "last_id": None}).encode())
+
+
+def test_a_key_that_the_api_accepts_is_accepted_without_a_request_that_costs(monkeypatch, capsys):
+    shown: list[str | None] = []
+
+    def model(headers):
+        shown.append(headers.get("Authorization"))
+        return HERE
+
+    with FakeServer(gets={f"/v1/models/{MODEL}": model}) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        check_claude(MODEL, KEY, "JUDGE_MODEL", dry_run=False)
+    assert shown == [f"Bearer {KEY}"] and not server.bodies and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_key_that_the_api_refuses_is_refused_before_anything_is_loaded(monkeypatch, status, dry_run):
+    with FakeServer(gets={f"/v1/models/{MODEL}": Answer(f"no: {KEY}", status=status)}) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        with pytest.raises(RequestRefused, match=f"refuses the key .HTTP {status}.: check ANTHROPIC_API_KEY") as caught:
+            check_claude(MODEL, KEY, "JUDGE_MODEL", dry_run)
+    assert KEY not in str(caught.value) and caught.value.settings == ("ANTHROPIC_API_KEY",)
+
+
+def test_a_model_that_the_api_has_not_is_refused_with_the_nearest_name(monkeypatch):
+    gets = {f"/v1/models/{MODEL}x": NOT_FOUND, "/v1/models?limit=100": models_page("claude-other", MODEL)}
+    with FakeServer(gets=gets) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        with pytest.raises(RequestRefused, match=f"has no model {MODEL}x. .*Did you mean {MODEL}. Set JUDGE_MODEL"):
+            check_claude(f"{MODEL}x", KEY, "JUDGE_MODEL", dry_run=True)
+
+
+@pytest.mark.parametrize("answer", [NOT_FOUND, Answer(raw=b"<html>")])
+def test_a_server_in_between_that_describes_no_models_is_accepted(monkeypatch, answer):
+    with FakeServer(gets={f"/v1/models/{MODEL}": answer}) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        check_claude(MODEL, KEY, "JUDGE_MODEL", dry_run=True)
+
+
+@pytest.mark.parametrize("answer", [Answer("overloaded", status=529), Answer(reset=True), Answer(hang=True)])
+def test_an_api_that_does_not_respond_is_an_error_and_for_a_dry_run_a_note(monkeypatch, capsys, answer):
+    monkeypatch.setattr(claude_backend, "CHECK_SECONDS", 0.5)
+    with FakeServer(gets={f"/v1/models/{MODEL}": answer}) as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.root)
+        check_claude(MODEL, KEY, "JUDGE_MODEL", dry_run=True)
+        assert "note: ANTHROPIC_API_KEY could not be checked" in capsys.readouterr().out
+        with pytest.raises(ServerError, match="could not be checked"):
+            check_claude(MODEL, KEY, "JUDGE_MODEL", dry_run=False)

@@ -8,7 +8,7 @@ import pytest
 
 from jobs.train_online_tldr import JOB
 from sdpo.errors import ServerError, SettingError
-from sdpo.llm import Client, OpenAIBackend, Request, health
+from sdpo.llm import Client, OpenAIBackend, Request, RequestRefused, health
 from sdpo.llm.health import check_health
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import provenance
@@ -19,11 +19,77 @@ from tests.servers import Answer, FakeServer
 MODELS = Answer(raw=json.dumps({"data": [{"id": "here"}]}).encode())
 
 
-def test_only_the_health_address_is_requested():
+def listing(*names: str, **values) -> Answer:
+    return Answer(raw=json.dumps({"data": [{"id": name, **values} for name in names]}).encode())
+
+
+def test_without_a_model_only_the_health_address_is_requested():
     with FakeServer() as server:
-        check_health(server.url, "m")
+        check_health(server.url)
         check_health(server.url + "/")
-    assert server.paths == ["/health", "/health"]
+        assert server.paths == ["/health", "/health"]
+        check_health(server.url, "m")  # it has no list of models: the first request decides
+    assert server.paths[2:] == ["/health", "/v1/models"]
+
+
+def test_a_model_that_a_ready_server_does_not_list_is_refused_with_the_nearest_name():
+    gets = {"/health": Answer(raw=b"{}"), "/v1/models": listing("Qwen/Qwen3-4B", "another", owned_by="vllm")}
+    with FakeServer(gets=gets) as server:
+        check_health(server.url, "Qwen/Qwen3-4B", "another")
+        with pytest.raises(RequestRefused) as caught:
+            check_health(server.url, "another", "Qwen/Qwen3-4", setting="JUDGE_URL", model_setting="JUDGE_MODEL")
+    assert str(caught.value) == (
+        f"The server at {server.url}/models has no model Qwen/Qwen3-4. It has Qwen/Qwen3-4B, another. Did you mean "
+        "Qwen/Qwen3-4B? Set JUDGE_MODEL to a model of the server, or JUDGE_URL to another server."
+    )
+    assert caught.value.settings == ("JUDGE_MODEL", "JUDGE_URL")
+
+
+@pytest.mark.parametrize(
+    "models",
+    [
+        listing(),
+        listing("org/in-the-cache", owned_by="org"),  # transformers serve
+        listing("gpt2", owned_by=""),
+        listing("a.gguf", owned_by="llamacpp"),
+        listing("m:latest", owned_by="library"),  # Ollama
+        listing("models/m", owned_by="google"),
+        Answer(raw=b"<html>"),
+        Answer("not yours", status=403),
+        Answer("broken", status=500),
+        Answer(reset=True),
+    ],
+)
+def test_a_ready_server_whose_list_does_not_decide_is_accepted(models):
+    with FakeServer(gets={"/health": Answer(raw=b"{}"), "/v1/models": models}) as server:
+        check_health(server.url, "m")
+
+
+def test_a_key_is_sent_to_the_list_of_models_and_one_that_is_refused_is_not_shown():
+    def models(headers):
+        return MODELS if headers.get("Authorization") == "Bearer right-key" else Answer("no", status=401)
+
+    with FakeServer(gets={"/health": Answer(raw=b"{}"), "/v1/models": models}) as server:
+        check_health(server.url, "here", api_key="right-key")
+        with pytest.raises(RequestRefused, match=r"refuses the key .HTTP 401.: check JUDGE_API_KEY") as caught:
+            check_health(server.url, "here", setting="JUDGE_URL", api_key="wrong-key")
+        assert "wrong-key" not in str(caught.value)
+        with pytest.raises(RequestRefused, match="needs a key: set SIMULATOR_API_KEY"):
+            check_health(server.url, "here")
+        with pytest.raises(SettingError, match="SIMULATOR_API_KEY contains characters"):
+            check_health(server.url, "here", api_key="dash–key")
+
+
+def test_a_dry_run_and_a_run_refuse_a_model_that_the_server_has_not(tmp_path, capsys):
+    gets = {"/health": Answer(raw=b"{}"), "/v1/models": listing("here", owned_by="vllm")}
+    with FakeServer(gets=gets) as server:
+        flags = ["--tiny", "--output-dir", str(tmp_path / "run"), "--simulator-url", server.url]
+        for more in ([], ["--dry-run"]):
+            assert main(JOB, [*flags, "--user-model-name-or-path", "hero", *more]) == 3
+            error = capsys.readouterr().err
+            assert "has no model hero. It has here. Did you mean here? Set USER_MODEL_NAME_OR_PATH" in error
+            assert len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_server_without_health_is_checked_by_its_models():

@@ -1,6 +1,7 @@
 """Starting and ending a job: processes, exit codes, signals, GPUs, and the simulated user's server."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def run(settings, job):
     if settings.behaviour == "killed" and rank == "1":
         os.kill(os.getpid(), 9)
     if settings.behaviour == "full":
-        raise OSError(28, "No space left on device", "somewhere")
+        (settings.output_dir / "checkpoint-4").mkdir()
+        (settings.output_dir / "checkpoint-4" / "config.json").write_text("{}")
+        raise OSError(28, "No space left on device")
     if settings.behaviour == "fault":
         raise RuntimeError("a bug")
     if settings.behaviour == "wait":
@@ -94,6 +97,16 @@ def test_an_error_sets_the_exit_code_and_prints_at_most_one_line(fake, behaviour
     result = fake("--behaviour", behaviour)
     assert result.returncode == code
     assert len(result.stderr.splitlines()) == (0 if behaviour == "seven" else 1)
+
+
+def test_a_full_disk_is_named_with_its_free_space_and_leaves_no_half_checkpoint(fake):
+    error = fake("--behaviour", "full").stderr
+    assert re.fullmatch(
+        rf"error: the disk is full: {re.escape(str(fake.folder))}, where [\d,]+\.\d MB are free\. Free some space, or "
+        r"choose another SCRATCH\.\n",
+        error,
+    ), error
+    assert not (fake.folder / "checkpoint-4").exists()
 
 
 def test_a_bug_keeps_its_traceback(fake):

@@ -39,6 +39,23 @@ def test_a_malformed_file_is_refused_with_its_path_and_line(tmp_path, content, e
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "ending"),
+    [
+        ('{"id": "b" "prompt": "q"}', "column 12 is not JSON (Expecting ',' delimiter). Fix or remove that line."),
+        ('{"id": "b", "prompt": ', "column 23 is not JSON (Expecting value). Fix or remove that line."),
+        ("[" * 100_000, "line 2 is not JSON (maximum recursion depth exceeded"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named_by_one_line_number_and_the_column(tmp_path, line, ending):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(f'{{"id": "a", "prompt": "q"}}\n{line}\n')
+    with pytest.raises(RecordError) as caught:
+        read_prompts(path, "")
+    message = str(caught.value)
+    assert ending in message and message.count("line 2") == 1 and "line 1" not in message and "char" not in message
+
+
 def test_the_error_for_a_missing_file_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(RecordError, match="make prep-tldr"):
         read_prompts(tmp_path / "none.jsonl", "make prep-tldr")

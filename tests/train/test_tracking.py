@@ -1,5 +1,6 @@
 """Tracking is decided before anything is loaded: online, offline with a note, disabled, or one line of error."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -146,6 +147,15 @@ def test_an_error_of_wandb_while_the_run_starts_is_one_line(monkeypatch, tmp_pat
     monkeypatch.setattr("sdpo.train.job.resume_command", lambda *_: "make x")
     with pytest.raises(RunError, match="entity x not found"):
         run_session(settings, SimpleNamespace(name="x"), Session)
+
+
+def test_the_log_file_of_wandb_on_a_full_disk_prints_no_traceback(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    settings = SimpleNamespace(output_dir=tmp_path, report_to="wandb")
+    tracking.prepare_tracking(settings)
+    log = logging.FileHandler("/dev/full")
+    log.handle(logging.makeLogRecord({"msg": "a line"}))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.slow

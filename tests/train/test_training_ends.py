@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from sdpo.errors import LossNotFinite, SettingError
+from sdpo.errors import BudgetReached, LossNotFinite, ServerError, SettingError
+from sdpo.llm import RequestRefused
 from sdpo.runtime import processes
 from sdpo.runtime.commands import resume_command
 from sdpo.runtime.run_directory import RunDirectory
@@ -113,6 +114,53 @@ def test_the_command_to_resume_leaves_out_a_server_that_ends_with_the_job(monkey
     monkeypatch.setenv(processes.OWN_SIMULATOR_VARIABLE, "1")
     run = settings(run_id="mine", simulator_url="http://127.0.0.1:4567/v1")
     assert "SIMULATOR_URL" not in resume_command(run, "train-online-tldr")
+
+
+class Refused:
+    """A run whose server refuses every request."""
+
+    def __init__(self, error: ServerError | BudgetReached) -> None:
+        self.error, self.saved = error, False
+
+    def run(self) -> bool:
+        raise self.error
+
+    def save_now(self) -> None:
+        self.saved = True
+
+
+@pytest.mark.parametrize(
+    ("error", "ending"),
+    [
+        (ServerError("down."), "resume it with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine"),
+        (BudgetReached("spent."), "resume it with: make x SIMULATOR_URL=http://gpu7/v1 RUN_ID=mine MAX_COST=..."),
+        (
+            RequestRefused("key.", "SIMULATOR_API_KEY"),
+            "resume it with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine",
+        ),
+        (
+            RequestRefused("url.", "SIMULATOR_URL"),
+            "resume it with: make x MAX_COST=1.0 RUN_ID=mine SIMULATOR_URL=...",
+        ),
+        (
+            RequestRefused("model.", "USER_MODEL_NAME_OR_PATH", "SIMULATOR_URL"),
+            "A new run with another USER_MODEL_NAME_OR_PATH: make x MAX_COST=1.0 RUN_ID=mine-2 "
+            "USER_MODEL_NAME_OR_PATH=... SIMULATOR_URL=...",
+        ),
+        (
+            RequestRefused("model.", "USER_MODEL_NAME_OR_PATH", "ANTHROPIC_BASE_URL"),
+            "make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine-2 USER_MODEL_NAME_OR_PATH=...",
+        ),
+    ],
+)
+def test_the_command_after_an_error_does_not_repeat_the_setting_that_was_refused(tmp_path, error, ending):
+    run = settings(run_id="mine", simulator_url="http://gpu7/v1", max_cost=1)
+    run = dataclasses.replace(run, output_dir=tmp_path / "mine")
+    session = Refused(error)
+    with pytest.raises(type(error)) as caught:
+        run_session(run, SimpleNamespace(name="x"), lambda: session)
+    assert session.saved and str(caught.value).startswith(f"{error} The run is saved")
+    assert str(caught.value).endswith(ending)
 
 
 def test_model_card():

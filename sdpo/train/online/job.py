@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdpo.errors import SettingError
+from sdpo.llm import check_claude
 from sdpo.text.records import read_replays
 from sdpo.train.job import TrainingRun, check_outside, check_training, run_session
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts
@@ -48,6 +49,9 @@ def check(settings: "OnlineSettings", job: "Job") -> list[str]:
     served_here = settings.asks_user and settings.user_needs_server and not settings.simulator_url
     check_training(settings, job.name)
     check_outside(settings, "model", *(["user_model_name_or_path"] if served_here else []))
+    if settings.asks_user and settings.user_is_claude:
+        model, key = settings.user_model_name_or_path, settings.anthropic_api_key
+        check_claude(model, key, "USER_MODEL_NAME_OR_PATH", settings.dry_run)
     warn_of_live_collapse(settings)
     return [_rows_and_steps(settings, path, len(rows))]
 

@@ -3,7 +3,6 @@
 Importing this is cheap.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from sdpo.llm import (
     is_loopback,
     price_of,
     read_prices,
+    require_claude,
 )
 from sdpo.settings import OnlineSettings
 from sdpo.settings.training import RULE
@@ -38,14 +38,7 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
     if settings.user_is_rule:
         _rule_oracle(settings, job)
     if settings.user_is_claude:
-        claude_url()
-        if not settings.anthropic_api_key:
-            raise SettingError(
-                f"USER_MODEL_NAME_OR_PATH={settings.user_model_name_or_path} needs ANTHROPIC_API_KEY. "
-                "Set it in the environment or .env."
-            )
-        if find_spec("anthropic") is None:
-            raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
+        require_claude(settings.user_model_name_or_path, settings.anthropic_api_key, "USER_MODEL_NAME_OR_PATH")
     _price(settings)
 
 
