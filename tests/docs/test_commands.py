@@ -81,6 +81,9 @@ def folder(tmp_path_factory) -> Path:
         write_run(folder / name, "jobs.train_online_tldr", STYLE="no_emojis")
     own = {"MODEL": "Qwen/Qwen2.5-0.5B-Instruct", "RECIPE": "recommended", "RUN_ID": "first", "HOLDOUT": "0.1"}
     write_run(folder / "runs/sdpo-offline-runs/first", "jobs.train_offline", **own)
+    released = {"verdict": "promote", "checkpoint": 20, "sentence": "promote: checkpoint-20", "releases": []}
+    (folder / "runs/sdpo-offline-runs/first/eval").mkdir()
+    (folder / "runs/sdpo-offline-runs/first/eval/release.json").write_text(json.dumps(released))
     Store(f"sqlite:///{folder}/runs/store.sqlite").close()
     return folder
 
