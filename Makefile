@@ -37,11 +37,18 @@ NEAREST = import difflib, re, sys; name, path = sys.argv[1:]; \
 
 setup: $(STAMP) ## create .venv and install the locked packages
 $(STAMP): requirements.lock pyproject.toml
+	@if [ -L .venv ]; then remove=Remove; \
+		[ ! -x .venv/bin/python ] || remove="Set PYTHON=$$(readlink -f .venv)/bin/python to use what is there, or remove"; \
+		echo "error: .venv is a link to $$(readlink .venv), where make setup installs nothing." \
+			"$$remove the link (rm .venv) and run make setup again." >&2; exit 2; fi
 	@echo 'Installing the locked packages into .venv; the first time takes a few minutes.'
 	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo 'error: python3 is missing or older than 3.11. Put a newer version first on PATH.' >&2; exit 2; }
 	@python3 -m venv .venv || \
 		{ echo 'error: python3 -m venv cannot create .venv. See the lines above for the cause.' >&2; exit 2; }
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || \
+		{ echo 'error: .venv comes from elsewhere: its python does not run here, or has no pip.' \
+			'Remove it (rm -r .venv), then run make setup again.' >&2; exit 2; }
 	@{ .venv/bin/python -m pip install --quiet --requirement requirements.lock && \
 		.venv/bin/python -m pip install --quiet --no-deps --editable .; } || \
 		{ echo 'error: pip cannot install the packages. Fix the cause shown above, then run make setup again.' >&2; exit 2; }

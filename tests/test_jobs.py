@@ -1,6 +1,8 @@
 """The command line of every job: help, dry run, errors, default settings, and the Makefile."""
 
 import importlib
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +153,41 @@ def test_a_mistyped_target_is_one_line_with_the_nearest(words, question):
 
 def test_a_file_is_no_mistyped_target():
     assert make("README.md").returncode == 0 and make("-n", "clean").stdout.startswith("rm -rf")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Return a folder with what make setup reads, and a python3 that does nothing."""
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    write_program(tmp_path / "path" / "python3", "exit 0")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'path'}{os.pathsep}{os.environ['PATH']}")
+    return tmp_path
+
+
+def write_program(path, line):
+    path.parent.mkdir(parents=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_make_setup_leaves_an_environment_alone_that_is_linked_to(checkout, works):
+    if works:
+        write_program(checkout / "other" / "bin" / "python", "exit 0")
+    (checkout / ".venv").symlink_to("other")
+    result = make("-C", str(checkout), "setup")
+    remove = f"Set PYTHON={checkout / 'other'}/bin/python to use what is there, or remove" if works else "Remove"
+    expected = f"error: .venv is a link to other, where make setup installs nothing. {remove} the link (rm .venv) and"
+    assert result.returncode == 2 and result.stderr.startswith(expected)
+    assert not (checkout / "other" / ".installed").exists()
+
+
+def test_make_setup_says_that_an_environment_of_another_machine_has_to_go(checkout):
+    write_program(checkout / ".venv" / "bin" / "python", "exit 127")
+    result = make("-C", str(checkout), "setup")
+    assert result.returncode == 2 and "error: .venv comes from elsewhere" in result.stderr
+    assert "Remove it (rm -r .venv), then run make setup again." in result.stderr
 
 
 def test_make_lists_every_job():
