@@ -177,13 +177,10 @@ def test_make_setup_leaves_an_environment_alone_that_is_linked_to(checkout, work
         write_program(checkout / "other" / "bin" / "python", "exit 0")
     (checkout / ".venv").symlink_to("other")
     result = make("-C", str(checkout), "setup")
-    use = f"Set PYTHON={checkout / 'other'}/bin/python to use what is there, or " if works else ""
-    expected = (
-        f"error: .venv is a link to other, where make setup installs nothing. {use}remove the link (rm .venv) and"
-    )
-    assert (
-        result.returncode == 2 and result.stderr.startswith(expected) and not (checkout / "other/.installed").exists()
-    )
+    remove = f"Set PYTHON={checkout / 'other'}/bin/python to use what is there, or remove" if works else "Remove"
+    expected = f"error: .venv is a link to other, where make setup installs nothing. {remove} the link (rm .venv) and"
+    assert result.returncode == 2 and result.stderr.startswith(expected)
+    assert not (checkout / "other" / ".installed").exists()
 
 
 def test_make_setup_says_that_an_environment_of_another_machine_has_to_go(checkout):

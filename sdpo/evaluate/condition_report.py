@@ -23,10 +23,11 @@ COLUMNS = {
     "other lang.": ("other_language", 3),
     "malformed": ("malformed", 3),
 }
+DISTINCT = "distinct: of several answers to one prompt, the share that differ, which the verdict calls diversity"
 MEANING = (
     "Figures by the start model, in nats a token: fluency (higher is better), surprise (near 0), topic (higher), "
-    "distance (0 is the start). Shares: leak, distinct samples and phrases, refusals, answers in another language, "
-    "malformed answers."
+    "distance (0 is the start). Shares: leak, distinct answers and phrases, refusals, answers in another language, "
+    f"malformed answers; {DISTINCT}."
 )
 
 
@@ -57,7 +58,8 @@ def as_json(condition: Condition) -> dict:
 
 def condition_table(conditions: Mapping[str, Condition]) -> str:
     """Return a text table with a row per model, and one of the distances by kind if there are several kinds."""
-    parts = [aligned([["model", *header(conditions)], *cells(conditions)])]
+    names = header(conditions)
+    parts = [aligned([["model", *names], *cells(conditions)]) + (f"\n{DISTINCT}" if "distinct" in names else "")]
     if len(kinds := _kinds(conditions)) > 1:
         rows = [[name, *(_number(row.by_kind.get(kind), 4) for kind in kinds)] for name, row in conditions.items()]
         parts.append("distance by kind of prompt\n" + aligned([["model", *kinds], *rows]))

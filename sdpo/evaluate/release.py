@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.errors import KEEP_EXIT_CODE
-from sdpo.evaluate.release_rules import Decision, Release
+from sdpo.evaluate.release_rules import MEANING, Decision, Release
 from sdpo.evaluate.rule import Rule
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings
@@ -18,7 +18,7 @@ FILE = "release.json"
 _COLUMNS = ("rule", "figure", "interval", "limit", "")
 
 _PAGE = Markup("""<section class="release"><h2>{sentence}</h2>
-<details><summary>The rules of each checkpoint</summary>{tables}</details></section>
+<details><summary>The rules of each checkpoint</summary>{tables}<p class="persona">{meaning}.</p></details></section>
 """)
 _TABLE = Markup("""<h3>checkpoint-{step}: {verdict}</h3>
 <table><thead><tr><th>rule</th><th>figure</th><th>interval</th><th>limit</th><th></th><th>what it says</th></tr></thead>
@@ -64,7 +64,14 @@ def text(decision: Decision) -> str:
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     table.insert(1, "-" * max(map(len, table)))
     reasons = [f"  {reason}" for reason in shown.reasons]
-    lines_of_text = [f"release of checkpoint-{shown.checkpoint}", *table, "", f"verdict: {decision.sentence}", *reasons]
+    lines_of_text = [
+        f"release of checkpoint-{shown.checkpoint}",
+        *table,
+        *MEANING,
+        "",
+        f"verdict: {decision.sentence}",
+        *reasons,
+    ]
     return "\n".join(lines_of_text) + "\n"
 
 
@@ -76,7 +83,7 @@ def page(decision: Decision | None) -> Markup:
         _TABLE.format(step=release.checkpoint, verdict=release.verdict, rows=Markup("").join(map(_row, release.rules)))
         for release in decision.releases
     )
-    return _PAGE.format(sentence=f"Verdict: {decision.sentence}", tables=tables)
+    return _PAGE.format(sentence=f"Verdict: {decision.sentence}", tables=tables, meaning=". ".join(MEANING))
 
 
 def _row(rule: Rule) -> Markup:

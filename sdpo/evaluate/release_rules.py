@@ -22,6 +22,11 @@ PROMOTE: Final = "promote"
 PROMOTE_WITH_WARNING: Final = "promote with a warning"
 KEEP: Final = "keep"
 EVIDENCE = "evidence of harm"  # the rule of what was not measured
+# What the tables of rules say of the names that do not explain themselves.
+MEANING = (
+    f"{EVIDENCE}: whether every figure that shows harm was measured; one that was not is a warning",
+    "diversity: how many of several answers to one prompt are distinct, as a multiple of the baseline's share",
+)
 Verdict = Literal["promote", "promote with a warning", "keep"]
 
 

@@ -10,6 +10,7 @@ from sdpo.evaluate import release
 from sdpo.evaluate.benchmark_table import benchmark_section
 from sdpo.evaluate.condition_report import COLUMNS, MEANING
 from sdpo.evaluate.evidence import BenchmarkChange
+from sdpo.evaluate.release_rules import MEANING as RULES_MEANING
 from sdpo.evaluate.rule import Rule
 from sdpo.report.folder import Folder, mapping, mappings, number
 from sdpo.report.html import bullets, folded, interval, joined, shown, table
@@ -39,6 +40,8 @@ def verdict_section(folder: Folder) -> Markup:
         reasons = bullets(str(reason) for reason in item.get("reasons") or ())
         title = f"checkpoint-{item.get('checkpoint')}: {item.get('verdict')}"
         parts.append(folded(title, reasons + rules, opened=item.get("checkpoint") == opened))
+    if releases:
+        parts.append(Markup("<p class='quiet'>{}.</p>").format(". ".join(RULES_MEANING)))
     return joined(parts)
 
 

@@ -11,7 +11,7 @@ from jobs import eval_tldr
 from sdpo.evaluate import condition, start_measures
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.condition import ConditionMeter, Subject, Taste, condition_of, general_kinds
-from sdpo.evaluate.condition_report import adherence_of, as_json, condition_section, condition_table
+from sdpo.evaluate.condition_report import DISTINCT, adherence_of, as_json, condition_section, condition_table
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, fingerprint
 from sdpo.evaluate.prompts import EvaluationPrompt
@@ -125,6 +125,7 @@ def test_the_tables_show_the_figures_that_there_are():
     text = condition_table(conditions)
     assert text.splitlines()[0].split() == ["model", "fluency", "distance", "fits", "95", "%"]
     assert "-0.75" in text and "-0.0000" not in text and "0.2500" in text and "[0.095, 0.905]" in text
+    assert DISTINCT not in text and condition_table({"baseline": Condition(diversity=0.5)}).endswith(DISTINCT)
     page = condition_section(conditions, ["<not> measured"])
     assert "<td>-0.75</td>" in page and "&lt;not&gt; measured" in page and "<th>code</th>" in page
     assert not condition_section({}, [])

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdpo.evaluate import release
 from sdpo.evaluate.drop_tests import holm, paired_p_value, risen_share_p_value
 from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
-from sdpo.evaluate.release_rules import KEEP, PROMOTE, PROMOTE_WITH_WARNING, Evidence, decide
+from sdpo.evaluate.release_rules import KEEP, MEANING, PROMOTE, PROMOTE_WITH_WARNING, Evidence, decide
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.runtime.statistics import wilson
 from sdpo.settings.release import ReleaseSettings
@@ -66,6 +67,14 @@ def test_a_healthy_checkpoint_with_a_gain_is_promoted_and_every_rule_is_named():
     }  # fmt: skip
     assert all(rule.sentence and rule.outcome == "passed" for rule in found.rules)
     assert decide(evidence(), LIMITS).sentence == "promote: checkpoint-3"
+
+
+def test_the_names_that_do_not_explain_themselves_are_explained_on_the_screen_and_the_page():
+    decision = decide(evidence(), LIMITS)
+    names = [rule.name for rule in decision.releases[0].rules]
+    for shown in (release.text(decision), str(release.page(decision)).replace("&#39;", "'")):
+        for meaning in MEANING:
+            assert meaning in shown and meaning.partition(":")[0] in names
 
 
 # The gain

@@ -62,6 +62,26 @@ def test_offline_training_counts_its_rows_against_a_step(tmp_path):
     )
 
 
+def test_offline_training_says_which_share_of_its_rows_are_complaints_by_their_words(tmp_path):
+    words = ["Too long, please make it shorter."] * 3 + ["Thanks, perfect!"] * 2 + ["And in Rome?"] * 5
+    rows = [
+        {
+            "id": str(number), "conversation_id": str(number), "turn_id": 1, "model": None, "timestamp": None,
+            "prompt": [{"role": "user", "content": "q"}], "completion": "a long answer", "user_response": follow_up,
+        }
+        for number, follow_up in enumerate(words)
+    ]  # fmt: skip
+    (tmp_path / "logs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"model": MODEL_DIR, "gpus": 1, "bs": 2, "ga": 1, "holdout": 0, "report_to": "none"}
+    done = dry_run("train_offline", tmp_path, train_jsonl="logs.jsonl", learn_from="complaints", **given)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "LEARN_FROM=complaints: by their words 3 of 10 follow-ups (30 %) are complaints and 2 (20 %) praise; which of "
+        "them are learned from is known once the loaded model has read them"
+    ) in done.stdout
+    assert "LEARN_FROM=complaints:" not in dry_run("train_offline", tmp_path, train_jsonl="logs.jsonl", **given).stdout
+
+
 def test_the_file_of_training_has_another_name_in_the_audit(tmp_path):
     assert "Here it is --train-jsonl." in only_line(dry_run("train_offline", tmp_path, data="a.jsonl"))
     assert "Here it is --data." in only_line(dry_run("audit", tmp_path, train_jsonl="a.jsonl"))

@@ -25,13 +25,14 @@ def check(settings: "OfflineSettings", job: "Job") -> list[str]:
     job.find_oracle(settings.model, settings.style)  # refuses a style that its world has not
     check_training(settings, job.name)
     makers = {train_file(settings): made_with(settings, "train_jsonl", job)}
-    counts = [count_rows(path, makers.get(path, ""), settings.holdout) for path in shares_of(settings)]
+    by_words = settings.learn_from == "complaints" and settings.dry_run
+    counts = [count_rows(path, makers.get(path, ""), settings.holdout, by_words) for path in shares_of(settings)]
     if settings.eval_n:
         for _ in read_interactions(validation_file(settings), made_with(settings, "val_jsonl", job)):
             pass
     check_enough(settings, sum(count.training for count in counts))
     check_outside(settings, "model")
-    return describe(settings, counts)
+    return describe(settings, counts) if settings.dry_run else []
 
 
 def run(settings: "OfflineSettings", job: "Job") -> int:

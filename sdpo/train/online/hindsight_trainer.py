@@ -17,6 +17,7 @@ from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from sdpo import progress
 from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.inspection import check_adapter, prepare_tokenizer
 from sdpo.models.policy import keep_gradients
@@ -127,12 +128,7 @@ class HindsightTrainer(OnlineTrainer):
             self._prepare_files(self._teacher_callback.resume_from)
         self.accelerator.wait_for_everyone()
         if self._start_model is not None:
-            policy = self.accelerator.unwrap_model(self.model)
-            main, seed = self.accelerator.is_main_process, self.args.seed
-            self._start_model.answer_general_prompts(policy, self.run_directory, main, None, seed)
-            if self.rehearsal_weight:
-                self._start_model.answer_rehearsal_prompts(policy, self.run_directory, main, None, seed)
-                self.rehearsal = self._start_model.rehearsal_divergence
+            self._make_start_answers(self._start_model)
         with warnings.catch_warnings():
             # TRL calls methods of transformers by their old names in every step.
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing", FutureWarning, r"transformers\.")
@@ -195,6 +191,16 @@ class HindsightTrainer(OnlineTrainer):
             added.append(RoundCallback(self.user))
         for callback in added:
             self.add_callback(callback)
+
+    def _make_start_answers(self, start: StartModel) -> None:
+        """Sample the start model's answers that guard and rehearsal measure with, and show how far they are."""
+        policy = self.accelerator.unwrap_model(self.model)
+        main, seed = self.accelerator.is_main_process, self.args.seed
+        with progress.shown("answers of the start model", main=main and not self.args.disable_tqdm):
+            start.answer_general_prompts(policy, self.run_directory, main, None, seed)
+            if self.rehearsal_weight:
+                start.answer_rehearsal_prompts(policy, self.run_directory, main, None, seed)
+                self.rehearsal = start.rehearsal_divergence
 
     def _prepare_files(self, checkpoint: Path | None) -> None:
         """Remove from our files what is not of the training that begins or is resumed; create the folder if needed."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sdpo import HindsightConfig, HindsightTrainer
 from sdpo.errors import RecordError, SettingError, UserFailed
 from sdpo.models.policy import load_model
+from sdpo.progress import display
 from sdpo.settings.recipes import RECIPES
 from sdpo.text.prompts import SUMMARY_SYSTEM
 from sdpo.text.records import read_prompts
@@ -71,6 +72,17 @@ def test_the_documented_example_prints_no_warning(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "Failed to load" not in done.stderr, done.stderr
     assert (tmp_path / "egg" / "metrics.jsonl").is_file()
+
+
+@slow
+@pytest.mark.parametrize("quiet", [False, True])
+def test_the_answers_of_the_start_model_are_shown_while_they_are_made(tmp_path, monkeypatch, capsys, quiet):
+    monkeypatch.setattr(display, "FIRST", 0.0)
+    monkeypatch.setattr(display, "EVERY", 0.02)
+    args = config(tmp_path / "run", guard="warn", max_steps=1, disable_tqdm=quiet)
+    HindsightTrainer(str(MODEL_DIR), no_emojis, args, dataset(16)).train()
+    shown = re.search(r"the start model's answers to general prompts: \d+ of \d+ answers", capsys.readouterr().out)
+    assert (shown is None) == quiet
 
 
 def test_sdpo_is_imported_without_torch():
