@@ -38,7 +38,7 @@ def gain_rules(
     without a gain would win by luck, so each interval is wider the more there are (Bonferroni).
     """
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, checkpoints))
-    judged = by_trust([row for row in rows if not row.problem], truths)
+    judged = by_trust(rows, truths)
     fits = _adherence(condition, baseline, z)
     if fits is not None:
         deciding, rules = None, [fits]

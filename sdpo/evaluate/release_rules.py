@@ -110,8 +110,7 @@ def decide(evidence: Evidence, limits: ReleaseSettings) -> Decision:
     bound of its gain, then the earlier one, which has moved less.
     """
     steps = list(dict.fromkeys(row.checkpoint for row in evidence.rows))
-    whole = [step for step in steps if any(row.checkpoint == step and not row.problem for row in evidence.rows)]
-    releases = tuple(_release(step, len(steps), evidence, limits) for step in whole)
+    releases = tuple(_release(step, len(steps), evidence, limits) for step in steps)
     promoted = [release for release in releases if release.promotes]
     best = min(promoted, key=lambda of: (of.verdict != PROMOTE, -(of.gain.low or 0.0), of.checkpoint), default=None)
     return Decision(releases, best)

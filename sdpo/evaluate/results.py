@@ -123,11 +123,10 @@ _COLUMNS = (
 
 
 def _table(rows: Sequence[WinRate]) -> str:
-    lines = [_COLUMNS, *(_cells(row) for row in rows if not row.problem)]
+    lines = [_COLUMNS, *map(_cells, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
     texts = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     texts.insert(1, "-" * len(texts[0]))
-    texts += [f"{row.checkpoint:>{widths[0]}}  {row.problem}" for row in rows if row.problem]
     return "\n".join(texts)
 
 

@@ -28,11 +28,10 @@ def draw_win_rates(path: Path, title: str, rows: Sequence[WinRate], notes: Seque
     figure.suptitle(printable(title), fontsize=11)
     if notes:
         figure.supxlabel(printable("\n".join(map(_wrapped, notes))), fontsize=9, color=ORANGE)
-    evaluated = [row for row in rows if not row.problem]
-    steps = sorted({row.checkpoint for row in evaluated})
-    judges = list(dict.fromkeys(row.judge for row in evaluated))
-    _draw_rates(rates, evaluated, judges, steps)
-    _draw_lengths(lengths, [row for row in evaluated if row.judge == judges[0]])
+    steps = sorted({row.checkpoint for row in rows})
+    judges = list(dict.fromkeys(row.judge for row in rows))
+    _draw_rates(rates, rows, judges, steps)
+    _draw_lengths(lengths, [row for row in rows if row.judge == judges[0]])
     for axes in (rates, lengths):
         axes.set_xticks(range(len(steps)), [str(step) for step in steps])
         axes.set_xlim(-0.5, len(steps) - 0.5)

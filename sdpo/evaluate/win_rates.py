@@ -25,12 +25,11 @@ class WinRate:
     `coverage` is the share of prompts with a winner. `ties` are all other prompts, including the `same` ones with
     identical answers (no judge was asked) and those with an `unreadable` verdict in either order.
     `contradictory` is the share of the judged pairs in which the judge chose the same position in both orders.
-    Lengths are in characters; `unfinished` is the share of truncated answers. `problem` says why a row is empty.
+    Lengths are in characters; `unfinished` is the share of truncated answers.
     """
 
     checkpoint: int
     judge: str
-    problem: str = ""
     prompts: int = 0
     wins: int = 0
     losses: int = 0
@@ -172,7 +171,7 @@ def warnings(rows: Sequence[WinRate]) -> list[str]:
 
 def _nothing_changed(rows: Sequence[WinRate]) -> list[str]:
     """Return a warning if all of an evaluation has no win and no loss; missing verdicts say nothing."""
-    judged = [row for row in rows if not row.problem and row.unreadable <= row.prompts / 2]
+    judged = [row for row in rows if row.unreadable <= row.prompts / 2]
     if not judged or any(row.wins or row.losses for row in rows):
         return []
     if all(row.same == row.prompts for row in judged):

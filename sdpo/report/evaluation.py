@@ -58,9 +58,6 @@ def win_rates(folder: Folder) -> Markup:
     rows = []
     for row in mappings(written.get("rows")):
         head = [str(row.get("checkpoint", "")), str(row.get("judge", ""))]
-        if row.get("problem"):
-            rows.append([*head, str(row["problem"]), *[""] * (len(_ROWS) - 3)])
-            continue
         rows.append(
             [
                 *head,

@@ -241,13 +241,6 @@ def test_missing_evidence_is_said_and_never_passes_silently():
     assert broken.verdict == PROMOTE_WITH_WARNING and "ifeval" in broken.reasons[0]
 
 
-def test_a_checkpoint_that_is_missing_or_not_judged_is_not_released():
-    missing = WinRate(6, "rule", "missing: no complete checkpoint of this step")
-    decision = decide(evidence([ROW, missing]), LIMITS)
-    assert [release.checkpoint for release in decision.releases] == [3] and decision.verdict == PROMOTE
-    assert decide(evidence([missing]), LIMITS).sentence == "keep: no checkpoint was evaluated"
-
-
 def test_of_several_checkpoints_the_best_without_a_warning_is_chosen():
     rows = [ROW, replace(ROW, checkpoint=6, wins=140, losses=20), replace(ROW, checkpoint=9, wins=150, losses=10)]
     given_evidence = replace(evidence(rows), benchmarks=[change(checkpoint=step) for step in (3, 6, 9)])

@@ -65,11 +65,9 @@ def test_shorter_answers_that_win_are_not_explained_by_a_judge_who_likes_length(
         ([replace(TIE, same=10)], "every answer is the same"),
         ([replace(TIE, same=10), replace(TIE, checkpoint=6, same=10)], "every answer is the same"),
         ([replace(TIE, same=7), replace(TIE, checkpoint=6, same=10)], "no answer is judged better or worse"),
-        ([TIE, WinRate(9, "one", "missing")], "no answer is judged better or worse"),
         ([replace(TIE, same=10), ROW], None),
         ([replace(TIE, wins=1, ties=9)], None),
         ([replace(TIE, unreadable=9)], None),  # then the verdicts are missing, and say nothing
-        ([WinRate(9, "one", "missing")], None),
     ],
 )
 def test_an_evaluation_of_ties_alone_says_that_training_changed_nothing(rows, words):

@@ -80,7 +80,7 @@ def write_evaluation(folder: Path, run: Path | None = None) -> Path:
     """Write the files of an evaluation of one checkpoint with a harm, a benchmark and the condition."""
     folder.mkdir(parents=True, exist_ok=True)
     row = {
-        "checkpoint": 12, "judge": "oracle", "problem": "", "prompts": 96, "wins": 42, "losses": 3, "ties": 51,
+        "checkpoint": 12, "judge": "oracle", "prompts": 96, "wins": 42, "losses": 3, "ties": 51,
         "unreadable": 0, "coverage": 0.47, "win_rate": 0.933, "wilson_low": 0.82, "wilson_high": 0.98, "length": 66.4,
         "baseline_length": 67.9,
     }  # fmt: skip
