@@ -188,7 +188,7 @@ class FakeServer:
     def __init__(self):
         self.checked, self.served, self.stopped = [], [], 0
 
-    def check_health(self, url, model=None, wait=0.0):
+    def check_health(self, url, *models, api_key=None, wait=0.0):
         self.checked.append(url)
 
     def serve(self, model, **options):

@@ -140,6 +140,7 @@ def test_a_user_behind_a_url_is_not_looked_for_on_the_hub(monkeypatch):
     monkeypatch.setattr(online, "check_training", lambda *_: None)
     monkeypatch.setattr(online, "check_outside", lambda settings, *models: seen.append(models))
     base = {"replay_jsonl": None, "eval_n": 0, "eval_steps": 0, "asks_user": True, "user_needs_server": True}
+    base |= {"user_is_claude": False}
     base |= {"train_jsonl": None, "train_n": 0}
     for url in ("http://user/v1", None):
         online.check(SimpleNamespace(**base, simulator_url=url), SimpleNamespace(name="a-job"))

@@ -179,7 +179,8 @@ def test_answers_are_scored_with_the_wish_only_if_they_are_unlikely_without(bare
 
 def best_of(run_of_scores, save_every=1):
     """Return the best checkpoint of a run with these shares of lost tokens, None if there is none, and its levels."""
-    guard = CollapseGuard(None, None, dict, lambda: None, stops=True, anchored=True)
+    saved = SimpleNamespace(is_interim=False)
+    guard = CollapseGuard(None, saved, dict, lambda: None, stops=True, anchored=True)
     state, levels = SimpleNamespace(best_model_checkpoint=None, global_step=0), []
     for step, lost in enumerate(run_of_scores, start=1):
         state.global_step = step
@@ -208,6 +209,17 @@ def test_the_best_checkpoint_is_never_one_that_the_guard_warned_of(lost, save_ev
     found, levels = best_of(lost, save_every)
     assert found == best
     assert found is None or levels[found - 1] == OK
+
+
+def test_an_interim_checkpoint_is_never_the_best():
+    trainer, state = SimpleNamespace(is_interim=True), SimpleNamespace(best_model_checkpoint=None, global_step=1)
+    guard = CollapseGuard(None, trainer, dict, lambda: None, stops=True, anchored=True)
+    guard.detector.observe({**HEALTHY, "lost": 0.0})
+    guard.on_save(SimpleNamespace(output_dir="/run"), state, None)
+    assert state.best_model_checkpoint is None
+    trainer.is_interim = False
+    guard.on_save(SimpleNamespace(output_dir="/run"), state, None)
+    assert state.best_model_checkpoint == "/run/checkpoint-1"
 
 
 @given(st.lists(st.floats(0, 0.6), min_size=1, max_size=12), st.integers(1, 4))
