@@ -308,11 +308,11 @@ def test_eval_becomes_the_evaluation_job_of_the_run(tmp_path, capsys, monkeypatc
     add_checkpoint(run, 3)
     assert launch.main(eval_job.JOB, ["--tiny", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("eval-tldr:") and str(run.relative_to(tmp_path)) in shown
+    assert "\neval-tldr:" in shown and str(run.relative_to(tmp_path)) in shown
     started = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(started | {"job": "train-online-helpsteer"}))
     assert launch.main(eval_job.JOB, ["--tiny", "--dry-run"]) == 0
-    assert capsys.readouterr().out.startswith("eval-helpsteer:")
+    assert "\neval-helpsteer:" in capsys.readouterr().out
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-3", "run.json"]
 
 
