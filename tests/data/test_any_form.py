@@ -92,7 +92,7 @@ def test_never_a_traceback_and_no_answer_that_nobody_gave(tmp_path, monkeypatch,
             yield row
 
     monkeypatch.setattr(logs, "rows_of", count)
-    monkeypatch.setattr(logs, "check_not_empty", lambda tally, source: tallies.append(tally))
+    monkeypatch.setattr(logs, "check_not_empty", lambda tally, *_: tallies.append(tally))
     monkeypatch.setattr(logs, "finish", lambda settings, outputs, report, lengths: written.append(_kept(outputs)))
     settings = SimpleNamespace(
         input=path, out_dir=tmp_path / "out", force=True, model=None, seed=42, redact=True, redact_names=False

@@ -88,7 +88,7 @@ def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_
     counted = []
     monkeypatch.setattr(logs, "rows_of", _counting(_ROWS, counted))
     tallies = []
-    monkeypatch.setattr(logs, "check_not_empty", lambda tally, source: tallies.append(tally) or _CHECK(tally, source))
+    monkeypatch.setattr(logs, "check_not_empty", lambda tally, *said: tallies.append(tally) or _CHECK(tally, *said))
     monkeypatch.setattr(logs, "finish", lambda *_: None)
     settings = SimpleNamespace(
         input=path, out_dir=tmp_path / "out", force=False, model=None, seed=42, redact=True, redact_names=False
