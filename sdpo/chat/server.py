@@ -200,6 +200,7 @@ def serve(settings: "ChatSettings") -> int:
         ) from None
     client = ChatClient(settings.gateway_url, settings.gateway_api_key, settings.chat_timeout, options_of(settings))
     app = ChatServer(settings, client).app()
+    listener.listen()  # before the address is printed: who opens it at once waits instead of being refused
     print(f"chat: http://127.0.0.1:{listener.getsockname()[1]}/ until Ctrl-C", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])

@@ -200,7 +200,9 @@ def test_it_ends_at_once_on_sigterm_and_completes_what_it_is_answering(tmp_path:
             chat = Chat("ann", "ends", True, True)
             async with httpx.AsyncClient(timeout=20) as client:
                 task = asyncio.create_task(chat.say(client, running.url, "Talk."))
-                await asyncio.sleep(0.3)
+                async with asyncio.timeout(15):
+                    while not upstream.bodies:
+                        await asyncio.sleep(0.05)
                 running.process.terminate()
                 assert await task == 200
             return chat

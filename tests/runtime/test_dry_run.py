@@ -135,7 +135,7 @@ def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):
     assert done.returncode == 0, done.stderr
     data = done.stdout.partition("data:\n")[2]
     assert "logs/chats.jsonl: 3 rows of the form OpenAI messages, 1 row dropped as a form that is not known" in data
-    assert "first chats.jsonl, row 4: 3 conversations, 3 interactions" in data
+    assert "first chats.jsonl, row 4, with the fields foo: 3 conversations, 3 interactions" in data
     assert "skipped: 1 (no conversations)" in data and "in all 3 interactions" in data
     assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     (folder / "chats.jsonl").write_text(json.dumps({"messages": turns[:2]}) + "\n")
