@@ -143,4 +143,4 @@ def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):
     assert line.endswith("1 conversations, 0 interactions. An interaction is an answer that the user replied to.")
     (folder / "chats.jsonl").write_text('{"foo": 1}\n')
     line = only_line(dry_run("prep_logs", tmp_path, input="logs/chats.jsonl"))
-    assert "no row of a known form, 1 row dropped" in line and "ShareGPT conversations" in line
+    assert "no row of a known form, 1 row dropped" in line and "the exports of ChatGPT" in line
