@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not MODEL, reason="SDPO_REAL_
 def run(job: str, *flags: object, expect: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(
         [sys.executable, "-m", f"jobs.{job}", *map(str, flags)],
-        env=clean_environment(WANDB_MODE="offline"), cwd=ROOT, capture_output=True, text=True, timeout=600,
+        env=clean_environment(WANDB_MODE="offline"), cwd=ROOT, capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode in expect, done.stdout + done.stderr
     return done.stdout
