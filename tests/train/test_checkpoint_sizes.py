@@ -40,7 +40,7 @@ def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only
     (tmp_path / "run" / "summary.json").unlink()
     run.run_dir.unlock()
     if only_model:
-        with pytest.raises(RunError, match=r"cannot be resumed\. To train on .* give MODEL_NAME_OR_PATH="):
+        with pytest.raises(RunError, match=r"cannot be resumed\. To train on .* give MODEL="):
             session()
     else:
         session()
