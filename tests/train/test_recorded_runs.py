@@ -90,8 +90,10 @@ def test_an_evaluation_of_an_earlier_version_is_found_again(recorded):
     now = json.loads((folder / "eval.json").read_text("utf-8"))
     assert sum(earlier["generated"].values()) == 16 and sum(now["generated"].values()) == 0
     assert len(rows_of(folder / "verdicts-0.jsonl")) == 8
-    for name in ("rows", "agreement", "weights", "persona"):
+    for name in ("agreement", "weights", "persona"):
         assert now[name] == earlier[name], name
+    # A checkpoint without a win rate was a row with its problem; it is an error at once now.
+    assert now["rows"] == [{name: row[name] for name in row if name != "problem"} for row in earlier["rows"]]
     assert {name: now["settings"][name] for name in earlier["settings"]} == earlier["settings"]
     assert ["truncated" in text or "cut off" in text for text in (now["warnings"][-1], *earlier["warnings"])] == [
         True
