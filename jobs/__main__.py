@@ -5,6 +5,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 
 import jobs
 from jobs.plan import LISTED, plan
@@ -54,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _program() -> str:
+    """Return how this was started, for messages."""
+    return "python -m jobs" if Path(sys.argv[0]).name == "__main__.py" else "sdpo"
+
+
 def names() -> list[str]:
     """Return the names of all jobs, in the order of their groups; those of no group are last."""
     grouped = [name for group in GROUPS.values() for name in group]
@@ -65,7 +71,7 @@ def find(name: str) -> Job:
     """Return the job of this name. Raises SettingError if there is none, with the most likely intended one."""
     if name not in names():
         guess = nearest(name, [*names(), COMPLETION])
-        raise SettingError(f"{name!r} is not a job of sdpo.{guess} sdpo --help lists all of them.")
+        raise SettingError(f"{name!r} is not a job of sdpo.{guess} {_program()} --help lists all of them.")
     return LISTED if name == LISTED.name else importlib.import_module(f"jobs.{name.replace('-', '_')}").JOB
 
 

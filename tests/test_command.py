@@ -52,6 +52,12 @@ def test_without_an_argument_it_is_the_help_and_a_version_can_be_asked_for(capsy
     assert capsys.readouterr().out.startswith("sdpo ")
 
 
+def test_an_unknown_job_is_answered_with_the_command_that_was_typed(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/jobs/__main__.py"])
+    assert sdpo_command.main(["trian-offline"]) == 2
+    assert "Did you mean train-offline? python -m jobs --help lists all" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -69,6 +75,7 @@ def test_without_an_argument_it_is_the_help_and_a_version_can_be_asked_for(capsy
 )
 def test_what_is_wrong_is_one_line_with_the_nearest_name(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/sdpo"])
     for name in {*settings.known_names()}:
         monkeypatch.delenv(name.upper(), raising=False)
     assert sdpo_command.main(arguments) == 2

@@ -22,6 +22,11 @@ from sdpo.settings.inputs import check_model
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
 
+_SERVED_AS = (
+    "Serve each checkpoint under the name of its folder and the baseline under the value of BASELINE, or choose other "
+    "CKPTS or another BASELINE."
+)
+
 
 def check(settings: EvalSettings, job: "Job") -> None:
     """Check everything that needs no model, and print where the settings differ from those of the training run.
@@ -97,7 +102,12 @@ def _check_servers(settings: EvalSettings) -> None:
     wait = 0 if settings.dry_run else settings.judge_timeout
     check = partial(check_health, wait=wait, wait_setting="JUDGE_TIMEOUT")
     if settings.answer_url:
-        check(settings.answer_url, setting="ANSWER_URL")
+        run = evaluated_run(settings)
+        folders = chosen_checkpoints(settings, run).values()
+        check(
+            settings.answer_url, baseline_model(settings, run), *(folder.name for folder in folders),
+            setting="ANSWER_URL", model_setting="BASELINE", advice=_SERVED_AS, api_key=settings.answer_api_key,
+        )  # fmt: skip
     kinds = {judge: judge_kind(judge, settings) for judge in settings.judges}
     for judge in (judge for judge, kind in kinds.items() if kind == "claude"):
         check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)

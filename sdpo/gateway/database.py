@@ -11,6 +11,7 @@ from sqlalchemy.exc import ArgumentError
 from sdpo.errors import SettingError
 
 _BUSY_SECONDS = 30
+_CONNECTIONS = 12  # that stay open, of which the threads that read and the one that writes each need one
 
 
 def open_engine(url: str, create: bool = True) -> Engine:
@@ -74,7 +75,9 @@ def _sqlite(parsed: URL, create: bool) -> Engine:
             raise SettingError(
                 f"the store {path} cannot be created: {error.strerror}. Choose another STORE_URL."
             ) from None
-    engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False})
+    engine = create_engine(
+        parsed, pool_size=_CONNECTIONS, connect_args={"timeout": _BUSY_SECONDS, "check_same_thread": False}
+    )
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, record: object) -> None:

@@ -45,7 +45,7 @@ def check_claude(model: str, api_key: str | None, setting: str, dry_run: bool) -
     backend = ClaudeBackend(model, api_key, retries=0 if dry_run else 2, model_setting=setting)
     if not (problem := backend.check(CHECK_SECONDS)):
         return
-    message = f"ANTHROPIC_API_KEY could not be checked: {backend.url} does not respond ({problem})."
+    message = f"ANTHROPIC_API_KEY could not be checked at {backend.url} ({problem})."
     if not dry_run:
         raise ServerError(f"{message} Try again.")
     print(f"note: {message}", flush=True)

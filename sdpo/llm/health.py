@@ -32,17 +32,20 @@ def check_health(
     timeout: float = 10,
     setting: str = "SIMULATOR_URL",
     model_setting: str = "USER_MODEL_NAME_OR_PATH",
+    advice: str = "",
     api_key: str | None = None,
     wait: float = 0,
     wait_setting: str = "SIMULATOR_WAIT",
 ) -> None:
     """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`, and has these models.
 
-    `model_setting` is the setting that names the models. A server that is still loading its model is waited for up to
+    `model_setting` is the setting that names the models; if there is none, `advice` says what to do about one that is
+    missing. A server that is still loading its model is waited for up to
     `wait` seconds, the value of `wait_setting`. Raises ServerError if none responds, RequestRefused if it lacks a model
     or refuses the key, and SettingError for an invalid URL.
     """
-    server = _Server(checked_url(url, setting), setting, model_setting, api_key)
+    advice = advice or f"Set {model_setting} to a model of the server, or {setting} to another server."
+    server = _Server(checked_url(url, setting), setting, model_setting, advice, api_key)
     started, said = time.monotonic(), False
     while True:
         try:
@@ -67,6 +70,7 @@ class _Server:
     url: str
     setting: str
     model_setting: str
+    advice: str
     api_key: str | None
 
     def check(self, models: Sequence[str], timeout: float) -> None:
@@ -128,7 +132,7 @@ class _Server:
             return
         raise RequestRefused(
             f"The server at {shown_url(url)} has no model {', '.join(missing[:3])}. {instead_of(missing[0], listed)} "
-            f"Set {self.model_setting} to a model of the server, or {self.setting} to another server.",
+            f"{self.advice}",
             self.model_setting,
             self.setting,
         )

@@ -40,7 +40,7 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted")
     except OSError as error:
-        setting = "SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
+        setting = "OUTPUT_DIR or SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
         if not is_full(error):

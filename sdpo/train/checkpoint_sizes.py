@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments
 
+from sdpo.errors import SettingError
 from sdpo.method.teacher import Teacher
 from sdpo.train.record import BaseTrainer
 
@@ -48,7 +49,10 @@ class CheckpointSize:
 
 
 class CheckpointForecast(TrainerCallback):
-    """Prints what the checkpoints will take before the first step, and warns if the disk has no room for them."""
+    """Prints what the checkpoints will take before the first step, and warns if the disk has no room for them all.
+
+    Raises SettingError if it has no room for the first.
+    """
 
     def __init__(self, folder: Path, trainer: BaseTrainer, teacher: Teacher) -> None:
         self.folder, self.trainer, self.teacher = folder, trainer, teacher
@@ -56,9 +60,16 @@ class CheckpointForecast(TrainerCallback):
     def on_train_begin(self, args, state, control, **_) -> None:
         """Print the sizes."""
         size = CheckpointSize.of(self.trainer.model, self.teacher, args)
+        count = number_of_checkpoints(state.max_steps, state.global_step, args.save_steps)
+        free = shutil.disk_usage(self.folder).free
+        if count and size.total > free:
+            raise SettingError(
+                f"a checkpoint takes {_gb(size.total)}, and {_gb(free)} of disk are free for {self.folder}. Free some "
+                f"space{'' if args.save_only_model else ', set SAVE_ONLY_MODEL=1'}, or choose another OUTPUT_DIR or "
+                "SCRATCH."
+            )
         if self.trainer.accelerator.is_main_process:
-            count = number_of_checkpoints(state.max_steps, state.global_step, args.save_steps)
-            print(forecast(size, count, args, shutil.disk_usage(self.folder).free), flush=True)
+            print(forecast(size, count, args, free), flush=True)
 
 
 def number_of_checkpoints(steps: int, done: int, every: int) -> int:

@@ -167,7 +167,7 @@ def _draw_signals(axes: "Axes", samples: list[dict]) -> None:
     from matplotlib.colors import Normalize
 
     axes.set_axis_off()
-    axes.set_title("log T(y | x, o) − log π(y | x) per token, in nats (T: the teacher)")
+    axes.set_title("signal of each token, in nats (blue: reinforced, red: discouraged)")
     if not samples:
         return
     limit = max(abs(value) for sample in samples for value in sample["signal"]) or 1.0

@@ -12,7 +12,7 @@ from jobs import eval_helpsteer, eval_tldr
 from sdpo import settings
 from sdpo.evaluate.results import FILES
 from sdpo.evaluate.run_folders import newest_run
-from sdpo.evaluate.trained_run import default_steps
+from sdpo.evaluate.trained_run import default_steps, read_run
 from sdpo.runtime import launch
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.resolve import resolve
@@ -289,6 +289,24 @@ def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert "STYLE" in rejected(capsys, *arguments(run, style="poetry"))
     assert "run.json" in rejected(capsys, *arguments(tmp_path))
     assert "RUN_DIR" in rejected(capsys, "--run-dir", str(tmp_path / "none"))
+
+
+def test_a_server_of_answers_that_lacks_a_checkpoint_is_refused_before_anything_is_loaded(run, capsys):
+    add_checkpoint(run, 6)
+    baseline = read_run(run).model
+
+    def listing(*names):
+        return Answer(raw=json.dumps({"data": [{"id": name, "owned_by": "vllm"} for name in names]}).encode())
+
+    for names, missing in ((("checkpoint-6", "another"), baseline), ((baseline, "checkpoint-9"), "checkpoint-6")):
+        with FakeServer(gets={"/health": Answer(raw=b"{}"), "/v1/models": listing(*names)}) as server:
+            line = rejected(capsys, *arguments(run, answer_url=server.url))
+        assert (
+            f"has no model {missing}. It has" in line and "Serve each checkpoint under the name of its folder" in line
+        )
+    gets = {"/health": Answer(raw=b"{}"), "/v1/models": listing(baseline, "checkpoint-6")}
+    with FakeServer(gets=gets) as server:
+        assert evaluate(run, answer_url=server.url, eval_n=4)["rows"]
 
 
 def test_a_run_without_a_style_needs_one_and_uses_the_prompts_of_the_job(tmp_path, capsys):

@@ -68,8 +68,10 @@ def test_the_checkpoint_that_the_evaluation_chose_becomes_a_version_and_goes_liv
 
 def test_a_run_that_is_kept_back_or_was_not_evaluated_goes_live_by_force_alone(run, capsys):
     line = rejected(capsys, run, code=KEEP_EXIT_CODE)
-    assert f"checkpoint-6 of {run} has no verdict that lets it go live: it was not evaluated. Evaluate it: " in line
-    assert f"make eval RUN_DIR='{run}'. FORCE=1 promotes it." in line
+    assert (
+        f"checkpoint-6 of {run} has no verdict that lets it go live: it has no evaluation in {run / 'eval'}. " in line
+    )
+    assert f"Evaluate it: make eval RUN_DIR='{run}'. FORCE=1 promotes it." in line
     assert promote(run, "FORCE=1") == 0
     registry = run.with_name("registry")
     assert versions.read(registry, "v0001").kept

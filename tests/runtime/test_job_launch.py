@@ -103,7 +103,7 @@ def test_a_full_disk_is_named_with_its_free_space_and_leaves_no_half_checkpoint(
     error = fake("--behaviour", "full").stderr
     assert re.fullmatch(
         rf"error: the disk is full: {re.escape(str(fake.folder))}, where [\d,]+\.\d MB are free\. Free some space, or "
-        r"choose another SCRATCH\.\n",
+        r"choose another OUTPUT_DIR or SCRATCH\.\n",
         error,
     ), error
     assert not (fake.folder / "checkpoint-4").exists()

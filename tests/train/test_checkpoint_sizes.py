@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import TrainingArguments
 
-from sdpo.errors import RunError
+from sdpo.errors import RunError, SettingError
+from sdpo.train import checkpoint_sizes
 from sdpo.train.checkpoint_sizes import CheckpointSize, forecast, number_of_checkpoints
 from tests.training import session_of, write_interactions, write_model
 
@@ -44,6 +46,20 @@ def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only
             session()
     else:
         session()
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_for_one_checkpoint_ends_the_run_before_its_first_step(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(checkpoint_sizes.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    write_model(tmp_path / "model")
+    write_interactions(tmp_path / "logs.jsonl")
+    run = session_of(
+        "train_offline", tmp_path / "run", model=tmp_path / "model", train_jsonl=tmp_path / "logs.jsonl", guard="off"
+    )
+    with pytest.raises(SettingError, match=r"a checkpoint takes [\d.]+ MB, and 0\.0 MB of disk are free for .*/run\. "):
+        run.run()
+    assert run.trainer.state.global_step == 0
 
 
 def test_the_number_of_checkpoints():
