@@ -15,7 +15,8 @@ from sdpo.evaluate.sequence import Stage
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
 from sdpo.runtime.figures import ORANGE, printable, save_figure
-from sdpo.runtime.run_directory import RunDirectory, provenance
+from sdpo.runtime.provenance import provenance
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings
 
 # In the order of writing.

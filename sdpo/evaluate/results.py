@@ -16,7 +16,9 @@ from sdpo.evaluate.win_rates import BASELINE, WinRate
 from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
-from sdpo.runtime.run_directory import RunDirectory, provenance, replace_file
+from sdpo.runtime.files import replace_file
+from sdpo.runtime.provenance import provenance
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings
 
 # eval.json is last because it records the settings of the others: it is written last and moved first.

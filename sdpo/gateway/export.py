@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdpo.gateway.conversations import StoredConversation
 from sdpo.gateway.store import Store
-from sdpo.runtime.run_directory import replacing
+from sdpo.runtime.files import replacing
 
 FILE = "conversations.jsonl"
 

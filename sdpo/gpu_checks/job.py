@@ -29,7 +29,8 @@ def run(settings: "GpuCheckSettings", job: "Job") -> int:
     """Run the checks and return the exit code: 1 if one failed, else 0."""
     from sdpo.gpu_checks.device import facts
     from sdpo.gpu_checks.runner import Runner
-    from sdpo.runtime.run_directory import RunDirectory, provenance
+    from sdpo.runtime.provenance import provenance
+    from sdpo.runtime.run_directory import RunDirectory
 
     directory, started = RunDirectory(settings.run_directory_path), time.monotonic()
     directory.path.mkdir(parents=True, exist_ok=True)

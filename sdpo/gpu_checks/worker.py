@@ -13,7 +13,7 @@ from typing import Any
 
 from sdpo.errors import one_line
 from sdpo.gpu_checks.outcome import FAILED, NOT_RUN, PASSED, CheckFailed, NotRun, Place
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 
 
 def outcome_of(reference: str, place: Place) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, command
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.text.split import is_held_out
 

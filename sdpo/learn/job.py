@@ -21,7 +21,8 @@ from sdpo.llm.health import check_health
 from sdpo.registry.live import read_live
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
-from sdpo.runtime.run_directory import RunDirectory, provenance
+from sdpo.runtime.provenance import provenance
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import AuditSettings, CommonSettings, EvalSettings, OfflineSettings
 from sdpo.settings.common import MODEL_ELSEWHERE
 from sdpo.settings.inputs import check_model

@@ -8,8 +8,8 @@ from sdpo.plan.devices import GB, gpus_here
 from sdpo.plan.fit import cheapest_change, fits_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.table import summary, table, values
+from sdpo.runtime.files import replace_file
 from sdpo.runtime.processes import visible_gpus
-from sdpo.runtime.run_directory import replace_file
 from sdpo.settings import CommonSettings, OfflineSettings, OnlineSettings
 
 if TYPE_CHECKING:

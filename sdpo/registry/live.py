@@ -12,7 +12,7 @@ from typing import Any
 
 from sdpo.errors import RunError
 from sdpo.runtime.commands import on_registry
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 
 FILE = "live.json"
 

@@ -20,7 +20,7 @@ from typing import Any
 from sdpo.errors import KEEP_EXIT_CODE, RunError, SettingError, nearest, one_line
 from sdpo.evaluate.fingerprints import EvaluatedModel, NothingKnown, base_of, fingerprint, folder_fingerprint
 from sdpo.runtime.commands import on_registry
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 
 FILE, LOCK = "version.json", ".lock"
 KEEP = "keep"  # the verdict of an evaluation that found nothing to release

@@ -4,7 +4,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -18,10 +18,11 @@ from sdpo import settings as settings_module
 from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, one_line
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
+from sdpo.runtime.files import disk_full, free_at, is_full
 from sdpo.runtime.job import Job
 from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
-from sdpo.runtime.run_directory import RunDirectory, disk_full, free_at, is_full
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings
 from sdpo.settings.resolve import export_dotenv, resolve

@@ -13,7 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 
 # The style of all pages: readable in light and dark mode, no horizontal scrolling at 390 pixels and wider.
 STYLE = """

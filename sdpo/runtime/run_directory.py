@@ -16,34 +16,24 @@ report.html       the report: one page about the run, written when it ends, howe
 merged/           the model with its adapter merged in, if requested
 """
 
-import errno
 import fcntl
 import json
 import math
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import partial
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 from sdpo.errors import AtWork, RunError
-from sdpo.llm.address import without_credentials
 from sdpo.runtime.checkpoint_files import COMPLETE, damage, sizes
 from sdpo.runtime.commands import command
+from sdpo.runtime.files import replace_file
+from sdpo.runtime.provenance import provenance
 from sdpo.runtime.resuming import STEP_SIZE, changed_settings, completed, not_applied, shown
 from sdpo.settings import as_words
 
 _LOCK, _TRIES, _PAUSE = ".lock", 5, 0.05  # seconds
-PACKAGES = ["torch", "transformers", "trl", "accelerate", "datasets", "peft", "bitsandbytes", "wandb"]
-PACKAGES += ["openai", "anthropic"]
 
 
 class RunDirectory:
@@ -248,89 +238,5 @@ class RunDirectory:
         replace_file(self.path / name, text.encode())
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file atomically: to a temporary file in its folder, which then replaces it."""
-    with replacing(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: Path, permissions: int = 0o666) -> Iterator[IO[bytes]]:
-    """Yield a temporary file in the path's folder. It replaces the path at the end, and is removed after an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb", opener=partial(os.open, mode=permissions)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether the error is that the disk, or what the user may have of it, is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def disk_full(error: Exception, folder: Path) -> bool:
-    """Return whether an error is due to a full disk, also one of the libraries that write checkpoints.
-
-    These raise no OSError: safetensors names the cause in its message, torch only reports that writing failed, and
-    leaves the disk full.
-    """
-    if isinstance(error, OSError):
-        return is_full(error)
-    if "No space left on device" in str(error):
-        return True
-    return "inline_container" in str(error) and shutil.disk_usage(folder).free < 2**20
-
-
-def free_at(path: object) -> str:
-    """Return, after a colon, a path that could not be written and the space that is free there; "" without a path."""
-    if not isinstance(path, str):
-        return ""
-    there = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-    return f": {path}, where {shutil.disk_usage(there).free / 1e6:,.1f} MB are free"
-
-
 def _step_of(path: Path) -> int:
     return int(path.name.rsplit("-", 1)[1])
-
-
-def provenance() -> dict:
-    """Return when and how this process was started: time, command, commit, versions. No environment variables."""
-    versions: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = None
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *map(without_credentials, sys.argv[1:])],
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
-def _commit() -> str | None:
-    """Return the project's commit, with "-changed" if files differ from it. In an image it comes from SDPO_COMMIT."""
-    if commit := os.environ.get("SDPO_COMMIT"):
-        return commit
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists():  # an installed package, perhaps inside the repository of another project
-        return None
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=-changed", "--exclude=*"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return described.stdout.strip() or None

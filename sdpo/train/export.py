@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from sdpo.errors import RunError, on_one_line
-from sdpo.runtime.run_directory import replace_file
+from sdpo.runtime.files import replace_file
 from sdpo.settings.checks import GGUF_CONVERTER as CONVERTER
 
 GGUF, MODELFILE = "model.gguf", "Modelfile"

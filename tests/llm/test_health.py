@@ -11,7 +11,7 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.llm import Client, OpenAIBackend, Request, RequestRefused, health
 from sdpo.llm.health import check_health
 from sdpo.runtime.launch import main
-from sdpo.runtime.run_directory import provenance
+from sdpo.runtime.provenance import provenance
 from sdpo.settings import given, redacted
 from sdpo.settings.resolve import resolve
 from tests.servers import Answer, FakeServer

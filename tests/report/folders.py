@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sdpo import settings as settings_module
 from sdpo.runtime.commands import given_to_repeat
-from sdpo.runtime.run_directory import provenance
+from sdpo.runtime.provenance import provenance
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS
 

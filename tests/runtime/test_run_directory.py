@@ -10,8 +10,9 @@ import pytest
 
 from sdpo.errors import AtWork, RunError
 from sdpo.runtime.commands import new_run_command, resume_command
+from sdpo.runtime.files import disk_full
 from sdpo.runtime.launch import main
-from sdpo.runtime.run_directory import RunDirectory, disk_full
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OfflineSettings
 from sdpo.settings.resolve import resolve
 from tests.commands import JOBS
@@ -192,7 +193,7 @@ def test_a_run_resumes_with_other_processes_if_the_step_size_stays(tmp_path):
 
 def test_a_full_disk_is_distinguished_from_other_checkpoint_errors(tmp_path, monkeypatch):
     space = {"free": 0}
-    monkeypatch.setattr("sdpo.runtime.run_directory.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
+    monkeypatch.setattr("sdpo.runtime.files.shutil.disk_usage", lambda folder: SimpleNamespace(**space))
     writer = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
     assert disk_full(writer, tmp_path)
     assert not disk_full(RuntimeError("the loss is NaN"), tmp_path)

@@ -23,7 +23,8 @@ from sdpo.models.inspection import check_adapter, prepare_tokenizer
 from sdpo.models.policy import keep_gradients
 from sdpo.models.pretrained import load_tokenizer, load_weights
 from sdpo.models.tied_head import expect_no_tied_head
-from sdpo.runtime.run_directory import RunDirectory, provenance
+from sdpo.runtime.provenance import provenance
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.hindsight import template_named
 from sdpo.text.prompts import Message
 from sdpo.train import guard
