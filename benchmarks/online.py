@@ -187,7 +187,7 @@ def work(variant: str, steps: int, threads: int, objective: str, template: str) 
     from benchmarks.scoring import build_model
     from sdpo.models.pretrained import silence_libraries
     from sdpo.tiny import MODEL_DIR
-    from sdpo.train.session import OPTIMIZERS
+    from sdpo.train.arguments import OPTIMIZERS
 
     silence_libraries()
     torch.set_num_threads(threads)

@@ -1,6 +1,5 @@
 """One training run, from loading the model to the summary: measure answers, train, measure again, report."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,15 +17,15 @@ from sdpo.models.policy import load_policy
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
 from sdpo.runtime.commands import command, given_to_repeat
-from sdpo.runtime.run_directory import COMPLETE, RunDirectory
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice
 from sdpo.settings.training import RULE
 from sdpo.text.prompts import Message
-from sdpo.train import guard
+from sdpo.train import guard, resume
 from sdpo.train.answers import measure_answers, read_completions
+from sdpo.train.arguments import training_arguments
 from sdpo.train.callbacks import (
-    VALIDATION_FILE,
     GracefulStop,
     MetricsCallback,
     ProgressCallback,
@@ -34,18 +33,17 @@ from sdpo.train.callbacks import (
 )
 from sdpo.train.checkpoint_sizes import CheckpointForecast
 from sdpo.train.guard import CollapseGuard
-from sdpo.train.job import read_rehearsal_prompts, require_bitsandbytes
+from sdpo.train.job import read_rehearsal_prompts
 from sdpo.train.publish import finish_model
 from sdpo.train.record import BaseTrainer
 from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
-from sdpo.train.tracking import trackers
 from sdpo.users.simulator import personas
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
-    from sdpo.settings import OfflineSettings, OnlineSettings, TrainingSettings
+    from sdpo.settings import OfflineSettings, OnlineSettings
     from sdpo.users.oracle import Oracle
 
 _WHEN = {
@@ -53,8 +51,6 @@ _WHEN = {
     "shown": "before training, with the wish shown",
     "after": "after training",
 }
-
-OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch_fused"}
 
 Config = TypeVar("Config", bound=TrainingArguments)
 
@@ -143,18 +139,7 @@ class Session(Generic[Config]):
         summary = self.run_dir.read_json("summary.json") or {}
         started = time.monotonic()
         if self.start is not None:
-            policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
-            arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
-            self.start.answer_general_prompts(*arguments)
-            if weight := self.settings.rehearsal:
-                self.start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
-                self.trainer.rehearsal, self.trainer.rehearsal_weight = self.start.rehearsal_divergence, weight
-                if self.main and not self.start.rehearsal.prompts:
-                    print(
-                        "REHEARSAL: no prompt has an answer that fits the style; no answer is rehearsed. Give prompts "
-                        "of your own as REHEARSAL_JSONL.",
-                        flush=True,
-                    )
+            self._answer_with_start_model(self.start)
         if "before" not in summary and (before := self.measure_answers("before")):
             summary["before"] = before
             if self.settings.style is not None:
@@ -162,7 +147,8 @@ class Session(Generic[Config]):
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.teacher_callback.resume_from = checkpoint
-        self._warn_of_inexact_resume(checkpoint)
+        if checkpoint and self.main:
+            resume.warn_if_inexact(self.run_dir, checkpoint, self.trainer.accelerator.num_processes)
         try:
             self.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except LossNotFinite as error:
@@ -193,6 +179,21 @@ class Session(Generic[Config]):
                 f"{self.run_dir.path / guard.FILE} has its measures."
             )
         return True
+
+    def _answer_with_start_model(self, start: StartModel) -> None:
+        """Have the start model answer the prompts on which the guard measures distance, and those of REHEARSAL."""
+        policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
+        start.answer_general_prompts(*arguments)
+        if weight := self.settings.rehearsal:
+            start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
+            self.trainer.rehearsal, self.trainer.rehearsal_weight = start.rehearsal_divergence, weight
+            if self.main and not start.rehearsal.prompts:
+                print(
+                    "REHEARSAL: no prompt has an answer that fits the style; no answer is rehearsed. Give prompts of "
+                    "your own as REHEARSAL_JSONL.",
+                    flush=True,
+                )
 
     def measure_answers(self, when: str) -> dict | None:
         """Return the figures of sampled answers, for the summary; None if EVAL_N is 0. The answers are in a file.
@@ -242,19 +243,6 @@ class Session(Generic[Config]):
             self.trainer.callback_handler.on_save(self.trainer.args, state, self.trainer.control)
             self.trainer.interrupted = False
 
-    def _warn_of_inexact_resume(self, checkpoint: Path | None) -> None:
-        """Print a warning if a resumed run cannot give exactly the results of an uninterrupted one."""
-        if checkpoint is None or not self.main:
-            return
-        complete = self.run_dir.read_json(f"{checkpoint.name}/{COMPLETE}") or {}
-        before, now = complete.get("processes", 1), self.trainer.accelerator.num_processes
-        if before != now:
-            print(
-                f"{checkpoint.name} was saved by {before} process(es), now there are {now}: weights, optimizer and "
-                "data resume exactly, the random numbers for sampling answers do not",
-                flush=True,
-            )
-
     def _not_finite_error(self, error: LossNotFinite) -> RunError:
         """Write the error's rows to the run directory and return the error to report."""
         name = f"not-finite-{self.trainer.accelerator.process_index}.json"
@@ -303,50 +291,10 @@ class Session(Generic[Config]):
         facts = {**self.facts(), "given": given_to_repeat(self.settings)}
         state = self.run_dir.open(given, self.settings.resume == "auto", facts)
         if state == "continued":
-            for name in self.run_dir.remove_incomplete_checkpoints():
-                print(f"removed {name}: incomplete checkpoint", flush=True)
-            for name, fault in self.run_dir.set_damaged_checkpoints_aside().items():
-                before = "the checkpoint before it" if self.run_dir.last_checkpoint() else "the start"
-                print(f"{name}: {fault}; it cannot be resumed, so the run goes on from {before}", flush=True)
-            self.run_dir.remove_old_interim_checkpoints()
-            last = self.run_dir.last_checkpoint()
-            step = int(last.name.rsplit("-", 1)[1]) if last else 0
-            for name in ("metrics.jsonl", "samples.jsonl", VALIDATION_FILE, guard.FILE):
-                self.run_dir.drop_rows_after(name, step)
-            print(f"resuming {self.run_dir.path} after step {step}", flush=True)
+            resume.return_to_last_checkpoint(self.run_dir)
         else:
             print(f"run directory: {self.run_dir.path}", flush=True)
 
     def _write_summary(self, summary: dict) -> None:
         if self.main:
             self.run_dir.write_json("summary.json", summary)
-
-
-def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
-    """Return the trainer arguments that all training jobs share: sizes, optimizer, precision, saving, tracking."""
-    on_gpu = torch.cuda.is_available()
-    # 8-bit AdamW cannot update weights that FSDP has sharded.
-    auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
-    chosen = auto if settings.optimizer == "auto" else settings.optimizer
-    if chosen == "adamw_8bit":
-        require_bitsandbytes(settings)
-    return {
-        "output_dir": str(settings.run_directory_path),
-        "run_name": settings.run_id,
-        "seed": settings.seed,
-        "learning_rate": settings.lr,
-        "adam_beta1": settings.adam_beta1,
-        "per_device_train_batch_size": settings.bs,
-        "gradient_accumulation_steps": settings.ga,
-        "optim": OPTIMIZERS[chosen],
-        "bf16": settings.precision == "bf16" or (settings.precision == "auto" and on_gpu),
-        "use_cpu": not on_gpu,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "save_strategy": "steps",
-        "save_steps": settings.save_steps,
-        "save_total_limit": settings.save_limit,
-        "save_only_model": settings.save_only_model,
-        "logging_steps": settings.log_steps,
-        "report_to": trackers(settings),
-        "disable_tqdm": True,
-    }

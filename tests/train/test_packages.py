@@ -5,8 +5,8 @@ import pytest
 from sdpo.errors import SettingError
 from sdpo.settings import OfflineSettings
 from sdpo.train import job, session
+from sdpo.train.arguments import training_arguments
 from sdpo.train.job import check_training
-from sdpo.train.session import training_arguments
 
 
 @pytest.fixture
