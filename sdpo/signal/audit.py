@@ -27,7 +27,7 @@ from sdpo.tiny.oracle import wants_of
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import AuditSettings
-    from sdpo.signal.audit_measures import Sample
+    from sdpo.signal.audit_sample import Sample
     from sdpo.signal.loaded_model import LoadedModel
 
 RESULT, PAGE, PICTURE = "audit.json", "audit.html", "audit.png"
@@ -193,7 +193,8 @@ def _audit_model(name: str, rows: list[Interaction], settings: "AuditSettings", 
     """Return one candidate per template: the model's metrics with it."""
     from sdpo.method.objective import Objective
     from sdpo.signal.annotator import Annotator
-    from sdpo.signal.audit_measures import Target, measure_candidate, prepare
+    from sdpo.signal.audit_measures import measure_candidate
+    from sdpo.signal.audit_sample import Target, prepare
     from sdpo.signal.loaded_model import LoadedModel
 
     print(f"\nloading {name}", flush=True)
@@ -217,7 +218,7 @@ def _sample_for(
 
     Raises SettingError if too few conversations remain.
     """
-    from sdpo.signal.audit_measures import draw_sample
+    from sdpo.signal.audit_sample import draw_sample
 
     shown = templates(settings).values()
     used, left_out = [], {"prompt too long": 0, "too long for the model": 0}

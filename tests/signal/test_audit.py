@@ -15,7 +15,8 @@ from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.audit_measures import draw_sample, informative_rows, position_kind, reading
+from sdpo.signal.audit_measures import position_kind, reading
+from sdpo.signal.audit_sample import draw_sample, informative_rows
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HINDSIGHT

@@ -15,7 +15,7 @@ from sdpo.errors import SettingError
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import StudySettings
 from sdpo.settings.resolve import resolve
-from sdpo.study import job
+from sdpo.study import job, tables
 from sdpo.study.run import OracleReadings, Spec, collapse_point, learned, objective_of
 from sdpo.train.teacher_refresh import WINDOW, RefreshCriterion
 from tests.servers import until
@@ -120,7 +120,7 @@ def test_the_counts_in_the_tables():
         for seed, at in enumerate((640, 800, 816, None))
     ]
     healthy = [result(Spec("frozen", "token", 0)), result(Spec("frozen", "token", 1), stopped=400, warned=320)]
-    text = job.report(given, [*collapsing, *healthy])
+    text = tables.report(given, [*collapsing, *healthy])
     assert "| live | token | 1.000 | 1.000 | 1.000 | 1.000 | 0.500 | 0.500 | 1.00 / 1.00 / 0.50 | 0.00 | 4/4 |" in text
     # Two of the four collapsed runs would have been stopped in time, and one of the two healthy ones.
     assert "| live | token | no_emojis | 1600 | 2/4 | 0/0 | 0/0 |" in text
@@ -129,7 +129,7 @@ def test_the_counts_in_the_tables():
 
 def test_the_live_runs_of_part_guard_are_in_its_table_only():
     given = settings(parts="guard", finalist_seeds=1)
-    text = job.report(given, [result(run) for run in job.selected_runs(given)])
+    text = tables.report(given, [result(run) for run in job.selected_runs(given)])
     assert "| live | token | no_emojis | 8000 |" in text and "## Long runs" not in text
 
 
@@ -140,7 +140,7 @@ def test_a_style_is_learned_at_two_consecutive_high_readings():
     for point, adherence in zip(run["curve"], readings, strict=False):
         point["adherence"] = adherence
     assert [learned(run["curve"], phase) for phase in (0, 1)] == [240, None]
-    assert "| no_emojis, emojis | 0 | 240, – | no_emojis 1.00, emojis 1.00 | no |" in job.report(settings(), [run])
+    assert "| no_emojis, emojis | 0 | 240, – | no_emojis 1.00, emojis 1.00 | no |" in tables.report(settings(), [run])
 
 
 def test_a_phase_ends_when_its_style_is_learned(monkeypatch):
