@@ -75,7 +75,7 @@ function busy(is) {
   log.setAttribute("aria-busy", String(is));
 }
 async function say(text) {
-  const asked = turns.concat([{ role: "user", content: text }]);
+  const asked = turns.concat([{ role: "user", content: text }]), begun = conversation;
   const mine = turn("user", "you", text);
   running = new AbortController();
   busy(true);
@@ -91,6 +91,7 @@ async function say(text) {
   const answers = await Promise.all(waiting), live = answers[answers.length - 1];
   running = null;
   busy(false);
+  if (conversation !== begun) return;  // "New" meanwhile: what was said there is not part of this one
   for (const problem of new Set(answers.map(each => each.error).filter(Boolean))) note(problem, true);
   if (live.cut_off) note(live.cut_off);
   if (!live.text.trim()) {
@@ -112,11 +113,12 @@ const finishedAt = new Map();
 async function colour() {
   const index = turns.length - 3;
   if (index < 1) return note("there is no follow-up yet: answer the model, then see what your message says about its words");
-  const waiting = note("scoring the answer before your last message");
+  const waiting = note("scoring the answer before your last message"), begun = conversation;
   try {
     const response = await post("signal", { prompt: messages(turns.slice(0, index)), answer: turns[index].content,
       follow_up: turns[index + 1].content, finished: finishedAt.get(index) !== false });
     const signal = await response.json();
+    if (conversation !== begun) return;
     const words = turn("signal", "what “" + turns[index + 1].content.slice(0, 80) + "” says about the answer before it", "");
     words.className = "answer";
     for (const token of signal.tokens) {

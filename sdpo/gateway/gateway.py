@@ -14,7 +14,7 @@ from starlette.requests import Request
 from sdpo.data.redact import Redactor
 from sdpo.errors import command, one_line
 from sdpo.gateway.exchanges import new_id
-from sdpo.gateway.identity import OptOuts, addressed_plainly, bearer
+from sdpo.gateway.identity import OptOuts, addressed_plainly, bearer, reached_by_others
 from sdpo.gateway.keys import Key, Keys, Limits, Refused
 from sdpo.gateway.metrics import Metrics
 from sdpo.gateway.recording import Turn
@@ -64,7 +64,7 @@ class Call:
 
 
 class Gateway:
-    """All that the requests share. `listens_beyond` is whether other machines can reach it."""
+    """All that the requests share."""
 
     def __init__(self, settings: "GatewaySettings", store: Store) -> None:
         self.settings, self.store = settings, store
@@ -117,6 +117,10 @@ class Gateway:
             await self.in_thread(self.keys.refresh)
         if self.keys:
             return self.keys.key_of(bearer(request.headers))
+        if reached_by_others(self.settings.gateway_host) and not self.settings.gateway_open:
+            # It began with a key, and the last one was withdrawn since. What a request says of its address is no proof.
+            message = f"All keys of this gateway were withdrawn. Make one: {command('gateway-key')} NAME=..."
+            raise Refused(401, "invalid_api_key", message)
         if not addressed_plainly(request.headers, self.settings.gateway_open):
             message = (
                 f"Without keys this gateway is not for other machines. Make a key: {command('gateway-key')} NAME=..."

@@ -62,6 +62,16 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return (key.strip() if kind.lower() == "bearer" else None) or headers.get("x-api-key") or None
 
 
+def reached_by_others(host: str) -> bool:
+    """Return whether other machines can reach a server that listens on this host."""
+    return not is_loopback(f"http://{in_url(host)}")
+
+
+def in_url(host: str) -> str:
+    """Return a host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
 def addressed_plainly(headers: Mapping[str, str], by_others: bool) -> bool:
     """Return whether a request may come without a key: it was addressed to this machine, and by no page of another.
 
@@ -81,7 +91,7 @@ def _is_near(address: str, by_others: bool) -> bool:
     if not host:
         return False
     near = "." not in host or bool(re.fullmatch(r"[0-9.]+", host))
-    return is_loopback(f"http://[{host}]" if ":" in host else f"http://{host}") or (by_others and near)
+    return is_loopback(f"http://{in_url(host)}") or (by_others and near)
 
 
 class OptOuts:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
-from sdpo.llm.address import checked_url, is_loopback
+from sdpo.llm.address import checked_url
 from sdpo.runtime.commands import command
 from sdpo.runtime.ending import say
 
@@ -94,6 +94,7 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
 
     from sdpo.gateway.app import make_app
     from sdpo.gateway.database import shown
+    from sdpo.gateway.identity import in_url, reached_by_others
     from sdpo.gateway.keys import Keys
     from sdpo.gateway.recovery import taking_part
     from sdpo.gateway.store import Store
@@ -103,24 +104,30 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
     keys = Keys(store)
     keys.refresh()
     host = settings.gateway_host
-    if not keys and not settings.gateway_open and not is_loopback(f"http://{_in_url(host)}"):
+    if not keys and not settings.gateway_open and reached_by_others(host):
         raise SettingError(
             f"GATEWAY_HOST={host} is open to other machines, and there is no key. Make one: "
             f"{command('gateway-key')} NAME=..."
         )
     app = make_app(settings, store)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            # Not before: from here on a signal to end is not lost, and ends the requests that are being answered first.
+            print(f"gateway: {address} in front of {app.state.gateway.upstream.shown}; store: {where}")
+            print(_who_may(bool(keys), settings.gateway_open), flush=True)
+
     with taking_part(store, app.state.gateway.name) as completed:
         if completed:
             print(f"{completed} answers that an earlier gateway broke off were completed in the store", flush=True)
-        address = f"http://{_in_url(host)}:{listener.getsockname()[1]}/v1"
-        print(f"gateway: {address} in front of {app.state.gateway.upstream.shown}; store: {shown(settings.store_url)}")
-        print(_who_may(bool(keys), settings.gateway_open), flush=True)
+        address, where = f"http://{in_url(host)}:{listener.getsockname()[1]}/v1", shown(settings.store_url)
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="on",
             timeout_graceful_shutdown=_GRACE_SECONDS, timeout_keep_alive=_IDLE_SECONDS, backlog=_BACKLOG,
             h11_max_incomplete_event_size=2**20,
         )  # fmt: skip
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
 
 
 def _listener(settings: "GatewaySettings") -> socket.socket:
@@ -136,10 +143,6 @@ def _listener(settings: "GatewaySettings") -> socket.socket:
             f"the gateway cannot listen on {host} port {port}: {error.strerror}. Choose another GATEWAY_PORT."
         ) from None
     return listener
-
-
-def _in_url(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _who_may(keys: bool, open_to_all: bool) -> str:
@@ -176,10 +179,11 @@ def forget(settings: "ForgetSettings", job: "Job") -> None:
 
 def _print_found(settings: "ForgetSettings", gone: "Forgotten", done: str) -> None:
     """Print what was found of a user, what was done with it, and what learned from it."""
+    from sdpo.gateway.database import shown
     from sdpo.gateway.learned import versions_with
 
     if not gone.conversations:
-        print(f"nobody of the name {settings.user} is in the store {settings.store_url}", flush=True)
+        print(f"nobody of the name {settings.user} is in the store {shown(settings.store_url)}", flush=True)
         return
     print(f"{done} {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
     print("not reached: what was exported or prepared (data/), and the folders of nights (runs/learn)")

@@ -4,6 +4,7 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterable, Iterable, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +21,12 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 _NOT_FORWARDED = _HOP_BY_HOP | {"host", "content-length", "authorization", "x-api-key", "cookie", "expect"}
 # Paths that change what a server serves: they are for `make learn` and the operator, not for who has a key.
-_OPERATOR = ("/v1/load_lora_adapter", "/v1/unload_lora_adapter")
+_OPERATOR = (
+    "/v1/load_lora_adapter",
+    "/v1/unload_lora_adapter",
+    "/adapters",
+    "/v1/adapters",
+)  # vLLM has them under both names
 _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
 _STALE_SECONDS = 1.0  # within which a connection that was closed meanwhile fails
@@ -63,6 +69,8 @@ class Upstream:
                     verify=trust,
                     trust_env=not is_loopback(url),
                     follow_redirects=False,
+                    # Kept for all clients, a cookie that the server gave to one would be sent with others' requests.
+                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 )
             )
             for _ in range(max(1, at_once // _POOL_SIZE))

@@ -94,14 +94,11 @@ def locked(registry: Path, wait: float = 30.0) -> Iterator[None]:
 def add(registry: Path, source: Path, base: str, run: Path | None = None, **facts: Any) -> Version:
     """Copy the weights in `source`, an adapter on `base` or a whole model, and return the new version.
 
-    `facts` are further fields of the version. If the registry has a version of this run and checkpoint already, that
-    one is returned, with this verdict unless it is empty. Raises RunError if the lock is held. Whole models are hard
-    links where the disk allows it.
+    `facts` are further fields of the version. If the registry has a version of this run and checkpoint already, with
+    these files, that one is returned, with this verdict unless it is empty. Raises RunError if the lock is held. Whole
+    models are hard links where the disk allows it.
     """
     with locked(registry, _LONG):
-        for version in versions(registry):
-            if run is not None and (version.run, version.checkpoint) == (str(run.resolve()), facts.get("checkpoint")):
-                return _with_verdict(registry, version, facts.get("verdict"))
         kind = "model" if base_of(str(source)) is None else "adapter"
         name = f"v{max((int(one.name[1:]) for one in versions(registry)), default=0) + 1:04d}"
         temporary = registry / "versions" / f".new-{os.getpid()}"
@@ -110,6 +107,13 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
         _copy(source, temporary / kind, link=kind == "model")
         if kind == "adapter":
             _name_base(temporary / kind / "adapter_config.json", base)
+        files = folder_fingerprint(temporary / kind, NothingKnown())
+        for version in versions(registry):
+            came_from = (str(run.resolve()) if run else None, facts.get("checkpoint"), files)
+            # A run that was removed and trained again has the same name and steps, and other weights.
+            if run is not None and (version.run, version.checkpoint, version.files) == came_from:
+                shutil.rmtree(temporary)
+                return _with_verdict(registry, version, facts.get("verdict"))
         base = str(Path(base).resolve()) if Path(base).is_dir() else base
         model = EvaluatedModel(name, str(temporary / kind), base if kind == "adapter" else None)
         version = Version(
@@ -117,7 +121,7 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
             kind=kind,
             base=base,
             weights=fingerprint(model, NothingKnown()),
-            files=folder_fingerprint(temporary / kind, NothingKnown()),
+            files=files,
             run=None if run is None else str(run.resolve()),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             **facts,

@@ -118,6 +118,26 @@ def test_an_answer_comes_in_parts_and_escape_stops_it(chain, tmp_path):
 
 
 @needs_browser
+def test_new_during_an_answer_begins_a_chat_without_it(chain, tmp_path):
+    upstream, _, address = chain
+    upstream.answer, upstream.pause = (lambda body: "word " * 300), 0.05
+    try:
+        with Page(address, 1280, folder=tmp_path) as page:
+            say(page, "talk of yesterday")
+            page.wait_for("document.querySelector('.turn.assistant span').textContent.length > 20")
+            page.ask("document.getElementById('new').click()")
+            page.wait_for(READY)
+            upstream.pause = 0.0
+            upstream.answer = lambda body: "short"
+            say(page, "fresh")
+            page.wait_for("document.getElementById('log').textContent.includes('short')")
+            assert page.errors() == []
+        assert [message["content"] for message in upstream.bodies[-1]["messages"]] == ["fresh"]
+    finally:
+        upstream.pause = 0.0
+
+
+@needs_browser
 def test_a_server_that_is_down_is_said_on_the_page_and_the_message_is_kept(tmp_path):
     with chat_page("http://127.0.0.1:9/v1") as address, Page(address, 390, folder=tmp_path) as page:
         assert page.ask("document.getElementById('signal').disabled")

@@ -129,8 +129,17 @@ def test_other_paths_pass_through_untouched_except_those_for_the_operator(runnin
     assert upstream.headers[-1]["content-type"] == "x/y"
     for method, path in (("DELETE", "/v1/files/f%2Fx"), ("GET", "/version"), ("POST", "/v1/completions")):
         assert httpx.request(method, running.root + path).json()["path"] == path
-    for path in ("/v1/load_lora_adapter", "/v1/%75nload_lora_adapter", "//v1//load_lora_adapter"):
-        assert httpx.post(running.root + path, content=b"{}").status_code == 403
+    lora = [("POST", f"{path}load_lora_adapter") for path in ("/v1/", "/v1/%75n", "//v1//")]
+    for method, path in (*lora, ("POST", "/adapters"), ("DELETE", "/adapters/x"), ("DELETE", "//%61dapters/x")):
+        assert httpx.request(method, running.root + path, content=b"{}").status_code == 403
+
+
+def test_a_cookie_that_the_upstream_gives_to_one_client_comes_with_no_others_request(running, upstream):
+    upstream.cookie = "session=alice"
+    assert httpx.post(f"{running.url}/embeddings", content=b"{}").headers["set-cookie"] == "session=alice"
+    for _ in range(3):
+        assert running.chat("Hello").status_code == 200
+    assert not any("cookie" in headers for headers in upstream.headers)
 
 
 def test_a_chat_is_kept_however_its_path_is_written_and_whatever_it_holds(running, upstream):

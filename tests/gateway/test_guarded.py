@@ -70,6 +70,19 @@ def test_keys_are_needed_once_there_are_any_and_are_not_in_the_store(upstream, t
         assert "need a key" in running.said
 
 
+@pytest.mark.slow
+def test_a_gateway_for_others_whose_last_key_was_withdrawn_lets_nobody_in(upstream, tmp_path):
+    key = make_key(Store(f"sqlite:///{tmp_path / 'store.sqlite'}"), "app")
+    with gateway(upstream.url, tmp_path, GATEWAY_HOST="0.0.0.0") as running:
+        running.url, running.root = (each.replace("0.0.0.0", "127.0.0.1") for each in (running.url, running.root))
+        assert running.chat("Hello", headers=bearer(key)).status_code == 200
+        revoke_key(running.store(), "app")
+        time.sleep(2.1)  # the gateway looks for keys again
+        for headers in ({}, bearer(key), {"Host": "localhost"}):
+            response = running.chat("Hello", headers=headers)
+            assert response.status_code == 401 and "were withdrawn" in response.json()["error"]["message"]
+
+
 def test_a_key_is_made_once_and_withdrawn_on_the_command_line(tmp_path):
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     key = job("gateway_key", "--name", "app", STORE_URL=url).splitlines()[-1]

@@ -29,6 +29,7 @@ class Upstream:
         self.models = (200, json.dumps({"object": "list", "data": models}).encode())
         self.pause, self.size, self.delay = 0.0, 4, 0.0
         self.break_after: int | None = None
+        self.cookie = ""
         self.bodies: list[Any] = []
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
@@ -87,7 +88,7 @@ class Upstream:
             if handler.path == "/v1/models":
                 return _send(handler, *self.models)
             echo = {"path": handler.path, "method": handler.command, "body": content.decode("latin-1")}
-            return _send(handler, 200, json.dumps(echo).encode())
+            return _send(handler, 200, json.dumps(echo).encode(), {"Set-Cookie": self.cookie} if self.cookie else {})
         body = json.loads(content)
         with self._lock:
             self.bodies.append(body)

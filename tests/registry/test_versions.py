@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,19 @@ def test_the_same_checkpoint_is_added_once(tmp_path, adapter):
     one, two = (add(tmp_path, adapter, run=adapter.parent, checkpoint=7) for _ in range(2))
     assert one == two and len(versions.versions(tmp_path)) == 1
     assert add(tmp_path, adapter, run=adapter.parent, checkpoint=8).name == "v0002"
+
+
+def test_a_run_that_was_trained_again_under_its_name_is_another_version(tmp_path, adapter):
+    registry, source = tmp_path / "registry", tmp_path / "run" / "checkpoint-7"
+    shutil.copytree(adapter, source)
+    assert add(registry, source, KEEP, run=source.parent, checkpoint=7).kept
+    write_adapter(source, seed=3)
+    again = add(registry, source, run=source.parent, checkpoint=7)
+    assert again.name == "v0002" and not again.kept and versions.read(registry, "v0001").kept
+    weights = "adapter_model.safetensors"
+    assert (again.folder(registry) / weights).read_bytes() == (source / weights).read_bytes()
+    assert add(registry, source, run=source.parent, checkpoint=7) == again
+    assert sorted(path.name for path in (registry / "versions").iterdir()) == ["v0001", "v0002"]
 
 
 def test_a_whole_model_is_a_version_too(tmp_path):
