@@ -10,6 +10,7 @@ JOB = Job(
     settings=GatewaySettings,
     run="sdpo.gateway.service:run",
     check="sdpo.gateway.service:check_gateway",
+    tiny={"registry": "runs/tiny-registry"},
 )
 
 if __name__ == "__main__":

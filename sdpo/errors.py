@@ -108,6 +108,11 @@ def command(words: str) -> str:
     return f"{_PROGRAM} {words}"
 
 
+def help_command(job: str) -> str:
+    """Return the command line that lists a job's settings; make's own --help would take the flag for itself."""
+    return f"{'.venv/bin/' if _PROGRAM == 'make' else ''}sdpo {job} --help"
+
+
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """Return " Did you mean X?" for the known name closest to `name`, or an empty string if none is close."""
     by_folded = {candidate.lower(): candidate for candidate in known}

@@ -58,7 +58,8 @@ def candidate_of(settings: "PromoteSettings") -> Candidate | None:
     found = Candidate(run, run.model, step, complete[step], _verdict_on(step, release))
     if not settings.force and found.verdict.get("verdict", KEEP) == KEEP:
         why = found.verdict.get("sentence") or (
-            f"it has no evaluation in {run.path / 'eval'}. Evaluate it: {command('eval', run_dir=run.path)}"
+            f"it has no evaluation in {run.path / 'eval'}. Evaluate it: "
+            + command("eval", run_dir=run.path, tiny=run.settings.get("tiny"))
         )
         raise KeptBack(f"{found.name} has no verdict that lets it go live: {why}. FORCE=1 promotes it.")
     return found

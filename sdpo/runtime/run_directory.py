@@ -65,8 +65,11 @@ class RunDirectory:
         before = completed(started["settings"])
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
+        if not self.finished and not self.read_rows("metrics.jsonl"):
+            another += f" It has made no step: without the folder {self.path} the RUN_ID is free again."
         if self.finished:
-            evaluate = f" Evaluate it: {command('eval', run_dir=self.path)}." if self.last_checkpoint() else ""
+            evaluation = command("eval", run_dir=self.path, tiny=before.get("tiny"))
+            evaluate = f" Evaluate it: {evaluation}." if self.last_checkpoint() else ""
             raise RunError(
                 f"the run in {self.path} is finished.{not_applied(before, settings, changed)}{evaluate} {another}"
             )
@@ -84,7 +87,7 @@ class RunDirectory:
         if rows[0] != rows[1]:
             raise RunError(
                 f"a step of the run in {self.path} has {rows[0]} rows (BS x GA x GPUS), now it would have {rows[1]}. "
-                f"Choose BS and GA so that it is {rows[0]} again, or choose another RUN_ID."
+                f"Choose BS and GA so that it is {rows[0]} again. {another}"
             )
         return "continued"
 

@@ -106,7 +106,10 @@ def _hub_problem(model: str, token: str | None) -> tuple[bool, str] | None:
     except OfflineModeIsEnabled:
         return False, "is not in the hub's cache, and HF_HUB_OFFLINE is set. Unset that, or give a folder."
     except Exception as error:  # the hub's client has raised the errors of three HTTP libraries so far
-        return False, f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). Try again."
+        return False, (
+            f"is not in the hub's cache, and the hub does not respond ({one_line(error, 100)}). If it is meant "
+            "as a folder, correct the path; else try again."
+        )
     return None
 
 

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from dotenv.parser import parse_stream
 from dotenv.variables import parse_variables
 
-from sdpo.errors import SettingError, nearest
+from sdpo.errors import SettingError, help_command, nearest
 from sdpo.llm.address import without_credentials
 from sdpo.settings import (
     DEFAULT,
@@ -229,7 +229,7 @@ def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, s
         advice = f"Here it is {shown(here)}." if here in settings else "Leave it out."
         raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. {advice}")
     raise SettingError(
-        f"{origin} is not a setting of {job}.{nearest(shown(name), own_names)} See --help for all of them."
+        f"{origin} is not a setting of {job}.{nearest(shown(name), own_names)} All of them: {help_command(job)}"
     )
 
 

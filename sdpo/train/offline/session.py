@@ -116,8 +116,8 @@ class OfflineSession(Session[TrainingArguments]):
             print(f"follow-ups: {count_kinds(kinds)}; learning from the complaints", flush=True)
         if len(kept) < self.settings.step_rows:
             raise SettingError(
-                f"LEARN_FROM=complaints leaves {len(kept)} rows, fewer than one step takes. Add data with complaints, "
-                "or give LEARN_FROM=all."
+                f"LEARN_FROM=complaints leaves {len(kept)} rows, fewer than the {settings.step_rows} that one step "
+                "takes (BS x GA x GPUS). Lower BS or GA, add data with complaints, or give LEARN_FROM=all."
             )
         return rows.select(kept)
 
@@ -147,7 +147,8 @@ class OfflineSession(Session[TrainingArguments]):
             )
         if len(kept) < self.settings.step_rows:
             raise SettingError(
-                f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, fewer than one step takes. Lower it: the "
+                f"MIN_SIGNAL={settings.min_signal:g} leaves {len(kept)} rows, fewer than the {settings.step_rows} that "
+                "one step takes (BS x GA x GPUS). Lower MIN_SIGNAL, BS or GA: the "
                 f"largest mean |signal| is {max(sizes):.4f}."
             )
         return rows.select(kept) if len(kept) < len(rows) else rows
