@@ -129,10 +129,10 @@ class Timer:
         self.seconds, self.part = seconds, part
 
     def __enter__(self) -> None:
-        self.started = _now()
+        self.started = now()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds[self.part] += _now() - self.started
+        self.seconds[self.part] += now() - self.started
 
 
 @dataclass
@@ -223,7 +223,8 @@ class BaseTrainer(Trainer):
         return record
 
 
-def _now() -> float:
+def now() -> float:
+    """Return the seconds of a clock, once the GPU has done what is queued."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
