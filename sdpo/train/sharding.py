@@ -1,0 +1,47 @@
+"""What FSDP2 needs besides what accelerate and the Trainer do: before the policy is wrapped, and after it."""
+
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch.distributed.fsdp import FSDPModule
+from transformers import Trainer, TrainerCallback
+
+
+class ShardingCallback(TrainerCallback):
+    """Settles a policy that FSDP2 shards when training begins. Add it before callbacks that run the policy."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **_) -> None:
+        """The trainer has just wrapped the policy; every process is here."""
+        settle(self.trainer.model)
+
+
+def settle(policy: Any) -> None:
+    """Make a policy that FSDP2 has just wrapped fit for forward passes without a backward; others stay as they are.
+
+    Every process must call it before the first forward pass of the wrapped policy.
+    """
+    if not isinstance(policy, FSDPModule):
+        return
+    # accelerate leaves the final norm and the LM head gathered after a forward pass, for the backward pass to come.
+    # After one without gradient they would stay so: the next step would not see the update of these weights, and its
+    # gradient would have that of the step before.
+    policy.set_reshard_after_forward(True)
+    if is_peft_model(policy):
+        _run_once(policy)
+
+
+@torch.no_grad()
+def _run_once(policy: Any) -> None:
+    """Run the policy with its adapter enabled.
+
+    FSDP2 notes the dtype of the gradients in the first pass, from the weights that are trained. With the adapter
+    disabled, as a frozen teacher has it, these would be none, and the first backward pass would fail.
+    """
+    was_training = policy.training
+    policy.eval()
+    policy(input_ids=torch.zeros((1, 1), dtype=torch.long, device=policy.device), use_cache=False)
+    policy.train(was_training)
