@@ -19,7 +19,7 @@ from sdpo.method.teacher import Teacher
 from sdpo.models.policy import hold_trained_weights_in_float32
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import Message
-from sdpo.train.sharding import ShardingCallback
+from sdpo.train.sharding import ShardingCallback, keep_outputs_in_float32, move_before_wrapping
 from sdpo.train.teacher_weights import prepare_teacher
 
 COMPLAINT_NATS = -3.0  # signal of a token that is less than a twentieth as probable in hindsight
@@ -174,9 +174,11 @@ class BaseTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, **arguments)
         hold_trained_weights_in_float32(self.model)
+        keep_outputs_in_float32(self.accelerator)
         prepare_teacher(teacher, self.accelerator, self.model)
         if start is not None and start is not teacher:
             prepare_teacher(start, self.accelerator, self.model)
+        move_before_wrapping(self.model, self.accelerator)
         self.add_callback(ShardingCallback(self))
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.record = StepRecord()

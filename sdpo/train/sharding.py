@@ -3,9 +3,38 @@
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import is_peft_model
-from torch.distributed.fsdp import FSDPModule
+from torch import nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers import Trainer, TrainerCallback
+
+_SHARE = 0.8  # of a GPU's free memory that a whole policy may take
+
+
+def keep_outputs_in_float32(accelerator: Accelerator) -> None:
+    """Have FSDP2 compute in bf16, but neither round what a model returns nor add up gradients in bf16.
+
+    Call it before anything is wrapped. By accelerate's policy the log-probabilities would be rounded to bf16, and the
+    signal is their small difference.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and plugin.fsdp_version == 2 and accelerator.mixed_precision == "bf16":
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def move_before_wrapping(policy: nn.Module, accelerator: Accelerator) -> None:
+    """Move a policy that FSDP will shard to this process's device, if it has room for all of it.
+
+    The Trainer leaves it on the CPU until training begins, but measurements before that run it, and compare it with a
+    teacher that is on the device. One that is too large stays: wrapping moves it layer by layer.
+    """
+    device = accelerator.device
+    if getattr(accelerator.state, "fsdp_plugin", None) is None or next(policy.parameters()).device == device:
+        return
+    size = sum(weight.numel() * weight.element_size() for weight in policy.parameters())
+    if device.type != "cuda" or size < _SHARE * torch.cuda.mem_get_info(device)[0]:
+        policy.to(device)
 
 
 class ShardingCallback(TrainerCallback):

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 from transformers.distributed.fsdp import is_fsdp_managed_module
 
+from sdpo.method.scoring import score
 from sdpo.method.teacher import Teacher
 from sdpo.train import sharding
 
@@ -39,6 +40,7 @@ def wrapped(model, precision: str = "no"):
         plugin.set_mixed_precision(precision)
     state = SimpleNamespace(fsdp_plugin=plugin)
     accelerator = SimpleNamespace(state=state, mixed_precision=precision, is_main_process=True, device="cpu")
+    sharding.keep_outputs_in_float32(accelerator)
     model = fsdp2_prepare_model(accelerator, model.train())
     sharding.settle(model)
     return model
@@ -84,6 +86,12 @@ def adapter_disabled_first() -> dict:
     return {"gradients": all(weight.grad is not None for weight in trained), "weights": len(trained)}
 
 
+def rounded() -> bool:
+    """Return whether the scores of a model that computes in bf16 are rounded to bf16."""
+    logps_BT = score(wrapped(small(True), "bf16"), [[3, 4]], [[5, 6, 7, 8, 9]]).logps_BT
+    return torch.equal(logps_BT, logps_BT.bfloat16().float())
+
+
 def main() -> None:
     """Print a line of JSON."""
 
@@ -92,6 +100,7 @@ def main() -> None:
         "tied": after_a_forward_without_gradient(True),
         "untied": after_a_forward_without_gradient(False),
         "adapter": adapter_disabled_first(),
+        "rounded": rounded(),
         "synced": is_fsdp_managed_module(wrapped(small(True))),
         "synced_adapter": is_fsdp_managed_module(
             wrapped(get_peft_model(small(True), LoraConfig(target_modules="all-linear"))).get_base_model()

@@ -3,9 +3,15 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
+from transformers import Trainer, TrainingArguments
 
+from sdpo.train.arguments import training_arguments
+from sdpo.train.sharding import move_before_wrapping
+from tests.training import session_of, write_interactions, write_model
 from tests.worlds import environment
 
 
@@ -31,3 +37,26 @@ def test_a_first_pass_with_the_adapter_disabled_does_not_break_the_backward_pass
 
 def test_generation_knows_that_all_processes_have_to_run_as_many_passes(found):
     assert found["synced"] and found["synced_adapter"]
+
+
+def test_log_probabilities_are_not_rounded_to_bf16(found):
+    assert found["rounded"] is False
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_policy_that_fsdp_will_shard_is_on_the_device_before_training(sharded):
+    policy = torch.nn.Linear(2, 2)
+    state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=2) if sharded else None)
+    move_before_wrapping(policy, SimpleNamespace(state=state, device=torch.device("meta")))
+    assert policy.weight.device.type == ("meta" if sharded else "cpu")
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_gradients_are_sharded_after_each_micro_batch(sharded, tmp_path, monkeypatch):
+    data = {"model": write_model(tmp_path / "model"), "train_jsonl": write_interactions(tmp_path / "rows.jsonl")}
+    settings = session_of("train_offline", tmp_path / "run", guard="off", **data).settings
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(sharded).lower())
+    shared = training_arguments(settings)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    trainer = Trainer(torch.nn.Linear(2, 2), TrainingArguments(**shared))
+    assert trainer.accelerator.gradient_state.plugin_kwargs.get("sync_each_batch", False) is sharded
