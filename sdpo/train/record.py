@@ -221,6 +221,21 @@ class BaseTrainer(Trainer):
             finally:
                 args.save_total_limit = limit
 
+    def load_best(self) -> bool:
+        """Load the best checkpoint into the policy; return False, and say so, if it has not what FSDP loads."""
+        # FSDP reads weights in a file of its own, which is written with the optimizer's state.
+        if self.is_fsdp_enabled and self.args.save_only_model:
+            if self.accelerator.is_main_process:
+                name = Path(str(self.state.best_model_checkpoint)).name
+                print(
+                    f"{name} cannot be loaded into sharded weights, because SAVE_ONLY_MODEL=1 leaves out FSDP's own "
+                    "file: answers after training are not measured",
+                    flush=True,
+                )
+            return False
+        self._load_best_model()
+        return True
+
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""
         record, self.record = self.record, StepRecord()

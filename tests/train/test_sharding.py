@@ -9,7 +9,10 @@ import pytest
 import torch
 from transformers import Trainer, TrainingArguments
 
+from sdpo.method.teacher import Teacher
 from sdpo.train.arguments import training_arguments
+from sdpo.train.checkpoint_sizes import CheckpointSize
+from sdpo.train.results import print_results
 from sdpo.train.sharding import move_before_wrapping
 from tests.training import session_of, write_interactions, write_model
 from tests.worlds import environment
@@ -49,6 +52,31 @@ def test_a_policy_that_fsdp_will_shard_is_on_the_device_before_training(sharded)
     state = SimpleNamespace(fsdp_plugin=SimpleNamespace(fsdp_version=2) if sharded else None)
     move_before_wrapping(policy, SimpleNamespace(state=state, device=torch.device("meta")))
     assert policy.weight.device.type == ("meta" if sharded else "cpu")
+
+
+def test_a_best_checkpoint_without_fsdps_own_file_is_not_loaded(tmp_path, capsys):
+    data = {"model": write_model(tmp_path / "model"), "train_jsonl": write_interactions(tmp_path / "rows.jsonl")}
+    run = session_of("train_offline", tmp_path / "run", guard="off", save_only_model=1, **data)
+    run.run()
+    best = tmp_path / "run" / "checkpoint-2"
+    run.trainer.state.best_model_checkpoint = str(best)
+    assert run.trainer.load_best()
+    capsys.readouterr()
+    run.trainer.is_fsdp_enabled = True  # a sharded policy cannot be trained here
+    assert not run.trainer.load_best()
+    assert "checkpoint-2 cannot be loaded into sharded weights" in capsys.readouterr().out
+    figures = {"adherence": 0.5, "validity": 1.0, "mean_length": 3.0, "axes": {"emoji": 0.5}, "answers": 2}
+    print_results(run.run_dir, {"before": figures, "style": None, "teacher": "live"}, "make eval")  # without "after"
+
+
+def test_the_size_of_a_sharded_checkpoint_counts_the_weights_of_fsdps_own_file(tmp_path):
+    policy = torch.nn.Linear(2, 2)
+    teacher = Teacher("live", policy)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    alone, sharded = (CheckpointSize.of(policy, teacher, arguments, flag).weights for flag in (False, True))
+    assert sharded == 2 * alone > 0
+    arguments.save_only_model = True
+    assert CheckpointSize.of(policy, teacher, arguments, True).weights == alone
 
 
 @pytest.mark.parametrize("sharded", [True, False])
