@@ -2,13 +2,14 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import (
     AutoModelForCausalLM,
     BitsAndBytesConfig,
@@ -118,6 +119,18 @@ def weights_in_bf16(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for weight, data in saved.items():
             weight.data = data
+
+
+def adapted_weights(model: torch.nn.Module) -> dict[torch.nn.Parameter, torch.Tensor]:
+    """Return the base weights that an adapter adds to, each with a copy on the CPU."""
+    layers: list[Any] = [module.get_base_layer() for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return {layer.weight: layer.weight.detach().to("cpu", copy=True) for layer in layers}
+
+
+def restore_weights(saved: Mapping[torch.nn.Parameter, torch.Tensor]) -> None:
+    """Set each weight to its copy."""
+    for weight, copy in saved.items():
+        weight.data.copy_(copy)
 
 
 def write_merged_model(base: str, adapter: Path, out: Path) -> None:

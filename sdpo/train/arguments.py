@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
 
 OPTIMIZERS = {"adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch_fused"}
+_SYNC_EACH_BATCH = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
 
 
 def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     """Return the trainer arguments that all training jobs share: sizes, optimizer, precision, saving, tracking."""
     on_gpu = torch.cuda.is_available()
+    is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     # 8-bit AdamW cannot update weights that FSDP has sharded.
-    auto = "adamw_8bit" if on_gpu and os.environ.get("ACCELERATE_USE_FSDP") != "true" else "adamw"
+    auto = "adamw_8bit" if on_gpu and not is_sharded else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     if chosen == "adamw_8bit":
         require_bitsandbytes(settings)
@@ -41,4 +43,6 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
         "logging_steps": settings.log_steps,
         "report_to": trackers(settings),
         "disable_tqdm": True,
+        # Otherwise each GPU would hold the gradient of all weights until the last micro-batch of a step.
+        **({"accelerator_config": _SYNC_EACH_BATCH} if is_sharded else {}),
     }

@@ -24,8 +24,14 @@ class CheckpointSize:
     teacher: int
 
     @classmethod
-    def of(cls, policy: nn.Module, teacher: Teacher, args: TrainingArguments) -> "CheckpointSize":
-        """Return the size for this policy; under an adapter a checkpoint has the adapter alone."""
+    def of(
+        cls, policy: nn.Module, teacher: Teacher, args: TrainingArguments, sharded: bool = False
+    ) -> "CheckpointSize":
+        """Return the size for this policy; under an adapter a checkpoint has the adapter alone.
+
+        `sharded` is whether FSDP shards the policy: it writes the weights once more, to load them from, unless
+        SAVE_ONLY_MODEL leaves that out.
+        """
         weights = {weight for weight in policy.parameters()}  # tied ones once
         trained = [weight for weight in weights if weight.requires_grad]
         is_adapter = hasattr(policy, "peft_config")
@@ -36,8 +42,9 @@ class CheckpointSize:
                 optimizer += 2 * weight.numel() * (1 if eight_bit else 4)
         own = teacher.run(_bytes_by_name)
         keeps_teacher = teacher.kind in ("ema", "gated") and not args.save_only_model
+        copies = 2 if sharded and not args.save_only_model else 1
         return cls(
-            sum(weight.numel() * weight.element_size() for weight in (trained if is_adapter else weights)),
+            copies * sum(weight.numel() * weight.element_size() for weight in (trained if is_adapter else weights)),
             optimizer,
             own if keeps_teacher else 0,
         )
@@ -59,7 +66,7 @@ class CheckpointForecast(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Print the sizes."""
-        size = CheckpointSize.of(self.trainer.model, self.teacher, args)
+        size = CheckpointSize.of(self.trainer.model, self.teacher, args, self.trainer.is_fsdp_enabled)
         count = number_of_checkpoints(state.max_steps, state.global_step, args.save_steps)
         free = shutil.disk_usage(self.folder).free
         if count and size.total > free:

@@ -88,7 +88,7 @@ def _draw_guard(axes: "Axes", rows: list[dict]) -> None:
 def _draw_shares(axes: "Axes", summary: dict) -> None:
     """Draw each share before and after as two points on a line, the style's own first."""
     axes.set_title(f"validation answers, style {summary['style']}")
-    if "before" not in summary or summary["before"]["adherence"] is None:
+    if "after" not in summary or summary["before"]["adherence"] is None:
         axes.set_axis_off()
         axes.text(0.5, 0.5, "not measured: needs a judge (make eval)", ha="center", transform=axes.transAxes)
         return

@@ -19,6 +19,7 @@ from sdpo.method.teacher import Teacher
 from sdpo.models.policy import hold_trained_weights_in_float32
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import Message
+from sdpo.train.sharding import ShardingCallback, keep_outputs_in_float32, move_before_wrapping
 from sdpo.train.teacher_weights import prepare_teacher
 
 COMPLAINT_NATS = -3.0  # signal of a token that is less than a twentieth as probable in hindsight
@@ -129,10 +130,10 @@ class Timer:
         self.seconds, self.part = seconds, part
 
     def __enter__(self) -> None:
-        self.started = _now()
+        self.started = now()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds[self.part] += _now() - self.started
+        self.seconds[self.part] += now() - self.started
 
 
 @dataclass
@@ -173,9 +174,12 @@ class BaseTrainer(Trainer):
     ) -> None:
         super().__init__(model=model, args=args, **arguments)
         hold_trained_weights_in_float32(self.model)
+        keep_outputs_in_float32(self.accelerator)
         prepare_teacher(teacher, self.accelerator, self.model)
         if start is not None and start is not teacher:
             prepare_teacher(start, self.accelerator, self.model)
+        move_before_wrapping(self.model, self.accelerator)
+        self.add_callback(ShardingCallback(self))
         self.hindsight = HindsightLoss(teacher, objective, args.per_device_train_batch_size)
         self.record = StepRecord()
         self.latest = LatestAnswers()
@@ -217,13 +221,29 @@ class BaseTrainer(Trainer):
             finally:
                 args.save_total_limit = limit
 
+    def load_best(self) -> bool:
+        """Load the best checkpoint into the policy; return False, and say so, if it has not what FSDP loads."""
+        # FSDP reads weights in a file of its own, which is written with the optimizer's state.
+        if self.is_fsdp_enabled and self.args.save_only_model:
+            if self.accelerator.is_main_process:
+                name = Path(str(self.state.best_model_checkpoint)).name
+                print(
+                    f"{name} cannot be loaded into sharded weights, because SAVE_ONLY_MODEL=1 leaves out FSDP's own "
+                    "file: answers after training are not measured",
+                    flush=True,
+                )
+            return False
+        self._load_best_model()
+        return True
+
     def take_record(self) -> StepRecord:
         """Return the record of the step that ended, and start that of the next."""
         record, self.record = self.record, StepRecord()
         return record
 
 
-def _now() -> float:
+def now() -> float:
+    """Return the seconds of a clock, once the GPU has done what is queued."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -26,7 +26,7 @@ def print_results(run: RunDirectory, summary: dict, evaluation: str) -> None:
     `evaluation` is the command that evaluates the run.
     """
     pairs = answer_pairs(run)
-    if "before" in summary:
+    if "after" in summary:
         print(f"{side_by_side(pairs)}\n\n{table(summary)}\n")
     with progress.task("drawing the figure"):
         picture = draw_training(run, summary, pairs)

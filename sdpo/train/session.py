@@ -159,13 +159,12 @@ class Session(Generic[Config]):
         steps = self.trainer.state.global_step
         if self.stop.requested and steps < self.trainer.state.max_steps:
             return False
-        stopped, best = self.guard.stopped if self.guard else [], None
+        stopped, best, is_loaded = self.guard.stopped if self.guard else [], None, True
         if stopped:
             best = summary["best_checkpoint"] = self._best_checkpoint()
             summary["stopped_by_guard"] = {"step": steps, "reasons": stopped}
-            if best:
-                self.trainer._load_best_model()
-        if after := self.measure_answers("after"):
+            is_loaded = best is None or self.trainer.load_best()
+        if is_loaded and (after := self.measure_answers("after")):
             summary["after"] = after
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)

@@ -1,7 +1,6 @@
 """One offline training run: reads the rows, measures the initial signal if a setting needs it, and trains."""
 
 import itertools
-import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,15 +14,15 @@ from sdpo.models.policy import adapter_config
 from sdpo.settings.inputs import read_template
 from sdpo.text.prompts import FOLLOW_UP_KINDS, Message
 from sdpo.text.records import read_interactions
-from sdpo.train.callbacks import peak_memory_gb
 from sdpo.train.objective import build_objective
 from sdpo.train.offline import initial_signal
 from sdpo.train.offline.data import read_rows, with_lengths
 from sdpo.train.offline.enough import check_enough
+from sdpo.train.offline.estimate import time_a_step
 from sdpo.train.offline.held_out import HeldOutCallback
 from sdpo.train.offline.kinds import count_kinds, read_kinds
 from sdpo.train.offline.mixture import validation_file
-from sdpo.train.offline.trainer import OfflineTrainer, collate
+from sdpo.train.offline.trainer import OfflineTrainer
 from sdpo.train.offline.truncation import TruncationLimits
 from sdpo.train.session import Session
 
@@ -157,7 +156,7 @@ class OfflineSession(Session[TrainingArguments]):
         settings, rows = self.settings, trainer.train_dataset
         tokens = sum(rows["length"])
         steps = settings.epoch_steps(len(rows)) * settings.epochs
-        seconds, memory = self._time_a_step(trainer)
+        seconds, memory = time_a_step(trainer)
         if self.main:
             print(
                 f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {settings.step_rows} rows "
@@ -166,29 +165,6 @@ class OfflineSession(Session[TrainingArguments]):
                 + f"peak memory so far {memory:.1f} GB, without optimizer states",
                 flush=True,
             )
-
-    def _time_a_step(self, trainer: OfflineTrainer) -> tuple[float | None, float]:
-        """Return the estimated seconds per step, or None with FSDP, and the peak memory in GB.
-
-        The time is that of a micro-batch of rows of median length, after one of the longest rows for the peak memory.
-        With FSDP the model cannot run before the Trainer has wrapped it.
-        """
-        settings, rows = self.settings, trainer.train_dataset
-        if trainer.is_fsdp_enabled:
-            return None, peak_memory_gb()
-        ordered = sorted(range(len(rows)), key=rows["length"].__getitem__)
-        median_start = max(0, len(ordered) // 2 - settings.bs // 2)
-        state = torch.get_rng_state()
-        for chosen in (ordered[-settings.bs :], ordered[median_start : median_start + settings.bs]):
-            started = time.perf_counter()
-            with trainer.compute_loss_context_manager():
-                loss = trainer.compute_loss(trainer.model, collate([rows[index] for index in chosen]))
-            loss.backward()
-            seconds = time.perf_counter() - started
-        trainer.model.zero_grad(set_to_none=True)
-        trainer.take_record()
-        torch.set_rng_state(state)
-        return seconds * settings.ga, peak_memory_gb()
 
 
 def pack_rows_if_able(model: PreTrainedModel, layout: str) -> bool:

@@ -66,7 +66,12 @@ def _rows_and_steps(settings: "OnlineSettings", path: Path | None, count: int) -
 
 
 def _check_generation(settings: "OnlineSettings") -> None:
-    """Raise SettingError if the backend that GENERATION names is missing."""
+    """Raise SettingError if the backend that GENERATION names is missing or cannot take the policy's weights."""
+    if settings.generation.startswith("vllm") and settings.adapter == "qlora":
+        raise SettingError(
+            f"GENERATION={settings.generation} does not work with ADAPTER=qlora: vLLM would get weights packed in 4 "
+            "bits. Give ADAPTER=lora, or leave GENERATION out."
+        )
     if settings.generation.startswith("vllm") and find_spec("vllm") is None:
         raise SettingError(
             f"GENERATION={settings.generation} needs the vllm package, which is not installed. Install the release "

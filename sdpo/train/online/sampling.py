@@ -1,20 +1,21 @@
 """The answers of online training: sampled by TRL's trainer, with the user's follow-ups, or both replayed."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
+from torch import Tensor, nn
 from trl import RLOOConfig, RLOOTrainer
 
 from sdpo import progress
 from sdpo.errors import RunError, SdpoError, SimulatorUnavailable
 from sdpo.method.trees import PromptCache
 from sdpo.models.generate import counted_tokens
-from sdpo.models.policy import weights_in_bf16
+from sdpo.models.policy import adapted_weights, restore_weights, weights_in_bf16
 from sdpo.models.prompt_cache import CacheKeeper, has_dropout
 from sdpo.text.chat import encode_completion, encode_prompt
 from sdpo.text.hindsight import HindsightTemplate
@@ -84,6 +85,25 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
     wait_for_user: Callable[[SimulatorUnavailable], None] | None
     hindsight_template: HindsightTemplate
 
+    @cached_property
+    def _weights_under_adapter(self) -> dict[nn.Parameter, Tensor]:
+        kept = is_peft_model(self.model) and not self.is_fsdp_enabled
+        return adapted_weights(self.model) if kept else {}
+
+    @contextmanager
+    def _base_weights_kept(self) -> Iterator[None]:
+        """Restore the weights under an adapter if vLLM has been given the policy's inside the context.
+
+        TRL adds the adapter to them and subtracts it again, which in bf16 does not give the same weights.
+        """
+        if not self.use_vllm:
+            yield
+            return
+        saved, synced = self._weights_under_adapter, self._last_loaded_step
+        yield
+        if self._last_loaded_step != synced:
+            restore_weights(saved)
+
     def _generate_single_turn(self, *arguments: object) -> list[list[int]]:
         """Return the answers' tokens. Raises RunError for an answer without any, as an engine that failed gives it."""
         # With args.bf16 continuous batching would cast the weights to bf16 permanently. They have to be in bf16 while
@@ -95,7 +115,7 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
         plain = not (self.use_vllm or self.use_transformers_continuous_batching)  # what calls the model token by token
         counted = counted_tokens(self.model, self.args.max_completion_length) if plain else nullcontext()
         try:
-            with weights_in_bf16(self.model) if casts else nullcontext(), counted:
+            with weights_in_bf16(self.model) if casts else nullcontext(), counted, self._base_weights_kept():
                 completion_ids = super()._generate_single_turn(*arguments)
         finally:
             self.args.bf16 = bf16
