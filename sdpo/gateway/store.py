@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from sdpo.errors import RunError, one_line
 from sdpo.gateway import migrations
-from sdpo.gateway.conversations import BRANCH, StoredConversation, paths, stored, with_pieces
+from sdpo.gateway.conversations import BRANCH, StoredConversation, conversation_of, paths, stored, with_pieces
 from sdpo.gateway.database import open_engine, shown, sqlite_path, writing
 from sdpo.gateway.exchanges import conversation_rows, rating_row, whole_conversation
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, PIECES, RATINGS, USES
@@ -167,12 +167,6 @@ class Store:
         query = select(USES.c.run).where(USES.c.conversation == conversation_of(id)).order_by(USES.c.used_at)
         with self.engine.begin() as connection:
             return list(connection.execute(query).scalars())
-
-
-def conversation_of(name: str) -> str:
-    """Return the id of the conversation that a branch belongs to."""
-    head, mark, number = name.rpartition(BRANCH)
-    return head if mark and number.isdigit() else name
 
 
 def read_exchanges(connection: Connection, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, command
+from sdpo.gateway.conversations import conversation_of
 from sdpo.runtime.files import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.text.split import is_held_out
@@ -124,15 +125,16 @@ class Split:
 def split(rows: Sequence[Interaction], persons: Mapping[str, str], share: float, most: float) -> Split:
     """Hold out a share of the persons, always the same ones, and limit what one person adds to the training.
 
-    Where too few persons are known, conversations are held out. A conversation of nobody known counts as a person.
+    Where too few persons are known, conversations are held out, each with its branches. A conversation of nobody known
+    counts as a person.
     """
-    of = {row.conversation_id: persons.get(row.conversation_id) or f"? {row.conversation_id}" for row in rows}
+    of = {name: persons.get(name) or f"? {conversation_of(name)}" for name in conversations_of(rows)}
     known = {name for name in of.values() if not name.startswith("? ")}
     by = "person"
     held_out = [row for row in rows if is_held_out(of[row.conversation_id], share)]
     if len(set(of.values())) < _FEWEST_PERSONS or not _FEWEST_HELD_OUT <= len(held_out) <= len(rows) / 2:
         by = "conversation"
-        held_out = [row for row in rows if is_held_out(row.conversation_id, share)]
+        held_out = [row for row in rows if is_held_out(conversation_of(row.conversation_id), share)]
     elif not known:
         by = "conversation"
     ids = {row.conversation_id for row in held_out}

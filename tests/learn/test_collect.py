@@ -34,6 +34,16 @@ def test_with_few_persons_conversations_are_held_out():
         assert not {row.conversation_id for row in parts.train} & {row.conversation_id for row in parts.held_out}
 
 
+@pytest.mark.parametrize("owner", [None, "me"])
+def test_the_branches_of_a_conversation_are_held_out_together(owner):
+    """They share a prompt, so one that is trained on would give the other's evaluation away."""
+    names = [f"c{number // 2}" + ("~2" if number % 2 else "") for number in range(200)]
+    rows = [replace(row, conversation_id=name) for row, name in zip(ROWS, names, strict=False)]
+    parts = collect.split(rows, dict.fromkeys(names, owner or ""), 0.3, 1.0)
+    trained, held = ({row.conversation_id.partition("~")[0] for row in one} for one in (parts.train, parts.held_out))
+    assert len(held) > 20 and len(trained) > 20 and not trained & held
+
+
 def test_nobody_gives_more_than_a_share_and_the_last_ones_stay():
     persons = {name: "loud" if index < 150 else person for index, (name, person) in enumerate(PERSONS.items())}
     parts = collect.split(ROWS, persons, 0.2, 0.1)
