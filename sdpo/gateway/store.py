@@ -81,6 +81,13 @@ class Store:
         with self.engine.begin() as connection:
             return connection.execute(select(func.count()).select_from(EXCHANGES)).scalar_one()
 
+    def exchange_ids(self) -> dict[str, str]:
+        """Return the conversation of each stored exchange, by the exchange's id."""
+        with self.engine.begin() as connection:
+            return {
+                row.id: row.conversation for row in connection.execute(select(EXCHANGES.c.id, EXCHANGES.c.conversation))
+            }
+
     def _chunk(self, connection: Connection, last: tuple[float, str] | None, only_unused: bool) -> list[dict[str, Any]]:
         table = CONVERSATIONS.c
         query = select(table.id, table.started_at).order_by(table.started_at, table.id).limit(_AT_ONCE)
@@ -139,23 +146,27 @@ class Store:
     # What was learned
 
     def mark_used(self, ids: Iterable[str], run: str, until: float | None = None) -> None:
-        """Note that a run learned from these conversations.
+        """Note that a run learned from these conversations. Those that were removed meanwhile are left out.
 
         `until` is when the run began to read them, so that what was said since then still counts as not used; None is
         now.
         """
         now = time.time()
         covered = now if until is None else until - _UNSETTLED_SECONDS
-        names = list(dict.fromkeys(conversation_of(name) for name in ids))
-        rows = [{"conversation": name, "run": run, "until": covered, "used_at": now} for name in names]
-        if rows:
+        names = dict.fromkeys(conversation_of(name) for name in ids)
+        with self.writing.begin() as connection:
+            kept = names.keys() & set(connection.execute(select(CONVERSATIONS.c.id)).scalars())
+            rows = [
+                {"conversation": name, "run": run, "until": covered, "used_at": now} for name in names if name in kept
+            ]
+            if not rows:
+                return
             statement = self.insert(USES)
             statement = statement.on_conflict_do_update(
                 index_elements=["conversation", "run"],
                 set_={"until": statement.excluded.until, "used_at": statement.excluded.used_at},
             )
-            with self.writing.begin() as connection:
-                connection.execute(statement, rows)
+            connection.execute(statement, rows)
 
     def unmark_used(self, run: str) -> None:
         """Take back that this run learned from any conversation."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sdpo.gateway.store import Store
     from sdpo.settings import LearnSettings, StoreSettings
 
-CONVERSATIONS, PERSONS = "conversations.jsonl", "persons.json"
+CONVERSATIONS, PERSONS, EXCHANGES = "conversations.jsonl", "persons.json", "exchanges.json"
 TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
 _ID_NAMES = ("conversation_id", "id")
 _USER_NAMES = ("user", "user_id")
@@ -49,12 +49,14 @@ def write_conversations(
 ) -> dict[str, Any]:
     """Write the store's conversations, without their users, and whose they are into the folder; return counts.
 
+    The ids of their exchanges are written too, for `is_removed`.
     `replied` is the number of conversations in which a user replied to an answer.
     """
     from sdpo.gateway import export
 
     unused = {one.id for one in store.conversations(only_unused=True)}
     persons, replied = dict[str, str](), set[str]()
+    exchanges = store.exchange_ids()
 
     def row(one: "StoredConversation") -> dict:
         roles = [message.get("role") for message in one.messages]
@@ -65,7 +67,20 @@ def write_conversations(
 
     count = export.write_conversations(store, folder / CONVERSATIONS, unused_only, row)
     _write_persons(folder, persons)
+    exchanges |= store.exchange_ids()  # of before and after, so that what was removed meanwhile is among them
+    names = {conversation_of(name) for name in persons}
+    kept = [exchange for exchange, name in exchanges.items() if name in names]
+    replace_file(folder / EXCHANGES, json.dumps(kept).encode())
     return {"conversations": count, "unused": sorted(unused & set(persons)), "replied": len(replied)}
+
+
+def is_removed(store: "Store", folder: Path) -> bool:
+    """Return whether anything that `write_conversations` wrote into the folder was removed from the store since."""
+    try:
+        collected = json.loads((folder / EXCHANGES).read_text("utf-8"))
+    except FileNotFoundError:
+        return True  # another version of this code collected, or beginning anew was interrupted
+    return not store.exchange_ids().keys() >= set(collected)
 
 
 def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str]) -> int:
