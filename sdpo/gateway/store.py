@@ -57,8 +57,8 @@ class Store:
     def conversations(self, *, only_unused: bool = False) -> Iterator[StoredConversation]:
         """Yield the conversations in the order in which they started, branches of one together, the newest first.
 
-        `only_unused` leaves out those to which nothing was added since `mark_used`. An answer that is still being
-        given is in it as far as it has come.
+        `only_unused` leaves out those to which nothing, no rating either, was added since `mark_used`. An answer that
+        is still being given is in it as far as it has come.
         """
         last: tuple[float, str] | None = None
         while True:
@@ -80,6 +80,20 @@ class Store:
         """Return the number of stored exchanges."""
         with self.engine.begin() as connection:
             return connection.execute(select(func.count()).select_from(EXCHANGES)).scalar_one()
+
+    def users(self) -> dict[str, str]:
+        """Return the user, "" if unknown, with whom each conversation began, by the conversation's id."""
+        with self.engine.begin() as connection:
+            rows = connection.execute(select(CONVERSATIONS.c.id, CONVERSATIONS.c.user))
+            return {row.id: row.user for row in rows}
+
+    def has_since(self, at: float) -> bool:
+        """Return whether an exchange or a rating was added, or an answer ended, since then."""
+        covered = at - _UNSETTLED_SECONDS
+        ended = select(EXCHANGES.c.id).where(func.coalesce(EXCHANGES.c.finished_at, EXCHANGES.c.started_at) > covered)
+        rated = select(RATINGS.c.id).where(RATINGS.c.rated_at > covered)
+        with self.engine.begin() as connection:
+            return any(connection.execute(query.limit(1)).first() is not None for query in (ended, rated))
 
     def exchange_ids(self) -> dict[str, str]:
         """Return the conversation of each stored exchange, by the exchange's id."""
@@ -103,7 +117,8 @@ class Store:
                 .where(EXCHANGES.c.conversation == table.id)
                 .scalar_subquery()
             )
-            query = query.where(or_(used.is_(None), newest > used))
+            rated = select(func.max(RATINGS.c.rated_at)).where(RATINGS.c.conversation == table.id).scalar_subquery()
+            query = query.where(or_(used.is_(None), newest > used, rated > used))
         return _rows(connection, query)
 
     def _assembled(self, connection: Connection, names: Sequence[str]) -> Iterator[StoredConversation]:
