@@ -45,7 +45,7 @@ def test_with_few_persons_conversations_are_held_out():
 
 @pytest.mark.parametrize("owner", [None, "me"])
 def test_the_branches_of_a_conversation_are_held_out_together(owner):
-    """They share a prompt, so one that is trained on would give the other's evaluation away."""
+    """They share a prompt, so one that is trained on would spoil the other's evaluation."""
     names = [f"c{number // 2}" + ("~2" if number % 2 else "") for number in range(200)]
     rows = [replace(row, conversation_id=name) for row, name in zip(ROWS, names, strict=False)]
     parts = collect.split(rows, dict.fromkeys(names, owner or ""), 0.3, 1.0)
