@@ -19,7 +19,7 @@ def seconds_until(hour: int, now: datetime) -> float:
 
 
 def main() -> int:
-    """Learn each night. A night that fails is said in its own log, and the next one begins anew."""
+    """Learn each night. A night that fails is said in its own log, and the next one goes on with it."""
     text = os.environ.get("LEARN_HOUR", "3").strip()
     at_once = text == "now"
     hour = datetime.now(UTC).hour if at_once else int(text) if text.isdecimal() else 24

@@ -10,6 +10,12 @@ from sdpo.gateway.answer import messages_of
 BRANCH = "~"  # between the id of a conversation and the number of a branch beside its newest one
 
 
+def conversation_of(name: str) -> str:
+    """Return the id of the conversation that a branch belongs to."""
+    head, mark, number = name.rpartition(BRANCH)
+    return head if mark and number.isdigit() else name
+
+
 @dataclass(frozen=True)
 class StoredConversation:
     """A conversation of the store, from the first message to the last answer, in OpenAI's form.

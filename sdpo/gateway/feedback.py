@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse
 
 from sdpo.data.messages import rating_of
 from sdpo.gateway.chat import read_body
-from sdpo.gateway.conversations import Path, paths
+from sdpo.gateway.conversations import Path, conversation_of, paths
 from sdpo.gateway.exchanges import plain_id, rating_row
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.history import message_hash
@@ -18,7 +18,7 @@ from sdpo.gateway.keys import Refused
 from sdpo.gateway.open_webui import rated_text
 from sdpo.gateway.schema import EXCHANGES
 from sdpo.gateway.stitching import own_id
-from sdpo.gateway.store import Store, conversation_of, read_exchanges
+from sdpo.gateway.store import Store, read_exchanges
 
 _FORM = (
     'Send {"exchange": "x-...", "rating": 1 or -1, "comment": "..."}, or a conversation and the index of its message: '

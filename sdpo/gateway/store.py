@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from sdpo.errors import RunError, one_line
 from sdpo.gateway import migrations
-from sdpo.gateway.conversations import BRANCH, StoredConversation, paths, stored, with_pieces
+from sdpo.gateway.conversations import BRANCH, StoredConversation, conversation_of, paths, stored, with_pieces
 from sdpo.gateway.database import open_engine, shown, sqlite_path, writing
 from sdpo.gateway.exchanges import conversation_rows, rating_row, whole_conversation
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, PIECES, RATINGS, USES
@@ -57,8 +57,8 @@ class Store:
     def conversations(self, *, only_unused: bool = False) -> Iterator[StoredConversation]:
         """Yield the conversations in the order in which they started, branches of one together, the newest first.
 
-        `only_unused` leaves out those to which nothing was added since `mark_used`. An answer that is still being
-        given is in it as far as it has come.
+        `only_unused` leaves out those to which nothing, no rating either, was added since `mark_used`. An answer that
+        is still being given is in it as far as it has come.
         """
         last: tuple[float, str] | None = None
         while True:
@@ -81,6 +81,27 @@ class Store:
         with self.engine.begin() as connection:
             return connection.execute(select(func.count()).select_from(EXCHANGES)).scalar_one()
 
+    def users(self) -> dict[str, str]:
+        """Return the user, "" if unknown, with whom each conversation began, by the conversation's id."""
+        with self.engine.begin() as connection:
+            rows = connection.execute(select(CONVERSATIONS.c.id, CONVERSATIONS.c.user))
+            return {row.id: row.user for row in rows}
+
+    def has_since(self, at: float) -> bool:
+        """Return whether an exchange or a rating was added, or an answer ended, since then."""
+        covered = at - _UNSETTLED_SECONDS
+        ended = select(EXCHANGES.c.id).where(func.coalesce(EXCHANGES.c.finished_at, EXCHANGES.c.started_at) > covered)
+        rated = select(RATINGS.c.id).where(RATINGS.c.rated_at > covered)
+        with self.engine.begin() as connection:
+            return any(connection.execute(query.limit(1)).first() is not None for query in (ended, rated))
+
+    def exchange_ids(self) -> dict[str, str]:
+        """Return the conversation of each stored exchange, by the exchange's id."""
+        with self.engine.begin() as connection:
+            return {
+                row.id: row.conversation for row in connection.execute(select(EXCHANGES.c.id, EXCHANGES.c.conversation))
+            }
+
     def _chunk(self, connection: Connection, last: tuple[float, str] | None, only_unused: bool) -> list[dict[str, Any]]:
         table = CONVERSATIONS.c
         query = select(table.id, table.started_at).order_by(table.started_at, table.id).limit(_AT_ONCE)
@@ -96,7 +117,8 @@ class Store:
                 .where(EXCHANGES.c.conversation == table.id)
                 .scalar_subquery()
             )
-            query = query.where(or_(used.is_(None), newest > used))
+            rated = select(func.max(RATINGS.c.rated_at)).where(RATINGS.c.conversation == table.id).scalar_subquery()
+            query = query.where(or_(used.is_(None), newest > used, rated > used))
         return _rows(connection, query)
 
     def _assembled(self, connection: Connection, names: Sequence[str]) -> Iterator[StoredConversation]:
@@ -139,23 +161,27 @@ class Store:
     # What was learned
 
     def mark_used(self, ids: Iterable[str], run: str, until: float | None = None) -> None:
-        """Note that a run learned from these conversations.
+        """Note that a run learned from these conversations. Those that were removed meanwhile are left out.
 
         `until` is when the run began to read them, so that what was said since then still counts as not used; None is
         now.
         """
         now = time.time()
         covered = now if until is None else until - _UNSETTLED_SECONDS
-        names = list(dict.fromkeys(conversation_of(name) for name in ids))
-        rows = [{"conversation": name, "run": run, "until": covered, "used_at": now} for name in names]
-        if rows:
+        names = dict.fromkeys(conversation_of(name) for name in ids)
+        with self.writing.begin() as connection:
+            kept = names.keys() & set(connection.execute(select(CONVERSATIONS.c.id)).scalars())
+            rows = [
+                {"conversation": name, "run": run, "until": covered, "used_at": now} for name in names if name in kept
+            ]
+            if not rows:
+                return
             statement = self.insert(USES)
             statement = statement.on_conflict_do_update(
                 index_elements=["conversation", "run"],
                 set_={"until": statement.excluded.until, "used_at": statement.excluded.used_at},
             )
-            with self.writing.begin() as connection:
-                connection.execute(statement, rows)
+            connection.execute(statement, rows)
 
     def unmark_used(self, run: str) -> None:
         """Take back that this run learned from any conversation."""
@@ -167,12 +193,6 @@ class Store:
         query = select(USES.c.run).where(USES.c.conversation == conversation_of(id)).order_by(USES.c.used_at)
         with self.engine.begin() as connection:
             return list(connection.execute(query).scalars())
-
-
-def conversation_of(name: str) -> str:
-    """Return the id of the conversation that a branch belongs to."""
-    head, mark, number = name.rpartition(BRANCH)
-    return head if mark and number.isdigit() else name
 
 
 def read_exchanges(connection: Connection, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

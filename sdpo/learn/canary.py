@@ -1,15 +1,18 @@
 """Comparing a canary with what is live: ratings, and follow-ups that complain, each with an interval.
 
 A conversation belongs wholly to one arm, by its id, so the arms differ by chance alone. Only what was said since the
-canary began counts. The rows of one person count as correlated.
+canary began counts, and what branches of a conversation share counts once. The rows of one person count as correlated.
 """
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sdpo.data.found import own_words
 from sdpo.errors import SettingError
+from sdpo.gateway.conversations import conversation_of
 from sdpo.learn.collect import open_store
 from sdpo.registry.live import Live, read_live
 from sdpo.registry.moves import promote, rollback
@@ -63,31 +66,41 @@ def arms(
     """Return what was said to the candidate and to what is live, since the canary began."""
     candidate, current = Arm(), Arm()
     assert live.canary is not None
+    counted = set[tuple[str, ...]]()
     by_version = {live.canary.version: candidate, live.version or "": current}
     for conversation in conversations:
         if conversation.started_at < live.changed_at:
             continue
-        group = conversation.user or conversation.id
+        name = conversation_of(conversation.id)
+        group = conversation.user or name
         rated = {rating["message"]: rating["rating"] for rating in conversation.ratings}
-        for index, version, follow_up in _answers(conversation):
-            arm = by_version.get(version)
+        for index, version, so_far, follow_up in _answers(conversation):
+            arm, answer = by_version.get(version), (name, version, so_far)
             if arm is None:
                 continue
-            if index in rated:
+            if index in rated and answer not in counted:
+                counted.add(answer)
                 arm.ratings.append((group, rated[index] > 0))
-            complaint = complains(follow_up) if follow_up else None
+            if not follow_up or (*answer, follow_up) in counted:
+                continue
+            counted.add((*answer, follow_up))
+            complaint = complains(follow_up)
             if complaint is not None:
                 arm.follow_ups.append((group, not complaint))
     return [candidate, current]
 
 
-def _answers(conversation: "StoredConversation") -> Iterator[tuple[int, str, str]]:
-    """Yield index, version and follow-up (empty if there is none) of each answer."""
-    answers = [index for index, message in enumerate(conversation.messages) if message.get("role") == "assistant"]
-    for index, version in zip(answers, conversation.versions, strict=False):
+def _answers(conversation: "StoredConversation") -> Iterator[tuple[int, str, str, str]]:
+    """Yield index, version, hash of all messages up to it, and follow-up (empty if there is none) of each answer."""
+    so_far, versions = hashlib.sha256(), iter(conversation.versions)
+    for index, message in enumerate(conversation.messages):
+        so_far.update(json.dumps(message).encode() + b"\n")
+        version = next(versions, None) if message.get("role") == "assistant" else None
+        if version is None:
+            continue
         after = conversation.messages[index + 1] if index + 1 < len(conversation.messages) else {}
         text = after.get("content") if after.get("role") == "user" else None
-        yield index, version, own_words(text) if isinstance(text, str) else ""
+        yield index, version, so_far.hexdigest(), own_words(text) if isinstance(text, str) else ""
 
 
 def compare(candidate: Arm, live: Arm, fewest: int, margin: float) -> Comparison:

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import RecordError, command
+from sdpo.gateway.conversations import conversation_of
+from sdpo.registry import versions
 from sdpo.runtime.files import replace_file
 from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from sdpo.text.split import is_held_out
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from sdpo.gateway.store import Store
     from sdpo.settings import LearnSettings, StoreSettings
 
-CONVERSATIONS, PERSONS = "conversations.jsonl", "persons.json"
+CONVERSATIONS, PERSONS, EXCHANGES = "conversations.jsonl", "persons.json", "exchanges.json"
 TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
 _ID_NAMES = ("conversation_id", "id")
 _USER_NAMES = ("user", "user_id")
@@ -48,12 +50,14 @@ def write_conversations(
 ) -> dict[str, Any]:
     """Write the store's conversations, without their users, and whose they are into the folder; return counts.
 
+    The ids of their exchanges are written too, for `is_removed`.
     `replied` is the number of conversations in which a user replied to an answer.
     """
     from sdpo.gateway import export
 
     unused = {one.id for one in store.conversations(only_unused=True)}
     persons, replied = dict[str, str](), set[str]()
+    exchanges = store.exchange_ids()
 
     def row(one: "StoredConversation") -> dict:
         roles = [message.get("role") for message in one.messages]
@@ -63,8 +67,43 @@ def write_conversations(
         return {name: value for name, value in export.row_of(one).items() if name != "user"}
 
     count = export.write_conversations(store, folder / CONVERSATIONS, unused_only, row)
+    collected = set(persons)
+    for name, user in store.users().items():  # so that the same persons are held out, whoever spoke since
+        persons.setdefault(name, person(user) if user else "")
     _write_persons(folder, persons)
-    return {"conversations": count, "unused": sorted(unused & set(persons)), "replied": len(replied)}
+    exchanges |= store.exchange_ids()  # of before and after, so that what was removed meanwhile is among them
+    names = {conversation_of(name) for name in collected}
+    kept = [exchange for exchange, name in exchanges.items() if name in names]
+    replace_file(folder / EXCHANGES, json.dumps(kept).encode())
+    return {"conversations": count, "unused": sorted(unused & collected), "replied": len(replied)}
+
+
+def facts_of(store: "Store", trained: Iterable[str], started: float) -> dict[str, Any]:
+    """Return what a version keeps of its store: by this `has_more` knows whether there is more to learn from.
+
+    `left` is the number of conversations that no version has learned from: of those who are held out, for instance.
+    """
+    return {"store": store.shown, "at": started, "left": len(_unused(store) - set(map(conversation_of, trained)))}
+
+
+def has_more(store: "Store", registry: Path) -> bool:
+    """Return whether anything was added to the store since the newest version that was learned from it."""
+    facts = (version.data.get("collected") or {} for version in versions.versions(registry))
+    last = next((one for one in reversed(list(facts)) if one.get("store") == store.shown), None)
+    return last is None or len(_unused(store)) > last["left"] or store.has_since(last["at"])
+
+
+def _unused(store: "Store") -> set[str]:
+    return {conversation_of(one.id) for one in store.conversations(only_unused=True)}
+
+
+def is_removed(store: "Store", folder: Path) -> bool:
+    """Return whether anything that `write_conversations` wrote into the folder was removed from the store since."""
+    try:
+        collected = json.loads((folder / EXCHANGES).read_text("utf-8"))
+    except FileNotFoundError:
+        return True  # another version of this code collected, or beginning anew was interrupted
+    return not store.exchange_ids().keys() >= set(collected)
 
 
 def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str]) -> int:
@@ -124,15 +163,20 @@ class Split:
 def split(rows: Sequence[Interaction], persons: Mapping[str, str], share: float, most: float) -> Split:
     """Hold out a share of the persons, always the same ones, and limit what one person adds to the training.
 
-    Where too few persons are known, conversations are held out. A conversation of nobody known counts as a person.
+    Where too few persons are known, conversations are held out, each with its branches. A conversation of nobody known
+    counts as a person. With enough persons, also of conversations that have no row here, none who is held out is
+    trained on: conversations of others are held out beside theirs where these are too few.
     """
-    of = {row.conversation_id: persons.get(row.conversation_id) or f"? {row.conversation_id}" for row in rows}
+    of = {name: persons.get(name) or f"? {conversation_of(name)}" for name in conversations_of(rows)}
     known = {name for name in of.values() if not name.startswith("? ")}
+    enough = len({name for name in persons.values() if name}) >= _FEWEST_PERSONS
     by = "person"
     held_out = [row for row in rows if is_held_out(of[row.conversation_id], share)]
-    if len(set(of.values())) < _FEWEST_PERSONS or not _FEWEST_HELD_OUT <= len(held_out) <= len(rows) / 2:
+    many = not enough and (len(set(of.values())) < _FEWEST_PERSONS or len(held_out) > len(rows) / 2)
+    if many or len(held_out) < _FEWEST_HELD_OUT:
         by = "conversation"
-        held_out = [row for row in rows if is_held_out(row.conversation_id, share)]
+        own = {row.conversation_id for row in held_out if enough}
+        held_out = [row for row in rows if row.conversation_id in own or _is_held_out(row, share)]
     elif not known:
         by = "conversation"
     ids = {row.conversation_id for row in held_out}
@@ -140,6 +184,10 @@ def split(rows: Sequence[Interaction], persons: Mapping[str, str], share: float,
     capped = _capped(train, of, most) if len(known) >= _FEWEST_PERSONS else train
     used = sorted({of[row.conversation_id] for row in capped} & known)
     return Split(capped, held_out, by, used, len(train) - len(capped))
+
+
+def _is_held_out(row: Interaction, share: float) -> bool:
+    return is_held_out(conversation_of(row.conversation_id), share)
 
 
 def _capped(rows: Sequence[Interaction], of: Mapping[str, str], most: float) -> list[Interaction]:

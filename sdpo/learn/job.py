@@ -13,6 +13,7 @@ from sdpo.errors import RunError, SettingError
 from sdpo.evaluate.judges import ORACLE, SHIPPED
 from sdpo.learn import collect
 from sdpo.learn.journal import FILE as JOURNAL
+from sdpo.learn.journal import since_anew
 from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
@@ -159,7 +160,7 @@ def plan(settings: "LearnSettings") -> list[str]:
     live = read_live(settings.registry)
     lines.append(f"live: {live.version or 'the base model'}, with which a candidate is compared")
     path = settings.run_directory_path
-    rows = RunDirectory(path).read_rows(JOURNAL) if path.exists() else []
+    rows = since_anew(RunDirectory(path).read_rows(JOURNAL)) if path.exists() else []
     done = [name for name in STAGES if any(row["stage"] == name for row in rows)]
     left = [name for name in STAGES if name not in done]
     lines.append(f"stages: {' → '.join(left)}" + (f" (done before: {', '.join(done)})" if done else ""))

@@ -9,6 +9,7 @@ from typing import Any
 from sdpo.runtime.run_directory import RunDirectory
 
 FILE = "learn.jsonl"
+ANEW = "anew"  # the line after which nothing of what was done before counts
 
 
 class Journal:
@@ -20,7 +21,7 @@ class Journal:
 
     def result(self, stage: str, inputs: str) -> dict[str, Any] | None:
         """Return the line of a stage that ended with these inputs, None if it has yet to run with them."""
-        rows = (row for row in reversed(self.rows) if row["stage"] == stage)
+        rows = (row for row in reversed(since_anew(self.rows)) if row["stage"] == stage)
         row = next(rows, None)
         return row if row is not None and row["inputs"] == inputs else None
 
@@ -38,3 +39,9 @@ class Journal:
             os.fsync(file.fileno())
         self.rows.append(row)
         return row
+
+
+def since_anew(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of the stages since the night last began anew."""
+    starts = [index for index, row in enumerate(rows, start=1) if row["stage"] == ANEW]
+    return rows[starts[-1] :] if starts else rows

@@ -85,14 +85,14 @@ class Work:
             output = key_of(collect.input_listing(settings.input))
             sentence = f"{settings.input}" + (f", {known} conversations with a known person" if known else "")
             return {"sentence": sentence, "output": output, "live": live, "started": started}
-        counts = collect.write_conversations(
-            collect.open_store(settings), self.data, settings.conversations == "unused", person
-        )
+        store = collect.open_store(settings)
+        more = collect.has_more(store, settings.registry)
+        counts = collect.write_conversations(store, self.data, settings.conversations == "unused", person)
         output = collect.digest(self.data / collect.CONVERSATIONS, self.data / collect.PERSONS)
         sentence = f"{counts['conversations']} conversations, {len(counts['unused'])} of them not learned from yet"
         row = {"sentence": sentence, "output": output, "live": live, "started": started}
-        if not counts["unused"]:
-            row |= _ends(NOTHING, 0, "nothing was said that no version has learned from")
+        if not counts["unused"] or not more:
+            row |= _ends(NOTHING, 0, "nothing was added that no version has learned from")
         elif not counts["replied"]:
             row |= _ends(NOTHING, 0, f"{sentence}, and in none did a user reply to an answer")
         return row
@@ -218,13 +218,16 @@ class Work:
         split = self.folder.read_json(f"data/{collect.SPLIT}") or {}
         parent = self.results["collect"]["live"] if settings.from_live else None
         data = {"interactions": len(train), "conversations": ids, "persons": split["persons"]}
+        started = self.results["collect"]["started"]
+        if settings.input is None:
+            data["collected"] = collect.facts_of(collect.open_store(settings), ids, started)
         version = versions.add(
             settings.registry, self._as_version(folder), self._start(), run=run.path, parent=parent, data=data,
             checkpoint=int(folder.name.rpartition("-")[2]),
             verdict={name: release[name] for name in ("verdict", "checkpoint", "sentence")},
         )  # fmt: skip
         if settings.input is None:
-            collect.open_store(settings).mark_used(ids, version.name, self.results["collect"]["started"])
+            collect.open_store(settings).mark_used(ids, version.name, started)
         row = {"sentence": f"{version.name}: {version.verdict['sentence']}", "output": version.weights}
         row |= {"version": version.name}
         if version.kept:

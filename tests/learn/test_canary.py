@@ -1,10 +1,13 @@
 """The comparison of a canary with what is live."""
 
+import json
 import time
 from random import Random
 
 import pytest
+from sqlalchemy import insert, select
 
+from sdpo.gateway.schema import EXCHANGES
 from sdpo.gateway.store import Store
 from sdpo.learn import canary
 from sdpo.registry import moves
@@ -137,3 +140,28 @@ def test_an_answer_counts_for_the_version_that_gave_it():
     assert read == ["c"]  # not what a client had found for the question
     assert own.ratings == [("x", True)] and own.follow_ups == []
     assert other.ratings == [] and other.follow_ups == [("x", False)]
+
+
+def branches_of(store: Store, name: str) -> None:
+    """Add a rated answer, a follow-up that complains, and nine more answers to that follow-up."""
+    said = [{"role": "user", "content": "a post"}, {"role": "assistant", "content": "an answer"}]
+    said += [{"role": "user", "content": "Shorter, please."}, {"role": "assistant", "content": "fine"}]
+    ratings = [{"message": 1, "rating": -1, "comment": None}]
+    store.add_conversation(said, id=name, versions=["v0002"] * 2, ratings=ratings, started_at=time.time() + 1)
+    with store.writing.begin() as connection:
+        query = select(EXCHANGES).where(EXCHANGES.c.conversation == name, EXCHANGES.c.parent.is_not(None))
+        last = dict(connection.execute(query).mappings().one())
+        for number in range(9):
+            answers = json.dumps([{"role": "assistant", "content": f"fine {number}"}])
+            more = {"id": f"{name}-{number}", "started_at": last["started_at"] + number + 1, "answers": answers}
+            connection.execute(insert(EXCHANGES), last | more)
+
+
+def test_what_branches_of_a_conversation_share_counts_once(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    branches_of(store, "c-1")
+    assert len(list(store.conversations())) == 10
+    live = Live(None, None, Canary("v0002", "m", 0.5), changed_at=4.0)
+    own, other = canary.arms(store.conversations(), live, lambda text: True)
+    assert (own.ratings, own.follow_ups) == ([("c-1", False)], [("c-1", False)])  # all of one group, too
+    assert other == canary.Arm()

@@ -2,17 +2,26 @@
 
 import json
 import stat
+import time
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import insert, select
 
+from sdpo.gateway.exchanges import rating_row
+from sdpo.gateway.schema import EXCHANGES, RATINGS
 from sdpo.gateway.store import Store
 from sdpo.learn import collect
+from sdpo.learn.stages import stage_lock
+from sdpo.learn.work import Work
+from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import LearnSettings
+from sdpo.text.split import is_held_out
 from sdpo.tiny.logged import interactions
+from tests.registries import add, write_adapter
 
 ROWS = interactions(300, seed=8)
 PERSONS = {row.conversation_id: f"person-{number % 30}" for number, row in enumerate(ROWS)}
@@ -32,6 +41,16 @@ def test_with_few_persons_conversations_are_held_out():
         parts = collect.split(ROWS, persons, 0.3, 1.0)
         assert parts.by == "conversation" and 50 < len(parts.held_out) < 130
         assert not {row.conversation_id for row in parts.train} & {row.conversation_id for row in parts.held_out}
+
+
+@pytest.mark.parametrize("owner", [None, "me"])
+def test_the_branches_of_a_conversation_are_held_out_together(owner):
+    """They share a prompt, so one that is trained on would spoil the other's evaluation."""
+    names = [f"c{number // 2}" + ("~2" if number % 2 else "") for number in range(200)]
+    rows = [replace(row, conversation_id=name) for row, name in zip(ROWS, names, strict=False)]
+    parts = collect.split(rows, dict.fromkeys(names, owner or ""), 0.3, 1.0)
+    trained, held = ({row.conversation_id.partition("~")[0] for row in one} for one in (parts.train, parts.held_out))
+    assert len(held) > 20 and len(trained) > 20 and not trained & held
 
 
 def test_nobody_gives_more_than_a_share_and_the_last_ones_stay():
@@ -54,6 +73,58 @@ def test_nothing_is_lost_or_doubled(owners, share):
     persons = {row.conversation_id: f"p{owner}" if owner else "" for row, owner in zip(rows, owners, strict=True)}
     parts = collect.split(rows, persons, share, 1.0)
     assert sorted(row.id for row in [*parts.train, *parts.held_out]) == sorted(row.id for row in rows)
+
+
+@given(st.lists(st.integers(1, 40), min_size=20, max_size=120), st.floats(0.05, 0.9))
+def test_a_person_who_is_held_out_is_never_trained_on(owners, share):
+    """Not on a night either that has only what earlier nights left: they learned from everybody else."""
+    everybody = {f"before-{number}": f"p{number}" for number in range(1, 41)}
+    rows = ROWS[: len(owners)]
+    persons = {row.conversation_id: f"p{owner}" for row, owner in zip(rows, owners, strict=True)}
+    parts = collect.split(rows, everybody | persons, share, 1.0)
+    assert not any(is_held_out(persons[row.conversation_id], share) for row in parts.train)
+    left = [row for row in ROWS if is_held_out(PERSONS[row.conversation_id], 0.2)]
+    assert left and collect.split(left, PERSONS, 0.2, 1.0).train == []
+
+
+def test_a_night_has_something_to_learn_if_something_was_added_since_the_last(tmp_path):
+    """Those who are held out stay unused for ever, and are no reason to learn again."""
+    url = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    store, started = Store(url), time.time() - 3600
+    said = [{"role": role, "content": "x"} for role in ("user", "assistant", "user", "assistant")]
+    for name in ("trained", "held-out"):
+        store.add_conversation(said, id=name, user=name, started_at=started - 100)
+    registry = tmp_path / "registry"
+    data = {"collected": collect.facts_of(store, ["trained"], started)}
+    add(registry, write_adapter(tmp_path / "adapter", 1), data=data)
+    store.mark_used(["trained"], "v0001", started)
+    folder = RunDirectory(tmp_path / "night")
+    folder.path.mkdir()
+
+    def outcome(**given):
+        settings = LearnSettings(registry=registry, **{"store_url": url} | given)
+        with stage_lock(folder.path) as lock:
+            work = Work(settings, folder, lock)
+            work.data.mkdir(exist_ok=True)
+            return work.collect_stage().get("outcome")
+
+    assert outcome() == outcome(conversations="unused") == "nothing new"
+    store.add_conversation(said, id="imported", started_at=5.0)  # of long ago, but not there before
+    assert outcome() is None
+    data = {"collected": collect.facts_of(store, ["trained", "imported"], started)}
+    add(registry, write_adapter(tmp_path / "second", 2), data=data)
+    store.mark_used(["imported"], "v0002", started)
+    assert outcome() == "nothing new"
+    other = Store(f"sqlite:///{tmp_path / 'other.sqlite'}")
+    other.add_conversation(said, id="x", started_at=5.0)
+    assert outcome(store_url=f"sqlite:///{other.path}") is None
+    with store.writing.begin() as connection:
+        row = dict(
+            connection.execute(select(EXCHANGES).where(EXCHANGES.c.conversation == "trained")).mappings().first()
+        )
+        connection.execute(insert(RATINGS), rating_row(row, -1, None))
+    assert outcome() is None
+    assert [one.id for one in store.conversations(only_unused=True)] == ["held-out", "trained"]
 
 
 def test_a_person_is_a_hash_with_the_registrys_own_key(tmp_path):
