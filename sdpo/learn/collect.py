@@ -78,19 +78,26 @@ def write_conversations(
     return {"conversations": count, "unused": sorted(unused & collected), "replied": len(replied)}
 
 
-def facts_of(store: "Store", trained: Iterable[str], started: float) -> dict[str, Any]:
+def facts_of(store: "Store", trained: Iterable[str], started: float, settings: str) -> dict[str, Any]:
     """Return what a version keeps of its store: by this `has_more` knows whether there is more to learn from.
 
-    `left` is the number of conversations that no version has learned from: of those who are held out, for instance.
+    `settings` stands for those of the night. `left` is the number of conversations that no version has learned from: of
+    those who are held out, for instance.
     """
-    return {"store": store.shown, "at": started, "left": len(_unused(store) - set(map(conversation_of, trained)))}
+    left = len(_unused(store) - set(map(conversation_of, trained)))
+    return {"store": store.shown, "at": started, "left": left, "settings": settings}
 
 
-def has_more(store: "Store", registry: Path) -> bool:
-    """Return whether anything was added to the store since the newest version that was learned from it."""
+def has_more(store: "Store", registry: Path, settings: str) -> bool:
+    """Return whether anything was added since the newest version from this store, or the settings are others now."""
     facts = (version.data.get("collected") or {} for version in versions.versions(registry))
     last = next((one for one in reversed(list(facts)) if one.get("store") == store.shown), None)
-    return last is None or len(_unused(store)) > last["left"] or store.has_since(last["at"])
+    return (
+        last is None
+        or last["settings"] != settings
+        or len(_unused(store)) > last["left"]
+        or store.has_since(last["at"])
+    )
 
 
 def _unused(store: "Store") -> set[str]:

@@ -86,7 +86,7 @@ class Work:
             sentence = f"{settings.input}" + (f", {known} conversations with a known person" if known else "")
             return {"sentence": sentence, "output": output, "live": live, "started": started}
         store = collect.open_store(settings)
-        more = collect.has_more(store, settings.registry)
+        more = collect.has_more(store, settings.registry, self._settings_key())
         counts = collect.write_conversations(store, self.data, settings.conversations == "unused", person)
         output = collect.digest(self.data / collect.CONVERSATIONS, self.data / collect.PERSONS)
         sentence = f"{counts['conversations']} conversations, {len(counts['unused'])} of them not learned from yet"
@@ -205,6 +205,10 @@ class Work:
         release = json.loads(path.read_text("utf-8"))
         return {"sentence": release["sentence"], "output": collect.digest(path), "against": live}
 
+    def _settings_key(self) -> str:
+        """Return what stands for the night's settings that change what is learned."""
+        return key_of((self.folder.read_json("run.json") or {}).get("identity"))
+
     def register_stage(self) -> dict[str, Any]:
         """Add the best checkpoint to the registry, whatever its verdict."""
         settings, run = self.settings, RunDirectory(self.folder.path / "train")
@@ -220,7 +224,7 @@ class Work:
         data = {"interactions": len(train), "conversations": ids, "persons": split["persons"]}
         started = self.results["collect"]["started"]
         if settings.input is None:
-            data["collected"] = collect.facts_of(collect.open_store(settings), ids, started)
+            data["collected"] = collect.facts_of(collect.open_store(settings), ids, started, self._settings_key())
         version = versions.add(
             settings.registry, self._as_version(folder), self._start(), run=run.path, parent=parent, data=data,
             checkpoint=int(folder.name.rpartition("-")[2]),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from sdpo.evaluate.store import key_of
 from sdpo.gateway.exchanges import rating_row
 from sdpo.gateway.schema import EXCHANGES, RATINGS
 from sdpo.gateway.store import Store
@@ -95,23 +96,25 @@ def test_a_night_has_something_to_learn_if_something_was_added_since_the_last(tm
     for name in ("trained", "held-out"):
         store.add_conversation(said, id=name, user=name, started_at=started - 100)
     registry = tmp_path / "registry"
-    data = {"collected": collect.facts_of(store, ["trained"], started)}
+    data = {"collected": collect.facts_of(store, ["trained"], started, key_of({}))}
     add(registry, write_adapter(tmp_path / "adapter", 1), data=data)
     store.mark_used(["trained"], "v0001", started)
     folder = RunDirectory(tmp_path / "night")
     folder.path.mkdir()
 
     def outcome(**given):
+        folder.write_json("run.json", {"identity": given})
         settings = LearnSettings(registry=registry, **{"store_url": url} | given)
         with stage_lock(folder.path) as lock:
             work = Work(settings, folder, lock)
             work.data.mkdir(exist_ok=True)
             return work.collect_stage().get("outcome")
 
-    assert outcome() == outcome(conversations="unused") == "nothing new"
+    assert outcome() == "nothing new"
+    assert outcome(train_settings="LR=1e-5") is None  # somebody tries again with other settings
     store.add_conversation(said, id="imported", started_at=5.0)  # of long ago, but not there before
     assert outcome() is None
-    data = {"collected": collect.facts_of(store, ["trained", "imported"], started)}
+    data = {"collected": collect.facts_of(store, ["trained", "imported"], started, key_of({}))}
     add(registry, write_adapter(tmp_path / "second", 2), data=data)
     store.mark_used(["imported"], "v0002", started)
     assert outcome() == "nothing new"
