@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from sdpo.gateway.store import Store
     from sdpo.settings import LearnSettings, StoreSettings
 
-CONVERSATIONS, PERSONS, EXCHANGES = "conversations.jsonl", "persons.json", "exchanges.json"
+CONVERSATIONS, PERSONS, EXCHANGES, NAMES = "conversations.jsonl", "persons.json", "exchanges.json", "names.json"
 TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
 _ID_NAMES = ("conversation_id", "id")
 _USER_NAMES = ("user", "user_id")
 _LINES = (".jsonl", ".ndjson")
+_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 # With fewer persons, or fewer interactions of those held out, conversations are held out instead of persons.
 _FEWEST_PERSONS, _FEWEST_HELD_OUT = 10, 16
 
@@ -50,7 +51,8 @@ def write_conversations(
 ) -> dict[str, Any]:
     """Write the store's conversations, without their users, and whose they are into the folder; return counts.
 
-    The ids of their exchanges are written too, for `is_removed`.
+    The ids of their exchanges are written too, for `is_removed`. The conversations have other ids there, because those
+    of clients may be private, as an e-mail address is, and the preparation would replace them: see `real_ids`.
     `replied` is the number of conversations in which a user replied to an answer.
     """
     from sdpo.gateway import export
@@ -64,18 +66,36 @@ def write_conversations(
         if ("assistant", "user") in pairwise(roles):
             replied.add(one.id)
         persons[one.id] = person(one.user) if one.user else ""
-        return {name: value for name, value in export.row_of(one).items() if name != "user"}
+        kept = {name: value for name, value in export.row_of(one).items() if name != "user"}
+        return kept | {"id": _neutral(one.id)}
 
     count = export.write_conversations(store, folder / CONVERSATIONS, unused_only, row)
     collected = set(persons)
     for name, user in store.users().items():  # so that the same persons are held out, whoever spoke since
         persons.setdefault(name, person(user) if user else "")
-    _write_persons(folder, persons)
+    _write_persons(folder, {_neutral(name): hashed for name, hashed in persons.items()})
     exchanges |= store.exchange_ids()  # of before and after, so that what was removed meanwhile is among them
     names = {conversation_of(name) for name in collected}
     kept = [exchange for exchange, name in exchanges.items() if name in names]
+    replace_file(folder / NAMES, json.dumps({_neutral(name): name for name in names}).encode())
     replace_file(folder / EXCHANGES, json.dumps(kept).encode())
     return {"conversations": count, "unused": sorted(unused & collected), "replied": len(replied)}
+
+
+def _neutral(name: str) -> str:
+    """Return an id that nobody can read anything from, always the same one; a branch stays one of its conversation."""
+    head = conversation_of(name)
+    # Letters alone: digits in a row can look like a telephone number, and a longer mixture like a key.
+    letters = hashlib.sha256(head.encode("utf-8", "surrogatepass")).hexdigest()[:16].translate(_LETTERS)
+    return f"c-{letters}{name.removeprefix(head)}"
+
+
+def real_ids(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Return the store's ids of conversations that `write_conversations` wrote into the folder; others as they are."""
+    path = folder / NAMES
+    names = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    heads = ((name, conversation_of(name)) for name in ids)
+    return [f"{names.get(head, head)}{name.removeprefix(head)}" for name, head in heads]
 
 
 def facts_of(store: "Store", trained: Iterable[str], started: float, settings: str) -> dict[str, Any]:

@@ -187,6 +187,8 @@ def run(settings: "LearnSettings", job: "Job") -> int:
         raise
     with learner, stage_lock(folder.path) as lock:
         if folder.read_json(STARTED) is None:
+            with suppress(OSError):  # not on every file system
+                folder.path.chmod(0o700)  # as of the store, what was said there is for its owner's eyes only
             facts = {"job": job.name, "settings": settings_module.redacted(settings), "identity": identity(settings)}
             folder.write_json(STARTED, facts | {"given": given_to_repeat(settings)} | provenance())
         print(f"run directory: {folder.path}", flush=True)

@@ -218,7 +218,7 @@ class Work:
         if folder is None:
             raise RunError(f"{run.path} has no checkpoint that could be a version.")
         train = list(collect.read_interactions(self.data / collect.TRAIN, command("prep-logs")))
-        ids = collect.conversations_of(train)
+        ids = collect.real_ids(self.data, collect.conversations_of(train))
         split = self.folder.read_json(f"data/{collect.SPLIT}") or {}
         parent = self.results["collect"]["live"] if settings.from_live else None
         data = {"interactions": len(train), "conversations": ids, "persons": split["persons"]}

@@ -147,6 +147,8 @@ def test_conversations_of_the_store_are_written_with_ratings_and_persons(tmp_pat
     counts = collect.write_conversations(store, tmp_path, False, str.upper)
     assert counts == {"conversations": 2, "unused": [first], "replied": 1}
     rows = [json.loads(line) for line in (tmp_path / collect.CONVERSATIONS).read_text().splitlines()]
+    assert collect.real_ids(tmp_path, [row["id"] for row in rows]) == [first, second]
+    first, second = (row["id"] for row in rows)
     assert all("user" not in row for row in rows)  # who said it is in PERSONS alone, hashed
     by_id = {row["id"]: row["messages"] for row in rows}
     assert by_id[first][1] == {"role": "assistant", "content": "Ho", "rating": -1} and "rating" not in by_id[second][1]

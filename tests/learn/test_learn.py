@@ -146,7 +146,10 @@ def test_a_store_without_anything_new_is_no_error(tmp_path, capsys):
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     given = flags(tmp_path, store_url=url, conversations="unused", run_id="another-night")
     assert main(JOB, given) == 0
-    assert "in none did a user reply to an answer" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "in none did a user reply to an answer" in printed
+    night = Path(printed.partition("run directory: ")[2].splitlines()[0])
+    assert night.is_dir() and not night.stat().st_mode & 0o077  # for its owner's eyes only
 
 
 def test_a_second_learner_is_refused_and_a_dead_ones_lock_is_taken(tmp_path, logs, capsys):
