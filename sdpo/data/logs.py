@@ -53,7 +53,7 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     """Write the interactions of the conversations in a file, or in all files of a folder or an archive."""
     lengths = Lengths(KINDS, measure_of(settings.model))
     writer, counts = InteractionWriter(lengths), Counts()
-    redactor = Redactor(settings.redact, settings.redact_names)
+    redactor = Redactor(settings.redact, settings.redact_names, _key(settings.id_key))
     names = (OUTPUT, *BESIDE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         sources = sources_of(input_of(settings), settings.out_dir)
@@ -65,6 +65,18 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
             raise RecordError(f"nothing in INPUT={settings.input} can be used (files skipped: {skipped}).")
         check_not_empty(writer.rows, f"INPUT={settings.input}", "" if counts.forms else known_forms())
         finish(settings, outputs, _report(settings, job, sources, writer, counts, redactor, lengths), lengths)
+
+
+def _key(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    try:
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingError(f"ID_KEY={path} cannot be read: {error.strerror}.") from None
+    if not key:
+        raise SettingError(f"ID_KEY={path} is empty. Write a secret into it, such as `openssl rand -hex 32` prints.")
+    return key
 
 
 def _report(

@@ -4,6 +4,8 @@ Keys, tokens and passwords are found by detect-secrets' detectors; addresses and
 have one, their checksum; names, if asked for, by presidio. What was replaced is counted by kind, and kept nowhere.
 """
 
+import hashlib
+import hmac
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from sdpo.data.conversation import Conversation
 from sdpo.data.patterns import numbers_and_addresses
 from sdpo.errors import SettingError, one_line
 
+_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 _MARK = re.compile(r"\[([A-Z]+)_(\d+)\]")
 _KEY_BLOCK = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----.*?"
@@ -59,8 +62,8 @@ class Span(NamedTuple):
 class Redactor:
     """Redacts conversations, and counts what it replaced by kind."""
 
-    def __init__(self, redact: bool, names: bool = False) -> None:
-        self._on, self._names = redact, redact and names
+    def __init__(self, redact: bool, names: bool = False, id_key: bytes = b"") -> None:
+        self._on, self._names, self._id_key = redact, redact and names, id_key
         self.counts: Counter[str] = Counter()
 
     def report(self) -> dict[str, int] | str:
@@ -76,12 +79,14 @@ class Redactor:
         return text
 
     def conversation(self, conversation: Conversation) -> Conversation:
-        """Return a conversation whose texts and id show marks instead of private values."""
+        """Return a conversation whose texts show marks instead of private values, and its id a mark or a hash."""
         if not self._on:
             return conversation
         marks = _Marks(message.text for message in conversation.messages)
         messages = [message._replace(text=self._text(message.text, marks)) for message in conversation.messages]
         name = self._text(conversation.id, marks, names=False)
+        if self._id_key:
+            name = shown_id(conversation.id, self._id_key)
         return Conversation(
             name, messages, conversation.model, conversation.timestamp, conversation.rows, conversation.note
         )
@@ -152,6 +157,18 @@ class _Marks:
             if mark not in self._taken:
                 self._marks[key] = mark
         return self._marks[key]
+
+
+def shown_id(name: str, key: bytes) -> str:
+    """Return a conversation's id as it is, or its hash by the key if there is a private value in it."""
+    if not private_spans(name):
+        return name
+    return "c-" + letters_of(hmac.new(key, name.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest())
+
+
+def letters_of(digest: str) -> str:
+    """Return the first 16 digits of a hash as letters: digits in a row look like a telephone number or a key."""
+    return digest[:16].translate(_LETTERS)
 
 
 def private_spans(text: str) -> list[Span]:

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from sdpo.gateway.conversations import conversation_of
+
 
 def versions_with(registry: Path, conversations: Collection[str], runs: Collection[str] = ()) -> list[str]:
     """Return the names of the versions whose record names one of the conversations, or one of the runs."""
@@ -25,4 +27,4 @@ def _names(value: Any, wanted: Collection[str]) -> bool:
         return any(_names(one, wanted) for one in value.values())
     if isinstance(value, list):
         return any(_names(one, wanted) for one in value)
-    return isinstance(value, str) and (value in wanted or value.rpartition("~")[0] in wanted)
+    return isinstance(value, str) and (value in wanted or conversation_of(value) in wanted)

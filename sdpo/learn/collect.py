@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo.data.redact import letters_of, shown_id
 from sdpo.errors import RecordError, command
 from sdpo.gateway.conversations import conversation_of
 from sdpo.registry import versions
@@ -28,7 +29,6 @@ TRAIN, HELD_OUT, SPLIT = "train.jsonl", "held_out.jsonl", "split.json"
 _ID_NAMES = ("conversation_id", "id")
 _USER_NAMES = ("user", "user_id")
 _LINES = (".jsonl", ".ndjson")
-_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 # With fewer persons, or fewer interactions of those held out, conversations are held out instead of persons.
 _FEWEST_PERSONS, _FEWEST_HELD_OUT = 10, 16
 
@@ -85,8 +85,7 @@ def write_conversations(
 def _neutral(name: str) -> str:
     """Return an id that nobody can read anything from, always the same one; a branch stays one of its conversation."""
     head = conversation_of(name)
-    # Letters alone: digits in a row can look like a telephone number, and a longer mixture like a key.
-    letters = hashlib.sha256(head.encode("utf-8", "surrogatepass")).hexdigest()[:16].translate(_LETTERS)
+    letters = letters_of(hashlib.sha256(head.encode("utf-8", "surrogatepass")).hexdigest())
     return f"c-{letters}{name.removeprefix(head)}"
 
 
@@ -133,8 +132,12 @@ def is_removed(store: "Store", folder: Path) -> bool:
     return not store.exchange_ids().keys() >= set(collected)
 
 
-def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str]) -> int:
-    """Write whose the conversations of JSON lines with a user are, and return the number of those conversations."""
+def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], str], key: Path) -> int:
+    """Write whose the conversations of JSON lines with a user are, and return the number of those conversations.
+
+    With this key the preparation hashes ids that look private.
+    """
+    secret = key.read_bytes().strip()
     files = [Path(name) for name, _, _ in input_listing(source)]
     persons: dict[str, str] = {}
     for file in (file for file in files if file.suffix in _LINES):
@@ -146,7 +149,7 @@ def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], s
                     continue  # the preparation counts what it cannot read
                 name, user = (_text(row, names) for names in (_ID_NAMES, _USER_NAMES))
                 if name and user:
-                    persons[name] = person(user)
+                    persons[shown_id(name, secret)] = person(user)
     _write_persons(folder, persons)
     return len(persons)
 
@@ -160,12 +163,17 @@ def _write_persons(folder: Path, persons: Mapping[str, str]) -> None:
     replace_file(folder / PERSONS, json.dumps(persons).encode())
 
 
+def persons_key(registry: Path) -> Path:
+    """Return the file of the registry with the secret by which persons are hashed."""
+    return registry / ".persons.key"
+
+
 def person_hash(registry: Path) -> Callable[[str], str]:
     """Return the function from a user's name to a hash; its key is a file of the registry, made if it is missing.
 
     Without the key nobody can try names until one has the hash.
     """
-    path = registry / ".persons.key"
+    path = persons_key(registry)
     try:
         key = path.read_bytes()
     except FileNotFoundError:

@@ -81,7 +81,9 @@ class Work:
         settings, live = self.settings, read_live(self.settings.registry).version
         person, started = collect.person_hash(settings.registry), time.time()
         if settings.input is not None:
-            known = collect.write_persons_of_input(settings.input, self.data, person)
+            known = collect.write_persons_of_input(
+                settings.input, self.data, person, collect.persons_key(settings.registry)
+            )
             output = key_of(collect.input_listing(settings.input))
             sentence = f"{settings.input}" + (f", {known} conversations with a known person" if known else "")
             return {"sentence": sentence, "output": output, "live": live, "started": started}
@@ -104,7 +106,8 @@ class Work:
         if source.is_file() and holds_interactions(source):
             shutil.copyfile(source, target)
             return {"sentence": f"{source} has interactions already", "output": collect.digest(target)}
-        self.stages.run("prep-logs", {"input": source, "out_dir": self.data, "force": True})
+        values = {"input": source, "out_dir": self.data, "force": True}
+        self.stages.run("prep-logs", values | {"id_key": collect.persons_key(self.settings.registry)})
         report = json.loads((self.data / "report.json").read_text("utf-8"))
         kept = report["counts"]["interactions"]["kept"]
         return {"sentence": f"{kept} interactions, see {self.data / 'report.json'}", "output": collect.digest(target)}

@@ -59,3 +59,9 @@ class LogsPrepSettings(PrepSettings):
         True, "replace keys, passwords, e-mail, phone, card and IBAN numbers and addresses of machines by marks"
     )
     redact_names: bool = setting(False, "replace names of persons too; needs presidio")
+    id_key: Path | None = setting(
+        None,
+        "a file with a secret: a conversation's id that looks private becomes a hash by it, always the same one, and "
+        "not a mark",
+        check=existing_path,
+    )

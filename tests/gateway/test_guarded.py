@@ -307,7 +307,7 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
         running.store().mark_used([ids["ann"]], "night-1")
         output = job("export_conversations", "--only-unused", "--force", STORE_URL=url, OUT_DIR=str(out))
         assert output.splitlines()[-2].startswith("2 conversations")
-        for name, data in (("v0001", [ids["ann"]]), ("v0002", [ids["bob"]])):
+        for name, data in (("v0001", [ids["ann"]]), ("v0002", [ids["bob"], f"{ids['ann']}~old"])):
             (registry / "versions" / name).mkdir(parents=True)
             (registry / "versions" / name / "version.json").write_text(json.dumps({"data": {"conversations": data}}))
         assert "make forget USER=" in job("forget", STORE_URL=url, USER="ann", code=2)

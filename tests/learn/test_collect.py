@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from jobs import prep_logs
 from sdpo.evaluate.store import key_of
 from sdpo.gateway.exchanges import rating_row
 from sdpo.gateway.schema import EXCHANGES, RATINGS
@@ -18,8 +19,10 @@ from sdpo.gateway.store import Store
 from sdpo.learn import collect
 from sdpo.learn.stages import stage_lock
 from sdpo.learn.work import Work
+from sdpo.runtime import launch
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import LearnSettings
+from sdpo.text.records import read_interactions
 from sdpo.text.split import is_held_out
 from sdpo.tiny.logged import interactions
 from tests.registries import add, write_adapter
@@ -161,8 +164,32 @@ def test_persons_of_json_lines_are_read_and_what_is_no_json_is_left_to_the_prepa
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "one.jsonl").write_text("\n".join([*lines, '{"id": "c"}', '{"id": 7, "user": "x"}']))
     (tmp_path / "in" / "two.json").write_text("[]")
-    assert collect.write_persons_of_input(tmp_path / "in", tmp_path, str.upper) == 2
+    (key := tmp_path / "key").write_text("secret")
+    assert collect.write_persons_of_input(tmp_path / "in", tmp_path, str.upper, key) == 2
     assert json.loads((tmp_path / collect.PERSONS).read_text()) == {"a": "ANN", "b": "BOB"}
+
+
+def test_persons_of_files_are_found_again_where_the_preparation_replaces_an_id(tmp_path):
+    logs = tmp_path / "logs.jsonl"
+    said = [("user", "hi"), ("assistant", "ho"), ("user", "why?"), ("assistant", "so"), ("user", "ah")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    names = {"thread_S3cr3tKqPz81LmNw7Rt5YuVb": "ann", "bob@mail.example": "bob", "plain": "cy"}
+    rows = [{"id": name, "user": user, "messages": messages} for name, user in names.items()]
+    lines = [row | {"messages": [*messages, {"role": "user", "content": row["user"]}]} for row in rows]
+    logs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (key := tmp_path / "key").write_text("secret\n")
+    assert collect.write_persons_of_input(logs, tmp_path, str.upper, key) == 3
+    persons = json.loads((tmp_path / collect.PERSONS).read_text())
+    prepared = tmp_path / "prepared"
+    given = ["--input", str(logs), "--id-key", str(key), "--out-dir", str(prepared), "--model", ""]
+    assert launch.main(prep_logs.JOB, given) == 0
+    ids = {row.conversation_id for row in read_interactions(prepared / "logs_interactions.jsonl", "")}
+    assert ids == set(persons) and persons["plain"] == "CY"
+    assert not any(secret in "".join(ids) for secret in ("thread", "bob", "["))
+    # With another key nobody can tell from the hash whose the conversation is.
+    (other := tmp_path / "other").write_text("another")
+    collect.write_persons_of_input(logs, tmp_path, str.upper, other)
+    assert ids & set(json.loads((tmp_path / collect.PERSONS).read_text())) == {"plain"}
 
 
 def test_a_store_that_does_not_exist_is_not_made(tmp_path):
