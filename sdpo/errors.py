@@ -132,7 +132,7 @@ def nearest_first(name: str, known: Iterable[str], limit: int = 5) -> list[str]:
 
 
 def instead_of(path: Path, folders: bool = False) -> str:
-    """Return a sentence, after a blank, on what there is instead of a path that does not exist: the nearest names.
+    """Return a sentence, after a blank, on what is there instead of a path that does not exist, nearest names first.
 
     With `folders` these are folders alone.
     """
@@ -146,7 +146,13 @@ def instead_of(path: Path, folders: bool = False) -> str:
     ]
     alike = [name for name in entries if Path(name).suffix == Path(missing).suffix != ""]
     names = nearest_first(missing, alike or entries)
-    found = f"in {there} the nearest names are {', '.join(names)}" if names else f"{there} is empty"
+    if not names:
+        found = f"{there} is empty"
+    elif get_close_matches(missing.lower(), [name.lower() for name in names], 1, 0.5):
+        found = f"in {there} the nearest names are {', '.join(names)}"
+    else:
+        more = f" and {len(entries) - len(names)} more" if len(entries) > len(names) else ""
+        found = f"in {there} there are {', '.join(names)}{more}"
     if folder == path.parent:
         return f" {found[0].upper()}{found[1:]}."
     return f" There is no {folder / missing}; {found}."

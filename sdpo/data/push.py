@@ -27,10 +27,10 @@ def check(settings: "PushDataSettings", job: "Job") -> None:
             "everything in them may be read by others."
         )
     later = f"Nothing was uploaded. Try again later with the same command: {_again(settings, job)}"
-    check_upload("REPO", repository, settings.hf_token, settings.dry_run, otherwise=later)
     counted = ", ".join(f"{count:,} of {name}" for name, count in rows.items())
     kind = "public" if settings.public else "private"
     print(f"{sum(rows.values()):,} rows ({counted}) to {repository}, {kind} if it is new", flush=True)
+    check_upload("REPO", repository, settings.hf_token, settings.dry_run, otherwise=later)
 
 
 def run(settings: "PushDataSettings", job: "Job") -> None:

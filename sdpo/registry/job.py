@@ -38,7 +38,7 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
         )  # fmt: skip
     else:
         sentence = f"{version.name} is live as {live.model}. {back} goes back to what was live before."
-        say(sentence, then=command("chat"), why="talks to it")
+        say(sentence, then=command("chat"), why=f"talks to it, through {command('gateway')}")
 
 
 def run_rollback(settings: "RollbackSettings", job: "Job") -> None:

@@ -7,8 +7,8 @@ from sdpo.errors import SettingError
 from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.report import write_report
 from sdpo.report.folder import FILE, read_folder
-from sdpo.runtime.commands import command
 from sdpo.runtime.ending import say
+from sdpo.runtime.evaluation import next_evaluation
 from sdpo.runtime.launch import check_writable
 from sdpo.runtime.run_directory import RunDirectory
 
@@ -38,8 +38,7 @@ def run(settings: "ReportSettings", job: "Job") -> None:
     files = {"report": write_report(*folders, path=page)}
     names = ", ".join(folder.resolve().name for folder in folders)
     unread = [folder for folder in folders if any(folder.glob("checkpoint-*")) and not any(folder.glob("eval*"))]
-    then = command("eval", run_dir=unread[0], tiny=_is_tiny(unread[0])) if unread else ""
-    say(f"One page about {names}.", files, then, "compares its checkpoints with the model before")
+    say(f"One page about {names}.", files, *(next_evaluation(RunDirectory(unread[0])) if unread else ()))
 
 
 def folders_of(settings: "ReportSettings") -> list[Path]:
@@ -59,8 +58,3 @@ def _page(settings: "ReportSettings", folders: list[Path]) -> Path:
     if settings.report_file is not None:
         return settings.report_file
     return (folders[0] if len(folders) == 1 else settings.scratch) / FILE
-
-
-def _is_tiny(folder: Path) -> bool:
-    """Return whether a run was of the tiny world."""
-    return bool(((RunDirectory(folder).read_json("run.json") or {}).get("settings") or {}).get("tiny"))

@@ -236,6 +236,11 @@ def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, s
 def _refuse_unknown_variables(names: Iterable[str], settings: Mapping[str, Setting], job: str) -> None:
     by_name = by_any_name(settings)
     for name in names:
+        if (known := known_names().get(name.lower())) and known.secret:
+            raise SettingError(
+                f"the Make variable {name}: a command line is kept in the shell's history and shown to others of this "
+                f"machine. Put the secret into .env, or into the environment: export {name}=..."
+            )
         if (name.isupper() and name.lower() in by_name) or name in _MAKEFILE_NAMES or _is_foreign(name):
             continue
         _refuse(name, f"the Make variable {name}", settings, job, str.upper)

@@ -119,22 +119,29 @@ def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Fault:
-    """What is wrong with a row, and the job that makes what is wanted of it, if there is one."""
+    """What is wrong with a row, and the job that takes such rows, with what it is for, if there is one."""
 
     text: str
     job: str = ""
+    setting: str = "INPUT"
+    advice: str = "Prepare it"
 
 
 def _prompt_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of a prompt, or None."""
-    text = _text_fault(row, "id") or _text_fault(row, "prompt")
-    return _Fault(text) if text else None
+    if "user_response" in row:
+        return _Fault("this is an interaction, not a prompt", "train-offline", "TRAIN_JSONL", "Train on such rows with")
+    if _OF_CONVERSATIONS & row.keys() and "prompt" not in row:
+        text = "this is a conversation, not a prompt with its id"
+        return _Fault(text, "prep-logs", advice="Prepare conversations for offline training with")
+    fault = _text_fault(row, "id") or _text_fault(row, "prompt")
+    return _Fault(fault) if fault else None
 
 
 def _interaction_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of an interaction, or None."""
     if _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
-        return _Fault("this is a conversation, not yet an interaction", job="prep-logs")
+        return _Fault("this is a conversation, not yet an interaction", "prep-logs")
     text = _field_fault(row)
     return _Fault(text) if text else None
 
@@ -219,8 +226,8 @@ def _read_records(path: Path, make_with: str, fault_of: Callable[[dict], _Fault 
         where = f"{path}, line {line}"
         if fault := fault_of(row):
             if fault.job:
-                prepare = command(f"{fault.job} INPUT={shlex.quote(str(path))}")
-                raise RecordError(f"{where}: {fault.text}. Prepare it: {prepare}")
+                takes = command(f"{fault.job} {fault.setting}={shlex.quote(str(path))}")
+                raise RecordError(f"{where}: {fault.text}. {fault.advice}: {takes}")
             raise RecordError(f"{where}: {fault.text}. {_remedy(make_with)}.")
         if row["id"] in seen:
             raise RecordError(f"{where}: id {row['id']} occurs twice. Ids must be unique.")

@@ -15,6 +15,7 @@ from sdpo.runtime.files import replace_file
 from sdpo.settings.checks import GGUF_CONVERTER as CONVERTER
 
 GGUF, MODELFILE = "model.gguf", "Modelfile"
+NOT_EXPORTED = "not written as GGUF, which needs llama.cpp"
 MERGED = "merged"  # the folder of the model with its adapter merged in
 
 

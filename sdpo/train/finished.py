@@ -13,11 +13,13 @@ from sdpo import settings as settings_module
 from sdpo.errors import RunError, SettingError
 from sdpo.runtime import ending
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
-from sdpo.runtime.commands import command, new_run_command
+from sdpo.runtime.commands import new_run_command
+from sdpo.runtime.evaluation import next_evaluation
 from sdpo.runtime.resuming import changed_settings, completed, not_applied
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import RUN, given_by_user, settings_of
 from sdpo.settings.inputs import check_model
+from sdpo.train.export import NOT_EXPORTED
 from sdpo.train.job import check_hub, check_publishing, note_missing_converter
 
 if TYPE_CHECKING:
@@ -119,8 +121,11 @@ def run(settings: "TrainingSettings", job: "Job") -> int:
     checkpoint = checkpoint_to_use(directory, _listed(wanted(settings)))
     done = finish_model(settings, job.name, directory, checkpoint.name, stopped=False)
     sentence = f"{checkpoint.name} of the finished run is {_listed(done)}; nothing was trained."
-    evaluation = command("eval", run_dir=directory.path, tiny=settings.tiny)
-    ending.say(sentence, {}, evaluation, "compares its checkpoints with the model before")
+    ending.say(sentence, {}, *next_evaluation(directory))
+    if NOT_EXPORTED in done:
+        raise RunError(
+            "EXPORT=gguf: no GGUF was written. Run the commands above, or give llama.cpp's folder as LLAMA_CPP."
+        )
     return 0
 
 

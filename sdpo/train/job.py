@@ -60,6 +60,8 @@ def check_training(settings: "TrainingSettings", job: str) -> None:
     run = RunDirectory(settings.run_directory_path)
     run.check_free()  # before a model is loaded, after which the directory is locked
     run.check(recorded, resume, new_run_command(settings, job))
+    if settings.dry_run and resume and (last := run.last_checkpoint()):
+        print(f"note: the run in {run.path} would be resumed from {last.name}.\n", flush=True)
 
 
 def require_bitsandbytes(settings: "TrainingSettings") -> None:
@@ -164,17 +166,17 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
     """
     check_driver()
     prepare_tracking(settings)
-    session = start()
+    try:
+        session = start()
+    except KeyboardInterrupt:
+        _print_how_to_go_on(settings, job)
+        raise
     try:
         finished = session.run()
     except RunStopped:
         finished = False
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0" and not settings.save_only_model:
-            last = RunDirectory(settings.run_directory_path).last_checkpoint()
-            again = resume_command(settings, job.name)
-            kept = f"{last.name} is kept; resume with" if last else "no checkpoint is written yet; begin anew with"
-            print(f"{kept}: {again}", file=sys.stderr, flush=True)
+        _print_how_to_go_on(settings, job)
         raise
     except (ServerError, BudgetReached) as error:
         session.save_now()
@@ -190,6 +192,14 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
         print(f"stopped and saved; resume with: {resume_command(settings, job.name)}", flush=True)
         return RunStopped.exit_code
     return 0
+
+
+def _print_how_to_go_on(settings: "TrainingSettings", job: "Job") -> None:
+    """Print the command that goes on with the run after Ctrl-C. The first process does so."""
+    if os.environ.get("RANK", "0") == "0" and not settings.save_only_model:
+        last = RunDirectory(settings.run_directory_path).last_checkpoint()
+        kept = f"{last.name} is kept; resume with" if last else "no checkpoint is written yet; begin anew with"
+        print(f"{kept}: {resume_command(settings, job.name)}", file=sys.stderr, flush=True)
 
 
 def _next_command(settings: "TrainingSettings", job: str, error: ServerError | BudgetReached) -> str:

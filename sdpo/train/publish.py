@@ -7,7 +7,7 @@ from sdpo.models.policy import write_merged_model
 from sdpo.runtime.commands import command
 from sdpo.runtime.hub import upload
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.train.export import MERGED, export_gguf
+from sdpo.train.export import MERGED, NOT_EXPORTED, export_gguf
 from sdpo.train.model_card import write_card
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def finish_model(
     write_card(run, job, settings.model_license, merged)
     if settings.export == "gguf":
         is_written = export_gguf(merged or checkpoint, run.path, settings.llama_cpp)
-        done.append("written as GGUF" if is_written else "not written as GGUF, which needs llama.cpp")
+        done.append("written as GGUF" if is_written else NOT_EXPORTED)
     if settings.push_to_hub:
         address = upload(
             merged if settings.merge_adapter and merged else checkpoint,

@@ -4,6 +4,7 @@ from sdpo import progress
 from sdpo.runtime import ending
 from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.commands import command
+from sdpo.runtime.evaluation import next_evaluation
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.figures import draw_training
 
@@ -20,21 +21,17 @@ LABELS = {
 }
 
 
-def print_results(run: RunDirectory, summary: dict, evaluation: str) -> None:
-    """Print answers and their figures, if answers were measured, draw training.png, and say what came of the run.
-
-    `evaluation` is the command that evaluates the run.
-    """
+def print_results(run: RunDirectory, summary: dict) -> None:
+    """Print answers and their figures, if answers were measured, draw training.png, and say what came of the run."""
     pairs = answer_pairs(run)
     if "after" in summary:
         print(f"{side_by_side(pairs)}\n\n{table(summary)}\n")
     with progress.task("drawing the figure"):
         picture = draw_training(run, summary, pairs)
     files = {"picture": picture, "summary": run.path / "summary.json"}
-    if run.last_checkpoint() is None or ("stopped_by_guard" in summary and not summary.get("best_checkpoint")):
+    then, why = next_evaluation(run)
+    if not then:
         then, why = command("report", run_dir=run.path), "one page about the run"
-    else:
-        then, why = evaluation, "compares its checkpoints with the model before"
     ending.say(outcome(run, summary), files, then, why)
 
 

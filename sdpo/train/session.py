@@ -16,11 +16,10 @@ from sdpo.method.teacher import FIXED, Teacher
 from sdpo.models.policy import load_policy
 from sdpo.models.pretrained import silence_libraries
 from sdpo.models.tied_head import expect_no_tied_head
-from sdpo.runtime.commands import command, given_to_repeat
+from sdpo.runtime.commands import given_to_repeat
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings.inputs import read_template
 from sdpo.settings.recipes import learning_rate_advice
-from sdpo.settings.training import RULE
 from sdpo.text.prompts import Message
 from sdpo.train import guard, resume
 from sdpo.train.answers import measure_answers, read_completions
@@ -169,7 +168,7 @@ class Session(Generic[Config]):
         summary |= {"steps": steps, "style": self.settings.style, "teacher": self.settings.teacher, "finished": True}
         self._write_summary(summary)
         if self.main:
-            print_results(self.run_dir, summary, self._evaluation())
+            print_results(self.run_dir, summary)
             finish_model(self.settings, self.job.name, self.run_dir, best if stopped else None, bool(stopped))
         if stopped:
             advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
@@ -219,12 +218,6 @@ class Session(Generic[Config]):
             self.run_dir.write_rows(answers_file(when), answers)
             print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
         return figures
-
-    def _evaluation(self) -> str:
-        """Return the command that evaluates the run; a run with a rule as its user is judged by that rule."""
-        settings = self.settings
-        judge = RULE if getattr(settings, "user_is_rule", False) and not settings.tiny else None
-        return command("eval", run_dir=self.run_dir.path, judge_model=judge, tiny=settings.tiny)
 
     def _best_checkpoint(self) -> str | None:
         best = self.trainer.state.best_model_checkpoint

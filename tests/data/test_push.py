@@ -10,6 +10,7 @@ import pytest
 from datasets import load_dataset
 
 from jobs import prep_english, prep_logs
+from jobs import push_data as push_data_job
 from sdpo.data import push
 from sdpo.data.card import dataset_card
 from sdpo.runtime import launch
@@ -81,6 +82,16 @@ def test_data_are_uploaded_as_a_private_dataset_and_a_dry_run_says_how_many_rows
     assert set(hub.files["me/prompts"]) == {"README.md", "train.jsonl", "validation.jsonl"}
     assert hub.files["me/prompts"]["train.jsonl"] == (folder / "train.jsonl").read_bytes()
     assert TOKEN not in planned.stdout + planned.stderr + done.stdout + done.stderr
+
+
+def test_without_a_token_a_dry_run_still_says_what_would_be_uploaded(monkeypatch, capsys):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HOME", "nobody")
+    folder = prepared(prep_english)
+    capsys.readouterr()
+    assert launch.main(push_data_job.JOB, ["--data", str(folder), "--repo", "me/prompts", "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert "of train.jsonl" in said.out and "REPO=me/prompts needs an account of the hub." in said.err
 
 
 def test_a_hub_that_fails_is_answered_with_the_same_command(monkeypatch):

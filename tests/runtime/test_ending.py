@@ -7,6 +7,8 @@ import pytest
 from sdpo.runtime import ending
 from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.commands import command
+from sdpo.runtime.evaluation import next_evaluation
+from sdpo.runtime.run_directory import RunDirectory
 
 LONG = "one two three four five six seven eight nine ten " * 30
 
@@ -19,6 +21,35 @@ def test_a_job_ends_with_a_sentence_the_files_and_the_next_command(capsys):
     )
     ending.say("Nothing follows.")
     assert capsys.readouterr().out == "Nothing follows.\n"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "summary", "expected"),
+    [
+        ({}, {}, ("make eval RUN_DIR={run}", "; Qwen/Qwen3-8B judges, or the model of JUDGE_MODEL=...")),
+        ({"world_size": 4, "nnodes": 1}, {}, ("make eval RUN_DIR={run} GPUS=4", "; Qwen")),
+        ({"world_size": 16, "nnodes": 2}, {}, ("make eval RUN_DIR={run}", "; Qwen")),
+        ({"user_model_name_or_path": "rule"}, {}, ("make eval RUN_DIR={run} JUDGE_MODEL=rule", "")),
+        ({"user_model_name_or_path": "rule", "tiny": True}, {}, ("make eval RUN_DIR={run} TINY=1", "")),
+        ({}, {"stopped_by_guard": {}, "best_checkpoint": "checkpoint-5"}, ("make eval RUN_DIR={run}", "; Qwen")),
+        ({}, {"stopped_by_guard": {}, "best_checkpoint": None}, None),
+    ],
+)
+def test_a_run_s_next_command_evaluates_it_unless_no_checkpoint_is_good(tmp_path, recorded, summary, expected):
+    run = RunDirectory(tmp_path)
+    assert next_evaluation(run) == ("", "")  # no checkpoint
+    (tmp_path / "checkpoint-5").mkdir()
+    run.mark_complete(5)
+    run.write_json("run.json", {"settings": recorded})
+    run.write_json("summary.json", summary)
+    then, why = next_evaluation(run)
+    if expected is None:
+        assert (then, why) == ("", "")
+    else:
+        words = set(then.split())
+        assert words == set(expected[0].format(run=tmp_path).split())
+        assert why.startswith("compares its checkpoints with the model before" + expected[1])
+        assert expected[1] or ";" not in why
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

@@ -86,7 +86,7 @@ def test_without_a_network_it_is_one_line_too(address, tmp_path):
         ("my/model-on", "is no folder here. Did you mean my/model-one? As a hub id, it is not in the hub's cache"),
         ("my/other", "is no folder here. In my the nearest names are notes, model-one. As a hub id"),
         ("modell-one", "is no folder here. Did you mean model-one? As a hub id"),
-        ("./nothing", "does not exist. In the current folder the nearest names are"),
+        ("./nothing", "does not exist. In the current folder there are"),
         ("./my/model-two", "does not exist. Did you mean my/model-one?"),
         ("my", "has no config.json. There are models in it, such as my/model-one."),
         ("my/notes", "has no config.json. Give a model's folder or its hub id."),

@@ -123,6 +123,11 @@ def test_an_unknown_name_is_rejected_with_the_nearest_known_one(arguments, envir
     assert f"{named}?" in message
 
 
+def test_a_secret_on_make_s_command_line_is_refused_and_not_repeated():
+    message = refusal(environment={resolve_module.MAKE_VARIABLES: "HF_TOKEN", "HF_TOKEN": "s3cr3t"})
+    assert "the Make variable HF_TOKEN" in message and "export HF_TOKEN=..." in message and "s3cr3t" not in message
+
+
 def test_a_setting_of_another_job_is_rejected_if_given_to_this_one_directly():
     assert "--style" in refusal("--style", "poetic", kind=SimulatorSettings)
     made = {resolve_module.MAKE_VARIABLES: "STYLE", "STYLE": "poetic"}

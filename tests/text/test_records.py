@@ -68,6 +68,24 @@ def test_conversations_in_place_of_interactions_are_answered_with_the_job_that_p
         list(read_interactions(path, ""))
 
 
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ('{"messages": []}', "this is a conversation, not a prompt with its id. Prepare conversations for offline "
+         "training with: make prep-logs INPUT={path}"),
+        ('{"id": "a", "prompt": [], "user_response": "x"}', "this is an interaction, not a prompt. Train on such rows "
+         "with: make train-offline TRAIN_JSONL={path}"),
+        ('{"messages": [], "prompt": "hi"}', "field id must be a non-empty string. Fix or remove that line."),
+    ],
+)  # fmt: skip
+def test_other_records_in_place_of_prompts_are_answered_with_the_job_that_takes_them(row, words, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row + "\n")
+    with pytest.raises(RecordError) as caught:
+        read_prompts(path, "")
+    assert str(caught.value) == f"{path}, line 1: {words.format(path=path)}"
+
+
 # Interactions
 
 U, A, S = ("user", "assistant", "system")

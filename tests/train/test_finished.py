@@ -90,6 +90,14 @@ def test_it_can_be_repeated_and_its_upload_is_that_of_a_training(run, tmp_path):
     assert not list(run.glob(".merged"))
 
 
+def test_a_gguf_that_cannot_be_written_is_an_error_at_the_end(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert finish(run, "--export", "gguf") == 1
+    said = capsys.readouterr()
+    assert "it is" not in said.out and "not written as GGUF, which needs llama.cpp; nothing was trained." in said.out
+    assert said.err.splitlines()[-1].startswith("error: EXPORT=gguf: no GGUF was written. Run the commands above")
+
+
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(run, capsys):
     before = contents(run)
     assert finish(run, "--merge-adapter", "1", "--dry-run") == 0 and contents(run) == before

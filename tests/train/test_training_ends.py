@@ -194,20 +194,20 @@ def test_model_card():
     assert "base_model" not in yaml.safe_load(bare.split("---")[1]) and "sampled answers" not in bare
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_an_interrupted_run_names_the_command_that_resumes_it(kept, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(("kept", "loading"), [(False, False), (True, False), (False, True), (True, True)])
+def test_an_interrupted_run_names_the_command_that_resumes_it(kept, loading, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     started = dataclasses.replace(settings(lr=1e-4), run_id="mine", output_dir=tmp_path)
     if kept:
         (tmp_path / "checkpoint-5").mkdir()
         RunDirectory(tmp_path).mark_complete(5)
 
-    class Interrupted:
-        def run(self):
-            raise KeyboardInterrupt
+    def interrupted():
+        raise KeyboardInterrupt
 
+    begin = interrupted if loading else lambda: SimpleNamespace(run=interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_session(started, SimpleNamespace(name="train-online-tldr"), Interrupted)
+        run_session(started, SimpleNamespace(name="train-online-tldr"), begin)
     error = capsys.readouterr().err
     expected = "checkpoint-5 is kept; resume with: make train-online-tldr LR=0.0001 RUN_ID=mine"
     anew = "no checkpoint is written yet; begin anew with: make train-online-tldr LR=0.0001 RUN_ID=mine"
