@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,10 @@ class TaskScores:
 
 
 def change(checkpoint: int, task: str, metric: str, baseline: TaskScores, own: TaskScores) -> BenchmarkChange | None:
-    """Return the change of one metric over the items that both models have; None where it is no finite number."""
+    """Return the change of one metric over the items that both models have; None where its items are no numbers.
+
+    Its figures are not finite where a model's are not, as the perplexity of a broken one.
+    """
     shared = [number for number in baseline.items[metric] if number in own.items.get(metric, {})]
     before = [baseline.items[metric][number] for number in shared]
     after = [own.items[metric][number] for number in shared]
@@ -39,8 +42,6 @@ def change(checkpoint: int, task: str, metric: str, baseline: TaskScores, own: T
     try:
         first, second, error = _means(before, after) if combine is None else _combined(before, after, combine)
     except (TypeError, ValueError, ZeroDivisionError):  # items that are no numbers, such as a text to be read by others
-        return None
-    if not all(map(isfinite, (first, second, error))):
         return None
     better = own.higher_is_better.get(metric, True)
     return BenchmarkChange(checkpoint, task, metric, len(shared), first, second, second - first, error, better)

@@ -6,7 +6,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +157,9 @@ class _Run:
             "metrics": {key: value for key, value in values.items() if "," in key},
         }
         combine = {metric: _unless(task.aggregation().get(metric.split(",")[0], mean), mean) for metric in items}
-        better = {metric: results["higher_is_better"][name].get(metric.split(",")[0], True) for metric in items}
+        # lm-eval has None for a metric of which it does not know: of nearly all of them more is better.
+        direction = results["higher_is_better"][name]
+        better = {metric: direction.get(metric.split(",")[0]) is not False for metric in items}
         return TaskScores({metric: values[metric] for metric in items}, dict(items), combine, better)
 
     def _served_model(self, model: EvaluatedModel) -> Any:
@@ -229,7 +231,7 @@ def _report(benchmarks: list[Benchmark], scores: Mapping[str, Mapping[str, TaskS
     report = {
         "lm_eval": __version__,
         "models": run.records,
-        "changes": [asdict(one) for one in every],
+        "changes": [one.row() for one in every],
         "computed": {name: run.computed[name] for name in scores},
     }
     return BenchmarkReport(rows, report)

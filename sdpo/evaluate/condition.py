@@ -199,7 +199,7 @@ def condition_of(
     """Return the figures of one model; those without any value to take them from are None."""
     texts = [answer.text for answer in subject.answers]
     pairs = list(zip(prompts, texts, strict=True))
-    other = [in_other_language(prompt.text, text) for prompt, text in pairs]
+    other = [found for prompt, text in pairs if (found := in_other_language(prompt.text, text)) is not None]
     by_kind = _shifts_by_kind(own, shifts or ())
     distances = {kind: distance_of(rows) for kind, rows in by_kind.items()}
     oracle, questions = subject.taste.oracle, [prompt.text for prompt in prompts]
@@ -212,7 +212,8 @@ def condition_of(
         distinct_phrases=_mean(filter(None, map(_distinct_phrases, samples))),
         words=_mean(len(text.split()) for text in texts),
         refusals=_mean(map(declines, texts)),
-        other_language=_mean(found for found in other if found is not None),
+        other_language=_mean(other),
+        language_read=len(other) or None,
         malformed=None if oracle is None or not texts else 1 - oracle.summarize(questions, texts)["validity"],
         fits=None if oracle is None else [oracle.fits(text, prompt.text) for prompt, text in pairs],
     )

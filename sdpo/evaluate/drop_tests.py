@@ -30,14 +30,15 @@ def paired_p_value(items: int, loss: float, standard_error: float) -> float:
     return sum(comb(flips, count) for count in range(lost, flips + 1)) / 2**flips
 
 
-def risen_share_p_value(before: float, after: float, answers: int) -> float:
-    """Return the p-value of a share that rose between two sets of this many answers, by Fisher's exact test."""
-    first, second = round(before * answers), round(after * answers)
-    if answers < 1 or second <= first:
+def risen_share_p_value(before: float, after: float, answers_before: int, answers_after: int) -> float:
+    """Return the p-value of a share that rose between two sets of so many answers, by Fisher's exact test."""
+    first, second = round(before * answers_before), round(after * answers_after)
+    if min(answers_before, answers_after) < 1 or after <= before:
         return 1.0
     both = first + second
-    cases = sum(comb(answers, count) * comb(answers, both - count) for count in range(second, min(both, answers) + 1))
-    return cases / comb(2 * answers, both)
+    counts = range(second, min(both, answers_after) + 1)
+    cases = sum(comb(answers_after, count) * comb(answers_before, both - count) for count in counts)
+    return cases / comb(answers_before + answers_after, both)
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

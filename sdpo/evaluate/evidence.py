@@ -1,7 +1,9 @@
 """What an evaluation knows of a checkpoint beside its win rate, as plain values that the verdict reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
 
 BASELINE = "baseline"  # the name of the model that the checkpoints are compared with
 
@@ -24,6 +26,10 @@ class BenchmarkChange:
     standard_error: float
     higher_is_better: bool = True
 
+    def row(self) -> dict[str, Any]:
+        """Return the fields for JSON, which has no numbers that are not finite: None in their place."""
+        return {name: None if _is_not_finite(value) else value for name, value in asdict(self).items()}
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -36,7 +42,8 @@ class Condition:
     `distinct_phrases` that of distinct sequences of three words in them. `fits` says of each prompt whether the answer
     fits the style, where a rule or an oracle reads it. `distance` and `log_probability` are over the prompts on which
     training measures them too, whose answers no style should change; the other kinds are in `by_kind` alone.
-    `malformed` is the share of answers that the rule or oracle calls malformed.
+    `malformed` is the share of answers that the rule or oracle calls malformed, `other_language` that of the
+    `language_read` answers whose language can be told.
     """
 
     fluency: float | None = None
@@ -50,6 +57,7 @@ class Condition:
     words: float | None = None
     refusals: float | None = None
     other_language: float | None = None
+    language_read: int | None = None
     fits: Sequence[bool] | None = None
     distinct_phrases: float | None = None
     malformed: float | None = None
@@ -77,3 +85,7 @@ class JudgeTruth:
     rule_agreement: float | None = None
     rule_low: float | None = None
     rule_high: float | None = None
+
+
+def _is_not_finite(value: object) -> bool:
+    return isinstance(value, float) and not isfinite(value)

@@ -32,13 +32,18 @@ class _Share:
     figure: Figures
     limit: Callable[[ReleaseSettings], float]
     what: str
+    of: Callable[[Condition], int | None] = lambda of: None  # the number of answers, if not of all
 
 
 _SHARES = (
     _Share("leaks", lambda of: of.leak, lambda limits: limits.max_leaks, "answer a follow-up that nobody gave"),
     _Share("refusals", lambda of: of.refusals, lambda limits: limits.max_refusals, "refuse"),
     _Share(
-        "language", lambda of: of.other_language, lambda limits: limits.max_other_language, "are in another language"
+        "language",
+        lambda of: of.other_language,
+        lambda limits: limits.max_other_language,
+        "are in another language",
+        lambda of: of.language_read,
     ),
 )
 # Read where an oracle reads it, and no gap in the evidence elsewhere.
@@ -67,7 +72,9 @@ def harm_rules(
     if not changes:
         rules.append(not_measured(BENCHMARKS))
     rules += [*_distance(own, limits), *_moved(own, other, limits)]
-    certain = holm([risen_share_p_value(before, after, answers) for _, after, before in measured], _SHARE_ALARMS)
+    counts = [tuple(share.of(of) or answers for of in (other, own)) for share, _, _ in measured]
+    tests = zip(measured, counts, strict=True)
+    certain = holm([risen_share_p_value(before, after, *of) for (_, after, before), of in tests], _SHARE_ALARMS)
     shares = zip(measured, certain, strict=True)
     rules += [_share(share, after, before, sure, limits) for (share, after, before), sure in shares]
     names = {share.name for share, _, _ in measured}

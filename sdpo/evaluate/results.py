@@ -182,7 +182,7 @@ def _summary(run: TrainedRun, comparison: Comparison) -> dict:
         "weights": dict(comparison.weights),
         "rows": [asdict(row) for row in comparison.rows],
         "agreement": list(comparison.agreement),
-        "benchmarks": [asdict(change) for change in comparison.benchmarks],
+        "benchmarks": [change.row() for change in comparison.benchmarks],
         "benchmark_scores": dict(comparison.benchmark_scores),
         "judge_truth": [asdict(truth) for truth in comparison.judge_truth],
         "warnings": list(comparison.warnings),

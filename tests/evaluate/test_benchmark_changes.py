@@ -1,6 +1,6 @@
 """Paired differences and their standard errors, against numbers worked out by hand."""
 
-from math import sqrt
+from math import isnan, sqrt
 
 import pytest
 
@@ -33,8 +33,9 @@ def test_only_items_that_both_have_count_and_one_item_says_nothing_of_its_error(
     assert change(1, "task", "acc,none", scores({0: 1}), scores({5: 1})) is None
 
 
-def test_values_that_are_no_finite_numbers_have_no_change():
-    assert change(1, "task", "acc,none", scores({0: 1, 1: 1}), scores({0: float("nan"), 1: 1})) is None
+def test_texts_have_no_change_and_what_is_not_finite_is_not_left_out():
+    broken = change(1, "task", "acc,none", scores({0: 1, 1: 1}), scores({0: float("nan"), 1: 1}))
+    assert broken.items == 2 and isnan(broken.value) and isnan(broken.difference)
     assert change(1, "task", "acc,none", scores({0: "a", 1: "b"}), scores({0: "a", 1: "c"})) is None
 
 

@@ -20,7 +20,8 @@ from tests.worlds import environment, rows_of
 
 pytest.importorskip("lm_eval")
 
-# A generation task with a share as its metric, and examples in the prompt where they are asked for.
+# A generation task with a share as its metric, and examples in the prompt where they are asked for. It does not say
+# that more is better, and lm-eval does not know.
 TASK = """
 task: copied_words
 custom_dataset: !function words.items
@@ -32,7 +33,7 @@ doc_to_target: "{{answer}}"
 process_results: !function words.share
 generation_kwargs: {until: ["\\n\\n"], max_gen_toks: 24, do_sample: false}
 metric_list:
-  - {metric: share, aggregation: mean, higher_is_better: true}
+  - {metric: share, aggregation: mean}
 metadata: {version: 2.0}
 """
 CODE = """
@@ -129,6 +130,7 @@ def test_the_numbers_are_those_of_lm_evals_own_command(run, tasks, tmp_path, req
     for row in report["benchmarks"]:
         assert row["value"] == theirs[row["task"]][row["metric"]] and row["items"] == 8
         assert row["difference"] == pytest.approx(row["value"] - row["baseline"], abs=1e-12)
+        assert row["higher_is_better"] is True
     page = (run / "eval" / "pairs.html").read_text()
     assert "<td>copied_words</td>" in page and f"{report['benchmarks'][1]['difference']:+.4f}" in page
 

@@ -13,6 +13,7 @@ from sdpo.evaluate import release
 from sdpo.evaluate.drop_tests import holm, paired_p_value, risen_share_p_value
 from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
 from sdpo.evaluate.release_rules import KEEP, MEANING, PROMOTE, PROMOTE_WITH_WARNING, Evidence, decide
+from sdpo.evaluate.rule import NOT_MEASURED
 from sdpo.evaluate.win_rates import WinRate
 from sdpo.runtime.statistics import wilson
 from sdpo.settings.release import ReleaseSettings
@@ -181,6 +182,18 @@ def test_each_harm_alone_keeps_the_model_however_large_the_gain(name):
     assert decide(evidence(own=replace(HEALTHY, **HARMS[name])), LIMITS).sentence.endswith(f"checkpoint-3: {name})")
 
 
+def test_the_language_of_few_answers_that_can_be_told_proves_nothing():
+    told, own = replace(START, language_read=12), replace(HEALTHY, other_language=2 / 12, language_read=12)
+    assert verdict(start=told, own=own).verdict == PROMOTE  # 0 and 2 of 12, by chance in one of four such pairs
+    many = replace(own, language_read=200), replace(START, language_read=200)
+    assert failed(verdict(start=many[1], own=many[0])) == {"language"}
+
+
+def test_a_benchmark_that_is_no_number_is_said_not_to_be_measured():
+    found = verdict(benchmarks=[change(10, 40), replace(change(10, 40), task="wiki", difference=float("nan"))])
+    assert {"benchmark wiki"} == {rule.name for rule in found.rules if rule.outcome == NOT_MEASURED} - {"gain"}
+
+
 def test_all_harms_together_are_all_named():
     worst = replace(HEALTHY, **{key: value for harm in HARMS.values() for key, value in harm.items()})
     found = verdict(own=worst, benchmarks=[change(60, 5)], rows=[replace(ROW, wins=1)])
@@ -338,9 +351,11 @@ def test_the_exact_test_is_a_coins():
 
 
 def test_a_risen_share_is_tested_by_fishers_test():
-    assert risen_share_p_value(0.0, 1.0, 3) == pytest.approx(1 / 20)
-    assert risen_share_p_value(0.0, 0.25, 4) == pytest.approx(1 / 2)
-    assert risen_share_p_value(0.2, 0.1, 100) == risen_share_p_value(0.0, 0.0, 0) == 1.0
+    assert risen_share_p_value(0.0, 1.0, 3, 3) == pytest.approx(1 / 20)
+    assert risen_share_p_value(0.0, 0.25, 4, 4) == pytest.approx(1 / 2)
+    # Of 4 and 6 answers, 5 in another language: all 5 among the second 6 in comb(6, 5) = 6 of comb(10, 5) = 252 cases.
+    assert risen_share_p_value(0.0, 5 / 6, 4, 6) == pytest.approx(6 / 252)
+    assert risen_share_p_value(0.2, 0.1, 100, 100) == risen_share_p_value(0.0, 0.0, 0, 0) == 1.0
 
 
 def test_holm_rejects_in_the_order_of_the_p_values():
