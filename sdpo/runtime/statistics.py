@@ -100,6 +100,20 @@ def ratio_interval(
     return float(total / under), _percentiles(ratios)
 
 
+def share_interval(rows: Sequence[tuple[Hashable, bool]], resamples: int = 2000, seed: int = 0) -> Interval:
+    """Return the 95 % interval of the share of True; (0, 1) without rows.
+
+    Each row is its group and the outcome. The interval covers Wilson's, which holds for few rows, and the percentile
+    interval over resamples of groups, which is wider where the rows of a group, such as a conversation, are correlated.
+    """
+    if not rows:
+        return 0.0, 1.0
+    right = sum(outcome for _, outcome in rows)
+    low, high = wilson(right, len(rows) - right) or (0.0, 1.0)
+    bootstrap_low, bootstrap_high = _percentiles(_resampled_shares(rows, resamples, seed))
+    return min(low, bootstrap_low), max(high, bootstrap_high)
+
+
 def difference_interval(
     first: Sequence[tuple[Hashable, bool]],
     second: Sequence[tuple[Hashable, bool]],

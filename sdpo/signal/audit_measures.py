@@ -7,7 +7,7 @@ from math import log
 from typing import Any, TypeVar
 
 from sdpo.models.answer_quality import measure_surprise
-from sdpo.runtime.statistics import ratio_interval, wilson
+from sdpo.runtime.statistics import ratio_interval, share_interval
 from sdpo.signal.annotator import Annotator
 from sdpo.signal.audit_sample import PreparedAudit, Target
 from sdpo.signal.loaded_model import LoadedModel, signal_of, size_of
@@ -192,6 +192,8 @@ def _preference(
     outcomes = annotator.preferred(rows, answers, plain, prepared.subject)
     wins, losses = outcomes.count("first"), outcomes.count("second")
     decided = wins + losses
+    pairs = zip(rows, outcomes, strict=True)
+    rated = [(row.conversation_id, outcome == "first") for row, outcome in pairs if outcome in ("first", "second")]
     return {
         "judge": annotator.judge_name(prepared.subject),
         "pairs": len(rows),
@@ -199,7 +201,7 @@ def _preference(
         "losses": losses,
         "ties": len(rows) - decided,
         "share": wins / decided if decided else None,
-        "interval": wilson(wins, decided - wins) or (0.0, 1.0),
+        "interval": share_interval(rated),
         "examples": [
             {"prompt": row.prompt[-1]["content"], "follow_up": row.user_response, "without": without, "with": answer}
             for row, without, answer in list(zip(rows, plain, answers, strict=True))[:EXAMPLES]

@@ -99,18 +99,19 @@ def prepare(
     contexts = [subject.context(row.prompt) for row in sample.rows]
     kinds = annotator.kinds(sample.rows, subject)
     bare = subject.logps(contexts, completions, "scoring without hindsight")
-    chosen = informative_rows(kinds)
+    chosen = informative_rows(kinds, sample.groups)
     answers = subject.answer([contexts[row] for row in chosen], length, temperature, seed, "answers without hindsight")
     return PreparedAudit(subject, sample, kinds, completions, bare, chosen, answers)
 
 
-def informative_rows(kinds: Sequence[str]) -> list[int]:
+def informative_rows(kinds: Sequence[str], groups: Sequence[str]) -> list[int]:
     """Return the indices of rows whose follow-up should change the answer.
 
-    These are the complaints; if there are too few, also thanks; if still too few, all rows.
+    These are the complaints; if they are of too few conversations, also thanks; if still of too few, all rows. The rows
+    of one conversation, which is their group, are correlated: an interval over few conversations would be too narrow.
     """
     for wanted in (("complaint",), ("complaint", "thanks"), FOLLOW_UP_KINDS):
         rows = [row for row, kind in enumerate(kinds) if kind in wanted]
-        if len(rows) >= THRESHOLDS.rows:
+        if len({groups[row] for row in rows}) >= THRESHOLDS.rows:
             return rows
     return list(range(len(kinds)))

@@ -14,6 +14,7 @@ from sdpo.runtime.statistics import (
     length_explains,
     mean_interval,
     resampled,
+    share_interval,
     wilson,
     win_rate,
 )
@@ -88,6 +89,20 @@ def test_every_resample_has_a_count_per_prompt_and_the_same_total():
     counts = resampled(7, 50, seed=2)
     assert counts.shape == (50, 7) and (counts.sum(axis=1) == 7).all()
     assert (counts == resampled(7, 50, seed=2)).all() and (counts != resampled(7, 50, seed=3)).any()
+
+
+def test_a_share_of_correlated_rows_is_less_certain_than_one_of_independent_rows():
+    outcomes = [True] * 8 + [False] * 4
+    low, high = wilson(8, 4)
+    alone = share_interval(list(enumerate(outcomes)))
+    assert alone == pytest.approx((low, high), abs=0.06) and alone[0] <= low and alone[1] >= high
+    repeated = [(number, outcome) for number, outcome in enumerate(outcomes) for _ in range(10)]
+    together, apart = (
+        share_interval(repeated),
+        share_interval([(row, outcome) for row, (_, outcome) in enumerate(repeated)]),
+    )
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+    assert share_interval([]) == (0.0, 1.0)
 
 
 def test_kappa_by_hand():

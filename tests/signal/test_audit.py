@@ -246,9 +246,12 @@ def test_position_kind_of_tokens():
 
 def test_informative_rows_are_complaints_then_thanks_then_all():
     few = THRESHOLDS.rows - 1
-    assert informative_rows(["complaint"] * 9 + ["thanks"] * 9) == list(range(9))
-    assert informative_rows(["complaint"] * few + ["thanks"] * 9) == list(range(few + 9))
-    assert informative_rows(["new topic"] * 3) == [0, 1, 2]
+    ids = [str(number) for number in range(30)]
+    assert informative_rows(["complaint"] * 9 + ["thanks"] * 9, ids) == list(range(9))
+    assert informative_rows(["complaint"] * few + ["thanks"] * 9, ids) == list(range(few + 9))
+    assert informative_rows(["new topic"] * 3, ids) == [0, 1, 2]
+    # The complaints of one conversation are hardly more than one.
+    assert informative_rows(["complaint"] * 9 + ["thanks"] * 9, ["one"] * 9 + ids) == list(range(18))
 
 
 def test_shuffled_follow_ups_come_from_other_conversations():
