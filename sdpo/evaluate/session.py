@@ -26,6 +26,7 @@ from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.commands import resume_command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.chat import encode_prompt
+from sdpo.text.prompts import earlier_turns
 from sdpo.users.judge import Pair, VerdictPair
 
 if TYPE_CHECKING:
@@ -238,7 +239,9 @@ class EvalSession:
             if name == win_rates.BASELINE:
                 continue
             pairs = [
-                None if same(one.text, other.text) else Pair(prompt.persona, prompt.text, one.text, other.text)
+                None
+                if same(one.text, other.text)
+                else Pair(prompt.persona, prompt.text, one.text, other.text, earlier_turns(prompt.messages))
                 for prompt, one, other in zip(used, answers[name], answers[win_rates.BASELINE], strict=True)
             ]
             new = [pair for pair in dict.fromkeys(pairs) if pair is not None and pair not in verdicts]

@@ -12,7 +12,7 @@ from sdpo.english.oracle import EnglishOracle
 from sdpo.llm import Backend, ClaudeBackend, Client, Meter, OpenAIBackend, ReplyCache, price_of, read_prices
 from sdpo.settings.training import RULE
 from sdpo.signal.loaded_model import LoadedModel
-from sdpo.text.prompts import FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS
+from sdpo.text.prompts import FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS, earlier_turns
 from sdpo.text.records import Interaction
 from sdpo.tiny import language, oracle
 from sdpo.users.judge import ApiJudge, Judge, LocalJudge, Pair, compare_in_both_orders
@@ -61,9 +61,12 @@ class Annotator:
             verdicts = [oracle.verdict(*pair) for pair in zip(firsts, seconds, wants, strict=True)]
             return [_OUTCOMES[verdict] for verdict in verdicts]
         pairs = [
-            Pair(FOLLOW_UP_PERSONA.format(follow_up=row.user_response), row.prompt[-1]["content"], first, second)
+            Pair(
+                FOLLOW_UP_PERSONA.format(follow_up=row.user_response), row.prompt[-1]["content"], first, second,
+                earlier_turns(row.prompt),
+            )
             for row, first, second in zip(rows, firsts, seconds, strict=True)
-        ]
+        ]  # fmt: skip
         return compare_in_both_orders(self._judge_for(subject), pairs)
 
     def judge_name(self, subject: LoadedModel) -> str:

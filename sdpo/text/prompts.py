@@ -53,6 +53,10 @@ JUDGE_SYSTEM = (
     'Reply with one line: "Verdict: A", "Verdict: B", or "Verdict: C" if neither fits better.'
 )
 JUDGE_TURN = "The request:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}"
+# What the judge is shown as the request where it was not the first message of its conversation.
+JUDGED_CONVERSATION = "{earlier}\n\nUser's last message, which the answers reply to: {prompt}"
+_SPEAKERS = {"user": "User", "assistant": "Assistant"}
+_EARLIER_CHARACTERS = 6000  # of the messages before the last one, the newest: a judge's context is limited
 VERDICTS = {label: f"Verdict: {label}" for label in "ABC"}
 # Appended to the judge's turn when its first reply was none of these.
 JUDGE_AGAIN = '\n\nReply with nothing but "Verdict: A", "Verdict: B" or "Verdict: C".'
@@ -283,13 +287,27 @@ def user_messages(persona: str, prompt: str, completion: str, states_satisfactio
     return _two_turns(system, persona, USER_TURN, prompt=prompt, completion=completion)
 
 
-def judge_messages(persona: str, prompt: str, first: str, second: str, again: bool = False) -> list[Message]:
+def earlier_turns(messages: list[Message]) -> str:
+    """Return what was said before the last message of a conversation as one text; empty if nothing was.
+
+    Of a long conversation these are the last messages, the first of them from its end backwards.
+    """
+    said = [f"{_SPEAKERS[one['role']]}: {one['content']}" for one in messages[:-1] if one["role"] in _SPEAKERS]
+    text = "\n\n".join(said)
+    return text if len(text) <= _EARLIER_CHARACTERS else f"…{text[-_EARLIER_CHARACTERS:]}"
+
+
+def judge_messages(
+    persona: str, prompt: str, first: str, second: str, again: bool = False, earlier: str = ""
+) -> list[Message]:
     """Return the messages to a judge that compares two completions of one prompt, in this order.
 
-    `again` adds a reminder of the reply's format, for a judge that did not follow it.
+    `earlier` is what was said before the prompt, as `earlier_turns` returns it. `again` adds a reminder of the reply's
+    format, for a judge that did not follow it.
     """
     turn = JUDGE_TURN + JUDGE_AGAIN if again else JUDGE_TURN
-    return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=prompt, first=first, second=second)
+    request = JUDGED_CONVERSATION.format(earlier=earlier, prompt=prompt) if earlier else prompt
+    return _two_turns(JUDGE_SYSTEM, persona, turn, prompt=request, first=first, second=second)
 
 
 def _two_turns(system: str, persona: str, turn: str, **fields: str) -> list[Message]:

@@ -1,7 +1,7 @@
 """Judges: which of two completions fits a persona better, asked in both orders."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -11,23 +11,31 @@ from sdpo.errors import ServerError, one_line
 from sdpo.llm import Client, Reply, Request
 from sdpo.method.scoring import score
 from sdpo.text.chat import encode_completion, encode_prompt
-from sdpo.text.prompts import VERDICT_SCHEMA, VERDICTS, judge_messages
+from sdpo.text.prompts import VERDICT_SCHEMA, VERDICTS, Message, judge_messages
 from sdpo.users.usable import FirstReplies
 from sdpo.users.verdict import read_verdict
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two completions of one prompt, and the persona by whose preferences they are compared."""
+    """Two completions of one prompt, and the persona by whose preferences they are compared.
+
+    `earlier` is what was said before the prompt, as `earlier_turns` returns it.
+    """
 
     persona: str
     prompt: str
     first: str
     second: str
+    earlier: str = ""
 
     def swapped(self) -> "Pair":
         """Return the pair with its completions in the other order."""
-        return Pair(self.persona, self.prompt, self.second, self.first)
+        return replace(self, first=self.second, second=self.first)
+
+    def messages(self, again: bool = False) -> list[Message]:
+        """Return the messages to a judge, as `judge_messages` does."""
+        return judge_messages(self.persona, self.prompt, self.first, self.second, again, self.earlier)
 
 
 class Judge(Protocol):
@@ -51,7 +59,7 @@ class LocalJudge:
         contexts: list[list[int]] = []
         completions: list[list[int]] = []
         for pair in pairs:
-            ids = encode_prompt(self.tokenizer, judge_messages(pair.persona, pair.prompt, pair.first, pair.second))
+            ids = encode_prompt(self.tokenizer, pair.messages())
             contexts += [ids] * len(self._reply_ids)
             completions += self._reply_ids.values()
         scores = score(self.model, contexts, completions, self.batch_size * len(self._reply_ids))
@@ -94,7 +102,7 @@ class ApiJudge:
         return verdicts
 
     def _ask(self, pairs: Sequence[Pair], limits: Sequence[int], again: bool) -> list[Reply]:
-        prompts = [judge_messages(pair.persona, pair.prompt, pair.first, pair.second, again) for pair in pairs]
+        prompts = [pair.messages(again) for pair in pairs]
         replies = self.client.complete(
             [
                 Request(messages, 0.0, limit, schema=VERDICT_SCHEMA)

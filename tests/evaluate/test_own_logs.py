@@ -1,5 +1,6 @@
 """An evaluation of a run on one's own logs: its prompts, what is judged by, its checkpoints, and what is missing."""
 
+import dataclasses
 import json
 
 import pytest
@@ -161,6 +162,8 @@ def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsy
     """A judge behind HTTP prefers what the follow-up asks for, and sees the follow-up of the prompt in each request."""
     from tests.evaluations import DONE, add_checkpoint
 
+    earlier = [{"role": "user", "content": "Hi there!"}, {"role": "assistant", "content": "What is it?"}]
+    write_logs(logs, [dataclasses.replace(row, prompt=[row.prompt[0], *earlier, row.prompt[-1]]) for row in LOGS])
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     (run / "checkpoint-20" / "complete.json").unlink()
     (run / "checkpoint-20").rmdir()
@@ -185,4 +188,5 @@ def test_an_offline_run_is_evaluated_by_its_own_follow_ups(logs, tmp_path, capsy
     assert report["rows"][0]["prompts"] == 40  # fewer than the default EVAL_N
     assert any("40 of the 40 prompts are in the run's training file" in text for text in report["warnings"])
     assert shown and all(any(row.user_response in text for row in LOGS) for text in shown)
+    assert all("User: Hi there!" in text and "Assistant: What is it?" in text for text in shown)
     assert "follow-up" in (run / "eval" / "pairs.html").read_text("utf-8")

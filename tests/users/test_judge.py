@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from sdpo.errors import ServerError, UnusableReplies
 from sdpo.llm import ClaudeBackend, Client, OpenAIBackend, ReplyCache, ScriptedBackend
-from sdpo.text.prompts import JUDGE_TURN, PERSONAS, VERDICT_SCHEMA
+from sdpo.text.prompts import JUDGE_TURN, PERSONAS, VERDICT_SCHEMA, earlier_turns
 from sdpo.users.judge import ApiJudge, Pair, compare_in_both_orders, outcome, verdicts_in_both_orders
 from tests.servers import Answer, FakeServer, prompt_of
 
@@ -41,6 +42,21 @@ def test_a_completion_wins_only_if_both_orders_name_it():
     ]
     assert compare_in_both_orders(judge_by(lambda _: "Verdict: A"), [pair("a", "bb")]) == ["tie"]
     assert verdicts_in_both_orders(judge, [pair("a", "bb"), pair("a", "b")]) == [("A", "B"), ("C", "C")]
+
+
+def test_the_judge_of_a_long_conversation_sees_what_was_said_before():
+    said = [("system", "Be kind."), ("user", "A poem?"), ("assistant", "Roses {are} red."), ("user", "Go on.")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    assert earlier_turns(messages) == "User: A poem?\n\nAssistant: Roses {are} red."
+    assert earlier_turns(messages[-1:]) == earlier_turns([messages[0], messages[1]]) == ""
+    long = earlier_turns([{"role": "user", "content": "x" * 9000 + "the end"}, messages[-1]])
+    assert long.startswith("…") and long.endswith("the end") and len(long) == 6001
+    shown = []
+    judge = judge_by(lambda text: shown.append(text) or "Verdict: A")
+    compare_in_both_orders(judge, [replace(pair("a", "b"), prompt="Go on.", earlier=earlier_turns(messages))])
+    requests = [TURN.match(text).groups() for text in shown]
+    expected = "User: A poem?\n\nAssistant: Roses {are} red.\n\nUser's last message, which the answers reply to: Go on."
+    assert requests == [(expected, "a", "b"), (expected, "b", "a")]
 
 
 @pytest.mark.parametrize("protocol", ["openai", "claude"])
