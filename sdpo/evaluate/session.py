@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 # The timeout of collectives: one process may generate or judge for a long time while the others wait.
 _PROCESS_TIMEOUT = timedelta(hours=24)
+_API_JUDGES = ("claude", "server")  # kinds of judges that only the main process asks, and that may cost money
 
 
 class EvalSession:
@@ -193,11 +194,15 @@ class EvalSession:
         """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
         kinds = {judge: judges.judge_kind(judge, self.settings) for judge in names}
         # Judges that all processes run come first; after these, only the main process has work left.
-        order = sorted(kinds, key=lambda judge: kinds[judge] in ("claude", "server"))
-        verdict_pairs, spent = {}, 0.0
+        order = sorted(kinds, key=lambda judge: kinds[judge] in _API_JUDGES)
+        # What each has cost, that of an earlier evaluation too: one that comes later may have the larger share of it.
+        api = [judge for judge in order if kinds[judge] in _API_JUDGES and self.state.is_main_process]
+        costs = {judge: judges.cached_cost(judge, self.settings, self.folder.path) for judge in api}
+        verdict_pairs = {}
         for judge in order:
             if kinds[judge] != "local" and not self.state.is_main_process:
                 continue
+            spent = sum(cost for other, cost in costs.items() if other != judge)
             pairwise_judge = self._build_judge(judge, kinds[judge], spent)
             try:
                 if self.settings.judge_truth and judge_truth.any_differ(answers):
@@ -209,7 +214,7 @@ class EvalSession:
                 resume = resume_command(self.settings, self.job.name, correct=["max_cost"])
                 raise BudgetReached(f"{error} The verdicts so far are stored; resume with {resume}") from None
             finally:
-                spent += self._record_cost(judge, pairwise_judge)
+                costs[judge] = self._record_cost(judge, pairwise_judge)
             self.model_cache.clear()
         return {judge: verdict_pairs[judge] for judge in kinds if judge in verdict_pairs}
 
