@@ -268,12 +268,12 @@ class EvalSession:
 
     def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int:
         """Return the number of prompts that the run may have been trained on."""
-        trained = prompts.training_texts(self.trained_run, self.job)
-        return sum(prompt.text in trained for prompt in used)
+        trained = prompts.trained_conversations(self.trained_run, self.job)
+        return sum(prompts.conversation(prompt.messages) in trained for prompt in used)
 
 
 def _overlap_warning(overlap: int, used: Sequence[EvaluationPrompt]) -> list[str]:
-    return [f"{overlap} of the {len(used)} prompts are in the run's training file"] if overlap else []
+    return [f"{overlap} of the {len(used)} prompts are in the run's training files"] if overlap else []
 
 
 def same(one: str, other: str) -> bool:
