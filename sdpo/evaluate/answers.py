@@ -134,19 +134,28 @@ class ServerAnswers:
         self.concurrency, self.timeout = concurrency, timeout
         self.generated: dict[str, int] = {}
 
-    def of(self, model: EvaluatedModel, weights: str, prompts: Sequence[list[Message]]) -> list[Answer]:
+    def of(
+        self,
+        model: EvaluatedModel,
+        weights: str,
+        prompts: Sequence[list[Message]],
+        samples: Sequence[int] | None = None,
+    ) -> list[Answer]:
         """Return the answers in the order of the prompts; an empty list on any process but the main one.
 
-        Raises ServerError if any request failed; the replies that arrived stay in the cache.
+        Equal prompts have one answer, unless `samples` has another number for each of them. Raises ServerError if any
+        request failed; the replies that arrived stay in the cache.
         """
         if not self.state.is_main_process:
             return []
         client = Client(
             _KeyedByWeights(self.backend_of(model), weights), self.concurrency, self.timeout, cache=self.cache
         )
-        distinct = {str(messages): messages for messages in prompts}
+        keys = list(zip(map(str, prompts), samples or [0] * len(prompts), strict=True))
+        distinct = dict(zip(keys, prompts, strict=True))
         requests = [
-            Request(messages, self.decoding.temperature, self.decoding.max_new_tokens) for messages in distinct.values()
+            Request(messages, self.decoding.temperature, self.decoding.max_new_tokens, sample=sample)
+            for (_, sample), messages in distinct.items()
         ]
         with progress.task(f"answers of {model.name}"):
             outcomes = client.complete(requests)
@@ -159,8 +168,8 @@ class ServerAnswers:
                 f"First error: {one_line(failures[0], 200)} "
                 "Run the same command again: it requests only the missing answers."
             )
-        by_prompt = {prompt: Answer(reply.text) for prompt, reply in zip(distinct, replies, strict=True)}
-        return [by_prompt[str(messages)] for messages in prompts]
+        by_key = {key: Answer(reply.text) for key, reply in zip(distinct, replies, strict=True)}
+        return [by_key[key] for key in keys]
 
 
 class _KeyedByWeights:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,8 +183,10 @@ class _Run:
             source = ServerAnswers(
                 self.served, self.state, decoding, self.models.backend_of, settings.concurrency, settings.judge_timeout
             )
-            prompts = [_messages(arguments[number][0]) for number in numbers]
-            for number, answer in zip(numbers, source.of(model, self.models.weights[model.name], prompts), strict=True):
+            contexts = [arguments[number][0] for number in numbers]
+            prompts, samples = list(map(_messages, contexts)), _occurrences(contexts)
+            replies = source.of(model, self.models.weights[model.name], prompts, samples)
+            for number, answer in zip(numbers, replies, strict=True):
                 answers[number] = _cut(answer.text, arguments[number][1].get("until"))
             self.computed[model.name] += source.generated[model.name]
         return answers
@@ -192,6 +194,16 @@ class _Run:
 
 def _unless(function: Callable, other: Callable) -> Callable | None:
     return None if function is other else function
+
+
+def _occurrences(contexts: list[str]) -> list[int]:
+    """Return how often each was there before it: the requests of an item with repeats are equal, and samples each."""
+    seen: Counter[str] = Counter()
+    numbers = []
+    for context in contexts:
+        numbers.append(seen[context])
+        seen[context] += 1
+    return numbers
 
 
 def _messages(context: str) -> list:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psutil
 import torch
+from accelerate.utils import broadcast_object_list
 from transformers.utils import cached_file
 
 from sdpo.evaluate import trained_run
@@ -84,7 +85,7 @@ def meter_of(session: Session, start: EvaluatedModel) -> tuple[ConditionMeter, l
     session.state.wait_for_everyone()  # no process may write before all have read
     served = session.source if isinstance(session.source, ServerAnswers) else None
     measures = None
-    if served is not None and (problem := _not_loadable(start, session.model_cache.dtype)):
+    if problem := None if served is None else _problem_of_main_process(session, start):
         notes.append(
             f"{start.source} is not loaded here, because {problem}: fluency, surprise, topic, leak and distance are "
             "not measured. Evaluate where it fits, without ANSWER_URL"
@@ -103,6 +104,13 @@ def template_of(run: "TrainedRun") -> HindsightTemplate:
     if name is None or (file and not Path(file).is_file()):
         return HINDSIGHT
     return read_template(name, Path(file) if file else None)
+
+
+def _problem_of_main_process(session: Session, start: EvaluatedModel) -> str | None:
+    """Return `_not_loadable` of the main process: each has its own GPU's memory, and what follows is collective."""
+    holder = [_not_loadable(start, session.model_cache.dtype) if session.state.is_main_process else None]
+    broadcast_object_list(holder)
+    return holder[0]
 
 
 def _not_loadable(model: EvaluatedModel, dtype: torch.dtype) -> str | None:

@@ -51,7 +51,7 @@ class ForgettingSession(EvalSession):
         if not self.state.is_main_process:
             return 0
         measured = [column for column in self.tastes if (START, column.name) in cells]
-        learned = {column.name: self._learned_after(column) for column in measured}
+        learned = {column.name: column.learned_after for column in measured}
         matrix = Matrix(list(models), [column.name for column in measured], cells, learned)
         conditions = {name: conditions[name] for name in models if name in conditions}
         write(self.folder, self.settings, Forgetting(self.stages, matrix, conditions, self.notes, len(used), weights))
@@ -129,11 +129,3 @@ class ForgettingSession(EvalSession):
             return []
         # The start model against itself has no winner.
         return [(START, win_rate_cell([])), *((name, win_rate_cell(rows)) for name, rows in verdicts.items())]
-
-    def _learned_after(self, column: Column) -> str:
-        """Return the name of the model after the first run with this taste."""
-        return next(
-            stage.name
-            for stage in self.stages
-            if stage.run.persona == column.persona and stage.run.settings.get("style") in (None, column.name)
-        )

@@ -180,12 +180,13 @@ class LocalPairwiseJudge:
 class ApiPairwiseJudge:
     """A judge behind an API; only the main process asks it. Its replies are cached in a file of its own in `folder`.
 
-    `spent` is what the other judges of this evaluation have cost so far, in dollars; MAX_COST is the limit for all.
+    `spent` is what the other judges of this evaluation have cost so far, in dollars, their cached replies included;
+    MAX_COST is the limit for all.
     """
 
     def __init__(self, judge: str, settings: EvalSettings, folder: Path, spent: float) -> None:
         price = price_of(judge, read_prices(settings.price_file))
-        cache = ReplyCache(folder / f"replies-{_file_name(judge)}.jsonl")
+        cache = _reply_cache(judge, folder)
         limit = settings.max_cost - spent if settings.max_cost is not None else None
         self.client = Client(
             _backend(judge, settings),
@@ -205,6 +206,16 @@ class ApiPairwiseJudge:
             under.done = start
             verdict_pairs += verdicts_in_both_orders(judge, pairs[start : start + size])
         return verdict_pairs
+
+
+def cached_cost(judge: str, settings: EvalSettings, folder: Path) -> float:
+    """Return what a judge's replies in `folder` have cost, in dollars; 0 without a price."""
+    price = price_of(judge, read_prices(settings.price_file))
+    return Meter(price, paid=_reply_cache(judge, folder).paid).usage.cost
+
+
+def _reply_cache(judge: str, folder: Path) -> ReplyCache:
+    return ReplyCache(folder / f"replies-{_file_name(judge)}.jsonl")
 
 
 def _backend(judge: str, settings: EvalSettings) -> ClaudeBackend | OpenAIBackend:

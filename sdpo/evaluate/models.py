@@ -28,7 +28,8 @@ class ModelCache:
         # A PreTrainedModel, or the PeftModel around it, which forwards all that generation and scoring use of one.
         self._model: Any = None
         self._source: str | None = None
-        self._adapter: str | None = None
+        self._adapter: str | None = None  # where the attached adapter was read from
+        self._attached = 0
 
     def load(self, model: EvaluatedModel) -> PreTrainedModel:
         """Return the model on its device, in evaluation mode. Raises SettingError if it cannot be loaded."""
@@ -36,7 +37,7 @@ class ModelCache:
         if self._source != source or (self._adapter and model.base is None):
             self.clear()
             self._model, self._source = self._load(source, model), source
-        if model.base is not None and self._adapter != model.name:
+        if model.base is not None and self._adapter != model.source:
             self._attach_adapter(model)
         return self._model.eval()
 
@@ -54,14 +55,16 @@ class ModelCache:
     def _attach_adapter(self, model: EvaluatedModel) -> None:
         from peft import PeftModel
 
+        # Not the model's name: torch refuses names with a dot, and a model's has its run's, which may have one.
+        before, name = f"adapter-{self._attached}", f"adapter-{self._attached + 1}"
         try:
             if self._adapter is None:
-                self._model = PeftModel.from_pretrained(self._model, model.source, adapter_name=model.name)
+                self._model = PeftModel.from_pretrained(self._model, model.source, adapter_name=name)
             else:
-                self._model.load_adapter(model.source, adapter_name=model.name)
-                self._model.set_adapter(model.name)
-                self._model.delete_adapter(self._adapter)
-            self._adapter = model.name
+                self._model.load_adapter(model.source, adapter_name=name)
+                self._model.set_adapter(name)
+                self._model.delete_adapter(before)
+            self._adapter, self._attached = model.source, self._attached + 1
         except LOAD_ERRORS as error:
             raise _load_error(model, error) from None
 

@@ -4,7 +4,8 @@ Importing this is cheap.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from sdpo.evaluate.trained_run import TrainedRun, job_as_trained, persona, promp
 from sdpo.text.prompts import FOLLOW_UP_PERSONA, Message
 from sdpo.text.records import Interaction, read_interactions, read_prompts
 from sdpo.text.split import is_held_out
+from sdpo.train.offline.mixture import mix_of
 from sdpo.train.online.data import training_prompts
 
 if TYPE_CHECKING:
@@ -82,18 +84,23 @@ def evaluation_prompts(settings: "EvalSettings", run: TrainedRun, job: "Job") ->
     ]
 
 
-def training_texts(run: TrainedRun, job: "Job") -> set[str]:
-    """Return the last user text of each row that the run was trained on; empty if its file cannot be read."""
-    path = Path(run.settings.get("train_jsonl") or "")
-    if not path.is_file():
-        return set()
-    try:
-        if holds_interactions(path):
-            return {row.prompt[-1]["content"] for row in _trained(path, run)}
-        suffix = job_as_trained(job, run).prompt_suffix
-        return {row.prompt.removesuffix(suffix) for row in read_prompts(path, job.data_command)}
-    except RecordError:
-        return set()
+def conversation(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """Return the turns of a prompt, role and content, without system messages: what makes it the same prompt."""
+    return tuple((one["role"], one["content"]) for one in messages if one["role"] != "system")
+
+
+def trained_conversations(run: TrainedRun, job: "Job") -> set[tuple[tuple[str, str], ...]]:
+    """Return the `conversation` of each row that the run was trained on, without files that cannot be read."""
+    suffix = job_as_trained(job, run).prompt_suffix
+    found: set[tuple[tuple[str, str], ...]] = set()
+    for path in filter(Path.is_file, _training_files(run)):
+        with suppress(RecordError):
+            if holds_interactions(path):
+                found |= {conversation(row.prompt) for row in _trained(path, run)}
+            else:
+                rows = read_prompts(path, job.data_command)
+                found |= {(("user", row.prompt.removesuffix(suffix)),) for row in rows}
+    return found
 
 
 def _trained(path: Path, run: TrainedRun) -> Iterator[Interaction]:
@@ -106,6 +113,11 @@ def _held_out(interactions: list[Interaction], run: TrainedRun) -> list[Interact
     return [row for row in interactions if is_held_out(row.conversation_id, share)]
 
 
-def _is_training_file(path: Path, run: TrainedRun) -> bool:
+def _training_files(run: TrainedRun) -> list[Path]:
+    """Return the files that the run was trained on: TRAIN_JSONL, and those of MIX."""
     recorded = run.settings.get("train_jsonl")
-    return recorded is not None and path.resolve() == Path(recorded).resolve()
+    return [*([Path(recorded)] if recorded else []), *mix_of(run.settings.get("mix"))]
+
+
+def _is_training_file(path: Path, run: TrainedRun) -> bool:
+    return path.resolve() in [file.resolve() for file in _training_files(run)]

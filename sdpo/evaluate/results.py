@@ -78,18 +78,24 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
     """Print answers of the best checkpoint beside the baseline's, how often it wins, and the next command."""
     chosen = comparison.release.chosen if comparison.release else None
     rows = [row for row in comparison.rows if row.win_rate is not None]
-    rows = [row for row in rows if chosen is None or row.checkpoint == chosen.checkpoint] or rows
+    if chosen is not None:  # nothing is said of another one, which was not released
+        rows = [row for row in rows if row.checkpoint == chosen.checkpoint]
     best = max(rows, key=lambda row: row.win_rate or 0.0, default=None)
     report = command("report", run_dir=shlex.join([str(run.path), str(folder.path)]))
     then, why = report, "one page about the run and its evaluation"
-    if best is None:
+    if best is not None:
+        name = f"checkpoint-{best.checkpoint}"
+        sentence = f"{name} wins {best.win_rate:.2f} of {best.wins + best.losses} decided pairs (judge {best.judge})"
+    elif chosen is not None:
+        name = f"checkpoint-{chosen.checkpoint}"
+        sentence = f"No answer of {name} is judged better or worse than the baseline's"
+    else:
         return say("No checkpoint differs from the baseline in any answer.", then=then, why=why)
-    name = f"checkpoint-{best.checkpoint}"
     texts = [comparison.answers[one] for one in (BASELINE, name)]
     pairs = [(prompt.text, old.text, new.text) for prompt, old, new in zip(comparison.prompts, *texts, strict=True)]
     different = [pair for pair in pairs if pair[1].strip() != pair[2].strip()]
-    print(f"\n{side_by_side(spread(different, 2), (BASELINE, name))}\n", flush=True)
-    sentence = f"{name} wins {best.win_rate:.2f} of {best.wins + best.losses} decided pairs (judge {best.judge})"
+    if different:
+        print(f"\n{side_by_side(spread(different, 2), (BASELINE, name))}\n", flush=True)
     if comparison.release is not None:
         sentence += f"; verdict: {comparison.release.verdict}"
     folder_of_best = run.path / name

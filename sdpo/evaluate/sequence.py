@@ -4,7 +4,7 @@ Importing this is cheap.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Column:
-    """The taste of one or more runs: its name, the user's words, and what reads it, None where only a judge can."""
+    """The taste of one or more runs: its name, the user's words, and what reads it, None where only a judge can.
+
+    `learned_after` is the name of the first of these runs' stages.
+    """
 
     name: str
     persona: str
     oracle: "Oracle | None"
+    learned_after: str
 
 
 def stages(settings: "EvalSettings") -> list[Stage]:
@@ -68,7 +72,10 @@ def stages(settings: "EvalSettings") -> list[Stage]:
 
 
 def columns(settings: "EvalSettings", job: "Job", found: Sequence[Stage]) -> tuple[list[Column], list[str]]:
-    """Return the tastes of the runs in their order, each once, and a line for every run that has none."""
+    """Return the tastes of the runs in their order, each once, and a line for every run that has none.
+
+    Tastes of the same name, such as a style that was edited between two runs, have their runs' names too.
+    """
     tastes: dict[tuple[str, str], Column] = {}
     notes: list[str] = []
     for stage in found:
@@ -79,9 +86,19 @@ def columns(settings: "EvalSettings", job: "Job", found: Sequence[Stage]) -> tup
             continue
         file = run.settings.get("style_file")
         oracle = reader(job, settings.baseline or "", style, Path(file) if file else None)
-        name = style or stage.name.removeprefix("after ")
-        tastes.setdefault((name, persona), Column(name, persona, oracle))
-    return list(tastes.values()), notes
+        name = style or _run_name(stage.name)
+        tastes.setdefault((name, persona), Column(name, persona, oracle, stage.name))
+    names = [name for name, _ in tastes]
+    return [
+        column
+        if names.count(column.name) == 1
+        else replace(column, name=f"{column.name} ({_run_name(column.learned_after)})")
+        for column in tastes.values()
+    ], notes
+
+
+def _run_name(stage: str) -> str:
+    return stage.removeprefix("after ")
 
 
 def judge_of_tastes(settings: "EvalSettings") -> str | None:

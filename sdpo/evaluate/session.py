@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # The timeout of collectives: one process may generate or judge for a long time while the others wait.
 _PROCESS_TIMEOUT = timedelta(hours=24)
+_API_JUDGES = ("claude", "server")  # kinds of judges that only the main process asks, and that may cost money
 
 
 class EvalSession:
@@ -194,11 +195,15 @@ class EvalSession:
         """Return judge -> checkpoint -> verdicts in both orders, None for a prompt with two identical answers."""
         kinds = {judge: judges.judge_kind(judge, self.settings) for judge in names}
         # Judges that all processes run come first; after these, only the main process has work left.
-        order = sorted(kinds, key=lambda judge: kinds[judge] in ("claude", "server"))
-        verdict_pairs, spent = {}, 0.0
+        order = sorted(kinds, key=lambda judge: kinds[judge] in _API_JUDGES)
+        # What each has cost, that of an earlier evaluation too: one that comes later may have the larger share of it.
+        api = [judge for judge in order if kinds[judge] in _API_JUDGES and self.state.is_main_process]
+        costs = {judge: judges.cached_cost(judge, self.settings, self.folder.path) for judge in api}
+        verdict_pairs = {}
         for judge in order:
             if kinds[judge] != "local" and not self.state.is_main_process:
                 continue
+            spent = sum(cost for other, cost in costs.items() if other != judge)
             pairwise_judge = self._build_judge(judge, kinds[judge], spent)
             try:
                 if self.settings.judge_truth and judge_truth.any_differ(answers):
@@ -210,7 +215,7 @@ class EvalSession:
                 resume = resume_command(self.settings, self.job.name, correct=["max_cost"])
                 raise BudgetReached(f"{error} The verdicts so far are stored; resume with {resume}") from None
             finally:
-                spent += self._record_cost(judge, pairwise_judge)
+                costs[judge] = self._record_cost(judge, pairwise_judge)
             self.model_cache.clear()
         return {judge: verdict_pairs[judge] for judge in kinds if judge in verdict_pairs}
 
@@ -266,12 +271,12 @@ class EvalSession:
 
     def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int:
         """Return the number of prompts that the run may have been trained on."""
-        trained = prompts.training_texts(self.trained_run, self.job)
-        return sum(prompt.text in trained for prompt in used)
+        trained = prompts.trained_conversations(self.trained_run, self.job)
+        return sum(prompts.conversation(prompt.messages) in trained for prompt in used)
 
 
 def _overlap_warning(overlap: int, used: Sequence[EvaluationPrompt]) -> list[str]:
-    return [f"{overlap} of the {len(used)} prompts are in the run's training file"] if overlap else []
+    return [f"{overlap} of the {len(used)} prompts are in the run's training files"] if overlap else []
 
 
 def same(one: str, other: str) -> bool:

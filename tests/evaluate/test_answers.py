@@ -70,6 +70,17 @@ def test_adapters_share_a_base_that_is_loaded_once_and_are_removed_again(tmp_pat
     assert model_cache.loads == 2
 
 
+def test_an_adapter_is_attached_whatever_its_model_is_named(tmp_path, loads):
+    sources = [str(make_adapter(tmp_path / str(seed), seed)) for seed in (1, 2)]
+    loads.clear()
+    model_cache = ModelCache("fp32")
+    logits = []
+    with torch.no_grad():
+        for name, source in zip(("after v1.2", "after ../v1.2"), sources, strict=True):  # folders' names, or paths
+            logits.append(model_cache.load(EvaluatedModel(name, source, str(MODEL_DIR)))(IDS).logits)
+    assert not torch.equal(*logits) and loads == [str(MODEL_DIR)]
+
+
 def test_a_run_with_adapters_is_evaluated_with_one_model_load(tmp_path, loads):
     run = make_run(tmp_path / "run")
     for step in (3, 6):

@@ -249,6 +249,26 @@ def test_a_server_answers_the_tasks_that_generate_and_the_others_are_refused(run
     assert report["benchmark_scores"]["computed"] == {"baseline": 10, "checkpoint-2": 10}
 
 
+@pytest.mark.slow
+def test_repeats_of_an_item_are_samples_of_their_own_from_a_server_too(run, tasks):
+    sampled = TASK.replace("do_sample: false", "do_sample: true, temperature: 0.7").replace(
+        "words.share", "words.kinds"
+    )
+    (tasks / "copied_words.yaml").write_text(sampled + "repeats: 3\nfilter_list: [{name: all, filter: "
+                                             "[{function: take_first_k, k: 3}]}]\n")  # fmt: skip
+    (tasks / "words.py").write_text(
+        CODE + "\ndef kinds(doc, answers):\n    return {'share': len(set(answers[0])) / 3}\n"
+    )
+    given = {"benchmark_tasks": tasks, "eval_n": 1, "benchmarks": "copied_words"}
+    with FakeServer(lambda body, number: Answer(f"reply {number}")) as server:
+        report = evaluate(run, answer_url=server.url, **given)
+        assert report["benchmark_scores"]["computed"] == {"baseline": 30, "checkpoint-2": 30}
+        assert [row["baseline"] for row in report["benchmarks"]] == [1.0]  # three replies, none a copy
+        asked = len(server.bodies)
+        assert evaluate(run, answer_url=server.url, **given)["benchmarks"] == report["benchmarks"]
+        assert len(server.bodies) == asked
+
+
 def test_names_are_separated_by_spaces_or_commas():
     assert names_of(settings(benchmarks="sdpo_tiny, sdpo_facts sdpo_tiny")) == ["sdpo_tiny", "sdpo_facts"]
     assert names_of(settings()) == []

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from accelerate import PartialState
 
 from jobs import eval_tldr
 from sdpo.evaluate import condition, start_measures
-from sdpo.evaluate.answers import Answer
+from sdpo.evaluate.answers import Answer, Decoding, ServerAnswers
 from sdpo.evaluate.condition import ConditionMeter, Subject, Taste, condition_of, general_kinds
 from sdpo.evaluate.condition_report import DISTINCT, adherence_of, as_json, condition_section, condition_table
 from sdpo.evaluate.evidence import Condition
@@ -17,10 +18,12 @@ from sdpo.evaluate.models import EvaluatedModel, ModelCache, checkpoint_model, f
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.start_measures import GENERAL, OwnAnswer, StartMeasures
 from sdpo.evaluate.store import Store
+from sdpo.llm import ReplyCache
 from sdpo.method.teacher import Teacher
 from sdpo.models.answer_quality import AnswerQuality
 from sdpo.models.general_answers import Shift, tokenized
 from sdpo.models.policy import load_model
+from sdpo.settings import EvalSettings
 from sdpo.text.hindsight import HINDSIGHT
 from sdpo.text.prompts import GENERAL_PROMPTS, OPEN_PROMPTS, REHEARSAL_PROMPTS
 from sdpo.tiny import MODEL_DIR
@@ -353,6 +356,32 @@ def test_what_a_server_says_is_measured_and_weights_only_where_they_fit(tmp_path
     assert found["fluency"] is found["distance"] is None
     (note,) = report["condition_notes"]
     assert "it is too large" in note and "ANSWER_URL" in note
+
+
+@pytest.mark.parametrize("problem", [None, "it is too large"])
+def test_whether_a_served_model_is_loaded_is_the_main_processs_word(tmp_path, monkeypatch, problem):
+    """Each process sees the free memory of its own GPU: if they disagreed, one would wait for the others forever."""
+    from sdpo.evaluate import condition_session
+
+    def broadcast(holder):
+        holder[0] = problem  # what the main process has
+
+    asked = []
+    monkeypatch.setattr(condition_session, "broadcast_object_list", broadcast)
+    own = None if problem else "another process has its memory"
+    monkeypatch.setattr(condition_session, "_not_loadable", lambda model, dtype: own)
+    state = SimpleNamespace(is_main_process=False, process_index=1, wait_for_everyone=lambda: None)
+    session = SimpleNamespace(
+        settings=EvalSettings(),
+        folder=SimpleNamespace(path=tmp_path),
+        state=state,
+        model_cache=ModelCache("fp32"),
+        source=ServerAnswers(ReplyCache(), state, Decoding(8, 0.0, 0), lambda model: None, 1, 1.0),
+        weights_of=lambda models: asked.append(1) or dict.fromkeys(models, "weights"),
+    )
+    _, notes = condition_session.meter_of(session, EvaluatedModel("start", str(MODEL_DIR)))
+    assert len(notes) == bool(problem) and len(asked) == (not problem)
+    assert all(problem in note for note in notes)
 
 
 def test_whether_a_served_model_can_be_loaded_here_too(tmp_path, monkeypatch):

@@ -240,6 +240,23 @@ def test_max_cost_is_respected_and_no_reply_is_paid_for_twice(run, capsys, tmp_p
     assert len(judge.bodies) == 32 and report["rows"][0]["ties"] == 16
 
 
+def test_max_cost_counts_what_every_judge_has_cost_before(run, tmp_path):
+    add_checkpoint(run, 3, noise=0.01)
+    prices = tmp_path / "prices.json"
+    prices.write_text('{"one": {"in": 1000, "out": 1000}, "two": {"in": 1000, "out": 1000}}')
+    models = {str(MODEL_DIR): lambda prompt: "one", "checkpoint-3": lambda prompt: "the other"}
+    with FakeServer(served(models)) as server, FakeServer(lambda *_: Answer("Verdict: A", tokens=(700, 10))) as judge:
+        options = {"judge_model": "one two", "price_file": prices, "concurrency": 1}
+        options |= {"answer_url": server.url, "judge_url": judge.url}
+        evaluate(run, eval_n=8, **options)
+        assert len(judge.bodies) == 2 * 16  # for $0.71 each
+        # The first judge's own replies leave room for more, those of both do not.
+        evaluate(run, expect=5, eval_n=12, max_cost=0.71 * 32 + 0.5, **options)
+        assert len(judge.bodies) == 2 * 16
+        evaluate(run, eval_n=12, max_cost=100, **options)
+    assert len(judge.bodies) == 2 * 24
+
+
 def test_two_processes_share_the_work_and_give_the_same_results(run, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     other = shutil.copytree(run, tmp_path / "other")

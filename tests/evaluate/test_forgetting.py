@@ -185,6 +185,26 @@ def test_tastes_that_nothing_reads_are_judged_if_a_judge_is_named(tmp_path, caps
 
 
 @pytest.mark.slow
+def test_tastes_of_the_same_name_are_columns_of_their_own(tmp_path):
+    runs = make_runs(tmp_path, **dict(list(STYLES.items())[:2]))
+    words = ["I like rhymes.", "I like limericks."]
+    (tmp_path / "styles.json").write_text(json.dumps({"mine": words[1]}))  # edited between the runs
+    for run, persona in zip(runs, words, strict=True):
+        facts = RunDirectory(run).read_json("run.json")
+        own = facts["settings"] | {"style": "mine", "style_file": str(tmp_path / "styles.json")}
+        RunDirectory(run).write_json("run.json", facts | {"persona": persona, "settings": own})
+    with FakeServer(verdict_by(len)) as judge:
+        report = matrix_job(runs, judge_model="somebody", judge_url=judge.url, eval_n=4)
+        asked = [body["messages"][0]["content"] for body in judge.bodies]
+        assert all(any(persona in text for text in asked) for persona in words)
+    assert report["tastes"] == ["mine (a)", "mine (b)"]
+    assert [(cell["model"], cell["taste"]) for cell in report["cells"]] == [
+        (model, taste) for taste in report["tastes"] for model in ("start", "after a", "after b")
+    ]
+    assert [(row["taste"], row["learned_after"]) for row in report["forgotten"]] == [("mine (a)", "after a")]
+
+
+@pytest.mark.slow
 def test_adapters_one_after_another(tmp_path):
     runs = make_runs(tmp_path, **dict(list(STYLES.items())[:2]))
     for run, seed in zip(runs, (1, 2), strict=True):

@@ -2,12 +2,19 @@
 
 import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
 from jobs import eval as eval_job
 from jobs import eval_helpsteer
-from sdpo.evaluate.prompts import evaluation_prompts, holds_interactions, judged_persona, training_texts
+from sdpo.evaluate.prompts import (
+    conversation,
+    evaluation_prompts,
+    holds_interactions,
+    judged_persona,
+    trained_conversations,
+)
 from sdpo.evaluate.trained_run import chosen_checkpoints, fill, read_run
 from sdpo.runtime import launch
 from sdpo.runtime.run_directory import RunDirectory
@@ -61,7 +68,8 @@ def test_the_runs_own_interactions_are_the_prompts_and_each_follow_up_is_judged_
     for prompt, row in zip(prompts, LOGS, strict=True):
         assert prompt.persona == FOLLOW_UP_PERSONA.format(follow_up=row.user_response)
         assert prompt.text == row.prompt[-1]["content"]
-    assert training_texts(read_run(run), eval_helpsteer.JOB) == {prompt.text for prompt in prompts}
+    trained = trained_conversations(read_run(run), eval_helpsteer.JOB)
+    assert trained == {conversation(prompt.messages) for prompt in prompts}
 
 
 def test_validation_interactions_come_first_and_held_out_conversations_before_trained_ones(logs, tmp_path):
@@ -71,8 +79,32 @@ def test_validation_interactions_come_first_and_held_out_conversations_before_tr
     given = resolved(run, "--data-path", str(logs))
     ids = {prompt.id for prompt in evaluation_prompts(given, read_run(run), eval_helpsteer.JOB)}
     assert ids == {row.id for row in LOGS if is_held_out(row.conversation_id, 0.4)} and 0 < len(ids) < 40
-    texts = {row.prompt[-1]["content"] for row in LOGS if not is_held_out(row.conversation_id, 0.4)}
-    assert training_texts(read_run(run), eval_helpsteer.JOB) == texts
+    trained = {conversation(row.prompt) for row in LOGS if not is_held_out(row.conversation_id, 0.4)}
+    assert trained_conversations(read_run(run), eval_helpsteer.JOB) == trained
+
+
+def test_a_prompt_was_trained_on_if_all_of_its_turns_were(logs, tmp_path):
+    def turns(first, system="Be brief."):
+        texts = (("system", system), ("user", first), ("assistant", "Yes."), ("user", "Go on."))
+        return [{"role": role, "content": text} for role, text in texts]
+
+    rows = [replace(LOGS[0], prompt=turns("Tell me of cats."))]
+    run = offline_run(tmp_path / "run", train_jsonl=str(write_logs(tmp_path / "train.jsonl", rows)))
+    trained = trained_conversations(read_run(run), eval_helpsteer.JOB)
+    assert conversation(turns("Tell me of cats.", system="Be kind.")) in trained
+    assert conversation(turns("Tell me of dogs.")) not in trained
+
+
+def test_files_of_mix_were_trained_on_too(logs, tmp_path):
+    mixed = write_logs(tmp_path / "mixed.jsonl", logged.interactions(30, seed=6))
+    mix = f"{mixed}=0.3 {tmp_path / 'gone.jsonl'}=0.1"
+    run = offline_run(tmp_path / "run", train_jsonl=str(logs), mix=mix, holdout=0.4)
+    rows = [*LOGS, *logged.interactions(30, seed=6)]
+    trained = {conversation(row.prompt) for row in rows if not is_held_out(row.conversation_id, 0.4)}
+    assert trained_conversations(read_run(run), eval_helpsteer.JOB) == trained
+    given = resolved(run, "--data-path", str(mixed))
+    used = [prompt.id for prompt in evaluation_prompts(given, read_run(run), eval_helpsteer.JOB)]
+    assert used == [row.id for row in rows[len(LOGS) :] if is_held_out(row.conversation_id, 0.4)] != []
 
 
 def test_a_style_is_judged_by_where_one_is_given(logs, tmp_path):
