@@ -14,6 +14,7 @@ from sdpo.data.conversation import Dropped
 from sdpo.data.forms import form_of
 from sdpo.data.json_stream import NOT_JSON, encoding_of, open_text, read_json
 from sdpo.data.messages import read_message
+from sdpo.data.redact import Redactor
 from sdpo.data.shapes import value_of
 from sdpo.errors import RecordError, one_line
 
@@ -260,7 +261,8 @@ def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
             lines += [line] if line.strip() else []
         delimiter, names = _header(lines)
         if not columns.are_known(names):
-            found = ", ".join(name or "(no name)" for name in names[:12])
+            # Without a header, the first line is a message.
+            found = Redactor(True).words(", ".join(name or "(no name)" for name in names[:12]))
             raise RecordError(f"{source} has the columns {found}. Needed are {columns.NEEDED}: rename the columns.")
         rows = csv.reader(text, delimiter=delimiter)
         while True:

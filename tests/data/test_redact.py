@@ -159,6 +159,17 @@ def test_what_cannot_be_read_is_shown_without_private_values(capsys):
     assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
     error = capsys.readouterr().err
     assert "in.csv, row 1: sender '[EMAIL]'" in error and "ann@" not in error
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv", "--dry-run"]) == 1
+    error = capsys.readouterr().err
+    assert "in.csv, row 1: sender '[EMAIL]'" in error and "ann@" not in error
+    Path("in.csv").write_text("conversation_id,author,content\n1,Maria Gonzalez,hello\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "in.csv, row 1: author" in error and "Maria" not in error
+    Path("in.csv").write_text("1,ann@x.example,hello\n2,bob@x.example,hello\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "has the columns 1, [EMAIL], hello" in error and "ann@" not in error
 
 
 @pytest.mark.usefixtures("empty_folder")
