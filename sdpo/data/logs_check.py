@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from sdpo.data.conversation import Conversation, interactions
 from sdpo.data.inputs import Member, Source, paths_of, sources_of
-from sdpo.data.logs import NO_CONVERSATIONS, OUTPUT, input_of, known_forms, read_conversations, reason_to_skip
-from sdpo.data.prepare import BESIDE, check_output_folder
+from sdpo.data.logs import NO_CONVERSATIONS, input_of, known_forms, read_conversations, reason_to_skip
+from sdpo.data.prepare import BESIDE, LOGS, check_output_folder
 from sdpo.data.redact import Redactor, check_names
 from sdpo.errors import RecordError
 from sdpo.text.records import Interaction
@@ -25,7 +25,7 @@ def check(settings: "LogsPrepSettings", job: "Job") -> list[str]:
 
     A dry run reads all files; returns lines on the form of each and on what was found.
     """
-    check_output_folder(settings, (OUTPUT, *BESIDE))
+    check_output_folder(settings, (LOGS, *BESIDE))
     source = input_of(settings)
     if not paths_of(source):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")

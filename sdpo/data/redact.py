@@ -7,6 +7,7 @@ have one, their checksum; names, if asked for, by presidio. What was replaced is
 import hashlib
 import hmac
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -182,11 +183,13 @@ def private_spans(text: str) -> list[Span]:
 
 def _apart(found: list[Span]) -> list[Span]:
     """Return spans that do not overlap, in order: of those that do, the kind named first, then the longest."""
-    chosen: list[Span] = []
+    chosen: list[Span] = []  # in order, so only the neighbours of a span may overlap with it
     for span in sorted(found, key=lambda one: (_KINDS.index(one.kind), one.start - one.end)):
-        if span.end > span.start and all(span.end <= one.start or span.start >= one.end for one in chosen):
-            chosen.append(span)
-    return sorted(chosen)
+        at = bisect(chosen, span)
+        free = (not at or chosen[at - 1].end <= span.start) and (at == len(chosen) or span.end <= chosen[at].start)
+        if span.end > span.start and free:
+            chosen.insert(at, span)
+    return chosen
 
 
 def _secrets(text: str) -> Iterator[Span]:

@@ -81,7 +81,12 @@ def _joined(pieces: list[Piece]) -> Conversation:
         messages += [one for one in reply if one.text not in following]
     first_piece = pieces[0]
     return Conversation(
-        first_piece.key, messages, first_piece.value["model"], first_piece.value["time"], rows=len(pieces)
+        first_piece.key,
+        messages,
+        first_piece.value["model"],
+        first_piece.value["time"],
+        rows=len(pieces),
+        logged=first_piece.value["calls"],
     )
 
 
