@@ -36,6 +36,7 @@ ANSWER_NAMES = (
 FOLLOW_UP_NAMES = (
     "user_response", "follow_up", "followup", "feedback", "user_feedback", "next_message", "user_reply", "next_prompt",
 )  # fmt: skip
+RATING_NAMES = ("feedback", "user_feedback")  # of those, which hold a rating or a text
 LIST_NAMES = ("messages", "conversations", "conversation", "chat_messages", "chat", "mapping")
 NEEDED = (
     "a conversation id, a role and a text (conversation_id, role, content), or messages, or a prompt, an answer and a "

@@ -48,7 +48,7 @@ class SourceMessage(NamedTuple):
 class Conversation:
     """A conversation in chronological order; `rows` is the number of rows of the source that it came from.
 
-    `note` is what was decided in reading it, for the report.
+    `note` is what was decided in reading it, for the report. `logged` is whether it is a logged request and its answer.
     """
 
     id: str
@@ -57,6 +57,7 @@ class Conversation:
     timestamp: str | None = None
     rows: int = 1
     note: str = ""
+    logged: bool = False
 
 
 @dataclass

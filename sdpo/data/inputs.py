@@ -1,10 +1,12 @@
 """The files that hold someone's conversations: in a folder, alone, or in a ZIP archive; and their rows."""
 
 import csv
+import lzma
 import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -13,7 +15,8 @@ from sdpo.data import columns
 from sdpo.data.conversation import Dropped
 from sdpo.data.forms import form_of
 from sdpo.data.json_stream import NOT_JSON, encoding_of, open_text, read_json
-from sdpo.data.messages import read_message
+from sdpo.data.messages import id_of, read_message
+from sdpo.data.redact import Redactor
 from sdpo.data.shapes import value_of
 from sdpo.errors import RecordError, one_line
 
@@ -23,6 +26,9 @@ _LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
 _HEAD = 1 << 16
 _WRAPPERS = ("conversations", "data", "items", "results", "chats", "rows", "records", "entries", "traces", "runs",
              "requests", "threads", "sessions", "history")  # fmt: skip
+_BROKEN_ZIP = (
+    zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError
+)  # fmt: skip
 _OFFICE = "an Excel or other office file"
 
 
@@ -58,7 +64,7 @@ class Member:
                 with zipfile.ZipFile(self._archive) as archive, archive.open(self._member) as packed:
                     shutil.copyfileobj(packed, file)
                 file.flush()
-            except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+            except _BROKEN_ZIP as error:
                 file.close()
                 raise RecordError(
                     f"{self} cannot be unpacked: {one_line(error)}. Unpack the archive and give the folder."
@@ -135,7 +141,8 @@ def rows_of(source: Source) -> Iterator[Any]:
     alone: list[dict] = []  # messages that name no conversation: those of the file are one
     for value in rows:
         if isinstance(value, list):
-            yield from ({"messages": value},) if _are_messages(value) or not value else _unwrapped(value)
+            together = not value or (_are_messages(value) and not _are_several(value))
+            yield from ({"messages": value},) if together else _unwrapped(value)
         elif isinstance(value, dict):
             value = {name: value_of(field) if name in columns.LIST_NAMES else field for name, field in value.items()}
             if form_of(value) is None and _is_message(value):
@@ -178,6 +185,14 @@ def _are_messages(values: list) -> bool:
     return all(isinstance(value, dict) for value in values) and bool(values) and _is_message(values[0])
 
 
+def _are_several(values: list) -> bool:
+    """Return whether these are messages of more than one conversation, each with its id."""
+    if not isinstance(values[0], dict) or id_of(columns.named(values[0]), *columns.CONVERSATION_NAMES) is None:
+        return False
+    rows = [columns.named(one) for one in values if isinstance(one, dict)]
+    return len({id_of(row, *columns.CONVERSATION_NAMES) for row in rows}) > 1 and form_of(values[0]) is not None
+
+
 def _is_message(value: Any) -> bool:
     if not isinstance(value, dict) or not ({"content", "value", "parts", "text"} & set(value)):
         return False
@@ -197,6 +212,10 @@ def _unwrapped(value: Any) -> Iterator[Any]:
         if known and not _are_messages(known) and form_of(known[0]) is not None:
             yield from inner if isinstance(inner, list) else ()
             return
+    items = value.get("messages")
+    if isinstance(items, list) and items and _are_several(items):
+        yield from items
+        return
     inside = list(value.values())
     if form_of(value) is None and inside and all(isinstance(one, dict) and form_of(one) for one in inside):
         yield from inside
@@ -260,7 +279,8 @@ def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
             lines += [line] if line.strip() else []
         delimiter, names = _header(lines)
         if not columns.are_known(names):
-            found = ", ".join(name or "(no name)" for name in names[:12])
+            # Without a header, the first line is a message.
+            found = Redactor(True).words(", ".join(name or "(no name)" for name in names[:12]))
             raise RecordError(f"{source} has the columns {found}. Needed are {columns.NEEDED}: rename the columns.")
         rows = csv.reader(text, delimiter=delimiter)
         while True:

@@ -17,6 +17,7 @@ from sdpo.data.output import Outputs
 from sdpo.data.prepare import (
     BESIDE,
     KINDS,
+    LOGS,
     InteractionWriter,
     check_not_empty,
     finish,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
     from sdpo.settings import LogsPrepSettings
 
-OUTPUT = "logs_interactions.jsonl"
 UNKNOWN = Dropped("a form that is not known")
 NO_CONVERSATIONS = "no conversations"
 _MOST_FIELDS = 8  # of a row of no known form that are named
@@ -54,12 +54,12 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     lengths = Lengths(KINDS, measure_of(settings.model))
     writer, counts = InteractionWriter(lengths), Counts()
     redactor = Redactor(settings.redact, settings.redact_names, _key(settings.id_key))
-    names = (OUTPUT, *BESIDE)
+    names = (LOGS, *BESIDE)
     with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
         sources = sources_of(input_of(settings), settings.out_dir)
         with Spool(settings.out_dir) as spool:
             _read_all(sources, settings, job, writer, counts, spool, redactor)
-            _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / OUTPUT])
+            _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / LOGS])
         if not writer.rows.seen and counts.skipped:
             skipped = ", ".join(f"{count} {reason}" for reason, count in counts.skipped.items())
             raise RecordError(f"nothing in INPUT={settings.input} can be used (files skipped: {skipped}).")
@@ -240,15 +240,16 @@ def read_conversations(source: Source, scratch: Path, found: Counter[str]) -> It
     Each row is counted once: on its own, or in the `rows` of its conversation. `scratch` is a folder for a temporary
     file with the pieces of conversations, which are joined after the last row.
     """
+    readable = source.name.encode(errors="replace").decode()  # a file's name may be no UTF-8
     with _Pieces(scratch) as pieces:
         for number, row in enumerate(rows_of(source)):
-            where = f"{source.name}, row {number + 1}"
+            where = f"{readable}, row {number + 1}"
             form = form_of(row) if isinstance(row, dict) else None
             if form is None:
                 yield row._replace(where=where) if isinstance(row, Dropped) else unknown(row, where)
                 continue
             found[form.name] += 1
-            result = form.read(row, f"{source.name}-{number}")
+            result = form.read(row, f"{readable}-{number}")
             if isinstance(result, Dropped):
                 yield result._replace(where=f"{where}: {result.where}" if result.where else where)
             elif isinstance(result, Piece):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from sdpo.data.conversation import Conversation, interactions
 from sdpo.data.inputs import Member, Source, paths_of, sources_of
-from sdpo.data.logs import NO_CONVERSATIONS, OUTPUT, input_of, known_forms, read_conversations, reason_to_skip
-from sdpo.data.prepare import BESIDE, check_output_folder
-from sdpo.data.redact import check_names
+from sdpo.data.logs import NO_CONVERSATIONS, input_of, known_forms, read_conversations, reason_to_skip
+from sdpo.data.prepare import BESIDE, LOGS, check_output_folder
+from sdpo.data.redact import Redactor, check_names
 from sdpo.errors import RecordError
 from sdpo.text.records import Interaction
 
@@ -25,16 +25,16 @@ def check(settings: "LogsPrepSettings", job: "Job") -> list[str]:
 
     A dry run reads all files; returns lines on the form of each and on what was found.
     """
-    check_output_folder(settings, (OUTPUT, *BESIDE))
+    check_output_folder(settings, (LOGS, *BESIDE))
     source = input_of(settings)
     if not paths_of(source):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
     if settings.redact_names:
         check_names(settings.redact)
-    return recognised(source) if settings.dry_run else []
+    return recognised(source, Redactor(settings.redact)) if settings.dry_run else []
 
 
-def recognised(source: Path) -> list[str]:
+def recognised(source: Path, redactor: Redactor) -> list[str]:
     """Return lines on the files: the form of each, in how many rows, and how many interactions were found.
 
     Nothing is written but to a temporary folder. Raises RecordError as the run itself does.
@@ -44,7 +44,7 @@ def recognised(source: Path) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="sdpo-") as scratch:
         sources = sources_of(source, Path(scratch))
         for one in sources:
-            reason, line, count = _look_at(one, len(sources) == 1, Path(scratch))
+            reason, line, count = _look_at(one, len(sources) == 1, Path(scratch), redactor)
             if reason is not None:
                 skipped[reason] += 1
                 continue
@@ -61,7 +61,7 @@ def recognised(source: Path) -> list[str]:
     return [*lines, f"in all {total:,} interactions, before repeated ones are left out"]
 
 
-def _look_at(source: Source, alone: bool, scratch: Path) -> tuple[str | None, str, int]:
+def _look_at(source: Source, alone: bool, scratch: Path, redactor: Redactor) -> tuple[str | None, str, int]:
     """Return why a file is skipped, or None with a line on its form and the number of its interactions."""
     if (reason := reason_to_skip(source, alone)) is not None:
         return reason, "", 0
@@ -74,7 +74,7 @@ def _look_at(source: Source, alone: bool, scratch: Path) -> tuple[str | None, st
             count += sum(isinstance(one, Interaction) for one in interactions(result))
         else:
             dropped[result.reason] += 1
-            first.setdefault(result.reason, result.where)
+            first.setdefault(result.reason, redactor.words(result.where))
     if isinstance(source, Member):
         source.close()
     if not conversations and not found and not alone:

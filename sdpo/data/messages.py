@@ -213,10 +213,10 @@ def id_of(row: dict, *names: str) -> str | None:
     for name in names:
         value = row.get(name)
         value = value.get("$oid") if isinstance(value, dict) else value
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and abs(value) < 1e18:
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool):
-            if abs(value) < 10**18:
+            if abs(value) <= 2**64:
                 return str(value)
         elif isinstance(value, str) and value.strip() and is_encodable(value):
             return value.strip()

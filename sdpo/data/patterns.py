@@ -6,22 +6,33 @@ from collections.abc import Iterator
 
 Found = tuple[int, int, str, str]  # start, end, kind, value as equal ones agree in it
 
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_]{2,24}\b(?!\.\w)")
+# The boundaries are ASCII letters and digits: scripts without spaces, particles and `_` touch a value on either side.
+_LATIN = "A-Za-z\\u00c0-\\u024f"
+_EMAILS = (
+    re.compile(
+        rf"(?<![{_LATIN}\d])[{_LATIN}\d][{_LATIN}\d_.%+-]{{0,63}}@(?:[{_LATIN}\d_-]{{1,63}}\.)+[{_LATIN}]{{2,24}}"
+        rf"(?![{_LATIN}\d]|\.[{_LATIN}\d])"
+    ),
+    # A domain whose last part is in another script, as in .рф.
+    re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[\w-]{1,63}\.)+[^\W\d_a-zA-Z]{2,24}\b(?!\.\w)"),
+)
 _IBAN = re.compile(
     r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])", re.IGNORECASE
 )
-_CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-])")
+_CARD = re.compile(r"(?<![A-Za-z\d.-])\d(?:[ -]?\d){12,18}(?![A-Za-z\d-])")
 _PHONES = (
-    re.compile(r"(?<![\w+.])(?<!\d[ -])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}(?!\w)"),
-    re.compile(r"(?<![\w+.])\(\d{2,5}\)[ ./-]?\d{2,5}(?:[ ./-]?\d{2,5}){1,3}(?!\w)"),
-    re.compile(r"(?<![\w+.-])(?:1[ .-])?[2-9]\d\d([ .-])[2-9]\d\d\1\d{4}(?![\w-])"),
-    re.compile(r"(?<![\w+.-])0[1-9]\d{0,4}(?:[ ./-]\d{2,8}){1,4}(?![\w-])"),
-    re.compile(r"(?<![\w+.-])0\d{9,11}(?![\w.-])"),
+    re.compile(r"(?<![A-Za-z\d+.])(?<!\d[ -])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,6}(?![A-Za-z\d])"),
+    re.compile(r"(?<![A-Za-z\d+.])\(\d{2,5}\)[ ./-]?\d{2,5}(?:[ ./-]?\d{2,5}){1,3}(?![A-Za-z\d])"),
+    re.compile(r"(?<![A-Za-z\d+.-])(?:1[ .-])?[2-9]\d\d([ .-])[2-9]\d\d\1\d{4}(?![A-Za-z\d-])"),
+    re.compile(r"(?<![A-Za-z\d+.-])0[1-9]\d{0,4}(?:[ ./-]\d{2,8}){1,4}(?![A-Za-z\d-])"),
+    re.compile(r"(?<![A-Za-z\d+.-])0\d{9,11}(?![A-Za-z\d.-])"),
 )
-_IP4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w]|\.\d)")
-_IP6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f:]{2,39}(?:%\w+)?(?![\w:]|\.\d)")
-_MAC = re.compile(r"(?<![\w:-])(?:[0-9A-Fa-f]{2}([:-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
-_VERSION = re.compile(r"(?:version|release|v|ver|build)\.?\s*\Z", re.IGNORECASE)
+_IP4 = re.compile(r"(?<![A-Za-z\d.])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z\d]|\.\d)")
+_IP6 = re.compile(r"(?<![A-Za-z\d:.])[0-9A-Fa-f:]{2,39}(?:%[A-Za-z\d]+)?(?![A-Za-z\d:]|\.\d)")
+_MAC = re.compile(r"(?<![A-Za-z\d:-])(?:[0-9A-Fa-f]{2}([:-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![A-Za-z\d:-])")
+_VERSION = re.compile(
+    r"(?:version|release|v|ver|build|версия|版本号?|バージョン|버전)[.:：是]?[\s_-]*\Z", re.IGNORECASE
+)
 _ISO_DATE = re.compile(
     r"(?:19|20)\d\d[-./ ](?:0?[1-9]|1[0-2])[-./ ](?:0?[1-9]|[12]\d|3[01])\b|\d{1,2}[-./ ]\d{1,2}[-./ ](?:19|20)\d\d\b"
 )
@@ -39,7 +50,7 @@ _LENGTHS = {  # of IBANs, by country
 def numbers_and_addresses(text: str) -> Iterator[Found]:
     """Yield e-mail addresses, IBANs, card and phone numbers, and addresses of machines; they may overlap."""
     if "@" in text:
-        for match in _EMAIL.finditer(text):
+        for match in (match for pattern in _EMAILS for match in pattern.finditer(text)):
             yield match.start(), match.end(), "EMAIL", match[0].lower()
     if ":" in text or "-" in text:
         for match in _MAC.finditer(text):

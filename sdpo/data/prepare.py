@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdpo.settings import ConversationPrepSettings, PrepSettings, SourcePrepSettings
 
 REPORT, PICTURE, CARD = "report.json", "lengths.png", "README.md"
+LOGS = "logs_interactions.jsonl"  # what prep-logs writes
 BESIDE = (REPORT, PICTURE, CARD)  # what each job writes beside its data
 KINDS = ("prompt", "completion", "user_response")
 
@@ -247,6 +248,7 @@ def report_on(
 
 def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], lengths: Lengths) -> None:
     """Write the report and the figure, publish all files, and print the report."""
+    report = report | {"written": [name for name in outputs.names if name not in BESIDE]}
     text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
     outputs[settings.out_dir / REPORT].write(text.encode(errors="backslashreplace"))
     draw(lengths, f"{report['job']}: {report['source']}".replace("$", r"\$"), outputs[settings.out_dir / PICTURE])
@@ -260,7 +262,7 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
 def next_command(job: str, out_dir: Path) -> tuple[str, str]:
     """Return the command that uses what a preparation job has written, and what it is for."""
     if job in CONVERSATION_SOURCES or job == "prep-logs":
-        file = CONVERSATION_SOURCES[job].output if job in CONVERSATION_SOURCES else "logs_interactions.jsonl"
+        file = CONVERSATION_SOURCES[job].output if job in CONVERSATION_SOURCES else LOGS
         return command("audit", data=out_dir / file), "checks whether training on it can work (MODEL=...)"
     if job == "prep-english":
         return command("demo-real", data_path=out_dir), "trains a small model on it"

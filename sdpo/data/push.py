@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdpo.data.prepare import CARD, REPORT
+from sdpo.data.prepare import CARD, LOGS, REPORT
+from sdpo.data.sources import SOURCES
 from sdpo.errors import RecordError, SettingError
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.hub import check_upload, upload
@@ -25,6 +26,11 @@ def check(settings: "PushDataSettings", job: "Job") -> None:
         raise RecordError(
             f"DATA={folder} holds conversations {private}. Redact them (make prep-logs), or give ALLOW_UNREDACTED=1 if "
             "everything in them may be read by others."
+        )
+    if (others := not_written(folder)) and not settings.allow_unredacted:
+        raise RecordError(
+            f"DATA={folder} also holds {', '.join(others[:4])} with answers that the job of {REPORT} did not write. "
+            "Move what is not to be uploaded, or give ALLOW_UNREDACTED=1 if everything in it may be read by others."
         )
     later = f"Nothing was uploaded. Try again later with the same command: {_again(settings, job)}"
     counted = ", ".join(f"{count:,} of {name}" for name, count in rows.items())
@@ -78,6 +84,19 @@ def unredacted(folder: Path) -> str | None:
     if not isinstance(report, dict) or report.get("job") not in _PUBLIC | {"prep-logs"}:
         return f"of which {REPORT} does not say whether they are redacted"
     return "that are not redacted (REDACT=0)" if report.get("redacted") == NOT_REDACTED else None
+
+
+def not_written(folder: Path) -> list[str]:
+    """Return the data files with answers that are not from the job whose report is in the folder."""
+    try:
+        report: Any = json.loads((folder / REPORT).read_text("utf-8"))
+    except (OSError, ValueError):
+        report = None
+    report = report if isinstance(report, dict) else {}
+    names, job = report.get("written"), report.get("job")
+    if not isinstance(names, list):  # an earlier version's report
+        names = SOURCES[job].outputs if job in SOURCES else [LOGS]
+    return sorted(path.name for path in folder.glob("*.jsonl") if path.name not in names and _has_answers(path))
 
 
 _PUBLIC = {"prep-wildfeedback", "prep-wildchat"}  # published already

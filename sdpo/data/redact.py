@@ -7,6 +7,7 @@ have one, their checksum; names, if asked for, by presidio. What was replaced is
 import hashlib
 import hmac
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
@@ -25,22 +26,23 @@ _KEY_BLOCK = re.compile(
     re.DOTALL,
 )
 _PASSWORD = re.compile(
-    r"""(?ix)\b(?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|mdp|senha)\b
+    r"""(?ix)(?<![A-Za-z0-9_])
+    (?:pass(?:word|code|phrase|wd)|pwd|passwort|kennwort|contraseña|mot\ de\ passe|mdp|senha)(?![A-Za-z0-9_])
     (?:\s*(?:is|ist|lautet|es|est|é|:|=)\s*|\s+(?=[^\s\d]*\d[^\s\d]*[^\W\d_]|[^\s\d]*[^\W\d_][^\s\d]*\d))(?P<value>[^\s"'`,;]{3,}[^\s"'`,;.!?)])"""
 )
 _NAMED_KEY = re.compile(
-    r"""(?ix)\b(?:[\w-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token
-    |[a-z]\w*_(?:key|token|secret)(?=["']?\s*[:=])|(?:aws|azure|gcp|client|app)\ secret(?=\s*[:=]))\b
+    r"""(?ix)(?<![A-Za-z0-9_])(?:[A-Za-z0-9_-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token
+    |[a-z][A-Za-z0-9_]*_(?:key|token|secret)(?=["']?\s*[:=])|(?:aws|azure|gcp|client|app)\ secret(?=\s*[:=]))\b
     ["']?\s*(?:is|:|=|\s)\s*["']?(?P<value>[A-Za-z0-9_\-+/=.]{12,})"""
 )
-_TOKEN = re.compile(r"(?<![\w/+.=-])[A-Za-z0-9_+=-]{20,}(?![\w/+=-])")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_/+.=-])[A-Za-z0-9_+=-]{20,}(?![A-Za-z0-9_/+=-])")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/:@]+:(?P<value>[^\s/@]+)(?=@)")
 # Formats of keys that detect-secrets' own detectors do not know yet.
 _NEWER_KEYS = re.compile(
-    r"\b(?:sk-(?:ant|proj|svcacct|admin|or|lf)-[\w-]{16,}|sk-[A-Za-z0-9]{32,}|hf_[A-Za-z0-9]{30,}|AIza[\w-]{35}"
-    r"|github_pat_\w{22,}|gh[opsur]_[A-Za-z0-9]{30,}|glpat-[\w-]{20,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}"
-    r"|r8_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|key-[0-9a-f]{32}|nvapi-[\w-]{40,}|xox[abeoprs]-[\w-]{10,}|pk_live_\w{20,}|whsec_\w{20,}"
-    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*)"
+    r"(?<![A-Za-z0-9])(?:sk-(?:ant|proj|svcacct|admin|or|lf)-[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9]{32,}|hf_[A-Za-z0-9]{30,}|AIza[A-Za-z0-9_-]{35}"
+    r"|github_pat_[A-Za-z0-9_]{22,}|gh[opsur]_[A-Za-z0-9]{30,}|glpat-[A-Za-z0-9_-]{20,}|gsk_[A-Za-z0-9]{40,}|xai-[A-Za-z0-9]{40,}"
+    r"|r8_[A-Za-z0-9]{30,}|npm_[A-Za-z0-9]{36}|key-[0-9a-f]{32}|nvapi-[A-Za-z0-9_-]{40,}|xox[abeoprs]-[A-Za-z0-9_-]{10,}|pk_live_[A-Za-z0-9_]{20,}|whsec_[A-Za-z0-9_]{20,}"
+    r"|eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*)"
 )
 _ENTROPY = 4.0  # bits per character, above which a long word of letters in both cases and digits is no word
 _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
@@ -181,11 +183,13 @@ def private_spans(text: str) -> list[Span]:
 
 def _apart(found: list[Span]) -> list[Span]:
     """Return spans that do not overlap, in order: of those that do, the kind named first, then the longest."""
-    chosen: list[Span] = []
+    chosen: list[Span] = []  # in order, so only the neighbours of a span may overlap with it
     for span in sorted(found, key=lambda one: (_KINDS.index(one.kind), one.start - one.end)):
-        if span.end > span.start and all(span.end <= one.start or span.start >= one.end for one in chosen):
-            chosen.append(span)
-    return sorted(chosen)
+        at = bisect(chosen, span)
+        free = (not at or chosen[at - 1].end <= span.start) and (at == len(chosen) or span.end <= chosen[at].start)
+        if span.end > span.start and free:
+            chosen.insert(at, span)
+    return chosen
 
 
 def _secrets(text: str) -> Iterator[Span]:

@@ -59,7 +59,7 @@ class Spool:
         said = _said(conversation)
         rows = [(_key(one), length, owner, said) for one in interactions(conversation) if isinstance(one, Interaction)]
         end = rated_end(conversation)
-        rated = [(hash(end[:2]), end[2])] if end else []
+        rated = [(hash((_rated_in(conversation), *end[:2])), end[2])] if end else []
         with full_disk_as_os_error():
             self._database.executemany(
                 "INSERT INTO owners VALUES (?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET length = excluded.length, "
@@ -88,18 +88,23 @@ class Spool:
                     repeated.add(one.turn_id)
                 else:
                     has_new = True
-                if one.rating is None and (rating := self._rating(one)) is not None:
+                if one.rating is None and (rating := self._rating(one, conversation)) is not None:
                     ratings[one.turn_id] = rating
             yield Spooled(conversation, repeated, ratings, has_new)
 
     def _owner(self, key: int) -> tuple[int, int]:
         return self._database.execute("SELECT owner, said FROM owners WHERE hash = ?", (key,)).fetchone()
 
-    def _rating(self, interaction: Interaction) -> float | None:
+    def _rating(self, interaction: Interaction, conversation: Conversation) -> float | None:
         """Return the rating of this answer in a conversation that ended with it."""
-        key = hash((_texts(interaction), interaction.completion))
+        key = hash((_rated_in(conversation), _texts(interaction), interaction.completion))
         found = self._database.execute("SELECT rating FROM ratings WHERE hash = ?", (key,)).fetchone()
         return found[0] if found else None
+
+
+def _rated_in(conversation: Conversation) -> str | None:
+    """Return where a rating of an answer holds: in logs each request has its own id, so it holds in all of them."""
+    return None if conversation.logged else conversation.id
 
 
 def _said(conversation: Conversation) -> int:

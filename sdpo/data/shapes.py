@@ -172,7 +172,10 @@ def logged_call(row: dict, name: str, request: Any, response: Any) -> Conversati
         answer = [one._replace(rating=rating) if one.role == "assistant" else one for one in answer]
     inner = value_of(request)
     model = nonempty_text(inner.get("model")) if isinstance(inner, dict) else None
-    return conversation(row, name, messages + answer, model)
+    result = conversation(row, name, messages + answer, model)
+    if isinstance(result, Conversation):
+        result.logged = True
+    return result
 
 
 # Trees

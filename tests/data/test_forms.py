@@ -353,3 +353,11 @@ def test_a_protocol_is_all_that_a_form_needs(tmp_path, monkeypatch):
     monkeypatch.setattr(package, "forms", lambda: (form,))
     (one,), _, found = read(written({"mine": chat(3)}, tmp_path / "m.json", False), tmp_path)
     assert found == {"mine": 1} and len(interactions(one)) == 1
+
+
+@pytest.mark.parametrize(("word", "kind", "rating"), [("good", "CATEGORICAL", 1), ("bad", "CATEGORICAL", -1)])
+def test_a_score_in_words_is_not_read_from_the_number_beside_it(tmp_path, word, kind, rating):
+    rows = langfuse()
+    rows[1]["scores"] = [{"name": "user-feedback", "dataType": kind, "value": 0, "stringValue": word}]
+    kept, _, _ = read(written(rows, tmp_path / "e.json", False), tmp_path)
+    assert kept[1].messages[-1].rating == rating

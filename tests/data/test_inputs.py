@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -209,3 +210,40 @@ def test_a_rating_of_the_last_answer_is_kept_when_the_next_request_holds_the_rep
     folder = run(prep_logs, "--input", "in.jsonl")
     assert [one["rating"] for one in interactions_of(folder)] == [1]
     assert report_of(folder)["ratings"] == {"thumbs up": 1}
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+def test_a_damaged_file_in_an_archive_is_one_line(method, capsys):
+    with zipfile.ZipFile("in.zip", "w", method) as packed:
+        packed.writestr("in.jsonl", "".join(json.dumps(openai(SAID, id=str(n))) + "\n" for n in range(200)))
+    content = bytearray(Path("in.zip").read_bytes())
+    content[50:90] = b"\xff" * 40
+    Path("in.zip").write_bytes(content)
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.zip"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "in.zip (in.jsonl) cannot be unpacked" in line
+
+
+def test_a_file_whose_name_is_not_utf8_is_read():
+    folder = Path("chats")
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.jsonl")).write_text(json.dumps(openai(SAID)) + "\n")
+    assert said(run(prep_logs, "--input", "chats")) == [("Ask.", "Answer.", "Reply.")]
+
+
+@pytest.mark.parametrize("value", [{"messages": None}, None])
+def test_messages_of_several_conversations_in_one_list_are_several_conversations(value):
+    ids = (10**18 + 1, 10**18 + 2)  # as chat servers number them
+    rows = [{"conversation_id": name, "role": role, "content": text} for name in ids for role, text in SAID]
+    Path("in.json").write_text(json.dumps(rows if value is None else {"messages": rows}))
+    folder = run(prep_logs, "--input", "in.json", "--redact", "0")
+    assert [one["conversation_id"] for one in interactions_of(folder)] == [str(name) for name in ids]
+
+
+def test_a_rating_of_words_that_several_people_got_is_of_one_conversation():
+    greeting = [("user", "Hello."), ("assistant", "Hello!")]
+    rated = openai(greeting, id="a")
+    rated["messages"][1]["rating"] = "thumbs_up"
+    write(Path("in.jsonl"), [rated, openai([*greeting, ("user", "Who are you?")], id="b")])
+    (one,) = interactions_of(run(prep_logs, "--input", "in.jsonl"))
+    assert one["conversation_id"] == "b" and "rating" not in one

@@ -135,3 +135,21 @@ def test_what_says_nothing_of_redaction_counts_as_not_redacted(tmp_path):
         assert found is None if words is None else words in found
     (tmp_path / "rows.jsonl").write_text('{"id": "a", "prompt": "why?"}\n')
     assert push.unredacted(tmp_path) is None
+
+
+def test_a_file_beside_what_the_job_wrote_is_refused_unless_it_is_said_explicitly():
+    folder = prepared(prep_logs)
+    raw = [{"messages": [{"role": "user", "content": "I am ann@x.example."}]}]
+    (folder / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in raw))
+    given = ["--data", str(folder), "--repo", "me/chats", "--dry-run"]
+    for earlier in (False, True):
+        if earlier:  # a report that does not name the files
+            report = json.loads((folder / "report.json").read_text())
+            assert report.pop("written") == ["logs_interactions.jsonl"]
+            (folder / "report.json").write_text(json.dumps(report))
+        with UploadHub(TOKEN) as hub:
+            refused = push_data(hub, *given)
+            assert refused.returncode == 1 and not hub.asked
+            (line,) = refused.stderr.splitlines()
+            assert "also holds chats.jsonl" in line and "ALLOW_UNREDACTED=1" in line
+            assert push_data(hub, *given, "--allow-unredacted", "1").returncode == 0

@@ -1,6 +1,7 @@
 """Private values become typed marks, the same value the same mark; ordinary text stays."""
 
 import sys
+import time
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from jobs import prep_logs
 from sdpo.data.conversation import Conversation, SourceMessage
 from sdpo.data.patterns import is_iban, is_luhn
-from sdpo.data.redact import Redactor
+from sdpo.data.redact import Redactor, private_spans
 from sdpo.runtime import launch
 from tests.conversations import openai
 from tests.preparation import report_of, rows_of, run, write
@@ -47,8 +48,32 @@ def test_each_kind_becomes_its_mark(kind, value):
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("제 번호는 010-1234-5678입니다", "제 번호는 [PHONE_1]입니다"),
+        ("電話番号は090-1234-5678です。", "電話番号は[PHONE_1]です。"),
+        ("我的电话是+8613812345678谢谢", "我的电话是[PHONE_1]谢谢"),
+        ("卡号4111111111111111过期", "卡号[CARD_1]过期"),
+        ("服务器192.168.1.5的密码", "服务器[IP_1]的密码"),
+        ("地址是2001:db8::ff00:42:8329和00:1A:2b:3c:4D:5e。", "地址是[IP_1]和[MAC_1]。"),
+        ("密钥是sk-proj-abcdefghijklmnopqrstuvwxyz123456谢谢", "密钥是[KEY_1]谢谢"),
+        ("密钥q9X2vB7nL4kZ8mT1wR5yC3和token abc123def456ghi789", "密钥[KEY_1]和token [KEY_2]"),
+        ("Write to _alice@example.com_ today", "Write to _[EMAIL_1]_ today"),
+        ("alice@example.com_1714550000", "[EMAIL_1]_1714550000"),
+        ("203.0.113.7_20240501", "[IP_1]_20240501"),
+        ("我的邮箱是alice@example.com", "我的邮箱是[EMAIL_1]"),
+        ("我的邮箱是alice@example.com请尽快把发票都发送给我谢谢", "我的邮箱是[EMAIL_1]请尽快把发票都发送给我谢谢"),
+        ("почта иван@пример.рф и 用户@例子.公司", "почта [EMAIL_1] и [EMAIL_2]"),
+    ],
+)  # fmt: skip
+def test_values_are_found_beside_letters_of_other_scripts_and_underscores(text, shown):
+    assert redacted(text)[0] == [shown]
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "版本1.2.3.4和バージョン 1.2.3.4",
         "on 2024-01-02 at 10:20:30, or 02.01.2024", "1735725605000 and 3.14159265358979", "ISBN 978-3-16-148410-0",
         "order 12345678", "4111 1111 1111 1112", "GB82WEST12345698765433", "version 1.2.3.4 of it", "std::vector",
         "127.0.0.1 and 0.0.0.0", "the password is required", "password 12345 times",
@@ -135,6 +160,17 @@ def test_what_cannot_be_read_is_shown_without_private_values(capsys):
     assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
     error = capsys.readouterr().err
     assert "in.csv, row 1: sender '[EMAIL]'" in error and "ann@" not in error
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv", "--dry-run"]) == 1
+    error = capsys.readouterr().err
+    assert "in.csv, row 1: sender '[EMAIL]'" in error and "ann@" not in error
+    Path("in.csv").write_text("conversation_id,author,content\n1,Maria Gonzalez,hello\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "in.csv, row 1: author" in error and "Maria" not in error
+    Path("in.csv").write_text("1,ann@x.example,hello\n2,bob@x.example,hello\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == 1
+    error = capsys.readouterr().err
+    assert "has the columns 1, [EMAIL], hello" in error and "ann@" not in error
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -147,3 +183,10 @@ def test_names_need_presidio_which_is_said_in_one_line(capsys, monkeypatch):
     assert len(error.splitlines()) == 1 and "presidio" in error and "sdpo[names]" in error
     assert launch.main(prep_logs.JOB, [*arguments, "--redact", "0"]) == 2
     assert "REDACT=1" in capsys.readouterr().err
+
+
+def test_many_values_in_one_text_are_found_in_little_time():
+    text = " ".join(f"a{number}@x.example" for number in range(15000))
+    began = time.process_time()
+    assert len(private_spans(text)) == 15000
+    assert time.process_time() - began < 4

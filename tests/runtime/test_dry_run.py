@@ -88,7 +88,7 @@ def test_the_file_of_training_has_another_name_in_the_audit(tmp_path):
 
 
 def test_the_files_of_preparation_jobs_are_known_by_their_names():
-    written = {source.output: job for job, source in CONVERSATION_SOURCES.items()} | {logs.OUTPUT: "prep-logs"}
+    written = {source.output: job for job, source in CONVERSATION_SOURCES.items()} | {logs.LOGS: "prep-logs"}
     assert written == INTERACTIONS_BY
 
 

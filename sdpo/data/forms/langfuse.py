@@ -37,8 +37,10 @@ def _rating(scores: Any) -> float | None:
     for score in scores if isinstance(scores, list) else []:
         label = str(score.get("name")).lower() if isinstance(score, dict) else ""
         if any(word in label for word in ("user", "feedback", "thumb", "rating")):
-            value = score.get("value")
-            rating = rating_of(value if value is not None else score.get("stringValue"))
+            value, word = score.get("value"), score.get("stringValue")
+            # The number beside a word is 0 unless the words were given numbers.
+            by_word = word is not None and (value is None or score.get("dataType") == "CATEGORICAL")
+            rating = rating_of(word if by_word else value)
             return -1.0 if rating == 0 else rating  # its thumbs are 1 and 0
     return None
 
