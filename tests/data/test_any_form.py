@@ -95,7 +95,14 @@ def test_never_a_traceback_and_no_answer_that_nobody_gave(tmp_path, monkeypatch,
     monkeypatch.setattr(logs, "check_not_empty", lambda tally, *_: tallies.append(tally))
     monkeypatch.setattr(logs, "finish", lambda settings, outputs, report, lengths: written.append(_kept(outputs)))
     settings = SimpleNamespace(
-        input=path, out_dir=tmp_path / "out", force=True, model=None, seed=42, redact=True, redact_names=False
+        input=path,
+        out_dir=tmp_path / "out",
+        force=True,
+        model=None,
+        seed=42,
+        redact=True,
+        redact_names=False,
+        id_key=None,
     )
     try:
         logs.run(settings, Job(name="prep-logs", summary="", settings=object, run=""))

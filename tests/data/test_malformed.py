@@ -91,7 +91,14 @@ def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_
     monkeypatch.setattr(logs, "check_not_empty", lambda tally, *said: tallies.append(tally) or _CHECK(tally, *said))
     monkeypatch.setattr(logs, "finish", lambda *_: None)
     settings = SimpleNamespace(
-        input=path, out_dir=tmp_path / "out", force=False, model=None, seed=42, redact=True, redact_names=False
+        input=path,
+        out_dir=tmp_path / "out",
+        force=False,
+        model=None,
+        seed=42,
+        redact=True,
+        redact_names=False,
+        id_key=None,
     )
     try:
         logs.run(settings, Job(name="prep-logs", summary="", settings=object, run=""))
