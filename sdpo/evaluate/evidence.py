@@ -43,7 +43,7 @@ class Condition:
     fits the style, where a rule or an oracle reads it. `distance` and `log_probability` are over the prompts on which
     training measures them too, whose answers no style should change; the other kinds are in `by_kind` alone.
     `malformed` is the share of answers that the rule or oracle calls malformed, `other_language` that of the
-    `language_read` answers whose language can be told.
+    `language_read` answers whose language can be recognised.
     """
 
     fluency: float | None = None

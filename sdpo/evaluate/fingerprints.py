@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,6 @@ from typing import Any, Protocol
 from sdpo.errors import SettingError, one_line
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
-# What answers depend on as well: where generation ends, and how a conversation is written.
-_ANSWERING = (
-    "generation_config.json", "tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "tokenizer_config.json",
-    "special_tokens_map.json", "chat_template*",
-)  # fmt: skip
-_ALL = _WEIGHTS + _ANSWERING
 
 
 class Known(Protocol):
@@ -75,19 +69,17 @@ def base_of(source: str) -> str | None:
 
 
 def fingerprint(model: EvaluatedModel, known: Known) -> str:
-    """Return a fingerprint of all that a model answers with: a hash of the files' contents, or a hub model's commit.
-
-    These are its weights, tokenizer and settings of generation.
+    """Return a fingerprint of the model's weights: a hash of the files' contents, or the commit of a hub model.
 
     `known` stores the hashes of files by path, size and modification time, so that each file is read once.
     Raises SettingError if the model cannot be found.
     """
     if model.base is not None:
         base = fingerprint(EvaluatedModel(model.base, model.base), known)
-        return _digest([base, folder_fingerprint(Path(model.source), known, _ALL)])
+        return _digest([base, folder_fingerprint(Path(model.source), known)])
     folder = Path(model.source).expanduser()
     if folder.is_dir():
-        return folder_fingerprint(folder, known, _ALL)
+        return folder_fingerprint(folder, known)
     from transformers.utils import cached_file
 
     try:
@@ -99,9 +91,9 @@ def fingerprint(model: EvaluatedModel, known: Known) -> str:
     return f"{model.source}@{Path(config).parent.name}"
 
 
-def folder_fingerprint(folder: Path, known: Known, patterns: Sequence[str] = _WEIGHTS) -> str:
+def folder_fingerprint(folder: Path, known: Known) -> str:
     """Return a fingerprint of the weights and configurations in a folder: a hash of the files' contents."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
     parts = []
     for path in paths:
         status = path.stat()

@@ -143,7 +143,7 @@ class LocalPairwiseJudge:
         """Return the verdicts on each pair in both orders."""
         from accelerate.utils import gather_object
 
-        keys = [key_of(self.weights, str(self.model_cache.dtype), vars(pair)) for pair in pairs]
+        keys = [key_of(self.weights, str(self.model_cache.dtype), pair.content) for pair in pairs]
         missing = [index for index, key in enumerate(keys) if key not in self.store]
         if missing:
             missing.sort(key=lambda index: len(pairs[index].first) + len(pairs[index].second))

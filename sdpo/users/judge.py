@@ -33,6 +33,11 @@ class Pair:
         """Return the pair with its completions in the other order."""
         return replace(self, first=self.second, second=self.first)
 
+    @property
+    def content(self) -> dict[str, str]:
+        """The fields by name, `earlier` only if something was said: what a verdict depends on."""
+        return {name: value for name, value in vars(self).items() if name != "earlier" or value}
+
     def messages(self, again: bool = False) -> list[Message]:
         """Return the messages to a judge, as `judge_messages` does."""
         return judge_messages(self.persona, self.prompt, self.first, self.second, again, self.earlier)

@@ -102,10 +102,6 @@ def test_the_fingerprint_depends_on_the_contents_of_the_files_alone(tmp_path):
     adapter = make_adapter(run / "checkpoint-3", 3)
     on_base, on_other = (fingerprint(checkpoint_model(3, adapter, str(on)), known) for on in (MODEL_DIR, moved))
     assert len({base, changed, on_base, on_other}) == 4
-    for name, text in (("generation_config.json", '{"repetition_penalty": 5.0}'), ("chat_template.jinja", "{{ 1 }}")):
-        other = shutil.copytree(copy, tmp_path / name)  # the same weights answer otherwise
-        (other / name).write_text(text)
-        assert fingerprint(EvaluatedModel("other", str(other)), known) != base
     shutil.copy(moved / "model.safetensors", copy / "model.safetensors")  # changed in place
     assert fingerprint(EvaluatedModel("a copy", str(copy)), known) == changed
 

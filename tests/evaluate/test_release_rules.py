@@ -182,9 +182,9 @@ def test_each_harm_alone_keeps_the_model_however_large_the_gain(name):
     assert decide(evidence(own=replace(HEALTHY, **HARMS[name])), LIMITS).sentence.endswith(f"checkpoint-3: {name})")
 
 
-def test_the_language_of_few_answers_that_can_be_told_proves_nothing():
-    told, own = replace(START, language_read=12), replace(HEALTHY, other_language=2 / 12, language_read=12)
-    assert verdict(start=told, own=own).verdict == PROMOTE  # 0 and 2 of 12, by chance in one of four such pairs
+def test_the_language_of_few_readable_answers_proves_nothing():
+    start, own = replace(START, language_read=12), replace(HEALTHY, other_language=2 / 12, language_read=12)
+    assert verdict(start=start, own=own).verdict == PROMOTE  # 0 and 2 of 12, by chance in one of four such pairs
     many = replace(own, language_read=200), replace(START, language_read=200)
     assert failed(verdict(start=many[1], own=many[0])) == {"language"}
 

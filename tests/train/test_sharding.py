@@ -66,7 +66,7 @@ def test_a_best_checkpoint_without_fsdps_own_file_is_not_loaded(tmp_path, capsys
     assert not run.trainer.load_best()
     assert "checkpoint-2 cannot be loaded into sharded weights" in capsys.readouterr().out
     figures = {"adherence": 0.5, "validity": 1.0, "mean_length": 3.0, "axes": {"emoji": 0.5}, "answers": 2}
-    print_results(run.run_dir, {"before": figures, "style": None, "teacher": "live"}, "make eval")  # without "after"
+    print_results(run.run_dir, {"before": figures, "style": None, "teacher": "live"})  # without "after"
 
 
 def test_the_size_of_a_sharded_checkpoint_counts_the_weights_of_fsdps_own_file(tmp_path):
