@@ -20,7 +20,7 @@ from sdpo.evaluate.fingerprints import EvaluatedModel, checkpoint_model, fingerp
 from sdpo.evaluate.models import ModelCache, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import Evidence, decide
-from sdpo.evaluate.store import Store
+from sdpo.evaluate.store import Store, key_of
 from sdpo.llm import OpenAIBackend, ReplyCache
 from sdpo.models.pretrained import silence_libraries
 from sdpo.runtime.commands import resume_command
@@ -115,26 +115,37 @@ class EvalSession:
     # What is compared
 
     def _prompts(self) -> tuple[list[EvaluationPrompt], int]:
-        """Return the first EVAL_N prompts within MAX_PROMPT_TOKENS, and the number of longer ones skipped before."""
+        """Return the first EVAL_N prompts within MAX_PROMPT_TOKENS, and the number of longer ones skipped before.
+
+        A prompt that occurs again, with the same persona, would be counted as evidence of its own.
+        """
         settings, file = self.settings, trained_run.prompts_file(self.settings)
         tokenizer = tokenizer_of(self._baseline(self.base))
         used: list[EvaluationPrompt] = []
-        too_long = 0
+        too_long = repeated = 0
+        seen = set()
         for prompt in prompts.evaluation_prompts(settings, self.trained_run, self.job):
             if len(encode_prompt(tokenizer, prompt.messages)) > settings.max_prompt_tokens:
                 too_long += 1
+            elif (key := key_of(prompt.messages, prompt.persona)) in seen:
+                repeated += 1
             else:
+                seen.add(key)
                 used.append(prompt)
             if len(used) == settings.eval_n:
                 break
         asked_for = not self.trained_run.is_offline or "eval_n" in settings_module.given(settings)
         if not used or (asked_for and len(used) < settings.eval_n):
+            different = f"different prompts ({repeated} are repeated)" if repeated else "prompts"
             raise SettingError(
-                f"EVAL_N={settings.eval_n}, but {file} has only {len(used)} prompts of at most "
+                f"EVAL_N={settings.eval_n}, but {file} has only {len(used)} {different} of at most "
                 f"{settings.max_prompt_tokens} tokens. Lower EVAL_N or raise MAX_PROMPT_TOKENS."
             )
         if self.state.is_main_process:
-            print(f"{len(used)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens", flush=True)
+            again = f", {repeated} repeated" if repeated else ""
+            print(
+                f"{len(used)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens{again}", flush=True
+            )
         return used, too_long
 
     def _models(self) -> dict[str, EvaluatedModel]:

@@ -200,9 +200,9 @@ class Work:
         values |= {"ckpts": " ".join(map(str, good)) or None}
         values |= {"judge_model": settings.judge_model, "judge_url": settings.judge_url}
         values |= with_gpus(settings, settings.eval_settings)
-        with (self.data / collect.HELD_OUT).open("rb") as file:
-            if int(values.get("eval_n", 0)) > sum(1 for _ in file):
-                del values["eval_n"]  # an evaluation refuses to answer fewer prompts than it is given
+        rows = collect.read_interactions(self.data / collect.HELD_OUT, command("prep-logs"))
+        if int(values.get("eval_n", 0)) > len({key_of(row.prompt, row.user_response) for row in rows}):
+            del values["eval_n"]  # an evaluation refuses to answer fewer different prompts than it is given
         self.stages.run("eval", values, allowed=(0, KEEP_EXIT_CODE))
         path = self.folder.path / "evaluation" / "release.json"
         release = json.loads(path.read_text("utf-8"))

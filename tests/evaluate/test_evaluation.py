@@ -308,6 +308,18 @@ def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert "RUN_DIR" in rejected(capsys, "--run-dir", str(tmp_path / "none"))
 
 
+def test_a_prompt_that_occurs_again_is_evaluated_once(run, capsys, tmp_path):
+    add_checkpoint(run, 3, noise=0.046)
+    posts = [f"My dog ate my shoe {number} times, and then my hat. I feel sad about it." for number in range(4)]
+    rows = [{"id": str(number), "prompt": posts[number % 4]} for number in range(12)]
+    (tmp_path / "again.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = evaluate(run, data_path=tmp_path / "again.jsonl", eval_n=4)
+    assert [row["prompts"] for row in report["rows"]] == [4]
+    assert launch.main(eval_tldr.JOB, arguments(run, data_path=tmp_path / "again.jsonl", eval_n=5)) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "EVAL_N=5, but" in line and "has only 4 different prompts (8 are repeated)" in line
+
+
 def test_a_server_of_answers_that_lacks_a_checkpoint_is_refused_before_anything_is_loaded(run, capsys):
     add_checkpoint(run, 6)
     baseline = read_run(run).model
