@@ -20,7 +20,7 @@ JOB = Job(
         "style": "concise_professional_expert",
         "judge_model": "oracle",
         "audit_settings": "AUDIT_N=160",
-        "train_settings": "LR=2e-3 EVAL_N=0 HOLDOUT=0",
+        "train_settings": "LR=1e-3 NULL_CONTRAST=1 CONTRAST_STRENGTH=1.5 EVAL_N=0 HOLDOUT=0",
         "eval_settings": "JUDGE_TRUTH=0",
     },
 )

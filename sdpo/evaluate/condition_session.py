@@ -48,7 +48,7 @@ class Session(Protocol):
     source: LocalAnswers | ServerAnswers
 
     def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
-        """Return each model's fingerprint. Collective."""
+        """Return what each model's answers are stored under. Collective."""
         ...
 
 

@@ -11,6 +11,8 @@ from sdpo.errors import SettingError, one_line
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "config.json", "adapter_config.json")
 
+_WRITTEN_BY = ("transformers_version", "_from_model_config")
+
 
 class Known(Protocol):
     """Hashes of files that were read before, such as `sdpo.evaluate.store.Store`."""
@@ -20,7 +22,7 @@ class Known(Protocol):
     def __getitem__(self, key: str, /) -> Any: ...
 
     def add(self, values: Mapping[str, Any], /) -> None:
-        """Remember these values by their keys."""
+        """Remember these values by their keys; a key that is known keeps its value."""
         ...
 
 
@@ -28,8 +30,8 @@ class NothingKnown(dict[str, Any]):
     """Hashes that are forgotten with this object, so that each file is read anew."""
 
     def add(self, values: Mapping[str, Any], /) -> None:
-        """Remember these values by their keys."""
-        self.update(values)
+        """Remember these values by their keys; a key that is known keeps its value."""
+        self.update({key: value for key, value in values.items() if key not in self})
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,30 @@ def fingerprint(model: EvaluatedModel, known: Known) -> str:
     if config is None:  # only where transformers is asked not to raise for a missing file
         raise _missing(model, FileNotFoundError("it has no config.json"))
     return f"{model.source}@{Path(config).parent.name}"
+
+
+def identity(model: EvaluatedModel, known: Known) -> str:
+    """Return what a model's answers are stored under: the fingerprint of its weights, and how it generates.
+
+    That is in `generation_config.json`: where an answer ends, what is never generated. With the file that these weights
+    had when they were first seen it is the fingerprint alone, which is what earlier versions stored answers under.
+    Raises SettingError if the model cannot be found.
+    """
+    weights = fingerprint(model, known)
+    folders = [Path(source).expanduser() for source in (model.base, model.source) if source is not None]
+    digest = _digest([_generation_settings(folder / "generation_config.json") for folder in folders])
+    first = f"generation settings of {weights}"
+    known.add({first: digest})  # keeps the first
+    return weights if known[first] == digest else _digest([weights, digest])
+
+
+def _generation_settings(path: Path) -> Any:
+    """Return what a file says of generation, without what only says who wrote it; None without a readable file."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        return sorted((name, value) for name, value in values.items() if name not in _WRITTEN_BY)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def folder_fingerprint(folder: Path, known: Known) -> str:

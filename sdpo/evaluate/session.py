@@ -16,7 +16,7 @@ from sdpo.evaluate import benchmarks, judge_truth, judges, prompts, release, res
 from sdpo.evaluate.answers import Answer, Decoding, LocalAnswers, ServerAnswers
 from sdpo.evaluate.condition_session import measure_condition
 from sdpo.evaluate.evidence import JudgeTruth
-from sdpo.evaluate.fingerprints import EvaluatedModel, checkpoint_model, fingerprint, model_at
+from sdpo.evaluate.fingerprints import EvaluatedModel, checkpoint_model, identity, model_at
 from sdpo.evaluate.models import ModelCache, tokenizer_of
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import Evidence, decide
@@ -158,12 +158,12 @@ class EvalSession:
         return model_at(win_rates.BASELINE, source)
 
     def weights_of(self, models: dict[str, EvaluatedModel]) -> dict[str, str]:
-        """Return each model's fingerprint. Collective: only the main process reads the files."""
+        """Return what each model's answers are stored under. Collective: only the main process reads the files."""
         weights = None
         if self.state.is_main_process:
             known = Store(self.folder.path, "weights")
             named = progress.each(models.items(), "fingerprints of the weights", "models", len(models))
-            weights = {name: fingerprint(model, known) for name, model in named}
+            weights = {name: identity(model, known) for name, model in named}
         return self._broadcast(weights)
 
     def _broadcast(self, value: Any) -> Any:

@@ -106,6 +106,24 @@ def test_the_fingerprint_depends_on_the_contents_of_the_files_alone(tmp_path):
     assert fingerprint(EvaluatedModel("a copy", str(copy)), known) == changed
 
 
+def test_answers_are_generated_anew_when_the_settings_of_generation_change(tmp_path):
+    """Under the same weights: a model whose end-of-sequence token was mended answers otherwise."""
+    run = make_run(tmp_path / "run")
+    folder = add_checkpoint(run, 3, noise=0.01)
+    first = evaluate(run, eval_n=4)
+    assert first["generated"] == {"baseline": 4, "checkpoint-3": 4}
+    path = folder / "generation_config.json"
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps(written | {"transformers_version": "0"}))
+    assert evaluate(run, eval_n=4)["generated"] == {"baseline": 0, "checkpoint-3": 0}
+    path.write_text(json.dumps(written | {"suppress_tokens": [5]}))
+    changed = evaluate(run, eval_n=4)
+    assert changed["generated"] == {"baseline": 0, "checkpoint-3": 4}
+    assert changed["weights"]["checkpoint-3"] != first["weights"]["checkpoint-3"]
+    path.write_text(json.dumps(written))
+    assert evaluate(run, eval_n=4)["generated"] == {"baseline": 0, "checkpoint-3": 0}
+
+
 def prompts(number):
     posts = [f"My {'very ' * (n % 5)}old dog ate my shoe {n} times." for n in range(number)]
     return [[{"role": "system", "content": SUMMARY_SYSTEM}, {"role": "user", "content": post}] for post in posts]
