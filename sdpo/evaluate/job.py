@@ -113,4 +113,6 @@ def _check_servers(settings: EvalSettings) -> None:
         check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
     if settings.judge_url and (served := [judge for judge, kind in kinds.items() if kind == "server"]):
         key = settings.judge_api_key
-        check(settings.judge_url, *served, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
+        # A wrong name would otherwise be noticed when all answers are there. A dry run makes no server load a model.
+        ask = 0 if settings.dry_run else settings.judge_timeout
+        check(settings.judge_url, *served, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)

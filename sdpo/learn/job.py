@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from sdpo.settings import LearnSettings
 
 SUMMARY, STARTED = "learn.json", "run.json"
+_ASK_SECONDS = 120.0  # for a token of the judge's server, which may have to load the model
 # What may differ when a night goes on: it does not change what is learned.
 _MAY_CHANGE = {"dry_run", "output_dir", "scratch", "run_id", "upstream", "upstream_kind", "upstream_timeout"}
 _MAY_CHANGE |= {
@@ -129,8 +130,8 @@ def _check_judge(settings: "LearnSettings") -> None:
         elif served is None:
             check_model(settings, "judge_model", judge)
         else:
-            key = settings.judge_api_key
-            check_health(served, judge, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
+            key, ask = settings.judge_api_key, 0 if settings.dry_run else _ASK_SECONDS
+            check_health(served, judge, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)
 
 
 def _check_same(folder: RunDirectory, started: dict[str, Any], settings: "LearnSettings") -> None:

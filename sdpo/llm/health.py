@@ -36,16 +36,18 @@ def check_health(
     api_key: str | None = None,
     wait: float = 0,
     wait_setting: str = "SIMULATOR_WAIT",
+    ask: float = 0,
 ) -> None:
     """Return if a server responds at the URL, which ends in /v1 and is the value of `setting`, and has these models.
 
     `model_setting` is the setting that names the models; if there is none, `advice` says what to do about one that is
-    missing. A server that is still loading its model is waited for up to
-    `wait` seconds, the value of `wait_setting`. Raises ServerError if none responds, RequestRefused if it lacks a model
-    or refuses the key, and SettingError for an invalid URL.
+    missing. A server that is still loading its model is waited for up to `wait` seconds, the value of `wait_setting`.
+    With `ask` a server whose list does not decide is asked for a token of each model, for so many seconds.
+    Raises ServerError if none responds, RequestRefused if it lacks a model or refuses the key, and SettingError for an
+    invalid URL.
     """
     advice = advice or f"Set {model_setting} to a model of the server, or {setting} to another server."
-    server = _Server(checked_url(url, setting), setting, model_setting, advice, api_key)
+    server = _Server(checked_url(url, setting), setting, model_setting, advice, api_key, ask)
     started, said = time.monotonic(), False
     while True:
         try:
@@ -65,13 +67,14 @@ def check_health(
 
 @dataclass(frozen=True)
 class _Server:
-    """A server to check: its URL, the settings that name it and its models, and its key."""
+    """A server to check: its URL, the settings that name it and its models, its key, and for how long to ask it."""
 
     url: str
     setting: str
     model_setting: str
     advice: str
     api_key: str | None
+    ask: float
 
     def check(self, models: Sequence[str], timeout: float) -> None:
         """Return if the server is ready and has the models. Raises as `check_health`, and _Loading."""
@@ -100,15 +103,19 @@ class _Server:
     def _key_setting(self) -> str:
         return self.setting.replace("_URL", "_API_KEY")
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        key = self.api_key and checked_key(self.api_key, self._key_setting)
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
     def _at(self, path: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=path))
 
     def _listing(self, timeout: float) -> tuple[str, int, bytes]:
         """Return the URL of the list of models, the status of the answer and its body."""
-        headers = {"Authorization": f"Bearer {checked_key(self.api_key, self._key_setting)}"} if self.api_key else {}
         for path in ["/models"] if has_version(self.url) else ["/v1/models", "/models"]:
             tried = self._at(urlsplit(self.url).path + path)
-            status, body = get(tried, timeout, headers=headers)
+            status, body = get(tried, timeout, headers=self._headers)
             if status not in _NO_PAGE:
                 break
         return tried, status, body
@@ -128,14 +135,32 @@ class _Server:
         if listed is None and strict:
             raise ServerError(f"The server at {shown_url(url)} is not OpenAI-compatible. {self._hint}")
         missing = [model for model in models if not any(_is(model, name) for name in listed or {})]
-        if listed is None or not missing or not (_decides(listed) or (strict and not listed)):
+        if listed is None or not missing:
             return
+        if not (_decides(listed) or (strict and not listed)):
+            return self._ask(missing)
         raise RequestRefused(
             f"The server at {shown_url(url)} has no model {', '.join(missing[:3])}. {instead_of(missing[0], listed)} "
             f"{self.advice}",
             self.model_setting,
             self.setting,
         )
+
+    def _ask(self, models: Sequence[str]) -> None:
+        """Raise RequestRefused if the server fails for one of these models; one that does not answer may be loading."""
+        for model in models if self.ask else ():
+            message = {"role": "user", "content": "Hello."}
+            body = json.dumps({"model": model, "messages": [message], "max_tokens": 1}).encode()
+            versioned = "" if has_version(self.url) else "/v1"
+            url = self._at(f"{urlsplit(self.url).path}{versioned}/chat/completions")
+            with suppress(OSError, http.client.HTTPException):
+                if (status := get(url, self.ask, body, self._headers)[0]) in (404, 500):
+                    raise RequestRefused(
+                        f"The server at {shown_url(url)} fails for {model} (HTTP {status}): it may not have this "
+                        f"model; its log says why. {self.advice}",
+                        self.model_setting,
+                        self.setting,
+                    )
 
 
 def _listed(body: bytes) -> dict[str, object] | None:

@@ -65,6 +65,32 @@ def test_a_ready_server_whose_list_does_not_decide_is_accepted(models):
         check_health(server.url, "m")
 
 
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_server_whose_list_does_not_decide_is_asked_for_a_token(status):
+    """`transformers serve` lists the hub's cache, and fails for a model that it cannot find."""
+
+    def script(body, number):
+        return Answer("no such model", status=status) if body["model"] == "m" else Answer()
+
+    cached = {"/health": Answer(raw=b"{}"), "/v1/models": listing("org/in-the-cache", owned_by="org")}
+    named = {"setting": "JUDGE_URL", "model_setting": "JUDGE_MODEL", "ask": 5, "api_key": "a-key"}
+    with FakeServer(script, gets=cached) as server:
+        check_health(server.url, "other", **named)
+        with pytest.raises(RequestRefused, match=rf"fails for m \(HTTP {status}\).*Set JUDGE_MODEL to") as caught:
+            check_health(server.url, "other", "m", **named)
+        check_health(server.url, "m", **named | {"ask": 0})
+    assert caught.value.settings == ("JUDGE_MODEL", "JUDGE_URL")
+    assert [body["model"] for body in server.bodies] == ["other", "other", "m"]
+    assert {body["max_tokens"] for body in server.bodies} == {1}
+
+
+@pytest.mark.parametrize("answer", [Answer("busy", status=503), Answer("limit", status=429), Answer(reset=True)])
+def test_a_server_that_may_only_be_busy_is_accepted_when_it_is_asked(answer):
+    cached = {"/health": Answer(raw=b"{}"), "/v1/models": listing("org/in-the-cache", owned_by="org")}
+    with FakeServer(lambda body, number: answer, gets=cached) as server:
+        check_health(server.url, "m", ask=5)
+
+
 def test_a_key_is_sent_to_the_list_of_models_and_one_that_is_refused_is_not_shown():
     def models(headers):
         return MODELS if headers.get("Authorization") == "Bearer right-key" else Answer("no", status=401)

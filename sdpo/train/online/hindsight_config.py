@@ -1,11 +1,13 @@
 """The configuration of HindsightTrainer: TRL's, and the settings of the method under the names that the jobs use."""
 # ruff: noqa: RUF009 (`_declared` is a `field`)
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
 
+from sdpo.errors import nearest
 from sdpo.settings import settings_of
 from sdpo.settings.common import Template
 from sdpo.settings.recipes import RECIPES
@@ -20,6 +22,12 @@ METHOD = (
     "learn_from", "content_weight", "rehearsal", "guard", "hindsight_template",
 )  # fmt: skip
 _OTHER_NAMES = {"teacher_top_k": "top_k", "learning_rate": "lr", "num_iterations": "iterations"}
+# What TRL calls a setting of the jobs.
+_TRL_NAMES = {
+    "lr": "learning_rate", "iterations": "num_iterations", "bs": "per_device_train_batch_size",
+    "ga": "gradient_accumulation_steps", "lr_schedule": "lr_scheduler_type", "warmup": "warmup_steps",
+    "max_completion_tokens": "max_completion_length", "log_steps": "logging_steps",
+}  # fmt: skip
 
 
 def _declared(name: str) -> Any:
@@ -61,6 +69,15 @@ class HindsightConfig(OnlineConfig):
     rehearsal: float = _declared("rehearsal")
     guard: Literal["off", "warn", "stop"] = _declared("guard")
     hindsight_template: Template = _declared("hindsight_template")
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Self:
+        """Raises TypeError for a name that is no field, with the nearest: the jobs' settings have shorter names."""
+        fields = [field.name for field in dataclasses.fields(cls)]
+        for name in named.keys() - set(fields):
+            ours = _TRL_NAMES.get(name)
+            hint = f" Did you mean {ours}?" if ours else nearest(name, fields)
+            raise TypeError(f"{cls.__name__} has no argument {name}.{hint}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if self.bf16 is None:

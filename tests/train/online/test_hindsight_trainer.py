@@ -1,6 +1,7 @@
 """HindsightTrainer as one's own script uses it: it learns, does what the job does, resumes, and says what is wrong."""
 
 import asyncio
+import pickle
 import re
 import shutil
 import subprocess
@@ -314,6 +315,21 @@ def test_the_defaults_are_those_of_the_jobs(tmp_path):
 def test_a_value_that_is_not_allowed_is_refused(arguments, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         HindsightConfig(str(tmp_path), use_cpu=True, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("lr", "learning_rate"), ("bs", "per_device_train_batch_size"), ("teachers", "teacher")]
+)
+def test_an_argument_that_does_not_exist_is_refused_with_the_one_that_is_meant(name, meant, tmp_path):
+    for make in (HindsightConfig, HindsightConfig.recommended):
+        with pytest.raises(TypeError, match=rf"HindsightConfig has no argument {name}\. Did you mean {meant}\?"):
+            make(str(tmp_path), **{name: 1})
+
+
+def test_a_configuration_survives_a_copy_in_another_process(tmp_path):
+    args = HindsightConfig(str(tmp_path), use_cpu=True, learning_rate=3e-5)
+    copy = pickle.loads(pickle.dumps(args))
+    assert copy == args and copy.learning_rate == 3e-5
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_trained(tmp_path):
