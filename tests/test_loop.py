@@ -19,8 +19,8 @@ def test_users_talk_the_model_learns_and_goes_back(tmp_path):
     assert found.kept == {"stored": CONVERSATIONS, "lost": 0, "unknown": 0, "different": 0}
     assert (found.outcome, found.live) == ("promoted", "v0001"), found.sentence
     assert found.versions == {"v0001": FRESH}
-    # Measured with 1,000 conversations: 0.92 (python -m benchmarks.loop); a share of 256 answers has an error of 0.02.
-    assert found.before["adherence"] <= 0.35 and found.after["adherence"] >= (0.85 if CONVERSATIONS >= 1000 else 0.7)
+    # Measured with 1,000 conversations: 0.95 (python -m benchmarks.loop), with a standard error of 0.013.
+    assert found.before["adherence"] <= 0.35 and found.after["adherence"] >= (0.9 if CONVERSATIONS >= 1000 else 0.7)
     assert found.after["validity"] >= 0.95
     # What nobody asked for stays as it was.
     assert abs(found.after["axes"]["emoji"] - found.before["axes"]["emoji"]) <= 0.15

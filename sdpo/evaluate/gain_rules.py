@@ -5,14 +5,14 @@ decides: one that is a rule or an oracle, then the one that was right on most la
 was not measured, in the order in which they were named. The others are asked for an objection: a win of the baseline.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from statistics import NormalDist
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sdpo.evaluate.evidence import Condition, JudgeTruth
 from sdpo.evaluate.judges import ORACLE
 from sdpo.evaluate.rule import FAILED, GAIN, NOT_MEASURED, PASSED, WARNING, Rule, outcome
-from sdpo.runtime.statistics import wilson
+from sdpo.runtime.statistics import design_effect, wilson
 from sdpo.settings.release import MANY_CONTRADICTORY, MANY_UNFINISHED, ReleaseSettings
 from sdpo.settings.training import RULE as RULE_JUDGE
 
@@ -24,22 +24,33 @@ EVEN = 0.5  # the win rate without a difference
 _EXACT = (ORACLE, RULE_JUDGE)
 
 
+class Fits(NamedTuple):
+    """Whether the answers of a checkpoint and of the baseline to one prompt fit the style, and its conversation.
+
+    The prompts of one conversation are no cases of their own: in an interval they count as one.
+    """
+
+    own: bool
+    baseline: bool
+    conversation: Hashable
+
+
 def gain_rules(
     rows: Sequence["WinRate"],
-    condition: Condition | None,
-    baseline: Condition | None,
+    read: Sequence[Fits] | None,
     truths: Mapping[str, JudgeTruth],
     checkpoints: int,
     limits: ReleaseSettings,
 ) -> list[Rule]:
     """Return the rules of one checkpoint's gain, and the warnings about what it rests on.
 
-    `rows` are the checkpoint's, one per judge; `checkpoints` is the number of them that are compared: the best of many
-    without a gain would win by luck, so each interval is wider the more there are (Bonferroni).
+    `rows` are the checkpoint's, one per judge, `read` is from `fits_of`; `checkpoints` is the number of them that are
+    compared: the best of many without a gain would win by luck, so each interval is wider the more there are
+    (Bonferroni).
     """
     z = NormalDist().inv_cdf(1 - 0.025 / max(1, checkpoints))
     judged = by_trust(rows, truths)
-    fits = _adherence(condition, baseline, z)
+    fits = _adherence(read, z) if read else None
     if fits is not None:
         deciding, rules = None, [fits]
     elif judged:
@@ -68,18 +79,27 @@ def by_trust(rows: Sequence["WinRate"], truths: Mapping[str, JudgeTruth]) -> lis
     return sorted(rows, key=rank)
 
 
-def _adherence(condition: Condition | None, baseline: Condition | None, z: float) -> Rule | None:
-    """Return the rule of the paired gain in adherence; None where nothing read the style of the answers."""
+def fits_of(condition: Condition | None, baseline: Condition | None, conversations: Sequence[str]) -> list[Fits] | None:
+    """Return of each prompt whether either answer fits the style; None where nothing read it.
+
+    `conversations` has the conversation of each prompt; it is empty if each is of its own.
+    """
     if condition is None or baseline is None or condition.fits is None or baseline.fits is None:
         return None
-    pairs = list(zip(condition.fits, baseline.fits, strict=True))
-    if not pairs:
-        return None
-    gained, lost = sum(own and not other for own, other in pairs), sum(other and not own for own, other in pairs)
-    gain, changed = (gained - lost) / len(pairs), (gained + lost) / len(pairs)
-    shares = [sum(side) / len(pairs) for side in zip(*pairs, strict=True)]
+    groups = conversations or range(len(condition.fits))
+    return [Fits(*one) for one in zip(condition.fits, baseline.fits, groups, strict=True)]
+
+
+def _adherence(read: Sequence[Fits], z: float) -> Rule:
+    """Return the rule of the paired gain in adherence."""
+    changes = [one for one in read if one.own != one.baseline]
+    gained = sum(one.own for one in changes)
+    lost = len(changes) - gained
+    gain, changed = (gained - lost) / len(read), len(changes) / len(read)
+    shares = [sum(side) / len(read) for side in ([one.own for one in read], [one.baseline for one in read])]
     text = f"{shares[0]:.1%} of its answers fit the style, of the baseline's {shares[1]:.1%}"
-    interval = wilson(gained, lost, z)
+    alike = design_effect([one.conversation for one in changes])
+    interval = wilson(gained / alike, lost / alike, z)
     if interval is None:
         return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}, and no answer changed", gain, threshold=0.0)
     # Of the answers that changed, the interval of the share that changed for the better.
@@ -90,7 +110,7 @@ def _adherence(condition: Condition | None, baseline: Condition | None, z: float
 
 def _win(row: "WinRate", z: float) -> Rule:
     """Return the rule of the win rate by the deciding judge."""
-    interval = wilson(row.wins, row.losses, z)
+    interval = row.wilson(z=z)
     if interval is None:
         text = f"no gain: {row.judge} named no winner in {row.prompts} prompts"
         return Rule(GAIN_RULE, GAIN, FAILED, text, threshold=EVEN)
@@ -144,7 +164,7 @@ def _unknown_truth(judge: str) -> Rule:
 
 def _objection(row: "WinRate", z: float) -> Rule:
     """Return a warning where a judge that does not decide prefers the baseline."""
-    low, high = wilson(row.wins, row.losses, z) or (0.0, 1.0)
+    low, high = row.wilson(z=z) or (0.0, 1.0)
     rate = row.wins / (row.wins + row.losses)
     text = f"{row.judge} {'prefers the baseline' if high < EVEN else 'does not object'}: win rate {rate:.3f}"
     return Rule(f"objection of {row.judge}", WARNING, outcome(high >= EVEN), text, rate, low, high, EVEN)

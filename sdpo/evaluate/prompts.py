@@ -28,12 +28,16 @@ OWN_FOLLOW_UPS = "the user who wrote the logged follow-up to each prompt"
 
 @dataclass(frozen=True)
 class EvaluationPrompt:
-    """A validation prompt: its id, the user's text, the chat messages sent to a model, and whose taste is judged by."""
+    """A validation prompt: its id, the user's text, the chat messages sent to a model, and whose taste is judged by.
+
+    `conversation` is the id of the conversation that it is a turn of; a prompt of no conversation is one of its own.
+    """
 
     id: str
     text: str
     messages: list[Message]
     persona: str = ""
+    conversation: str = ""
 
 
 def holds_interactions(path: Path) -> bool:
@@ -79,9 +83,15 @@ def evaluation_prompts(settings: "EvalSettings", run: TrainedRun, job: "Job") ->
             row.prompt[-1]["content"],
             row.prompt,
             shared or FOLLOW_UP_PERSONA.format(follow_up=row.user_response),
+            row.conversation_id,
         )
         for row in held_out or interactions
     ]
+
+
+def conversations_of(used: Sequence[EvaluationPrompt]) -> list[str]:
+    """Return the conversation of each prompt: turns of one are answered alike, so they are no cases of their own."""
+    return [prompt.conversation or f"prompt {number}" for number, prompt in enumerate(used)]
 
 
 def conversation(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
-from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, gain_rules
+from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, fits_of, gain_rules
 from sdpo.evaluate.harm_rules import harm_rules
 from sdpo.evaluate.rule import FAILED, GAIN, HARM, NOT_MEASURED, PASSED, WARNING, Rule, outcome
 from sdpo.settings.release import ReleaseSettings
@@ -35,7 +35,7 @@ class Evidence:
     """All that the verdict reads; everything but the rows may be missing.
 
     `conditions` are by name of the model, `truths` by name of the judge; `overlap` is the number of prompts that the
-    run was trained on.
+    run was trained on, and `conversations` has the conversation of each prompt: empty if each is of its own.
     """
 
     rows: Sequence["WinRate"]
@@ -43,6 +43,7 @@ class Evidence:
     conditions: Mapping[str, Condition] | None = None
     truths: Mapping[str, JudgeTruth] | None = None
     overlap: int = 0
+    conversations: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def _release(step: int, checkpoints: int, evidence: Evidence, limits: ReleaseSet
     answers = max((row.prompts for row in rows), default=0)
     changes = [change for change in evidence.benchmarks if change.checkpoint == step]
     harm = harm_rules(changes, own, baseline, answers, limits)
-    rules = [*gain_rules(rows, own, baseline, truths, checkpoints, limits), *harm, _evidence(harm)]
+    fits = fits_of(own, baseline, evidence.conversations)
+    rules = [*gain_rules(rows, fits, truths, checkpoints, limits), *harm, _evidence(harm)]
     rules.append(_overlap(evidence.overlap, answers))
     return Release(step, _verdict(rules), tuple(rules))
 

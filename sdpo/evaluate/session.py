@@ -83,10 +83,11 @@ class EvalSession:
             return 0
         oracle = judge_truth.find_oracle(self.settings, self.job)
         truths = judge_truth.with_rule(self.judge_truth, oracle, used, answers, verdict_pairs)
-        table = win_rates.table_rows(self.steps, answers, verdict_pairs, self.settings.seed)
+        conversations = prompts.conversations_of(used)
+        table = win_rates.table_rows(self.steps, answers, verdict_pairs, conversations, self.settings.seed)
         overlap = self._training_overlap(used)
         by_judge = {truth.judge: truth for truth in truths}
-        evidence = Evidence(table, benchmark_report.changes, conditions, by_judge, overlap)
+        evidence = Evidence(table, benchmark_report.changes, conditions, by_judge, overlap, conversations)
         decision = decide(evidence, self.settings)
         judge_warnings = judge_truth.warnings(truths, self.settings.min_judge_truth)
         comparison = results.Comparison(
@@ -143,9 +144,10 @@ class EvalSession:
             )
         if self.state.is_main_process:
             again = f", {repeated} repeated" if repeated else ""
-            print(
-                f"{len(used)} prompts; skipped {too_long} over {settings.max_prompt_tokens} tokens{again}", flush=True
-            )
+            count = len(set(prompts.conversations_of(used)))
+            of = f" of {count} conversations, each of which counts as one case" if count < len(used) else ""
+            skipped = f"skipped {too_long} over {settings.max_prompt_tokens} tokens{again}"
+            print(f"{len(used)} prompts{of}; {skipped}", flush=True)
         return used, too_long
 
     def _models(self) -> dict[str, EvaluatedModel]:

@@ -25,7 +25,8 @@ class WinRate:
     `coverage` is the share of prompts with a winner. `ties` are all other prompts, including the `same` ones with
     identical answers (no judge was asked) and those with an `unreadable` verdict in either order.
     `contradictory` is the share of the judged pairs in which the judge chose the same position in both orders.
-    Lengths are in characters; `unfinished` is the share of truncated answers.
+    Lengths are in characters; `unfinished` is the share of truncated answers. `design_effect` is how many prompts
+    with a winner count as one in standard error and intervals: those of one conversation do.
     """
 
     checkpoint: int
@@ -55,21 +56,27 @@ class WinRate:
     unfinished: float | None = None
     baseline_unfinished: float | None = None
     contradictory: float | None = None
+    design_effect: float = 1.0
+
+    def wilson(self, **named: float) -> statistics.Interval | None:
+        """Return Wilson's interval of the win rate, in which the prompts of one conversation count as one."""
+        return statistics.wilson(self.wins / self.design_effect, self.losses / self.design_effect, **named)
 
 
 def table_rows(
     steps: Iterable[int],
     answers: Mapping[str, Sequence["Answer"]],
     verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]],
+    conversations: Sequence[str],
     seed: int,
 ) -> list[WinRate]:
-    """Return the rows by judge and step."""
-    counts_RN = statistics.resampled(len(answers[BASELINE]), seed=seed)
+    """Return the rows by judge and step. `conversations` has the conversation of each prompt."""
+    counts_RN = statistics.resampled(conversations, seed=seed)
     rows: list[WinRate] = []
     for judge, by_name in verdict_pairs.items():
         for step in steps:
             name = f"checkpoint-{step}"
-            rows.append(_row(step, judge, answers[name], answers[BASELINE], by_name[name], counts_RN))
+            rows.append(_row(step, judge, answers[name], answers[BASELINE], by_name[name], conversations, counts_RN))
     return rows
 
 
@@ -79,12 +86,14 @@ def _row(
     own: Sequence["Answer"],
     other: Sequence["Answer"],
     verdict_pairs: Sequence[VerdictPair | None],
+    conversations: Sequence[str],
     counts_RN: np.ndarray,
 ) -> WinRate:
     outcomes = [_SIGNS[outcome(verdict_pair)] if verdict_pair else 0 for verdict_pair in verdict_pairs]
     wins, losses = outcomes.count(1), outcomes.count(-1)
-    rate, standard_error = statistics.win_rate(wins, losses) or (None, None)
-    wilson = statistics.wilson(wins, losses)
+    alike = statistics.design_effect([one for one, won in zip(conversations, outcomes, strict=True) if won])
+    rate, standard_error = statistics.win_rate(wins / alike, losses / alike) or (None, None)
+    wilson = statistics.wilson(wins / alike, losses / alike)
     wilson_low, wilson_high = _bounds(wilson)
     bootstrap_low, bootstrap_high = _bounds(statistics.bootstrap(outcomes, counts_RN))
     lengths, others = ([len(answer.text) for answer in side] for side in (own, other))
@@ -123,6 +132,7 @@ def _row(
         contradictory=_round(sum(verdict_pair in (("A", "A"), ("B", "B")) for verdict_pair in judged) / len(judged))
         if judged
         else None,
+        design_effect=alike,
     )
 
 

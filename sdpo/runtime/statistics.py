@@ -4,6 +4,7 @@ Pure functions of numbers. An outcome is 1 for a win, -1 for a loss, 0 for a tie
 undefined results are None.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import erfc, sqrt
@@ -17,7 +18,7 @@ _PRIOR_VARIANCE = 25.0  # weak: 256 wins of 256 still give 0.998, but every fit 
 _MAX_STEPS, _TOLERANCE = 100, 1e-10  # of Newton's method; the tolerance is in the log-posterior
 
 
-def win_rate(wins: int, losses: int) -> tuple[float, float] | None:
+def win_rate(wins: float, losses: float) -> tuple[float, float] | None:
     """Return the win rate over non-ties and its standard error, sqrt(p (1 - p) / n); None without wins and losses."""
     decided = wins + losses
     if not decided:
@@ -42,15 +43,28 @@ def wilson(wins: float, losses: float, z: float = _Z) -> Interval | None:
     return (0.0 if wins == 0 else centre - half), (1.0 if losses == 0 else centre + half)
 
 
-def resampled(number: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Return how often each of `number` prompts, drawn with replacement, is in each resample, (resamples, number).
+def design_effect(groups: Sequence[Hashable]) -> float:
+    """Return how many rows count as one if the rows of a group are alike; 1 if each is a group of its own.
 
-    Using one table for all checkpoints and judges makes their bootstrap paired: the resamples have the same prompts.
+    This is Kish's design effect at a correlation of 1 (1965), the sum of the squared sizes of the groups by the number
+    of rows: so divided, counts of wins and losses give an interval that is never too narrow.
     """
-    if number == 0:
+    sizes = Counter(groups).values()
+    return sum(size * size for size in sizes) / max(1, sum(sizes)) if sizes else 1.0
+
+
+def resampled(groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Return how often each row is in each resample of whole groups, drawn with replacement, (resamples, rows).
+
+    `groups` has the group of each row. Using one table for all checkpoints and judges makes their bootstrap paired: the
+    resamples have the same rows.
+    """
+    if not len(groups):
         return np.zeros((resamples, 0))
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
-    return draws.astype(np.float64)
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    count = len(numbers)
+    drawn_RG = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    return drawn_RG[:, [numbers[group] for group in groups]].astype(np.float64)
 
 
 def bootstrap(outcomes: Sequence[int], counts_RN: np.ndarray) -> Interval | None:
@@ -92,9 +106,7 @@ def ratio_interval(
     sums_G2 = np.zeros((len(numbers), 2))
     for group, *values in zip(groups, above, below, strict=True):
         sums_G2[numbers[group]] += values
-    count = len(numbers)
-    drawn_RG = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    tops_R, bottoms_R = (drawn_RG @ sums_G2).T
+    tops_R, bottoms_R = (resampled(range(len(numbers)), resamples, seed) @ sums_G2).T
     total, under = sums_G2.sum(0)
     ratios = tops_R[bottoms_R > 0] / bottoms_R[bottoms_R > 0]
     return float(total / under), _percentiles(ratios)
@@ -145,7 +157,7 @@ def _resampled_shares(rows: Sequence[tuple[Hashable, bool]], resamples: int, see
     sums_G2 = np.zeros((len(numbers), 2))
     for group, outcome in rows:
         sums_G2[numbers[group]] += (outcome, 1)
-    tops_R, bottoms_R = (resampled(len(numbers), resamples, seed) @ sums_G2).T
+    tops_R, bottoms_R = (resampled(range(len(numbers)), resamples, seed) @ sums_G2).T
     return tops_R / bottoms_R
 
 

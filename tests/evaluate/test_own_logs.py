@@ -67,7 +67,7 @@ def test_the_runs_own_interactions_are_the_prompts_and_each_follow_up_is_judged_
     assert [prompt.messages for prompt in prompts] == [row.prompt for row in LOGS]
     for prompt, row in zip(prompts, LOGS, strict=True):
         assert prompt.persona == FOLLOW_UP_PERSONA.format(follow_up=row.user_response)
-        assert prompt.text == row.prompt[-1]["content"]
+        assert prompt.text == row.prompt[-1]["content"] and prompt.conversation == row.conversation_id
     trained = trained_conversations(read_run(run), eval_helpsteer.JOB)
     assert trained == {conversation(prompt.messages) for prompt in prompts}
 

@@ -106,6 +106,19 @@ def test_where_a_rule_reads_the_style_the_paired_gain_in_adherence_decides():
     assert found.verdict == PROMOTE_WITH_WARNING and "prefers the baseline" in found.reasons[0]
 
 
+def test_the_prompts_of_one_conversation_are_no_cases_of_their_own():
+    """Twelve answers of twelve that now fit are a gain, if they are not six turns each of two conversations."""
+    own, start = replace(HEALTHY, fits=fits(12, 12)), replace(START, fits=fits(0, 12))
+    known = evidence(own=own, start=start, rows=[replace(ROW, prompts=12, wins=12, losses=0, ties=0)])
+    assert verdict(known).gain.outcome == "passed"
+    two = verdict(replace(known, conversations=["a", "b"] * 6))
+    assert two.verdict == KEEP and failed(two) == {"gain"} and two.gain.low <= 0 < two.gain.figure
+    # The same where judges decide.
+    row = replace(MODEL, prompts=12, wins=12, losses=0, ties=0)
+    assert verdict(rows=[row]).gain.outcome == "passed"
+    assert verdict(rows=[replace(row, design_effect=6.0)]).gain.outcome == "failed"
+
+
 def test_the_most_trusted_judge_decides():
     poor = {"other": JudgeTruth("other", 60, 0.7, {}, 0.6, 0.8)} | TRUTHS
     loser = replace(ROW, judge="other", wins=60, losses=70)

@@ -2,14 +2,17 @@
 
 from dataclasses import replace
 
+import pytest
+
 from sdpo.evaluate import results
 from sdpo.evaluate.answers import Answer
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import PROMOTE_WITH_WARNING, Decision, Release
 from sdpo.evaluate.trained_run import TrainedRun
-from sdpo.evaluate.win_rates import WinRate
+from sdpo.evaluate.win_rates import WinRate, table_rows
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.runtime.statistics import wilson
 from sdpo.settings import EvalSettings
 
 WINS = WinRate(3, "somebody", prompts=2, wins=2, win_rate=1.0)
@@ -38,6 +41,22 @@ def ending(tmp_path, capsys, rows, chosen: int | None) -> str:
 
 def _name(row: WinRate) -> str:
     return f"checkpoint-{row.checkpoint}"
+
+
+def test_in_a_table_the_prompts_of_one_conversation_count_as_one():
+    """Nine turns each of two conversations: all of one win, all of the other lose; ties of a third say nothing."""
+    answers = {name: [Answer(f"{name} {n}") for n in range(20)] for name in ("baseline", "checkpoint-3")}
+    verdicts = {"somebody": {"checkpoint-3": [("A", "B")] * 9 + [("B", "A")] * 9 + [("tie", "tie")] * 2}}
+    conversations = ["one"] * 9 + ["two"] * 9 + ["three"] * 2
+    apart, together = (table_rows([3], answers, verdicts, of, seed=0)[0] for of in (range(20), conversations))
+    assert (
+        (apart.wins, apart.losses, apart.win_rate) == (together.wins, together.losses, together.win_rate) == (9, 9, 0.5)
+    )
+    assert apart.design_effect == 1 and (apart.wilson_low, apart.wilson_high) == pytest.approx(wilson(9, 9), abs=1e-6)
+    assert together.design_effect == 9
+    assert (together.wilson_low, together.wilson_high) == pytest.approx(wilson(1, 1), abs=1e-6)
+    assert together.standard_error == pytest.approx(0.5 / 2**0.5, abs=1e-6)
+    assert apart.bootstrap_low > 0.2 and (together.bootstrap_low, together.bootstrap_high) == (0.0, 1.0)
 
 
 def test_only_the_released_checkpoint_is_spoken_of_and_served(tmp_path, capsys):

@@ -19,7 +19,7 @@ TIE = replace(ROW, wins=0, losses=0, ties=10, win_rate=None, wilson_low=None, wi
 
 def explained(outcomes, differences):
     outcomes = np.array(outcomes)
-    control = length_controlled(outcomes, differences, resampled(len(outcomes), 200))
+    control = length_controlled(outcomes, differences, resampled(range(len(outcomes)), 200))
     return length_explains(wilson(int((outcomes > 0).sum()), int((outcomes < 0).sum())), control)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from sdpo.runtime.statistics import (
     bootstrap,
+    design_effect,
     kappa,
     length_controlled,
     length_explains,
@@ -53,7 +54,7 @@ def test_wilson_has_its_nominal_coverage(rate):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_both_intervals_cover_the_rate_in_a_simulation(rate, ties):
     generator = np.random.default_rng(int(100 * rate + 1000 * ties))
-    counts = resampled(NUMBER, 1000, seed=1)
+    counts = resampled(range(NUMBER), 1000, seed=1)
     covered = {"wilson": 0, "bootstrap": 0}
     for _ in range(DRAWS):
         outcomes = np.where(generator.random(NUMBER) < rate, 1, -1) * (generator.random(NUMBER) >= ties)
@@ -70,25 +71,41 @@ def test_the_bootstrap_agrees_with_a_slow_one():
     for _ in range(4000):
         drawn = [outcomes[generator.integers(60)] for _ in range(60)]
         rates.append(drawn.count(1) / (drawn.count(1) + drawn.count(-1)))
-    assert bootstrap(outcomes, resampled(60, 4000)) == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.02)
+    found = bootstrap(outcomes, resampled(range(60), 4000))
+    assert found == pytest.approx(np.quantile(rates, [0.025, 0.975]), abs=0.02)
 
 
 def test_few_or_no_decided_prompts():
-    assert bootstrap([], resampled(0)) is None
-    assert bootstrap([0, 0, 0], resampled(3)) is None
-    assert bootstrap([1], resampled(1)) == (1.0, 1.0)
-    assert bootstrap([0, 0, -1], resampled(3)) == (0.0, 0.0)
-    assert length_controlled([], [], resampled(0)) is None
-    assert length_controlled([0, 0], [3, 4], resampled(2)) is None
-    one = length_controlled([1], [5.0], resampled(1))
+    assert bootstrap([], resampled(range(0))) is None
+    assert bootstrap([0, 0, 0], resampled(range(3))) is None
+    assert bootstrap([1], resampled(range(1))) == (1.0, 1.0)
+    assert bootstrap([0, 0, -1], resampled(range(3))) == (0.0, 0.0)
+    assert length_controlled([], [], resampled(range(0))) is None
+    assert length_controlled([0, 0], [3, 4], resampled(range(2))) is None
+    one = length_controlled([1], [5.0], resampled(range(1)))
     assert 0.5 < one.rate < 1 and one.p_value > 0.05
     assert mean_interval([]) is None and mean_interval([4.0]) == (4.0, (4.0, 4.0))
 
 
 def test_every_resample_has_a_count_per_prompt_and_the_same_total():
-    counts = resampled(7, 50, seed=2)
+    counts = resampled(range(7), 50, seed=2)
     assert counts.shape == (50, 7) and (counts.sum(axis=1) == 7).all()
-    assert (counts == resampled(7, 50, seed=2)).all() and (counts != resampled(7, 50, seed=3)).any()
+    assert (counts == resampled(range(7), 50, seed=2)).all() and (counts != resampled(range(7), 50, seed=3)).any()
+
+
+def test_a_resample_has_whole_groups():
+    groups = ["a", "b", "a", "c", "b", "a"]
+    counts = resampled(groups, 200, seed=2)
+    assert (counts[:, 0] == counts[:, 2]).all() and (counts[:, 0] == counts[:, 5]).all()
+    assert (counts[:, [0, 1, 3]].sum(axis=1) == 3).all() and (counts[:, 0] != counts[:, 1]).any()
+
+
+def test_rows_of_a_group_count_as_one():
+    assert design_effect([]) == design_effect(["a"]) == design_effect(range(9)) == 1
+    assert design_effect(["a", "b"] * 5) == 5 and design_effect(["a"] * 3 + ["b"]) == 10 / 4
+    # Thirty alike rows of ten groups are ten: the interval is that of ten.
+    groups = [number % 10 for number in range(30)]
+    assert wilson(21 / design_effect(groups), 9 / design_effect(groups)) == pytest.approx(wilson(7, 3))
 
 
 def test_a_share_of_correlated_rows_is_less_certain_than_one_of_independent_rows():
@@ -130,12 +147,12 @@ def test_the_length_control_maximizes_the_posterior():
     features = [tanh(difference / spread) for difference in differences]
     chances = 1 / (1 + np.exp(-(0.5 + 1.2 * np.array(features))))
     outcomes = np.where(generator.random(80) < chances, 1, -1)
-    control = length_controlled(outcomes, differences, resampled(80, 10))
+    control = length_controlled(outcomes, differences, resampled(range(80), 10))
     intercept = log(control.rate / (1 - control.rate))
     top = slow_posterior(intercept, control.length_effect, outcomes, features)
     for first, second in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01), (0.01, 0.01), (-0.01, 0.01)]:
         assert slow_posterior(intercept + first, control.length_effect + second, outcomes, features) < top
-    ties = length_controlled([*outcomes, 0, 0], [*differences, *differences[:2]], resampled(82, 10))
+    ties = length_controlled([*outcomes, 0, 0], [*differences, *differences[:2]], resampled(range(82), 10))
     assert ties.rate == pytest.approx(control.rate, abs=0.03)  # ties only change the spread
 
 
@@ -147,7 +164,7 @@ def simulated(generator, better: float, by_length: float, longer: float, number:
 
 
 def judged(outcomes, differences, resamples=150):
-    control = length_controlled(outcomes, differences, resampled(len(outcomes), resamples))
+    control = length_controlled(outcomes, differences, resampled(range(len(outcomes)), resamples))
     return control, length_explains(wilson(int((outcomes > 0).sum()), int((outcomes < 0).sum())), control)
 
 
@@ -189,11 +206,11 @@ def test_a_model_that_is_always_longer_and_always_wins_is_flagged():
 @given(st.lists(st.tuples(st.sampled_from([1, -1, 0]), st.floats(-1e6, 1e6)), min_size=1, max_size=40))
 def test_any_outcomes_and_lengths_give_a_finite_fit_or_none(pairs):
     outcomes, differences = zip(*pairs, strict=True)
-    control = length_controlled(outcomes, differences, resampled(len(pairs), 20))
+    control = length_controlled(outcomes, differences, resampled(range(len(pairs)), 20))
     if not any(outcomes):
         assert control is None
         return
     low, high = control.interval
     assert 0 < control.rate < 1 and 0 < low <= high < 1 and 0 <= control.p_value <= 1
-    mirrored = length_controlled([-o for o in outcomes], [-d for d in differences], resampled(len(pairs), 20))
+    mirrored = length_controlled([-o for o in outcomes], [-d for d in differences], resampled(range(len(pairs)), 20))
     assert mirrored.rate == pytest.approx(1 - control.rate, abs=1e-4)
