@@ -114,6 +114,11 @@ def check_sequence(settings: "EvalSettings", job: "Job", check_path: Callable[[s
         raise SettingError(
             "ANSWER_URL cannot be used with several runs: their models are loaded here. Leave it out, or give one run."
         )
+    for name, instead in (("ckpts", "the last good checkpoint of each is compared"), ("benchmarks", "none is run")):
+        if getattr(settings, name) and name in settings_module.given(settings):
+            raise SettingError(
+                f"{name.upper()} cannot be used with several runs: {instead}. Leave it out, or give one run."
+            )
     found = stages(settings)
     tastes, notes = columns(settings, job, found)
     if not tastes:

@@ -39,12 +39,8 @@ SUMMARY, STARTED = "learn.json", "run.json"
 _ASK_SECONDS = 120.0  # for a token of the judge's server, which may have to load the model
 # What may differ when a night goes on: it does not change what is learned.
 _MAY_CHANGE = {"dry_run", "output_dir", "scratch", "run_id", "upstream", "upstream_kind", "upstream_timeout"}
-_MAY_CHANGE |= {
-    "judge_model",
-    "judge_url",
-    "judge_api_key",
-    "eval_settings",
-}  # of the evaluation, which is then done again
+# Those of the evaluation, which is then done again:
+_MAY_CHANGE |= {"judge_model", "judge_url", "judge_api_key", "eval_settings"}
 _MAY_CHANGE |= {"unload_after", "canary", "auto_promote", "max_hours"}
 
 

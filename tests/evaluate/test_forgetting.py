@@ -223,6 +223,8 @@ def test_what_several_runs_cannot_do_is_said_before_a_model_is_loaded(tmp_path, 
         return line
 
     assert "ANSWER_URL cannot be used with several runs" in error(2, answer_url="http://127.0.0.1:1/v1")
+    assert "CKPTS cannot be used with several runs: the last good checkpoint" in error(2, ckpts="9")
+    assert "BENCHMARKS cannot be used with several runs: none is run" in error(2, benchmarks="ifeval")
     for folder in runs[0].glob("checkpoint-*/complete.json"):
         folder.unlink()
     assert f"{runs[0]} cannot be one of several runs: it has no complete checkpoint" in error(1)
