@@ -8,7 +8,9 @@ import pyarrow
 import pyarrow.parquet
 
 from jobs import prep_helpsteer, prep_logs, prep_tldr, prep_wildchat, prep_wildfeedback
+from sdpo.data import logs
 from sdpo.runtime import launch
+from sdpo.settings.resolve import resolve
 
 OUTPUTS = {
     prep_tldr: ["train.jsonl", "validation.jsonl"],
@@ -27,6 +29,12 @@ def run(module, *arguments, expect=0):
     """Run a job in this process and return the folder it wrote to."""
     assert launch.main(module.JOB, ["--out-dir", "out", *arguments]) == expect
     return Path("out")
+
+
+def run_unchecked(path, out):
+    """Run prep-logs on a file without what a job does around it: errors are raised, earlier output is replaced."""
+    flags = ["--input", str(path), "--out-dir", str(out), "--force"]
+    logs.run(resolve(prep_logs.JOB.settings, flags, job=prep_logs.JOB.name, environment={}), prep_logs.JOB)
 
 
 def rows_of(path):

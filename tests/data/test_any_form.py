@@ -2,7 +2,6 @@
 
 import gzip
 import json
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from sdpo.data import logs
 from sdpo.data.forms import Piece, form_of
 from sdpo.errors import SdpoError
-from sdpo.runtime.launch import Job
+from tests import preparation
 from tests.conversations import claude, node, openai, tree
 from tests.data.test_forms import CASES
 
@@ -94,18 +93,8 @@ def test_never_a_traceback_and_no_answer_that_nobody_gave(tmp_path, monkeypatch,
     monkeypatch.setattr(logs, "rows_of", count)
     monkeypatch.setattr(logs, "check_not_empty", lambda tally, *_: tallies.append(tally))
     monkeypatch.setattr(logs, "finish", lambda settings, outputs, report, lengths: written.append(_kept(outputs)))
-    settings = SimpleNamespace(
-        input=path,
-        out_dir=tmp_path / "out",
-        force=True,
-        model=None,
-        seed=42,
-        redact=True,
-        redact_names=False,
-        id_key=None,
-    )
     try:
-        logs.run(settings, Job(name="prep-logs", summary="", settings=object, run=""))
+        preparation.run_unchecked(path, tmp_path / "out")
     except SdpoError as error:
         assert "\n" not in str(error)
         return

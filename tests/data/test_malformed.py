@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 from collections import Counter
-from types import SimpleNamespace
 
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -14,7 +13,7 @@ from sdpo.data import inputs, logs
 from sdpo.data.prepare import InteractionWriter
 from sdpo.data.report import Lengths, measure_of
 from sdpo.errors import SdpoError
-from sdpo.runtime.launch import Job
+from tests import preparation
 from tests.conversations import FORMS, OPENAI, openai, read_rows
 
 
@@ -78,7 +77,7 @@ MALFORMED = (
 
 
 @hypothesis_settings(
-    max_examples=2000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(content=MALFORMED)
 def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_path, monkeypatch, capsys, content):
@@ -90,18 +89,8 @@ def test_malformed_input_is_an_sdpo_error_or_a_report_that_counts_every_row(tmp_
     tallies = []
     monkeypatch.setattr(logs, "check_not_empty", lambda tally, *said: tallies.append(tally) or _CHECK(tally, *said))
     monkeypatch.setattr(logs, "finish", lambda *_: None)
-    settings = SimpleNamespace(
-        input=path,
-        out_dir=tmp_path / "out",
-        force=False,
-        model=None,
-        seed=42,
-        redact=True,
-        redact_names=False,
-        id_key=None,
-    )
     try:
-        logs.run(settings, Job(name="prep-logs", summary="", settings=object, run=""))
+        preparation.run_unchecked(path, tmp_path / "out")
     except SdpoError as error:
         assert "\n" not in str(error)
     for tally in tallies:
