@@ -3,6 +3,7 @@
 from jobs import eval_tldr
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import EvalSettings
+from sdpo.settings.evaluation import GENERAL_JUDGE
 
 JOB = Job(
     name="eval-helpsteer",
@@ -17,7 +18,7 @@ JOB = Job(
     defaults={
         "world_size": 4,
         "max_completion_tokens": 2048,
-        "judge_model": "claude-haiku-4-5-20251001",
+        "judge_model": GENERAL_JUDGE,
         "val_jsonl": "data/helpsteer2_prompts/validation.jsonl",
     },
     tiny=eval_tldr.JOB.tiny,

@@ -148,8 +148,8 @@ def instead_of(path: Path, folders: bool = False) -> str:
     names = nearest_first(missing, alike or entries)
     if not names:
         found = f"{there} is empty"
-    elif get_close_matches(missing.lower(), [name.lower() for name in names], 1, 0.5):
-        found = f"in {there} the nearest names are {', '.join(names)}"
+    elif near := [name for name in names if get_close_matches(missing.lower(), [name.lower()], 1, 0.6)]:
+        found = f"in {there} the nearest {'name is' if len(near) == 1 else 'names are'} {', '.join(near)}"
     else:
         more = f" and {len(entries) - len(names)} more" if len(entries) > len(names) else ""
         found = f"in {there} there are {', '.join(names)}{more}"

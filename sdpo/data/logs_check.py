@@ -25,8 +25,8 @@ def check(settings: "LogsPrepSettings", job: "Job") -> list[str]:
 
     A dry run reads all files; returns lines on the form of each and on what was found.
     """
-    check_output_folder(settings, (LOGS, *BESIDE))
     source = input_of(settings)
+    check_output_folder(settings, (LOGS, *BESIDE))
     if not paths_of(source):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
     if settings.redact_names:

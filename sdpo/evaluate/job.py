@@ -116,3 +116,5 @@ def _check_servers(settings: EvalSettings) -> None:
         # A wrong name would otherwise be noticed when all answers are there. A dry run makes no server load a model.
         ask = 0 if settings.dry_run else settings.judge_timeout
         check(settings.judge_url, *served, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)
+    elif settings.judge_url:
+        print(f"note: JUDGE_URL is not used: no judge of JUDGE_MODEL={settings.judge_model} is a server's.", flush=True)

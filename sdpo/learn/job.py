@@ -199,14 +199,14 @@ def run(settings: "LearnSettings", job: "Job") -> int:
         for name in (collect.CONVERSATIONS, PREPARED):  # everybody's, also of those who are not learned from
             (night.data / name).unlink(missing_ok=True)
     sentence = f"{row['outcome']}: {row['sentence']}"
-    say(sentence, {"summary": folder.path / SUMMARY}, *_next_command(row, folder.path))
+    say(sentence, {"summary": folder.path / SUMMARY}, *_next_command(row, folder.path, settings.tiny))
     return int(row["exit_code"])
 
 
-def _next_command(row: dict[str, Any], folder: Path) -> tuple[str, str]:
+def _next_command(row: dict[str, Any], folder: Path, tiny: bool) -> tuple[str, str]:
     """Return the command to run after a night, and what it is for."""
     if row["outcome"] == PROMOTED:
-        return command("chat"), "talks to it"
+        return command("chat"), f"talks to it, through {command('gateway', tiny=tiny)}"
     if row["outcome"] == CANARY:
         return command("canary"), "compares it with what is live"
     if row["outcome"] == CANDIDATE:

@@ -3,6 +3,7 @@
 from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings, settings_of
+from sdpo.settings.evaluation import GENERAL_JUDGE
 from sdpo.settings.training import RULE
 
 
@@ -11,12 +12,15 @@ def next_evaluation(run: RunDirectory) -> tuple[str, str]:
     summary = run.read_json("summary.json") or {}
     if run.last_checkpoint() is None or ("stopped_by_guard" in summary and not summary.get("best_checkpoint")):
         return "", ""
-    recorded = (run.read_json("run.json") or {}).get("settings") or {}
+    started = run.read_json("run.json") or {}
+    recorded = started.get("settings") or {}
     tiny, gpus = bool(recorded.get("tiny")), recorded.get("world_size") or 1
     values = {"world_size": gpus if gpus > 1 and recorded.get("nnodes") == 1 else None, "tiny": tiny}
     why = "compares its checkpoints with the model before"
     if recorded.get("user_model_name_or_path") == RULE and not tiny:
         values["judge_model"] = RULE  # whoever was the user can judge
     elif not tiny:
-        why += f"; {settings_of(EvalSettings)['judge_model'].default} judges, or the model of JUDGE_MODEL=..."
+        on_posts = str(started.get("job", "")).endswith("tldr")
+        judge = settings_of(EvalSettings)["judge_model"].default if on_posts else GENERAL_JUDGE
+        why += f"; {judge} judges, or the model of JUDGE_MODEL=..."
     return command("eval", run_dir=run.path, **values), why

@@ -165,8 +165,11 @@ def _create_run_folder(settings: JobSettings, job: Job) -> JobSettings:
 def check_writable(folder: Path, setting: str) -> None:
     """Raise RunError if the folder cannot be created or written to; `setting` is the setting to change."""
     ancestor = next(path for path in (folder, *folder.parents) if path.exists())
-    if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-        raise RunError(f"{folder} cannot be written, because of {ancestor}. Choose another {setting}.")
+    if not ancestor.is_dir():
+        is_what = "is a file" if ancestor == folder else f"cannot be created: {ancestor} is a file"
+        raise RunError(f"{folder} {is_what}, not a folder. Choose another {setting}.")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise RunError(f"{folder} cannot be written: no permission in {ancestor}. Choose another {setting}.")
 
 
 def _require_shared_settings(settings: CommonSettings, job: Job) -> None:

@@ -66,7 +66,7 @@ class RunDirectory:
         changed = changed_settings(before, settings)
         another = f"For a new run: {new_run}" if new_run else "For a new run choose another RUN_ID."
         if not self.finished and not self.read_rows("metrics.jsonl"):
-            another += f" It has made no step: without the folder {self.path} the RUN_ID is free again."
+            another += f" (This one has made no step: without the folder {self.path} its RUN_ID is free again.)"
         if self.finished:
             evaluation = command("eval", run_dir=self.path, tiny=before.get("tiny"))
             evaluate = f" Evaluate it: {evaluation}." if self.last_checkpoint() else ""

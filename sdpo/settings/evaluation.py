@@ -20,6 +20,9 @@ from sdpo.settings.checks import (
 from sdpo.settings.declare import setting
 from sdpo.settings.release import ReleaseSettings
 
+# Who judges on general prompts, unless JUDGE_MODEL says otherwise.
+GENERAL_JUDGE = "claude-haiku-4-5-20251001"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings(ReleaseSettings):
@@ -62,7 +65,7 @@ class EvalSettings(ReleaseSettings):
         True, "measure the condition of every model: fluency, distance from the start, diversity, refusals, language"
     )
     judge_model: str = setting(
-        "Qwen/Qwen3-8B",
+        "Qwen/Qwen3-8B",  # of the evaluation on posts; GENERAL_JUDGE on general prompts
         "one or more judges: a hub name, a folder, a claude-… name, or rule (for styles that a rule can check)",
         check=names,
     )

@@ -211,6 +211,12 @@ def test_the_tiny_data_have_the_columns_of_the_sources_and_are_reproducible():
     assert size < 300_000
 
 
+def test_a_missing_input_is_said_before_what_is_there_already(tmp_path, capsys):
+    (tmp_path / "logs_interactions.jsonl").write_text("{}\n")
+    assert launch.main(prep_logs.JOB, ["--out-dir", str(tmp_path)]) == 2
+    assert "INPUT is not given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_the_same_rows_give_the_same_bytes_and_are_replaced_only_with_force(module, capsys):
     folder = tiny(module)

@@ -46,6 +46,23 @@ def test_a_folder_of_runs_names_one_in_it(capsys):
         )
 
 
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        (
+            {"stopped_by_guard": {"step": 6}},
+            "The guard stopped it before its first one. Train anew with another RUN_ID",
+        ),
+        ({"finished": True}, "It is finished, and they are no longer in its folder. Train anew with another RUN_ID."),
+    ],
+)
+def test_a_run_that_ended_without_a_checkpoint_is_not_to_be_resumed(summary, words, capsys):
+    folder = make_run(Path("runs/sdpo-tldr-runs/first"), save_steps=200)
+    RunDirectory(folder).write_json("summary.json", summary)
+    line = error_of(eval_tldr.JOB, capsys, "--run-dir", str(folder), "--tiny")
+    assert f"has no complete checkpoint. {words}" in line and "esume" not in line
+
+
 def test_a_run_without_a_checkpoint_says_how_it_goes_on(capsys):
     folder = make_run(Path("runs/sdpo-tldr-runs/first"), save_steps=200)
     line = error_of(eval_tldr.JOB, capsys, "--run-dir", str(folder), "--tiny")

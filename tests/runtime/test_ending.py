@@ -26,12 +26,13 @@ def test_a_job_ends_with_a_sentence_the_files_and_the_next_command(capsys):
 @pytest.mark.parametrize(
     ("recorded", "summary", "expected"),
     [
-        ({}, {}, ("make eval RUN_DIR={run}", "; Qwen/Qwen3-8B judges, or the model of JUDGE_MODEL=...")),
-        ({"world_size": 4, "nnodes": 1}, {}, ("make eval RUN_DIR={run} GPUS=4", "; Qwen")),
-        ({"world_size": 16, "nnodes": 2}, {}, ("make eval RUN_DIR={run}", "; Qwen")),
+        ({}, {}, ("make eval RUN_DIR={run}", "; claude-haiku-4-5-20251001 judges, or the model of JUDGE_MODEL=...")),
+        ({"job": "train-online-tldr"}, {}, ("make eval RUN_DIR={run}", "; Qwen/Qwen3-8B judges, or the model of J")),
+        ({"world_size": 4, "nnodes": 1}, {}, ("make eval RUN_DIR={run} GPUS=4", "; claude")),
+        ({"world_size": 16, "nnodes": 2}, {}, ("make eval RUN_DIR={run}", "; claude")),
         ({"user_model_name_or_path": "rule"}, {}, ("make eval RUN_DIR={run} JUDGE_MODEL=rule", "")),
         ({"user_model_name_or_path": "rule", "tiny": True}, {}, ("make eval RUN_DIR={run} TINY=1", "")),
-        ({}, {"stopped_by_guard": {}, "best_checkpoint": "checkpoint-5"}, ("make eval RUN_DIR={run}", "; Qwen")),
+        ({}, {"stopped_by_guard": {}, "best_checkpoint": "checkpoint-5"}, ("make eval RUN_DIR={run}", "; claude")),
         ({}, {"stopped_by_guard": {}, "best_checkpoint": None}, None),
     ],
 )
@@ -40,7 +41,7 @@ def test_a_run_s_next_command_evaluates_it_unless_no_checkpoint_is_good(tmp_path
     assert next_evaluation(run) == ("", "")  # no checkpoint
     (tmp_path / "checkpoint-5").mkdir()
     run.mark_complete(5)
-    run.write_json("run.json", {"settings": recorded})
+    run.write_json("run.json", {"job": recorded.get("job", "train-offline"), "settings": recorded})
     run.write_json("summary.json", summary)
     then, why = next_evaluation(run)
     if expected is None:

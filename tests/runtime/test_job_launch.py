@@ -11,7 +11,9 @@ import time
 import pytest
 
 from sdpo import settings
+from sdpo.errors import RunError
 from sdpo.runtime import launch, processes, user_server
+from sdpo.runtime.launch import check_writable
 from tests.commands import JOBS, clean_environment
 from tests.gpus import pretend_gpus
 
@@ -107,6 +109,16 @@ def test_a_full_disk_is_named_with_its_free_space_and_leaves_no_half_checkpoint(
         error,
     ), error
     assert not (fake.folder / "checkpoint-4").exists()
+
+
+def test_a_file_in_place_of_the_run_s_folder_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(RunError, match=rf"^{re.escape(str(file))} is a file, not a folder\. Choose another OUTPUT_DIR"):
+        check_writable(file, "OUTPUT_DIR")
+    with pytest.raises(RunError, match=rf"run cannot be created: {re.escape(str(file))} is a file, not a folder"):
+        check_writable(file / "run", "OUTPUT_DIR")
+    check_writable(tmp_path / "new" / "run", "OUTPUT_DIR")
 
 
 def test_a_bug_keeps_its_traceback(fake):

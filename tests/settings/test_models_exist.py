@@ -84,7 +84,7 @@ def test_without_a_network_it_is_one_line_too(address, tmp_path):
     ("value", "words"),
     [
         ("my/model-on", "is no folder here. Did you mean my/model-one? As a hub id, it is not in the hub's cache"),
-        ("my/other", "is no folder here. In my the nearest names are notes, model-one. As a hub id"),
+        ("my/other", "is no folder here. In my the nearest name is notes. As a hub id"),
         ("modell-one", "is no folder here. Did you mean model-one? As a hub id"),
         ("./nothing", "does not exist. In the current folder there are"),
         ("./my/model-two", "does not exist. Did you mean my/model-one?"),
