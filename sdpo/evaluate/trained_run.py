@@ -201,12 +201,13 @@ def _unwarned(run: TrainedRun) -> dict[int, Path]:
 
 def without_checkpoint(run: TrainedRun) -> str:
     """Return why a run may have no checkpoint, and what to do about it, with the command that resumes it."""
-    if summary := RunDirectory(run.path).read_json("summary.json"):
-        if summary.get("stopped_by_guard"):
-            return (
-                "The guard stopped it before its first one. Train anew with another RUN_ID and a lower LR, or with "
-                "GUARD=warn and a smaller SAVE_STEPS."
-            )
+    summary = RunDirectory(run.path).read_json("summary.json") or {}
+    if summary.get("stopped_by_guard"):
+        return (
+            "The guard stopped it before its first one. Train anew with another RUN_ID and a lower LR, or with "
+            "GUARD=warn and a smaller SAVE_STEPS."
+        )
+    if summary.get("finished"):
         return "It is finished, and they are no longer in its folder. Train anew with another RUN_ID."
     every = run.settings.get("save_steps")
     why = "It ended before its first one" + (f", which SAVE_STEPS={every} writes at step {every}" if every else "")
