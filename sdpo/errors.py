@@ -149,7 +149,9 @@ def instead_of(path: Path, folders: bool = False) -> str:
     if not names:
         found = f"{there} is empty"
     elif near := [name for name in names if get_close_matches(missing.lower(), [name.lower()], 1, 0.6)]:
-        found = f"in {there} the nearest {'name is' if len(near) == 1 else 'names are'} {', '.join(near)}"
+        found = f"in {there} the nearest names are {', '.join(near)}"
+        if len(near) == 1:
+            found = f"in {there} the nearest name is {near[0]}"
     else:
         more = f" and {len(entries) - len(names)} more" if len(entries) > len(names) else ""
         found = f"in {there} there are {', '.join(names)}{more}"
