@@ -110,7 +110,7 @@ def test_an_audit_reads_all_of_its_data(tmp_path):
     ("name", "words"),
     [
         ("log.jsonl", "log.jsonl does not exist. In the current folder the nearest names are logs.jsonl, other.jsonl."),
-        ("dat/log.jsonl", "There is no dat; in the current folder the nearest names are data,"),
+        ("dat/log.jsonl", "There is no dat; in the current folder the nearest name is data."),
         ("zzz.csv", "zzz.csv does not exist. In the current folder there are "),
         ("data/logs/logs_interactions.jsonl", "Make it with make prep-logs"),
         ("data", "data is a folder. Give a file, such as data/inside.jsonl."),
