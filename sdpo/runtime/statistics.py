@@ -50,7 +50,7 @@ def design_effect(groups: Sequence[Hashable]) -> float:
     of rows: so divided, counts of wins and losses give an interval that is never too narrow.
     """
     sizes = Counter(groups).values()
-    return sum(size * size for size in sizes) / max(1, sum(sizes)) if sizes else 1.0
+    return sum(size * size for size in sizes) / sum(sizes) if sizes else 1.0
 
 
 def resampled(groups: Sequence[Hashable], resamples: int = 2000, seed: int = 0) -> np.ndarray:
