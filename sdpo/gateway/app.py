@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import aiohttp
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -70,7 +70,7 @@ class Guarded:
         except Gone:
             self._gateway.metrics.requests[self._route, 499] += 1
             return
-        except httpx.HTTPError:
+        except aiohttp.ClientError:
             if status:  # in the middle of a body that is passed on: the connection ends, as the upstream's did
                 raise
             response = error(502, "upstream_error", "The upstream broke its answer off.")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import httpx
+import aiohttp
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -20,7 +20,7 @@ from sdpo.gateway.streaming import StreamedAnswer
 from sdpo.gateway.upstream import raw_path, response_headers
 
 MAX_BODY = 64 * 2**20
-_SENDING_SECONDS = 0.002
+_STEPS_OF_SENDING = 4  # of the event loop, after which a request is on its way if its connection is open
 
 
 class RawResponse(Response):
@@ -48,7 +48,7 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
             try:
                 return await _answer(response, gateway, call, await turn, body, model, version, gone)
             except BaseException:
-                await asyncio.shield(gateway.upstream.release(response))
+                response.release()
                 raise
     except BaseException:
         _given_up(gateway, turn)
@@ -58,7 +58,8 @@ async def chat(request: Request, gateway: Gateway, call: Call) -> Any:
 async def _turn(gateway: Gateway, messages: list[Any], identity: Identity, opted_out: bool) -> Turn:
     """Return the turn that a request is. It is found while the upstream works, not while the request is being sent."""
     if gateway.live.read().canary is None:
-        await asyncio.sleep(_SENDING_SECONDS)
+        for _ in range(_STEPS_OF_SENDING):
+            await asyncio.sleep(0)
     return await gateway.in_thread(read_turn, messages, identity, opted_out, gateway.redactor, gateway.stitcher)
 
 
@@ -84,7 +85,7 @@ def _parsed(content: bytes) -> dict[str, Any]:
 
 async def _ask(
     request: Request, gateway: Gateway, call: Call, content: bytes, body: Mapping[str, Any], turn: "asyncio.Task[Turn]"
-) -> tuple[httpx.Response, Any, str]:
+) -> tuple[aiohttp.ClientResponse, Any, str]:
     """Return the upstream's response, the model that it was asked for, and its version."""
 
     async def conversation() -> str:
@@ -102,7 +103,7 @@ async def _ask(
 
 
 async def _answer(
-    response: httpx.Response,
+    response: aiohttp.ClientResponse,
     gateway: Gateway,
     call: Call,
     turn: Turn,
@@ -122,13 +123,13 @@ async def _answer(
     else:
         exchange = None
         await gateway.writer.write(turn.opt_out_rows())
-    if response.status_code == 200 and "text/event-stream" in response.headers.get("content-type", ""):
+    if response.status == 200 and "text/event-stream" in response.headers.get("content-type", ""):
         return StreamedAnswer(response, headers, gateway, call, turn, exchange)
     reading = asyncio.create_task(_timed(call, gateway.upstream.read(response)))
     content = await unless_gone(reading, gone)
-    if response.status_code != 200:
+    if response.status != 200:
         gateway.stitcher.release(turn.place)
-        return RawResponse(content, response.status_code, response_headers(response, decoded=True))
+        return RawResponse(content, response.status, response_headers(response, decoded=True))
     answers, reason, usage = whole_answer(_parsed(content))
     if exchange is not None and answers:
         done = exchange

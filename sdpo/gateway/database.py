@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 
 from sdpo.errors import SettingError
 
+BEGIN_WRITING = "BEGIN IMMEDIATE"  # SQLite: waits for another who writes
 _BUSY_SECONDS = 30
 _CONNECTIONS = 12  # that stay open, of which the threads that read and the one that writes each need one
 
@@ -97,6 +98,6 @@ def _sqlite(parsed: URL, create: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get("sdpo_writes")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        connection.exec_driver_sql(BEGIN_WRITING if writes else "BEGIN")
 
     return engine

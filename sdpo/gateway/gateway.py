@@ -72,9 +72,7 @@ class Gateway:
         self.writer = Writer(store)
         self.stitcher = Stitcher(store)
         self.redactor = Redactor(settings.redact)
-        self.upstream = Upstream(
-            settings.upstream, settings.upstream_api_key, settings.upstream_timeout, settings.max_in_flight
-        )
+        self.upstream = Upstream(settings.upstream, settings.upstream_api_key, settings.upstream_timeout)
         self.live = LivePointer(settings.registry)
         self.opt_outs = OptOuts(settings.opt_out_file)
         self.keys = Keys(store)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,6 +63,7 @@ def bearer(headers: Mapping[str, str]) -> str | None:
     return (key.strip() if kind.lower() == "bearer" else None) or headers.get("x-api-key") or None
 
 
+@lru_cache(maxsize=64)
 def reached_by_others(host: str) -> bool:
     """Return whether other machines can reach a server that listens on this host."""
     return not is_loopback(f"http://{in_url(host)}")
@@ -83,6 +85,7 @@ def addressed_plainly(headers: Mapping[str, str], by_others: bool) -> bool:
     return all(_is_near(address, by_others) for address in addresses)
 
 
+@lru_cache(maxsize=256)
 def _is_near(address: str, by_others: bool) -> bool:
     try:
         host = urlsplit(address).hostname

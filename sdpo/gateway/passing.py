@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
+import aiohttp
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -14,7 +14,7 @@ from sdpo.gateway.chat import RawResponse, chat
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.keys import Refused
 from sdpo.gateway.responses import listening, unless_gone
-from sdpo.gateway.upstream import Upstream, for_operators, is_chat, models_in, raw_path, response_headers
+from sdpo.gateway.upstream import blocks_of, for_operators, is_chat, models_in, raw_path, response_headers
 
 
 async def models(request: Request, gateway: Gateway, call: Call) -> Response:
@@ -23,11 +23,11 @@ async def models(request: Request, gateway: Gateway, call: Call) -> Response:
     The served name alone is listed where its model is known and the upstream lists none.
     """
     accept = [(name, value) for name, value in request.headers.items() if name == "accept"]
-    response, listed = await gateway.upstream.models(accept)
+    response, content, listed = await gateway.upstream.models(accept)
     live, name = gateway.live.read(), gateway.settings.served_name
     model = live.model or gateway.settings.upstream_model
     if listed is None and model is None:
-        return RawResponse(response.content, response.status_code, response_headers(response, decoded=True))
+        return RawResponse(content, response.status, response_headers(response, decoded=True))
     others = [one for one in models_in(listed) if one.get("id") != name]
     root = model or next((one.get("id") for one in others), None)
     created = int(live.changed_at) or int(time.time())
@@ -56,8 +56,9 @@ async def pass_on(request: Request, gateway: Gateway, call: Call) -> Any:
             _body(request) if has_body else None,
             request.url.query,
             length=length,
+            untouched=True,
         )
-    return PassedOn(gateway.upstream, response, response_headers(response))
+    return PassedOn(response, response_headers(response))
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
@@ -69,14 +70,14 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
 class PassedOn:
     """The response that passes the upstream's bytes on as they come."""
 
-    def __init__(self, upstream: Upstream, response: httpx.Response, headers: list[tuple[bytes, bytes]]) -> None:
-        self._upstream, self._response, self._headers = upstream, response, headers
+    def __init__(self, response: aiohttp.ClientResponse, headers: list[tuple[bytes, bytes]]) -> None:
+        self._response, self._headers = response, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": self._response.status_code, "headers": self._headers})
+            await send({"type": "http.response.start", "status": self._response.status, "headers": self._headers})
             async with listening(receive) as gone:
-                blocks = self._response.aiter_raw()
+                blocks = blocks_of(self._response)
                 while True:
                     block = await unless_gone(_task(anext(blocks, None)), gone)
                     if block is None:
@@ -84,7 +85,7 @@ class PassedOn:
                     await send({"type": "http.response.body", "body": block, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            await self._upstream.release(self._response)
+            self._response.release()
 
 
 def _task(work: Any) -> Any:

@@ -49,7 +49,7 @@ def check_gateway(settings: "GatewaySettings", job: "Job") -> None:
 
 def check_packages(job: "Job") -> None:
     """Raise SettingError if a package that the gateway needs is missing."""
-    missing = [name for name in ("sqlalchemy", "starlette", "httpx", "uvicorn") if find_spec(name) is None]
+    missing = [name for name in ("aiohttp", "httpx", "sqlalchemy", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise SettingError(
             f"{job.name} needs {' and '.join(missing)}. Install what is missing: pip install 'sdpo[loop]'."
@@ -123,7 +123,7 @@ def run(settings: "GatewaySettings", job: "Job") -> None:
             print(f"{completed} answers that an earlier gateway broke off were completed in the store", flush=True)
         address, where = f"http://{in_url(host)}:{listener.getsockname()[1]}/v1", shown(settings.store_url)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="on",
+            app, log_level="warning", access_log=False, server_header=False, lifespan="on", proxy_headers=False,
             timeout_graceful_shutdown=_GRACE_SECONDS, timeout_keep_alive=_IDLE_SECONDS, backlog=_BACKLOG,
             h11_max_incomplete_event_size=2**20,
         )  # fmt: skip

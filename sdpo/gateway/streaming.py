@@ -5,7 +5,7 @@ import json
 from collections import deque
 from typing import Any
 
-import httpx
+import aiohttp
 from starlette.types import Receive, Scope, Send
 
 from sdpo.gateway.answer import Answer, EventStream
@@ -14,7 +14,7 @@ from sdpo.gateway.exchanges import BROKEN, COMPLETE, Exchange
 from sdpo.gateway.gateway import Call, Gateway
 from sdpo.gateway.recording import Turn
 from sdpo.gateway.responses import error_body, listening
-from sdpo.gateway.upstream import UpstreamError
+from sdpo.gateway.upstream import UpstreamError, blocks_of
 from sdpo.gateway.writer import StoreUnavailable
 
 _WAITING = 4 * 2**20  # bytes that may wait to be sent before the upstream has to wait
@@ -23,8 +23,8 @@ _WAITING = 4 * 2**20  # bytes that may wait to be sent before the upstream has t
 class _Blocks:
     """What arrives from the upstream. While some of it is stored and sent, more comes together."""
 
-    def __init__(self, response: httpx.Response) -> None:
-        self.error: httpx.HTTPError | None = None
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.error: aiohttp.ClientError | None = None
         self.ended = False
         self._response = response
         self._blocks: deque[bytes] = deque()
@@ -34,15 +34,14 @@ class _Blocks:
 
     async def _read(self) -> None:
         try:
-            compressed = "content-encoding" in self._response.headers
-            async for block in self._response.aiter_bytes() if compressed else self._response.aiter_raw():
+            async for block in blocks_of(self._response):
                 self._blocks.append(block)
                 self._size += len(block)
                 self._changed.set()
                 if self._size > _WAITING:
                     self._room.clear()
                     await self._room.wait()
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             self.error = error
         finally:
             self.ended = True
@@ -75,7 +74,7 @@ class StreamedAnswer:
 
     def __init__(
         self,
-        response: httpx.Response,
+        response: aiohttp.ClientResponse,
         headers: list[tuple[bytes, bytes]],
         gateway: Gateway,
         call: Call,
@@ -164,7 +163,7 @@ class StreamedAnswer:
     async def _end(self, blocks: _Blocks) -> None:
         """Leave nothing open, however the answer ended."""
         await blocks.close()
-        await self._gateway.upstream.release(self._response)
+        self._response.release()
         try:
             await self._finish(self._answer.done)
         except StoreUnavailable:

@@ -1,14 +1,18 @@
 """The server behind the gateway: requests to it, and the error that a client gets when it does not answer."""
 
 import asyncio
+import json
+import os
 import posixpath
 import time
-from collections.abc import AsyncIterable, Iterable, Mapping
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
 import httpx
+from yarl import URL
 
 from sdpo.errors import one_line
 from sdpo.gateway.identity import OWN_HEADERS
@@ -31,8 +35,11 @@ _CONNECT_SECONDS = 10.0
 _MODELS_SECONDS = 30.0
 _STALE_SECONDS = 1.0  # within which a connection that was closed meanwhile fails
 _LIST_SECONDS = 5.0
-_POOL_SIZE = 16  # connections: to find a free one in a pool takes a time that grows with the square of their number
-_POOL = "sdpo_pool"
+_HEALTH_SECONDS = 3.0
+_KEPT_SECONDS = 4.0  # that a connection may be idle: uvicorn, of which most servers are made, closes it after 5
+_HEADER_BYTES = 2**16
+_HEADERS = 1000
+_ADDED = ("accept", "accept-encoding", "content-type", "user-agent")  # which aiohttp would put into a request
 
 
 class UpstreamError(Exception):
@@ -43,56 +50,45 @@ class UpstreamError(Exception):
         self.status, self.code, self.message = status, code, message
 
 
-class _Pool:
-    """Some of the connections, and how many requests they answer."""
-
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self.client, self.active = client, 0
-
-
 class Upstream:
-    """A client of the server at `url`."""
+    """A client of the server at `url`. Silence of more than `timeout` seconds is an error.
 
-    def __init__(self, url: str, api_key: str | None, timeout: float, at_once: int) -> None:
+    aiohttp's client, since a request of httpx's takes six times the work, which was half of what the gateway adds.
+    """
+
+    def __init__(self, url: str, api_key: str | None, timeout: float) -> None:
         url, basic = credentials(api_url(url, "UPSTREAM"))
         self.shown = shown_url(url)
         self._base = url
         self._root = url.removesuffix("/v1") if url.endswith("/v1") else None
         self._timeout = timeout
         self._authorization = f"Bearer {api_key}" if api_key else basic
-        trust = httpx.create_ssl_context() if url.startswith("https:") else False  # takes 0.1 s, so only once
-        self._pools = [
-            _Pool(
-                httpx.AsyncClient(
-                    timeout=httpx.Timeout(timeout, connect=min(timeout, _CONNECT_SECONDS), pool=None),
-                    limits=httpx.Limits(max_connections=None, max_keepalive_connections=_POOL_SIZE),
-                    verify=trust,
-                    trust_env=not is_loopback(url),
-                    follow_redirects=False,
-                    # Kept for all clients, a cookie that the server gave to one would be sent with others' requests.
-                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
-                )
-            )
-            for _ in range(max(1, at_once // _POOL_SIZE))
-        ]
+        self._opened: aiohttp.ClientSession | None = None
         self._first_model: tuple[float, str | None] = (float("-inf"), None)
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        if self._opened is None:  # not before: a session belongs to the loop that runs
+            trust = httpx.create_ssl_context() if self._base.startswith("https:") else True  # the same as our clients'
+            self._opened = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_SECONDS, ssl=trust),
+                # Kept for all clients, a cookie that the server gave to one would be sent with others' requests.
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=min(self._timeout, _CONNECT_SECONDS), sock_read=self._timeout
+                ),
+                proxy=_proxy(self._base),
+                skip_auto_headers=_ADDED,
+                max_line_size=_HEADER_BYTES,
+                max_field_size=_HEADER_BYTES,
+                max_headers=_HEADERS,
+            )
+        return self._opened
 
     async def close(self) -> None:
         """Close all connections."""
-        for pool in self._pools:
-            await pool.client.aclose()
-
-    def _pool(self) -> "_Pool":
-        """Return the first pool that has room, else the one with the fewest requests."""
-        free = (pool for pool in self._pools if pool.active < _POOL_SIZE)
-        return next(free, None) or min(self._pools, key=lambda pool: pool.active)
-
-    async def release(self, response: httpx.Response) -> None:
-        """Close a response, so that its connection can be used again."""
-        pool = response.extensions.pop(_POOL, None)
-        if pool is not None:
-            pool.active -= 1
-        await response.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
     def address(self, path: str, query: str = "") -> str:
         """Return the upstream's address of a path of the gateway, as it is on the wire."""
@@ -110,69 +106,76 @@ class Upstream:
         content: bytes | AsyncIterable[bytes] | None,
         query: str = "",
         length: str | None = None,
-    ) -> httpx.Response:
+        untouched: bool = False,
+    ) -> aiohttp.ClientResponse:
         """Send a request and return the response, whose body is not read yet. Raises UpstreamError.
 
-        `length` is that of a content which comes in parts.
+        `length` is that of a content which comes in parts. The response's body is decompressed, unless `untouched`. It
+        is to be released at the end, which `read` does.
         """
         passed = self._headers(headers)
         passed += [("content-length", length)] if length is not None and content is not None else []
-        pool = self._pool()
         try:
-            request = pool.client.build_request(method, self.address(path, query), headers=passed, content=content)
-        except (httpx.InvalidURL, ValueError) as error:
+            url = URL(self.address(path, query), encoded=True)
+            return await self._sent(method, url, passed, content, not untouched, again=isinstance(content, bytes))
+        except (aiohttp.InvalidURL, ValueError) as error:
             raise UpstreamError(400, "invalid_path", f"The path cannot be passed on ({_words(error)}).") from None
-        pool.active += 1
-        try:
-            response = await self._sent(pool.client, request, again=isinstance(content, bytes))
-        except BaseException:
-            pool.active -= 1
-            raise
-        response.extensions[_POOL] = pool
-        return response
 
-    async def _sent(self, client: httpx.AsyncClient, request: httpx.Request, again: bool) -> httpx.Response:
+    async def _sent(
+        self,
+        method: str,
+        url: URL,
+        headers: list[tuple[str, str]],
+        content: bytes | AsyncIterable[bytes] | None,
+        decompress: bool,
+        again: bool,
+    ) -> aiohttp.ClientResponse:
         started = time.monotonic()
         try:
-            return await client.send(request, stream=True)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+            return await self._session.request(
+                method, url, headers=headers, data=content, allow_redirects=False, auto_decompress=decompress
+            )
+        except aiohttp.InvalidURL:
+            raise
+        except aiohttp.ClientError as error:
             # The upstream closed a connection that it had kept, at the moment at which this request took it.
-            no_answer = not isinstance(error, httpx.RemoteProtocolError) or "without sending a response" in str(error)
-            if again and no_answer and time.monotonic() - started < _STALE_SECONDS:
-                return await self._sent(client, request, again=False)
-            raise self._failed(error) from None
-        except httpx.HTTPError as error:
+            closed = isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError)
+            closed &= not isinstance(error, aiohttp.ClientConnectorError)
+            if again and closed and time.monotonic() - started < _STALE_SECONDS:
+                return await self._sent(method, url, headers, content, decompress, again=False)
             raise self._failed(error) from None
 
-    async def read(self, response: httpx.Response) -> bytes:
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the whole body of a response. Raises UpstreamError."""
         try:
-            return await response.aread()
-        except httpx.HTTPError as error:
+            return await response.read()
+        except aiohttp.ClientError as error:
             raise self.broke_off(error) from None
         finally:
-            await self.release(response)
+            response.release()
 
-    def broke_off(self, error: httpx.HTTPError) -> UpstreamError:
+    def broke_off(self, error: aiohttp.ClientError) -> UpstreamError:
         """Return the error of an answer that ended before its end."""
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, TimeoutError):
             return self._failed(error)
         return UpstreamError(
             502, "upstream_broke_off", f"The upstream {self.shown} broke its answer off ({_words(error)})."
         )
 
-    async def models(self, headers: Iterable[tuple[str, str]] = ()) -> tuple[httpx.Response, dict[str, Any] | None]:
-        """Return the upstream's response to a request for its models, and the list; None if it gave none.
+    async def models(
+        self, headers: Iterable[tuple[str, str]] = ()
+    ) -> tuple[aiohttp.ClientResponse, bytes, dict[str, Any] | None]:
+        """Return the upstream's response to a request for its models, its body, and the list; None if it gave none.
 
         Raises UpstreamError.
         """
         response = await self.send("GET", "/v1/models", headers, None)
-        await self.read(response)
+        content = await self.read(response)
         try:
-            listed = response.json()
+            listed = json.loads(content)
         except ValueError:
-            return response, None
-        return response, listed if response.status_code == 200 and isinstance(listed, dict) else None
+            return response, content, None
+        return response, content, listed if response.status == 200 and isinstance(listed, dict) else None
 
     async def first_model(self) -> str | None:
         """Return the first model that the upstream lists, remembered for a while; None if it does not answer soon.
@@ -183,7 +186,7 @@ class Upstream:
         if name is None or time.monotonic() - asked_at > _MODELS_SECONDS:
             try:
                 async with asyncio.timeout(_LIST_SECONDS):
-                    _, listed = await self.models()
+                    _, _, listed = await self.models()
             except (UpstreamError, TimeoutError):
                 return name  # the request itself will say what the matter is
             name = next((one["id"] for one in models_in(listed) if isinstance(one.get("id"), str)), None)
@@ -195,13 +198,14 @@ class Upstream:
 
     async def healthy(self) -> str | None:
         """Return None if the upstream answers, else what is the matter. One that has no /health answers that too."""
+        limit = aiohttp.ClientTimeout(total=min(self._timeout, _HEALTH_SECONDS))
+        address = URL(self.address("/health"), encoded=True)
+        asked = self._session.get(address, headers=self._headers([]), allow_redirects=False, timeout=limit)
         try:
-            response = await self._pool().client.get(
-                self.address("/health"), headers=self._headers([]), timeout=httpx.Timeout(min(self._timeout, 3.0))
-            )
-        except httpx.HTTPError as error:
+            async with asked as response:
+                return None if response.status < 500 else f"status {response.status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
             return _words(error)
-        return None if response.status_code < 500 else f"status {response.status_code}"
 
     def _headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         given = [(name.lower(), value) for name, value in headers]
@@ -214,36 +218,48 @@ class Upstream:
         return kept
 
     def _failed(self, error: Exception) -> UpstreamError:
-        if isinstance(error, httpx.ConnectTimeout | httpx.ConnectError):
-            status = 504 if isinstance(error, httpx.ConnectTimeout) else 502
+        if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
+            status = 504 if isinstance(error, TimeoutError) else 502
             return UpstreamError(
                 status, "upstream_unreachable", f"The upstream {self.shown} cannot be reached ({_words(error)})."
             )
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, TimeoutError):
             return UpstreamError(
                 504, "upstream_timeout", f"The upstream {self.shown} was silent for {self._timeout:g} seconds."
             )
         return UpstreamError(502, "upstream_error", f"The upstream {self.shown} gave no answer ({_words(error)}).")
 
 
+async def blocks_of(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the body of a response as it comes. Raises aiohttp.ClientError where it breaks off."""
+    try:
+        async for block in response.content.iter_any():
+            yield block
+    except aiohttp.ClientError:
+        # aiohttp gives the error in place of what arrived just before it, which is the client's all the same.
+        if rest := response.content._read_nowait(-1):
+            yield rest
+        raise
+
+
 async def what_it_serves(url: str, api_key: str | None, timeout: float) -> str:
     """Return in a sentence whether the server answers, and the models it lists."""
-    upstream = Upstream(url, api_key, min(timeout, _LIST_SECONDS), 1)
+    upstream = Upstream(url, api_key, min(timeout, _LIST_SECONDS))
     try:
-        response, listed = await upstream.models()
+        response, _, listed = await upstream.models()
     except UpstreamError as error:
         return f"warning: {error.message} The gateway starts all the same."
     finally:
         await upstream.close()
     if listed is None:
-        return f"warning: {upstream.shown} answers {response.status_code} when it is asked for its models."
+        return f"warning: {upstream.shown} answers {response.status} when it is asked for its models."
     names = [str(one["id"]) for one in models_in(listed) if "id" in one]
     return f"{upstream.shown} answers and serves: {', '.join(names) or 'no model by name (set UPSTREAM_MODEL)'}"
 
 
-def response_headers(response: httpx.Response, *, decoded: bool = False) -> list[tuple[bytes, bytes]]:
+def response_headers(response: aiohttp.ClientResponse, *, decoded: bool = False) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response to pass on; `decoded` if its body is passed on decompressed or changed."""
-    raw = [(name.lower(), value) for name, value in response.headers.raw]
+    raw = [(name.lower(), value) for name, value in response.raw_headers]
     dropped = _HOP_BY_HOP | connection_headers((name.decode("latin-1"), value.decode("latin-1")) for name, value in raw)
     # Date and Server are the gateway's own.
     dropped |= {"date", "server", "content-length", "content-encoding"} if decoded else {"date", "server"}
@@ -280,5 +296,17 @@ def is_chat(method: str, path: str) -> bool:
     return method == "POST" and posixpath.normpath("/" + path.strip("/")).endswith("/chat/completions")
 
 
+def _proxy(url: str) -> str | None:
+    """Return the proxy that the environment names for an address, None for a server on this machine."""
+    parts = urlsplit(url)
+    if is_loopback(url) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    named = getproxies()
+    return named.get(parts.scheme) or named.get("all")
+
+
 def _words(error: Exception) -> str:
-    return one_line(error, 120)
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        number = error.os_error.errno
+        return os.strerror(number) if number > 0 else one_line(error.os_error, 120)
+    return one_line(error, 120) or "no answer in time"

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Executable, bindparam, delete, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy import Executable, bindparam, delete, update
+from sqlalchemy.exc import DBAPIError
 
 from sdpo.errors import RunError, one_line
+from sdpo.gateway.direct import DirectConnection
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, OPT_OUTS, PIECES, RATINGS
 from sdpo.gateway.store import Store
 
@@ -36,8 +37,8 @@ class Writer:
 
     def __init__(self, store: Store) -> None:
         self.commits = 0
-        self._store = store
-        self._statements = _statements(store)
+        self._database = DirectConnection(store.engine)
+        self._statements = [(kind, self._database.compile(statement)) for kind, statement in _statements(store)]
         self._queue: queue.SimpleQueue[tuple[Callable[[], Rows] | Rows, _Done] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
@@ -62,6 +63,7 @@ class Writer:
                 batch += [] if first is None else [first]
             self._commit(batch)
             if first is None:
+                self._database.close()
                 return
 
     def _commit(self, batch: Sequence[tuple[Callable[[], Rows] | Rows, _Done]]) -> None:
@@ -74,7 +76,7 @@ class Writer:
         try:
             self._write([rows for rows, _ in jobs])
         except Exception as error:
-            if len(jobs) > 1 and not isinstance(error, OperationalError):
+            if len(jobs) > 1 and not isinstance(error, self._database.unavailable):
                 for one in jobs:  # one of them cannot be written: the others can
                     self._commit([one])
                 return
@@ -86,25 +88,20 @@ class Writer:
     def _write(self, jobs: Sequence[Rows]) -> None:
         for wait in (*_WAITS, None):
             try:
-                with self._store.writing.begin() as connection:
-                    self._execute(connection, jobs)
+                with self._database.transaction() as cursor:
+                    self._execute(cursor, jobs)
                 self.commits += 1
                 return
-            except OperationalError:
+            except self._database.unavailable:
                 if wait is None:
                     raise
                 time.sleep(wait)
 
-    def _execute(self, connection: Connection, jobs: Sequence[Rows]) -> None:
+    def _execute(self, cursor: Any, jobs: Sequence[Rows]) -> None:
         for kind, statement in self._statements:
             rows = [row for job in jobs for row in job.get(kind, ())]
-            if kind == "finishes":
-                rows = [{"exchange_id": row["id"], **{name: row[name] for name in ANSWER_COLUMNS}} for row in rows]
             if rows:
-                connection.execute(statement, rows)
-                if kind == "finishes":
-                    gone = delete(PIECES).where(PIECES.c.exchange == bindparam("exchange_id"))
-                    connection.execute(gone, [{"exchange_id": row["exchange_id"]} for row in rows])
+                statement.execute(cursor, rows)
 
 
 def _resolve(done: Sequence[_Done], error: Exception | None = None) -> None:
@@ -124,7 +121,7 @@ def _resolve(done: Sequence[_Done], error: Exception | None = None) -> None:
 
 def _statements(store: Store) -> list[tuple[str, Executable]]:
     pieces, ratings = store.insert(PIECES), store.insert(RATINGS)
-    finish = update(EXCHANGES).where(EXCHANGES.c.id == bindparam("exchange_id"))
+    finish = update(EXCHANGES).where(EXCHANGES.c.id == bindparam("id"))
     return [
         ("conversations", store.insert(CONVERSATIONS).on_conflict_do_nothing()),
         ("exchanges", store.insert(EXCHANGES).on_conflict_do_nothing()),
@@ -135,6 +132,7 @@ def _statements(store: Store) -> list[tuple[str, Executable]]:
             ),
         ),
         ("finishes", finish.values({name: bindparam(name) for name in ANSWER_COLUMNS})),
+        ("finishes", delete(PIECES).where(PIECES.c.exchange == bindparam("id"))),
         ("opt_outs", store.insert(OPT_OUTS).on_conflict_do_nothing()),
         (
             "ratings",
