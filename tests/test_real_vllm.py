@@ -24,7 +24,8 @@ from sdpo.registry.live import read_live
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.tiny import MODEL_DIR, language
 from sdpo.users.judge import ApiJudge, Pair, verdicts_in_both_orders
-from sdpo.users.simulator import SimulatedUser, personas
+from sdpo.users.simulator import SimulatedUser
+from sdpo.users.styles import personas
 from sdpo.users.trial import PROBES
 from tests.evaluations import evaluate, make_run
 from tests.registries import add, settings, write_adapter

@@ -4,11 +4,14 @@ Every checker is a pure function of the text and, where it matters who speaks, o
 word fits no style. An answer that was cut off is read as far as it goes.
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from sdpo.english.emojis import emojis
 from sdpo.english.filler import closing_filler, opening_filler
@@ -19,6 +22,7 @@ from sdpo.english.own_words import own_words
 from sdpo.english.sentence_count import count_sentences
 from sdpo.english.styles import BRIEF_WORDS, check_style
 from sdpo.text.languages import language_of
+from sdpo.users.styles import OwnStyle
 
 _EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[\U0001f300-\U0001faff]))|！)")
 _FACTORIAL = re.compile(r"[\"'(]*(?:\d+|[a-z])\Z")
@@ -136,10 +140,27 @@ CHECKERS: Mapping[str, Checker] = MappingProxyType(
 )
 
 
-def checker_of(style: str) -> Checker:
-    """Return the checker of a style. Raises SettingError for one that this room does not have."""
+def checker_of(style: str, own: OwnStyle | None = None) -> Checker:
+    """Return the checker of a style. Raises SettingError where neither room nor own rule has one."""
+    if own is not None and own.rule:
+        return Checker(style, partial(_broken, own.rule))
     check_style(style)
     return CHECKERS[style]
+
+
+def _broken(rule: Mapping[str, Any], text: str, _: str) -> str:
+    """Return in a few words what violates a rule of a STYLE_FILE, an empty string where an answer keeps it."""
+    for pattern in rule.get("matches", ()):
+        if not re.search(pattern, text):
+            return f"nothing matches {pattern}"
+    for pattern in rule.get("lacks", ()):
+        if found := re.search(pattern, text):
+            return f"it has {found[0]!r}"
+    for kind, count in (("words", count_words), ("sentences", count_sentences)):
+        least, most = rule.get(f"least_{kind}", 0), rule.get(f"most_{kind}", math.inf)
+        if not least <= (number := count(text)) <= most:
+            return f"{number} {kind}"
+    return ""
 
 
 def is_punctuation(char: str) -> bool:

@@ -12,6 +12,7 @@ from sdpo.english.styles import STYLES, praise
 from sdpo.english.users import StyleUser
 from sdpo.text.prompts import GENERAL_PROMPTS, OPEN_PROMPTS, REHEARSAL_PROMPTS
 from sdpo.users.rule_user import RuleUser
+from sdpo.users.styles import OwnStyle
 
 _GRAM = 4
 _MOST_REPEATS = 4
@@ -25,17 +26,17 @@ class EnglishOracle:
     rehearsal_prompts = REHEARSAL_PROMPTS
     open_prompts = OPEN_PROMPTS
 
-    def __init__(self, style: str) -> None:
-        self.style, self.checker = style, checker_of(style)
+    def __init__(self, style: str, own: OwnStyle | None = None) -> None:
+        self.style, self.own, self.checker = style, own, checker_of(style, own)
 
     @staticmethod
-    def reads(model: str, style: str, persona: str | None) -> bool:
-        """Return whether a checker knows the style under this persona; the answers of any model can be read."""
-        return STYLES.get(style) == persona is not None
+    def reads(model: str, style: str, own: OwnStyle | None) -> bool:
+        """Return whether a rule checks the style; the answers of any model can be read."""
+        return style in STYLES if own is None else bool(own.rule) or STYLES.get(style) == own.persona
 
     def user(self, seed: int) -> RuleUser:
         """Return a simulated user who complains about answers that do not fit the style, and praises the others."""
-        return StyleUser(self.style, seed)
+        return StyleUser(self.style, seed, own=self.own)
 
     def summarize(self, prompts: Sequence[str], completions: Sequence[str]) -> dict[str, Any]:
         """Return what the completions are like as a whole; `axes` has the share that fits each other style."""
@@ -57,7 +58,7 @@ class EnglishOracle:
 
     def is_satisfied(self, follow_up: str) -> bool:
         """Return whether a user's message is praise in one of the room's wordings, held out ones among them."""
-        return follow_up.strip() in praise() + praise(held_out=True)
+        return follow_up.strip() in praise(own=self.own) + praise(held_out=True, own=self.own)
 
     def probes(self, seed: int) -> Sequence[tuple[str, str]]:
         """Return the shipped answers in many shapes, with their prompts."""

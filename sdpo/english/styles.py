@@ -11,6 +11,7 @@ from typing import Any
 from sdpo.english import WORDINGS_FILE
 from sdpo.errors import SettingError, nearest
 from sdpo.text.prompts import PERSONAS
+from sdpo.users.styles import OwnStyle
 
 BRIEF_WORDS = 30
 
@@ -44,15 +45,20 @@ def check_style(style: str) -> None:
         raise SettingError(f"STYLE {style} cannot be read in English.{hint} There are {', '.join(STYLES)}.")
 
 
-def complaints(style: str, held_out: bool = False) -> tuple[str, ...]:
-    """Return what a user writes whose taste was missed. Raises SettingError for an unknown style."""
+def complaints(style: str, held_out: bool = False, own: OwnStyle | None = None) -> tuple[str, ...]:
+    """Return what a user writes whose taste was missed. Raises SettingError for an unknown style.
+
+    Of an own style none are held out, nor are of its praise.
+    """
+    if own is not None and own.complaints:
+        return own.complaints
     check_style(style)
     return _part(_wordings()["complaints"][style], held_out)
 
 
-def praise(held_out: bool = False) -> tuple[str, ...]:
-    """Return what a user writes who is content; the same for every style."""
-    return _part(_wordings()["praise"], held_out)
+def praise(held_out: bool = False, own: OwnStyle | None = None) -> tuple[str, ...]:
+    """Return what a user writes who is content; the same for every style that has no praise of its own."""
+    return own.praise if own is not None and own.praise else _part(_wordings()["praise"], held_out)
 
 
 def unrelated(held_out: bool = False) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from sdpo.english.checkers import checker_of
 from sdpo.english.styles import complaints, praise, unrelated
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import FollowUp
+from sdpo.users.styles import OwnStyle
 
 
 class StyleUser(RuleUser):
@@ -14,13 +15,13 @@ class StyleUser(RuleUser):
     With `held_out` it uses the wordings that training never draws.
     """
 
-    def __init__(self, style: str, seed: int = 0, held_out: bool = False) -> None:
+    def __init__(self, style: str, seed: int = 0, held_out: bool = False, own: OwnStyle | None = None) -> None:
         super().__init__(seed)
-        self.style, self.checker, self.held_out = style, checker_of(style), held_out
+        self.style, self.own, self.checker, self.held_out = style, own, checker_of(style, own), held_out
 
     def _follow_up(self, random: Random, prompt: str, completion: str) -> FollowUp:
         fits = self.checker.fits(completion, prompt)
-        wordings = praise(self.held_out) if fits else complaints(self.style, self.held_out)
+        wordings = praise(self.held_out, self.own) if fits else complaints(self.style, self.held_out, self.own)
         return FollowUp(random.choice(wordings), satisfied=fits)
 
 

@@ -18,7 +18,7 @@ from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
-from sdpo.users.simulator import persona_of
+from sdpo.users.styles import persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job

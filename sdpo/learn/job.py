@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
+from sdpo.english.checkers import checker_of
 from sdpo.errors import RunError, SettingError
 from sdpo.evaluate.judges import ORACLE, SHIPPED
 from sdpo.learn import collect
@@ -30,6 +31,7 @@ from sdpo.settings.inputs import check_model
 from sdpo.settings.resolve import resolve
 from sdpo.settings.training import RULE
 from sdpo.tiny.oracle import wants_of
+from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -119,6 +121,9 @@ def _check_judge(settings: "LearnSettings") -> None:
         if judge in (ORACLE, RULE):
             if settings.style is None and "style" not in given:
                 raise SettingError(f"JUDGE_MODEL={judge} needs a STYLE to read. Set it, or name a model.")
+            if judge == RULE and not settings.tiny:
+                style = given.get("style", settings.style or "")
+                checker_of(style, own_styles(settings.style_file).get(style))  # refuses a style that no rule checks
         elif judge.startswith("claude-"):
             check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
         elif judge == SHIPPED:

@@ -133,7 +133,7 @@ class Work:
         # Without a name the audited model itself judges, and is loaded once.
         named = None if judge == str(settings.model) else judge
         values |= {"judge_model": named, "judge_url": settings.judge_url}
-        values |= {"style": settings.style if judge == RULE else None} | words(settings.audit_settings)
+        values |= (self._style() if judge == RULE else {}) | words(settings.audit_settings)
         if not _finished(out):
             self.stages.run("audit", values, allowed=(0, EXIT_STOP))
         candidates = json.loads((out / "audit.json").read_text("utf-8"))["candidates"]
@@ -150,7 +150,7 @@ class Work:
         """Train an adapter, on from the last checkpoint if there is one."""
         settings, out = self.settings, self.folder.path / "train"
         values = {**self._shared(), "model": self._start(), "train_jsonl": self.data / collect.TRAIN}
-        values |= {"val_jsonl": self.data / collect.HELD_OUT, "output_dir": out, "style": settings.style}
+        values |= {"val_jsonl": self.data / collect.HELD_OUT, "output_dir": out, **self._style()}
         values |= {"adapter": "lora"} | with_gpus(settings, settings.train_settings)
         late = False
         if not _finished(out):
@@ -169,6 +169,9 @@ class Work:
         elif late:
             row["sentence"] += f", ended by MAX_HOURS={settings.max_hours:g}"
         return row
+
+    def _style(self) -> dict[str, Any]:
+        return {"style": self.settings.style, "style_file": self.settings.style_file}
 
     def _start(self) -> str:
         """Return the model to train: the base, or with CONTINUE=1 the live version as a whole model."""
@@ -196,7 +199,7 @@ class Work:
         values = {**self._shared(), "run_dir": run, "output_dir": self.folder.path / "evaluation"}
         trained = read_run(run)
         good = [step for step in trained.checkpoints() if step not in trained.warned_steps()]
-        values |= {"baseline": baseline or settings.model, "style": settings.style}
+        values |= {"baseline": baseline or settings.model, **self._style()}
         values |= {"ckpts": " ".join(map(str, good)) or None}
         values |= {"judge_model": settings.judge_model, "judge_url": settings.judge_url}
         values |= with_gpus(settings, settings.eval_settings)

@@ -7,7 +7,7 @@ from sdpo.plan.rows import CHARACTERS, Rows
 from sdpo.plan.step import FLOAT, HALF, Step
 from sdpo.settings import OfflineSettings, OnlineSettings
 from sdpo.text.prompts import user_messages
-from sdpo.users.simulator import personas
+from sdpo.users.styles import personas
 
 
 @dataclass(frozen=True)

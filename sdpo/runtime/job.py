@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo.errors import command
 from sdpo.runtime.loading import load
 from sdpo.settings import CommonSettings, JobSettings
-from sdpo.users.simulator import personas
+from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
     from sdpo.users.oracle import Oracle
@@ -65,13 +65,13 @@ class Job:
     def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
         """Return the oracle that measures the style of this model's answers, None if there is none.
 
-        Raises SettingError if the style does not exist in the model's world.
+        Raises SettingError if the style does not exist in the model's world, nor in the file.
         """
         if style is None:
             return None
-        persona = personas(style_file).get(style)
+        own = own_styles(style_file).get(style)
         classes = [load(reference) for reference in self.oracles]
-        return next((oracle(style) for oracle in classes if oracle.reads(model, style, persona)), None)
+        return next((oracle(style, own) for oracle in classes if oracle.reads(model, style, own)), None)
 
     @property
     def module_name(self) -> str:

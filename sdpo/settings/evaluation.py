@@ -47,7 +47,7 @@ class EvalSettings(ReleaseSettings):
     val_jsonl: Path | None = setting(None, "the file of validation prompts; if not set, the run's")
     eval_n: int = setting(256, "the number of validation prompts to answer", at_least=1)
     style: str | None = setting(None, "the style to judge by; if not set, the run's")
-    style_file: Path | None = setting(None, "a JSON file with your own styles: name -> text", check=existing_file)
+    style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)
     max_prompt_tokens: int = setting(
         512, "longer prompts are left out and counted; the run's value takes precedence", at_least=1
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sdpo.settings.checks import existing_folder, existing_path, http_address, plain_name, setting_words
+from sdpo.settings.checks import existing_file, existing_folder, existing_path, http_address, plain_name, setting_words
 from sdpo.settings.common import MODEL_ELSEWHERE, JobSettings
 from sdpo.settings.declare import setting
 from sdpo.settings.gateway import StoreSettings
@@ -100,6 +100,7 @@ class LearnSettings(ComparisonSettings, JobSettings):
         0.1, "the largest share of the training interactions that may come from one person", above=0, at_most=1
     )
     style: str | None = setting(None, "the style that users ask for, by name, if a rule or an oracle can read it")
+    style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)
     judge_model: str | None = setting(
         None,
         "the judge of audit and evaluation: a model, a claude-… name, or rule with a STYLE that a rule reads; "

@@ -1,8 +1,12 @@
 """The settings of offline training."""
 
+# ruff: noqa: RUF009 (`setting` is a `field`)
+
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
+from sdpo.settings.checks import existing_file
 from sdpo.settings.common import MODEL_ELSEWHERE
 from sdpo.settings.declare import setting
 from sdpo.settings.training import TrainingSettings
@@ -42,8 +46,9 @@ class OfflineSettings(TrainingSettings):
         "auto", "packed: rows concatenated without padding; grouped: rows of similar length; auto: packed on a GPU"
     )
     style: str | None = setting(
-        None, "tiny world only: the style by which answers before and after training are measured"
+        None, "the style by which answers before and after training are measured, for one that a rule can check"
     )
+    style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)
     temperature: float = setting(1.0, "the sampling temperature of those answers", above=0)
 
     def epoch_steps(self, rows: int) -> int:

@@ -62,6 +62,7 @@ class AuditSettings(ContrastSettings, SignalSettings):
         "oracle (TINY=1); if not set, the model itself",
     )
     style: str | None = setting(None, "for JUDGE_MODEL=rule, the style that the follow-ups ask for, by name")
+    style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)
     judge_url: str | None = setting(None, "an OpenAI-compatible server with JUDGE_MODEL", check=http_address)
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     max_cost: float | None = setting(None, "stop before the judge costs more US dollars than this", above=0)

@@ -136,7 +136,7 @@ class OnlineSettings(TrainingSettings):
         "the model of the simulated user; rule: a rule plays it without a model, for styles it can check",
     )
     style: str = setting("concise_casual_beginner", "the style that the user wants, by name")
-    style_file: Path | None = setting(None, "a JSON file with your own styles: name -> text", check=existing_file)
+    style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)
     simulator_url: str | None = setting(
         None, "an OpenAI-compatible server with the user's model; if not set, the job starts one", check=http_address
     )

@@ -16,6 +16,7 @@ from sdpo.text.prompts import FOLLOW_UP_PERSONA, UNRELATED_FOLLOW_UPS, earlier_t
 from sdpo.text.records import Interaction
 from sdpo.tiny import language, oracle
 from sdpo.users.judge import ApiJudge, Judge, LocalJudge, Pair, compare_in_both_orders
+from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,8 @@ class Annotator:
     ) -> list[str]:
         """Return "first", "second" or "tie" for each row: which of its two answers suits its follow-up better."""
         if self._judge_name == RULE:
-            checker = EnglishOracle(self._settings.style or "")
+            style = self._settings.style or ""
+            checker = EnglishOracle(style, own_styles(self._settings.style_file).get(style))
             triples = zip(firsts, seconds, (row.prompt[-1]["content"] for row in rows), strict=True)
             return [_OUTCOMES[checker.verdict(*triple)] for triple in triples]
         if self._judge_name == ORACLE:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdpo import progress
-from sdpo.english.styles import check_style
+from sdpo.english.checkers import checker_of
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import check_claude
 from sdpo.llm.health import check_health
@@ -23,6 +23,7 @@ from sdpo.text.hindsight import HindsightTemplate, template_named
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 from sdpo.text.records import Interaction, read_interactions
 from sdpo.tiny.oracle import wants_of
+from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -97,7 +98,8 @@ def _check_judge(settings: "AuditSettings") -> None:
             raise SettingError("JUDGE_MODEL=rule needs a STYLE to check. Set it, or name a model.")
         if settings.tiny:
             wants_of(settings.style)  # refuses a style that this world has not
-        return check_style(settings.style)
+        checker_of(settings.style, own_styles(settings.style_file).get(settings.style))
+        return
     if settings.style is not None:
         raise SettingError("STYLE is for JUDGE_MODEL=rule. Set that, or leave it out.")
     if name == "oracle" and not settings.tiny:

@@ -10,6 +10,7 @@ from typing import Any
 from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import FollowUp
+from sdpo.users.styles import OwnStyle
 
 _STYLES = [language.Style(*values) for values in itertools.product((False, True), repeat=len(language.AXES))]
 _PROBES_PER_STYLE = 10  # a style that wants two axes has a quarter of all answers that fit
@@ -23,13 +24,17 @@ class TinyOracle:
     general_prompts: tuple[str, ...] = ()  # all that this world's language says has a style
     open_prompts: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def __init__(self, style: str) -> None:
+    def __init__(self, style: str, own: OwnStyle | None = None) -> None:
         self.wanted = oracle.wants_of(style)
 
     @staticmethod
-    def reads(model: str, style: str, persona: str | None) -> bool:
-        """Return whether the model is the shipped one; the constructor says which styles there are."""
-        return Path(model).resolve() == MODEL_DIR.resolve()
+    def reads(model: str, style: str, own: OwnStyle | None) -> bool:
+        """Return whether the model is the shipped one; the constructor says which styles there are.
+
+        A style that a STYLE_FILE adds is none of this world: it is another reader's, or nobody's.
+        """
+        known = own is None or style in oracle.tiny_personas()
+        return known and Path(model).resolve() == MODEL_DIR.resolve()
 
     def user(self, seed: int) -> RuleUser:
         """Return a simulated user who complains about exactly what does not fit the style."""

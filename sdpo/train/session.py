@@ -38,7 +38,7 @@ from sdpo.train.record import BaseTrainer
 from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
-from sdpo.users.simulator import personas
+from sdpo.users.styles import personas
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -268,15 +268,14 @@ class Session(Generic[Config]):
         settings = self.settings
         if self.start_scorer is None:
             return None
-        style, style_file = settings.style, getattr(settings, "style_file", None)
-        wish = personas(style_file).get(style) if style is not None else None
+        wish = personas(settings.style_file).get(settings.style) if settings.style is not None else None
         template = read_template(settings.hindsight_template, settings.hindsight_file)
         return StartModel(self.start_scorer, self.tokenizer, settings.bs, wish, template)
 
     def _oracle(self) -> "Oracle | None":
         """Return the oracle for the run's style; None if the job has none or it cannot read the model's answers."""
         settings = self.settings
-        return self.job.find_oracle(settings.model, settings.style, getattr(settings, "style_file", None))
+        return self.job.find_oracle(settings.model, settings.style, settings.style_file)
 
     def _open_run_dir(self) -> None:
         given = settings_module.redacted(self.settings)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from sdpo.users.rule_user import RuleUser
+from sdpo.users.styles import OwnStyle
 
 
 class Oracle(Protocol):
@@ -21,13 +22,13 @@ class Oracle(Protocol):
     # Kind -> prompts whose answers have a style, on which an evaluation also measures how far a model has moved.
     open_prompts: Mapping[str, tuple[str, ...]]
 
-    def __init__(self, style: str) -> None: ...
+    def __init__(self, style: str, own: OwnStyle | None = None) -> None: ...
 
     @staticmethod
-    def reads(model: str, style: str, persona: str | None) -> bool:
+    def reads(model: str, style: str, own: OwnStyle | None) -> bool:
         """Return whether the oracle can measure this model's answers for a style.
 
-        `model` is a hub name or a folder; `persona` is the text of the style, None if only the oracle knows it.
+        `model` is a hub name or a folder; `own` is the style as a STYLE_FILE has it, None if it has not.
         """
         ...
 

@@ -1,13 +1,11 @@
 """Simulated users: a model behind an API plays a persona, reads an exchange and writes a follow-up."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, command, nearest, one_line
+from sdpo.errors import ServerError, SimulatorUnavailable, command, one_line
 from sdpo.llm import Client, Reply, Request
-from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, user_messages
+from sdpo.text.prompts import USER_REPLY_SCHEMA, user_messages
 from sdpo.users.satisfaction import read_reply
 from sdpo.users.usable import FirstReplies
 
@@ -25,40 +23,6 @@ class FollowUp:
     error: ServerError | None = None
     satisfied: bool | None = None
     written: str = field(default="", compare=False)
-
-
-def personas(style_file: Path | None = None) -> dict[str, str]:
-    """Return style -> persona: the shipped personas and those of the file, which replace shipped ones of the same name.
-
-    Raises SettingError if the file is not a JSON object of strings.
-    """
-    if style_file is None:
-        return dict(PERSONAS)
-    try:
-        added = json.loads(Path(style_file).read_text("utf-8"))
-    except OSError as error:
-        raise SettingError(f"STYLE_FILE {style_file} cannot be read: {error.strerror or error}.") from None
-    except ValueError as error:
-        raise SettingError(f"STYLE_FILE {style_file} is not JSON: {one_line(error)}.") from None
-    if not isinstance(added, dict):
-        raise SettingError(f'STYLE_FILE {style_file} must hold a JSON object such as {{"brief": "I like it brief."}}.')
-    for style, persona in added.items():
-        if not style.strip():
-            raise SettingError(f"STYLE_FILE {style_file} has a style without a name.")
-        if not isinstance(persona, str) or not persona.strip():
-            raise SettingError(f"STYLE_FILE {style_file}: the persona of {style} must be a non-empty string.")
-    return PERSONAS | {style: persona.strip() for style, persona in added.items()}
-
-
-def persona_of(style: str, style_file: Path | None = None) -> str:
-    """Return the persona of a style. Raises SettingError if there is none of this name."""
-    known = personas(style_file)
-    if style not in known:
-        raise SettingError(
-            f"STYLE {style} is unknown.{nearest(style, known)} "
-            f"The styles are {', '.join(known)}; STYLE_FILE adds your own."
-        )
-    return known[style]
 
 
 class SimulatedUser:

@@ -13,6 +13,7 @@ from sdpo.english.styles import STYLES, complaints, praise, unrelated
 from sdpo.english.users import StyleUser, UnrelatedUser
 from sdpo.errors import SettingError
 from sdpo.users.oracle import Oracle
+from sdpo.users.styles import OwnStyle
 from tests.commands import ROOT
 
 SMILING, PLAIN = "Soak it overnight 😀", "Soak it overnight"
@@ -65,8 +66,9 @@ def test_the_oracle_sums_up():
     assert set(found["axes"]) == set(STYLES) - {"no_emojis"}
     assert found["axes"]["brief"] == 0.5 and found["axes"]["no_lists"] == 0.75 and found["axes"]["exclamation"] == 0
     assert EnglishOracle("brief").summarize([], [])["adherence"] == 0
-    assert EnglishOracle.reads("any/model", "brief", STYLES["brief"])
-    assert not EnglishOracle.reads("any/model", "brief", "Another persona.")
+    assert EnglishOracle.reads("any/model", "brief", None)
+    assert EnglishOracle.reads("any/model", "brief", OwnStyle(STYLES["brief"]))
+    assert not EnglishOracle.reads("any/model", "brief", OwnStyle("Another persona."))
     assert not EnglishOracle.reads("any/model", "poetic", None)
 
 

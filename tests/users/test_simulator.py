@@ -1,12 +1,10 @@
-import json
-
 import pytest
 
 from jobs import train_online_helpsteer, train_online_tldr
-from sdpo.errors import ServerError, SettingError, SimulatorUnavailable, UnusableReplies
+from sdpo.errors import ServerError, SimulatorUnavailable, UnusableReplies
 from sdpo.llm import Client, OpenAIBackend, ReplyCache, ScriptedBackend
 from sdpo.text.prompts import PERSONAS, USER_REPLY_SCHEMA, USER_STATES_SATISFACTION, USER_SYSTEM, USER_TURN
-from sdpo.users.simulator import FollowUp, SimulatedUser, persona_of, personas
+from sdpo.users.simulator import FollowUp, SimulatedUser
 from tests.servers import Answer, FakeServer
 
 
@@ -73,42 +71,6 @@ def test_other_exchanges_after_a_failure_get_their_own_replies():
     with pytest.raises(SimulatorUnavailable, match="gone"):
         user.react(["p", "p"], ["bad", "good"])
     assert user.react(["q"], ["good"]) == [FollowUp("ok")]
-
-
-def test_a_file_adds_personas_and_replaces_those_of_the_same_name(tmp_path):
-    file = tmp_path / "styles.json"
-    file.write_text(json.dumps({"rhyming": " I like {rhymes}. ", "poetic": "I like poems."}), "utf-8")
-    known = personas(file)
-    assert len(known) == len(PERSONAS) + 1
-    assert persona_of("rhyming", file) == "I like {rhymes}."
-    assert (known["poetic"], persona_of("poetic")) == ("I like poems.", PERSONAS["poetic"])
-    assert personas(None) == PERSONAS
-
-
-@pytest.mark.parametrize(
-    "content, named",
-    [
-        (b"{", ""),
-        (b"\xff", ""),
-        (b"[]", ""),
-        (b'{"brief": 3}', "brief"),
-        (b'{"brief": " "}', "brief"),
-        (b'{" ": "text"}', ""),
-        (None, ""),
-    ],
-)
-def test_the_error_for_a_malformed_file_names_the_file_and_key(tmp_path, content, named):
-    file = tmp_path / "styles.json"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(SettingError) as caught:
-        personas(file)
-    assert str(file) in str(caught.value) and named in str(caught.value)
-
-
-def test_the_error_for_an_unknown_style_suggests_the_nearest():
-    with pytest.raises(SettingError, match="Did you mean no_emojis"):
-        persona_of("no_emoji", None)
 
 
 def test_a_user_that_is_asked_whether_it_is_satisfied_states_it_beside_its_message(tmp_path):

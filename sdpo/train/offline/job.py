@@ -22,7 +22,7 @@ def check(settings: "OfflineSettings", job: "Job") -> list[str]:
 
     Returns lines on the rows of the data, against those of a step. Raises SdpoError.
     """
-    job.find_oracle(settings.model, settings.style)  # refuses a style that its world has not
+    job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
     check_training(settings, job.name)
     makers = {train_file(settings): made_with(settings, "train_jsonl", job)}
     by_words = settings.learn_from == "complaints" and settings.dry_run

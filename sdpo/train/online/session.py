@@ -24,7 +24,8 @@ from sdpo.train.online.user import build_rule_user, build_user, user_url
 from sdpo.train.online.user_trial import try_user
 from sdpo.train.session import Session
 from sdpo.users.rule_user import RuleUser
-from sdpo.users.simulator import SimulatedUser, persona_of
+from sdpo.users.simulator import SimulatedUser
+from sdpo.users.styles import persona_of
 
 if TYPE_CHECKING:
     from sdpo.settings import OnlineSettings

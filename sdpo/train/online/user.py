@@ -24,7 +24,8 @@ from sdpo.llm import (
 from sdpo.settings import OnlineSettings
 from sdpo.settings.training import RULE
 from sdpo.users.rule_user import RuleUser
-from sdpo.users.simulator import SimulatedUser, persona_of
+from sdpo.users.simulator import SimulatedUser
+from sdpo.users.styles import persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -35,6 +36,8 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
     """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
     job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
     persona_of(settings.style, settings.style_file)
+    if settings.simulator_url is None:  # nor does a user of the tiny world play a style that its language has not
+        job.find_oracle(settings.user_model_name_or_path, settings.style)
     if settings.user_is_rule:
         _rule_oracle(settings, job)
     if settings.user_is_claude:
@@ -77,7 +80,7 @@ def _rule_oracle(settings: OnlineSettings, job: "Job") -> "Oracle":
     if oracle is None:
         raise SettingError(
             f"USER_MODEL_NAME_OR_PATH={RULE}: no rule checks STYLE={settings.style}. Choose a style that a rule can "
-            "check, such as brief, no_lists or no_emojis, or a model as the user."
+            "check, such as brief or no_lists, give your own a rule in STYLE_FILE, or choose a model as the user."
         )
     return oracle
 

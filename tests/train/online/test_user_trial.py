@@ -19,7 +19,8 @@ from sdpo.text.prompts import user_messages
 from sdpo.tiny import MODEL_DIR, STYLES_FILE
 from sdpo.tiny.world import TinyOracle
 from sdpo.train.online.user_trial import FILE, choose_user_probes, try_user
-from sdpo.users.simulator import FollowUp, SimulatedUser, persona_of
+from sdpo.users.simulator import FollowUp, SimulatedUser
+from sdpo.users.styles import persona_of
 from sdpo.users.trial import PROBES, Trial
 from tests.servers import Answer, FakeServer
 from tests.worlds import rows_of, run_job, user_by_rule
