@@ -150,6 +150,30 @@ def test_the_examples_are_valid_and_locked_down():
     yaml.safe_load((PROJECT / ".github" / "workflows" / "test.yml").read_text("utf-8"))
 
 
+# Slurm
+
+
+@pytest.mark.parametrize(("ends", "code"), [(0, 0), (2, 2), (143, 143)])
+def test_the_slurm_script_of_offline_training_starts_a_task_on_each_node_and_requeues_a_saved_run(tmp_path, ends, code):
+    programs = {
+        "bin/scontrol": 'echo "$*" >>calls; [ "$1" = requeue ] || printf "node1\\nnode2\\n"',
+        "bin/srun": 'shift; SLURM_NODEID=1 "$@" & SLURM_NODEID=0 "$@"; code=$?; wait; exit $code',
+        ".venv/bin/python": f'echo "$NODE_RANK $NNODES $GPUS $MASTER_ADDR $RUN_ID $*" >>calls; exit {ends}',
+    }
+    for name, text in programs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"JOB_NODELIST": "node[1-2]", "JOB_ID": "7", "NNODES": "2", "GPUS_ON_NODE": "8"}
+    given = os.environ | {f"SLURM_{name}": value for name, value in slurm.items()}
+    given |= {"PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", PROJECT / "examples" / "slurm-offline.sh"], cwd=tmp_path, env=given)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    tasks = [f"{rank} 2 16 node1 slurm-7 -m jobs.train_offline" for rank in (0, 1)]
+    assert done.returncode == code and sorted(calls[1:3]) == tasks
+    assert calls[3:] == (["requeue 7"] if ends == 143 else [])
+
+
 # The script between make and Compose
 
 

@@ -256,17 +256,21 @@ def finish(settings: "PrepSettings", outputs: Outputs, report: dict[str, Any], l
     outputs.publish()
     print(f"\n{table(report)}\n\nwritten to {settings.out_dir}", flush=True)
     kept = ", ".join(f"{count['kept']:,} of {count['seen']:,} {name}" for name, count in report["counts"].items())
-    say(f"Kept {kept}.", {"picture": settings.out_dir / PICTURE}, *next_command(report["job"], settings.out_dir))
+    say(
+        f"Kept {kept}.",
+        {"picture": settings.out_dir / PICTURE},
+        *next_command(report["job"], settings.out_dir, settings.tiny),
+    )
 
 
-def next_command(job: str, out_dir: Path) -> tuple[str, str]:
+def next_command(job: str, out_dir: Path, tiny: bool = False) -> tuple[str, str]:
     """Return the command that uses what a preparation job has written, and what it is for."""
     if job in CONVERSATION_SOURCES or job == "prep-logs":
         file = CONVERSATION_SOURCES[job].output if job in CONVERSATION_SOURCES else LOGS
-        return command("audit", data=out_dir / file), "checks whether training on it can work (MODEL=...)"
+        return command("audit", data=out_dir / file, tiny=tiny), "checks whether training on it can work (MODEL=...)"
     if job == "prep-english":
         return command("demo-real", data_path=out_dir), "trains a small model on it"
-    return command(job.replace("prep-", "train-online-"), data_path=out_dir), "trains on it"
+    return command(job.replace("prep-", "train-online-"), data_path=out_dir, tiny=tiny), "trains on it"
 
 
 def _counted(row_batches: Iterable[Any], advance: Callable[[int], Any]) -> Iterator[Any]:

@@ -16,15 +16,19 @@ def check_upload(
 ) -> None:
     """Raise SettingError if nobody is logged in to the hub, or may not write; `setting` named the repository.
 
-    The hub is asked who the token belongs to. A dry run only says so if it does not respond. `otherwise` is a sentence
-    on what can be done until it responds.
+    The hub is asked who the token belongs to. A dry run only says so if it does not respond, or nobody is logged in.
+    `otherwise` is a sentence on what can be done until it responds.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     named, token = f"{setting}={repository}", given_token or get_token()
     if not token:
-        raise SettingError(f"{named} needs an account of the hub. {WAYS_OUT}.")
+        message = f"{named} needs an account of the hub. {WAYS_OUT}."
+        if not dry_run:
+            raise SettingError(message)
+        print(f"note: {message}", flush=True)
+        return
     try:
         user = HfApi(token=token).whoami()
     except OfflineModeIsEnabled:

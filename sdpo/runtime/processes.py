@@ -261,16 +261,23 @@ def check(settings: CommonSettings) -> None:
             f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine, which has {', '.join(installed)}. "
             "Name some of these, or leave it empty to use the CPU."
         )
+    if problem := _too_few(settings, len(gpus)):
+        if not settings.dry_run:
+            raise SettingError(problem)
+        print(f"note: {problem}", flush=True)  # the settings may be for another machine
+
+
+def _too_few(settings: LaunchSettings, gpus: int) -> str:
+    """Return in a sentence why the machine's GPUs are too few, "" if they are not."""
+    given = f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')})"
     if not gpus and settings.processes_here > 1 and not _cpu_chosen(settings):
-        raise SettingError(
-            f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')}), but this machine "
-            "has no GPU. Set GPUS=1 to run one process on the CPU, or TINY=1 to try the job with the tiny model."
+        return (
+            f"{given}, but this machine has no GPU. Set GPUS=1 to run one process on the CPU, or TINY=1 to try the job "
+            "with the tiny model."
         )
-    if gpus and settings.processes_here > len(gpus):
-        raise SettingError(
-            f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')}) is more than the "
-            f"{len(gpus)} GPU(s) visible here. Set GPUS={len(gpus) * settings.nnodes} or less."
-        )
+    if gpus and settings.processes_here > gpus:
+        return f"{given} is more than the {gpus} GPU(s) visible here. Set GPUS={gpus * settings.nnodes} or less."
+    return ""
 
 
 def _cpu_chosen(settings: LaunchSettings) -> bool:

@@ -99,6 +99,11 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
 def check_hub(settings: "TrainingSettings", otherwise: str = "Try again.") -> None:
     """Raise SettingError if PUSH_TO_HUB is set and the hub would not take the model, as `check_upload` does."""
     if settings.push_to_hub:
+        if settings.dry_run:
+            what = "the model" if settings.adapter == "none" else "the adapter"
+            what = "the merged model" if settings.merge_adapter else what
+            kind = "a public" if settings.hub_public else "a private"
+            print(f"note: at the end {what} and its card are uploaded to {settings.push_to_hub}, {kind} repository.")
         check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=otherwise)
 
 

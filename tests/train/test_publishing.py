@@ -109,6 +109,26 @@ def test_access_to_the_hub_is_checked_before_anything_is_trained(role, token, wo
     assert TOKEN not in done.stdout + done.stderr.replace(code, "")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "the model and its card are uploaded to me/brief, a private repository."),
+        (
+            ["--adapter", "lora", "--hub-public"],
+            "the adapter and its card are uploaded to me/brief, a public repository.",
+        ),
+        (["--adapter", "lora", "--merge-adapter"], "the merged model and its card are uploaded to me/brief, a private"),
+    ],
+)
+def test_a_dry_run_says_what_is_uploaded_also_without_a_token(monkeypatch, capsys, tmp_path, flags, words):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    given = ["--tiny", "--dry-run", "--push-to-hub", "me/brief", *flags]
+    assert main(JOBS["jobs.train_online_tldr"], given) == 0
+    said = capsys.readouterr().out
+    assert f"note: at the end {words}" in said and "note: PUSH_TO_HUB=me/brief needs an account of the hub." in said
+
+
 def settings(**values):
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     return resolve(OnlineSettings, flags, job="a-job", environment={})
