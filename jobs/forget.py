@@ -9,7 +9,7 @@ JOB = Job(
     settings=ForgetSettings,
     run="sdpo.gateway.service:forget",
     check="sdpo.gateway.service:check_forget",
-    tiny={"user": "nobody"},
+    tiny={"user": "nobody", "registry": "runs/tiny-registry"},
 )
 
 if __name__ == "__main__":

@@ -162,7 +162,10 @@ def make_key(settings: "GatewayKeySettings", job: "Job") -> None:
     store = Store(settings.store_url)
     if settings.revoke:
         keys.revoke_key(store, settings.name)
-        return say(f"the key {settings.name} is withdrawn")
+        left = keys.Keys(store)
+        left.refresh()
+        last = "" if left else "; it was the last one, so a gateway on this machine's loopback needs none now"
+        return say(f"the key {settings.name} is withdrawn{last}")
     key = keys.make_key(store, settings.name, settings.key_rate, settings.key_concurrency)
     print(f"the key {settings.name}, which is shown only now:\n{key}", flush=True)  # last: scripts read it
 
@@ -191,8 +194,8 @@ def _print_found(settings: "ForgetSettings", gone: "Forgotten", done: str) -> No
     if not gone.runs and not versions:
         print("nothing has learned from them", flush=True)
         return
-    print(f"runs that learned from them: {', '.join(gone.runs) or 'none is noted'}")
-    print(f"versions that learned from them: {', '.join(versions) or 'none is in the registry'}")
+    print(f"learned from them, by the store: {', '.join(gone.runs) or 'nothing is noted'}")
+    print(f"learned from them, in the registry {settings.registry}: {', '.join(versions) or 'no version'}")
     if versions:
         print("These weights stay. Train a new version without the conversations, then remove these.", flush=True)
 

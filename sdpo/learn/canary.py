@@ -114,7 +114,7 @@ def compare(candidate: Arm, live: Arm, fewest: int, margin: float) -> Comparison
     known = [measure for measure in measures if measure.interval is not None]
     if not known:
         most = max(min(measure.rows) for measure in measures)
-        return Comparison(KEEP_ON, f"too few ratings and follow-ups yet: {most} of {fewest} on a arm", measures)
+        return Comparison(KEEP_ON, f"too few ratings and follow-ups yet: {most} of {fewest} on an arm", measures)
     worse = [measure.name for measure in known if measure.interval and measure.interval[1] < 0]
     if worse:
         return Comparison(ROLL_BACK, f"clearly worse: {', '.join(worse)}", measures)
@@ -135,15 +135,22 @@ def _measure(name: str, candidate: Rows, live: Rows, fewest: int) -> Measure:
 
 def complaint_reader(tiny: bool) -> Callable[[str], bool | None]:
     """Return the function that says whether a follow-up complains; None for a language that it does not read."""
-    if tiny:
-        from sdpo.tiny import oracle
+    if not tiny:
+        return _complains_in_english
+    from sdpo.tiny import oracle
 
-        def in_tiny_world(text: str) -> bool | None:
-            kind = oracle.read_follow_up(text).kind
-            return None if kind == "unreadable" else kind == "request"
+    def in_tiny_world(text: str) -> bool | None:
+        kind = oracle.read_follow_up(text).kind
+        return _complains_in_english(text) if kind == "unreadable" else kind == "request"
 
-        return in_tiny_world
-    return lambda text: reads_as_satisfied(text) is False if language_of(text) == "en" else None
+    return in_tiny_world
+
+
+def _complains_in_english(text: str) -> bool | None:
+    satisfied, language = reads_as_satisfied(text), language_of(text)
+    if language is None and satisfied is not None:  # too short to tell the language, but "Too long." is a complaint
+        return not satisfied
+    return satisfied is False if language == "en" else None
 
 
 def comparison_of(store: "Store", live: Live, tiny: bool, fewest: int, margin: float) -> Comparison:

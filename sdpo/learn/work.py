@@ -94,7 +94,9 @@ class Work:
         sentence = f"{counts['conversations']} conversations, {len(counts['unused'])} of them not learned from yet"
         row = {"sentence": sentence, "output": output, "live": live, "started": started}
         if not counts["unused"] or not more:
-            row |= _ends(NOTHING, 0, "nothing was added that no version has learned from")
+            nothing = f"the store {store.shown} has no conversation yet"
+            added = "all that was said has been learned from already; nothing was added since"
+            row |= _ends(NOTHING, 0, added if counts["conversations"] else nothing)
         elif not counts["replied"]:
             row |= _ends(NOTHING, 0, f"{sentence}, and in none did a user reply to an answer")
         return row

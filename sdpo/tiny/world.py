@@ -31,9 +31,9 @@ class TinyOracle:
     def reads(model: str, style: str, own: OwnStyle | None) -> bool:
         """Return whether the model is the shipped one; the constructor says which styles there are.
 
-        A style that a STYLE_FILE adds is none of this world: it is another reader's, or nobody's.
+        A style of a STYLE_FILE with a persona of its own is none of this world: it is another reader's, or nobody's.
         """
-        known = own is None or style in oracle.tiny_personas()
+        known = own is None or own.persona == oracle.tiny_personas().get(style, ("", {}))[0]
         return known and Path(model).resolve() == MODEL_DIR.resolve()
 
     def user(self, seed: int) -> RuleUser:

@@ -126,6 +126,10 @@ def test_follow_ups_are_read_in_the_languages_that_can_be_read():
     assert english("Please write it much shorter next time, this is too long for me to read.") is True
     assert english("Thank you, that is exactly what I was looking for, it is perfect.") is False
     assert english("Bitte schreib das viel kürzer, das ist mir zu lang und ich mag es nicht.") is None
+    short = {"Too long.": True, "Shorter, please": True, "Thanks!": False, "Danke!": None, "Okay": None}
+    assert {text: english(text) for text in short} == short
+    tiny = canary.complaint_reader(tiny=True)
+    assert tiny("That is too long. Shorter, please.") is True
 
 
 def test_an_answer_counts_for_the_version_that_gave_it():

@@ -153,9 +153,22 @@ def test_online_training_evaluation_and_offline_training_use_the_rule(tmp_path, 
 def test_a_style_of_ones_own_without_a_rule_needs_a_model_that_can_play_it(tmp_path, capsys):
     given = ["--style", "metric", "--style-file", str(file_of(tmp_path, metric="You want metric units.")), *TINY_RUN]
     assert launch.main(train_online_tldr.JOB, [*given, "--dry-run"]) == 2
-    assert "STYLE=metric is not in the tiny world" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "STYLE=metric of" in said and "is not in the tiny world" in said and "Set SIMULATOR_URL to" in said
     assert launch.main(train_online_tldr.JOB, [*given, "--dry-run", "--user-model-name-or-path", "rule"]) == 2
     assert "give your own a rule in STYLE_FILE" in capsys.readouterr().err
+
+
+def test_what_is_missing_for_a_style_of_ones_own_in_the_tiny_world_is_named(tmp_path, capsys):
+    path = file_of(tmp_path, nine=SOURCES, short="You like answers of one word.")
+    given = ["--style-file", str(path), *TINY_RUN, "--dry-run"]
+    assert launch.main(train_online_tldr.JOB, [*given, "--style", "nine"]) == 2
+    assert "cannot play the user. Set USER_MODEL_NAME_OR_PATH=rule." in capsys.readouterr().err
+    assert launch.main(train_online_tldr.JOB, [*given, "--style", "nin"]) == 2
+    assert "Did you mean nine?" in capsys.readouterr().err
+    # A persona of one's own is not what the shipped rule of the same name checks.
+    assert launch.main(train_online_tldr.JOB, [*given, "--style", "short", "--user-model-name-or-path", "rule"]) == 2
+    assert "no rule checks STYLE=short" in capsys.readouterr().err
 
 
 def test_the_audit_reads_answers_with_the_rule_and_refuses_a_style_without_one(tmp_path, capsys):

@@ -25,7 +25,7 @@ from sdpo.settings import OnlineSettings
 from sdpo.settings.training import RULE
 from sdpo.users.rule_user import RuleUser
 from sdpo.users.simulator import SimulatedUser
-from sdpo.users.styles import persona_of
+from sdpo.users.styles import own_styles, persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -34,15 +34,30 @@ if TYPE_CHECKING:
 
 def check_user(settings: OnlineSettings, job: "Job") -> None:
     """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
-    job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
     persona_of(settings.style, settings.style_file)
-    if settings.simulator_url is None:  # nor does a user of the tiny world play a style that its language has not
-        job.find_oracle(settings.user_model_name_or_path, settings.style)
+    job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
+    if settings.simulator_url is None and settings.tiny and not settings.user_is_rule:
+        _check_tiny_user(settings, job)
     if settings.user_is_rule:
         _rule_oracle(settings, job)
     if settings.user_is_claude:
         require_claude(settings.user_model_name_or_path, settings.anthropic_api_key, "USER_MODEL_NAME_OR_PATH")
     _price(settings)
+
+
+def _check_tiny_user(settings: OnlineSettings, job: "Job") -> None:
+    """Raise SettingError if the tiny model is to play a user whose style its language cannot express."""
+    try:
+        job.find_oracle(settings.user_model_name_or_path, settings.style)
+    except SettingError:
+        own = own_styles(settings.style_file).get(settings.style)
+        if own is None:
+            raise
+        way = "USER_MODEL_NAME_OR_PATH=rule" if own.rule else "SIMULATOR_URL to a server of a model that can"
+        raise SettingError(
+            f"STYLE={settings.style} of {settings.style_file} is not in the tiny world, so its model cannot play the "
+            f"user. Set {way}."
+        ) from None
 
 
 def build_rule_user(settings: OnlineSettings, job: "Job") -> RuleUser:
