@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from sdpo.settings.resolve import MAKE_VARIABLES
 
 STAGE_LOCK = ".stage.lock"
 _STOP_SECONDS = 600  # for a step and a checkpoint
+_SHOWN = 90  # characters of a job's last line
 _PAUSE = 0.2
 _TAIL_BYTES = 2000
 
@@ -66,7 +68,7 @@ class Stages:
         try:
             with progress.task(job) as under:
                 while process.poll() is None:
-                    under.label = f"{job}: {_last_line(log, start)}"
+                    under.label = f"{job}{_said(_last_line(log, start), job)}"
                     late = self.deadline is not None and time.monotonic() > self.deadline
                     if late and not out_of_time and may_end is not None and may_end():
                         out_of_time = True
@@ -124,11 +126,19 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _last_line(log: Path, start: int) -> str:
-    """Return the last line of a log after byte `start`, cut to one line of a terminal."""
+    """Return the last line of a log after byte `start`."""
     with log.open("rb") as file:
         file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = file.read().decode("utf-8", "replace").split("\n")[:-1]  # the last one may be half written
-    return next((line.strip()[:120] for line in reversed(lines) if line.strip()), "starting")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "starting")
+
+
+def _said(line: str, job: str) -> str:
+    """Return what a line of a job's log adds to the job's name, in brackets: short, without name, parts and time."""
+    text = re.sub(r" \(.*", "", " ".join(line.removeprefix(f"{job}: ").split()))
+    if len(text) > _SHOWN:
+        text = f"{text[:_SHOWN].rpartition(' ')[0]} …"
+    return "" if re.fullmatch(r"[\d:]*", text) else f" ({text})"
 
 
 def _last_error(log: Path, start: int) -> str:

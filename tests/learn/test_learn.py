@@ -13,6 +13,7 @@ from random import Random
 import pytest
 
 from sdpo.gateway.store import Store
+from sdpo.learn import stages
 from sdpo.learn.job import fill, identity
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import StageFailed, Stages, learner_lock, stage_lock
@@ -187,6 +188,24 @@ def test_a_night_goes_on_with_its_own_settings_only(tmp_path, logs, capsys):
     RunDirectory(folder).write_json("learn.json", {"finished": True})
     assert main(JOB, flags(tmp_path, input=logs, run_id="one")) == 1
     assert "came to its end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("train-offline: 0:07", ""),
+        ("starting", " (starting)"),
+        ("train-offline: loading", " (loading)"),
+        (
+            "scoring rows with the initial model: 4 of 7 batches (57 %), 3 s each",
+            " (scoring rows with the initial model: 4 of 7 batches)",
+        ),
+        ("step    5/102  |signal| 0.602  0.75 s (answers 0.00, update 0.36)", " (step 5/102 |signal| 0.602 0.75 s)"),
+        ("word " * 30, f" ({'word ' * 18}…)"),
+    ],
+)
+def test_the_progress_of_a_night_shows_what_a_stage_says_without_its_times(line, shown):
+    assert stages._said(line, "train-offline") == shown
 
 
 def test_the_stages_do_not_take_the_learners_settings_for_theirs(monkeypatch):
