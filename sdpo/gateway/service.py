@@ -188,7 +188,7 @@ def _print_found(settings: "ForgetSettings", gone: "Forgotten", done: str) -> No
     if not gone.conversations:
         print(f"nobody of the name {settings.user} is in the store {shown(settings.store_url)}", flush=True)
         return
-    print(f"{done} {len(gone.conversations)} conversations with {gone.exchanges} exchanges of {settings.user}")
+    print(f"{done} what {settings.user} said: conversations {len(gone.conversations)}, exchanges {gone.exchanges}")
     print("not reached: what was exported or prepared (data/), and the folders of nights (runs/learn)")
     versions = versions_with(settings.registry, gone.conversations, gone.runs)
     if not gone.runs and not versions:

@@ -188,18 +188,19 @@ def run(settings: "LearnSettings", job: "Job") -> int:
             folder.path.rmdir()
         raise
     with learner, stage_lock(folder.path) as lock:
+        begun = provenance()
         if folder.read_json(STARTED) is None:
             with suppress(OSError):  # not on every file system
                 folder.path.chmod(0o700)  # as of the store, what was said there is for its owner's eyes only
             facts = {"job": job.name, "settings": settings_module.redacted(settings), "identity": identity(settings)}
-            folder.write_json(STARTED, facts | {"given": given_to_repeat(settings)} | provenance())
+            folder.write_json(STARTED, facts | {"given": given_to_repeat(settings)} | begun)
         print(f"run directory: {folder.path}", flush=True)
         night = Night(settings, folder, lock)
         row = night.run()
         summary = {name: row.get(name) for name in ("outcome", "sentence", "version", "exit_code")}
         stages = {name: one["sentence"] for name, one in night.results.items()}
         seconds = sum(one["seconds"] for one in night.results.values())
-        summary |= {"stages": stages, "seconds": round(seconds, 1), "finished": True, **provenance()}
+        summary |= {"stages": stages, "seconds": round(seconds, 1), "finished": True, **begun}
         folder.write_json(SUMMARY, summary)
         for name in (collect.CONVERSATIONS, PREPARED):  # everybody's, also of those who are not learned from
             (night.data / name).unlink(missing_ok=True)

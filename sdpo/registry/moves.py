@@ -84,9 +84,9 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
         if not before or (name is not None and target not in before):
             if live.version is None and name in (None, BASE):
                 raise SettingError("there is nothing to roll back to: the base model is live already.")
-            shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "nothing"
-            wanted = f" named {name}" if name else ""
-            raise SettingError(f"there is nothing to roll back to{wanted}: live before was {shown}.")
+            shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "no version"
+            problem = f"{name} cannot be rolled back to" if name else "there is nothing to roll back to"
+            raise SettingError(f"{problem}: live before was {shown}.")
         target = before[-1] if name is None else target
         if target is None:
             base = read(registry, live.version).base if live.version else None

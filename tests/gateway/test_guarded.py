@@ -312,10 +312,10 @@ def test_forget_names_what_learned_and_export_is_read_by_prep_logs(upstream, tmp
             (registry / "versions" / name / "version.json").write_text(json.dumps({"data": {"conversations": data}}))
         assert "make forget USER=" in job("forget", STORE_URL=url, USER="ann", code=2)
         planned = job("forget", "--user", "ann", "--dry-run", STORE_URL=url, REGISTRY=str(registry))
-        assert "would remove 1 conversations with 2 exchanges of ann" in planned and "v0001" in planned
+        assert "would remove what ann said: conversations 1, exchanges 2" in planned and "v0001" in planned
         assert {one.user for one in running.store().conversations()} == {"ann", "bob"}
         output = job("forget", "--user", "ann", STORE_URL=url, REGISTRY=str(registry))
-        assert "1 conversations with 2 exchanges" in output and "night-1" in output
+        assert "removed what ann said: conversations 1, exchanges 2" in output and "night-1" in output
         assert "v0001" in output and "v0002" not in output
         assert {one.user for one in running.store().conversations()} == {"bob"}
         for more in ((), ("--dry-run",)):
