@@ -84,8 +84,7 @@ def columns(settings: "EvalSettings", job: "Job", found: Sequence[Stage]) -> tup
         if persona is None:
             notes.append(f"{run.path} was not trained for a single style: it has no column")
             continue
-        file = run.settings.get("style_file")
-        oracle = reader(job, settings.baseline or "", style, Path(file) if file else None)
+        oracle = reader(job, settings.baseline or "", style, run.style_file)
         name = style or _run_name(stage.name)
         tastes.setdefault((name, persona), Column(name, persona, oracle, stage.name))
     names = [name for name, _ in tastes]

@@ -18,6 +18,7 @@ from sdpo.runtime.commands import command
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
+from sdpo.users.styles import FILE as STYLES
 from sdpo.users.styles import persona_of
 
 if TYPE_CHECKING:
@@ -47,6 +48,12 @@ class TrainedRun:
     def model(self) -> str | None:
         """The model the run started from, None if it was not recorded."""
         return self.settings.get("model")
+
+    @property
+    def style_file(self) -> Path | None:
+        """The file with the run's own style as it was when the run began; of an older run its STYLE_FILE, if any."""
+        kept, given = self.path / STYLES, self.settings.get("style_file")
+        return kept if kept.is_file() else Path(given) if given else None
 
     @property
     def is_offline(self) -> bool:
@@ -94,14 +101,13 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     path, several = paths[-1], len(paths) > 1
     run = read_run(path)
     recorded: dict[str, Any] = {name: run.settings.get(name) for name in SHARED}
-    recorded["baseline"] = read_run(paths[0]).model or BASELINE
+    recorded |= {"style_file": run.style_file, "baseline": read_run(paths[0]).model or BASELINE}
     if run.job == job.name.replace("eval", "train-online", 1):
         recorded["val_jsonl"] = run.settings.get("val_jsonl")
     if run.is_offline:
         recorded["val_jsonl"] = _offline_prompts(run)
         recorded["max_prompt_tokens"] = run.settings.get("max_context_tokens")
-    for name in ("style_file", "val_jsonl"):
-        recorded[name] = Path(recorded[name]) if recorded.get(name) else None
+    recorded["val_jsonl"] = Path(recorded["val_jsonl"]) if recorded.get("val_jsonl") else None
     values = {name: value for name, value in recorded.items() if value is not None and _is_default(settings, name)}
     values |= {"run_dir": path} if settings.run_dir is None else {}
     values |= {"run_id": "eval"} if settings.run_id is None else {}

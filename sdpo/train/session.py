@@ -38,7 +38,8 @@ from sdpo.train.record import BaseTrainer
 from sdpo.train.results import answers_file, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
-from sdpo.users.styles import personas
+from sdpo.users.styles import FILE as STYLES
+from sdpo.users.styles import as_json, own_styles, personas
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -285,6 +286,9 @@ class Session(Generic[Config]):
             resume.return_to_last_checkpoint(self.run_dir)
         else:
             print(f"run directory: {self.run_dir.path}", flush=True)
+        own = own_styles(self.settings.style_file).get(self.settings.style or "")
+        if own is not None and self.run_dir.read_json(STYLES) is None:
+            self.run_dir.write_json(STYLES, {self.settings.style or "": as_json(own)})
 
     def _write_summary(self, summary: dict) -> None:
         if self.main:

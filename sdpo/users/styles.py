@@ -10,6 +10,7 @@ from typing import Any
 from sdpo.errors import SettingError, nearest, one_line
 from sdpo.text.prompts import PERSONAS
 
+FILE = "styles.json"  # of a run directory: the style of its STYLE_FILE, as it was when the run began
 PATTERNS = ("matches", "lacks")  # regular expressions: each is found in an answer that fits, or none is
 LIMITS = ("least_words", "most_words", "least_sentences", "most_sentences")
 _KEYS = ("persona", "rule", "complaints", "praise")
@@ -54,6 +55,17 @@ def own_styles(style_file: Path | None) -> dict[str, OwnStyle]:
         except ValueError as error:
             raise SettingError(f"STYLE_FILE {style_file}: the style {name}: {error}") from None
     return styles
+
+
+def as_json(style: OwnStyle) -> dict[str, Any]:
+    """Return a style as a STYLE_FILE has it."""
+    values = {
+        "persona": style.persona,
+        "rule": dict(style.rule),
+        "complaints": style.complaints,
+        "praise": style.praise,
+    }
+    return {name: value for name, value in values.items() if value}
 
 
 def personas(style_file: Path | None = None) -> dict[str, str]:

@@ -142,9 +142,13 @@ def test_online_training_evaluation_and_offline_training_use_the_rule(tmp_path, 
     fits = [count_words(row["completion"]) >= 9 for row in samples]
     assert {row["follow_up"] == "More, please." for row, fit in zip(samples, fits, strict=True) if not fit} == {True}
     assert not any(row["follow_up"] == "More, please." for row, fit in zip(samples, fits, strict=True) if fit)
+    file_of(tmp_path, wordy=style | {"rule": {"least_words": 900}})  # another rule since: an evaluation uses the run's
+    assert json.loads((run / "styles.json").read_text()) == {"wordy": style}
     out = tmp_path / "evaluation"
     flags = ["--tiny", "--run-dir", str(run), "--judge-model", "rule", "--eval-n", "4", "--output-dir", str(out)]
     assert launch.main(eval_tldr.JOB, flags) in (0, 7)
+    shares = [row["adherence"] for row in json.loads((out / "eval.json").read_text())["condition"].values()]
+    assert shares and min(shares) > 0
     flags = [*TINY_RUN, *given, "--output-dir", str(tmp_path / "offline")]
     assert launch.main(train_offline.JOB, flags) == 0
     assert "adherence" in capsys.readouterr().out
