@@ -51,7 +51,7 @@ class TrainedRun:
 
     @property
     def style_file(self) -> Path | None:
-        """The file with the run's own style as it was when the run began; of an older run its STYLE_FILE, if any."""
+        """The file with the run's own styles as they were when it began; of an older run its STYLE_FILE, if any."""
         kept, given = self.path / STYLES, self.settings.get("style_file")
         return kept if kept.is_file() else Path(given) if given else None
 

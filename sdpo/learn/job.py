@@ -123,7 +123,8 @@ def _check_judge(settings: "LearnSettings") -> None:
                 raise SettingError(f"JUDGE_MODEL={judge} needs a STYLE to read. Set it, or name a model.")
             if judge == RULE and not settings.tiny:
                 style = given.get("style", settings.style or "")
-                checker_of(style, own_styles(settings.style_file).get(style))  # refuses a style that no rule checks
+                file = Path(given["style_file"]) if "style_file" in given else settings.style_file
+                checker_of(style, own_styles(file).get(style))  # refuses a style that no rule checks
         elif judge.startswith("claude-"):
             check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
         elif judge == SHIPPED:

@@ -6,7 +6,7 @@ samples.jsonl     sampled interactions: prompt, completion, follow-up, signal pe
 guard.jsonl       the guard's measurements and findings, one line per step
 guard-start.json  answers of the starting model with their log-probabilities, the guard's reference
 replies-N.jsonl   process N's reply cache of models behind an API, append-only
-styles.json       the style of STYLE_FILE that the run is for, as it was when the run began
+styles.json       the styles of STYLE_FILE, as they were when the run began
 user-trial.json   the simulated user's reactions to answers of which it is known whether they fit the style
 meter.json        the number of requests and their cost so far
 checkpoint-N/     written by the trainer; complete once it contains `complete.json`, with the files' names and sizes

@@ -286,9 +286,9 @@ class Session(Generic[Config]):
             resume.return_to_last_checkpoint(self.run_dir)
         else:
             print(f"run directory: {self.run_dir.path}", flush=True)
-        own = own_styles(self.settings.style_file).get(self.settings.style or "")
-        if own is not None and self.run_dir.read_json(STYLES) is None:
-            self.run_dir.write_json(STYLES, {self.settings.style or "": as_json(own)})
+        own = own_styles(self.settings.style_file)
+        if own and self.run_dir.read_json(STYLES) is None:
+            self.run_dir.write_json(STYLES, {name: as_json(style) for name, style in own.items()})
 
     def _write_summary(self, summary: dict) -> None:
         if self.main:

@@ -10,7 +10,7 @@ from typing import Any
 from sdpo.errors import SettingError, nearest, one_line
 from sdpo.text.prompts import PERSONAS
 
-FILE = "styles.json"  # of a run directory: the style of its STYLE_FILE, as it was when the run began
+FILE = "styles.json"  # of a run directory: the styles of its STYLE_FILE, as they were when the run began
 PATTERNS = ("matches", "lacks")  # regular expressions: each is found in an answer that fits, or none is
 LIMITS = ("least_words", "most_words", "least_sentences", "most_sentences")
 _KEYS = ("persona", "rule", "complaints", "praise")

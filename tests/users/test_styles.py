@@ -134,7 +134,7 @@ TINY_RUN = ["--tiny", "--train-n", "8", "--bs", "4", "--eval-n", "4", "--save-st
 def test_online_training_evaluation_and_offline_training_use_the_rule(tmp_path, capsys):
     """On the shipped model, whose language the rule reads as any other."""
     style = {"persona": "You like long answers.", "rule": {"least_words": 9}, "complaints": ["More, please."]}
-    given = ["--style", "wordy", "--style-file", str(file_of(tmp_path, wordy=style))]
+    given = ["--style", "wordy", "--style-file", str(file_of(tmp_path, wordy=style, other="Another."))]
     run = tmp_path / "run"
     flags = [*TINY_RUN, *given, "--user-model-name-or-path", "rule", "--output-dir", str(run)]
     assert launch.main(train_online_tldr.JOB, flags) == 0
@@ -143,12 +143,14 @@ def test_online_training_evaluation_and_offline_training_use_the_rule(tmp_path, 
     assert {row["follow_up"] == "More, please." for row, fit in zip(samples, fits, strict=True) if not fit} == {True}
     assert not any(row["follow_up"] == "More, please." for row, fit in zip(samples, fits, strict=True) if fit)
     file_of(tmp_path, wordy=style | {"rule": {"least_words": 900}})  # another rule since: an evaluation uses the run's
-    assert json.loads((run / "styles.json").read_text()) == {"wordy": style}
+    assert json.loads((run / "styles.json").read_text()) == {"wordy": style, "other": {"persona": "Another."}}
     out = tmp_path / "evaluation"
     flags = ["--tiny", "--run-dir", str(run), "--judge-model", "rule", "--eval-n", "4", "--output-dir", str(out)]
     assert launch.main(eval_tldr.JOB, flags) in (0, 7)
     shares = [row["adherence"] for row in json.loads((out / "eval.json").read_text())["condition"].values()]
     assert shares and min(shares) > 0
+    assert launch.main(eval_tldr.JOB, [*flags, "--style", "other", "--dry-run"]) == 2  # it is in the run's file too
+    assert "no rule checks STYLE=other" in capsys.readouterr().err
     flags = [*TINY_RUN, *given, "--output-dir", str(tmp_path / "offline")]
     assert launch.main(train_offline.JOB, flags) == 0
     assert "adherence" in capsys.readouterr().out
