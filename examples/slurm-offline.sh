@@ -16,7 +16,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) NNODES=$SLURM_NNODES
 export SCRATCH=${SCRATCH:-$PWD/runs} RUN_ID=${RUN_ID:-slurm-$SLURM_JOB_ID}
 export GPUS=$((SLURM_GPUS_ON_NODE * NNODES))

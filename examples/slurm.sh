@@ -17,7 +17,7 @@
 #SBATCH --open-mode=append
 set -euo pipefail
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 port=$((8000 + SLURM_JOB_ID % 1000))
 export SCRATCH=${SCRATCH:-$PWD/runs} RUN_ID=${RUN_ID:-slurm-$SLURM_JOB_ID}
 export NNODES=$SLURM_NNODES MASTER_ADDR=$head MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))

@@ -136,13 +136,19 @@ def test_too_few_interactions_are_no_error(tmp_path, capsys):
     assert summary(tmp_path)["outcome"] == "nothing new" and not versions.versions(tmp_path / "registry")
 
 
+def test_a_store_without_a_conversation_is_no_error_and_says_so(tmp_path, capsys):
+    Store(f"sqlite:///{tmp_path / 'store.sqlite'}").close()
+    assert main(JOB, flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}")) == 0
+    assert "store.sqlite has no conversation yet" in capsys.readouterr().out
+
+
 def test_a_store_without_anything_new_is_no_error(tmp_path, capsys):
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     row = logged.interactions(1, seed=1)[0]
     name = store.add_conversation([*messages_of(row), {"role": "assistant", "content": "ok"}], started_at=1.0)
     store.mark_used([name], "v0001")
     assert main(JOB, flags(tmp_path, store_url=f"sqlite:///{tmp_path / 'store.sqlite'}")) == 0
-    assert "no version has learned from" in capsys.readouterr().out
+    assert "all that was said has been learned from already" in capsys.readouterr().out
     store.add_conversation(messages_of(row)[:-1])  # an answer without a reply
     url = f"sqlite:///{tmp_path / 'store.sqlite'}"
     given = flags(tmp_path, store_url=url, conversations="unused", run_id="another-night")
