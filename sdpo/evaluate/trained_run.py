@@ -19,7 +19,7 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
 from sdpo.users.styles import FILE as STYLES
-from sdpo.users.styles import persona_of
+from sdpo.users.styles import own_styles, persona_of
 
 if TYPE_CHECKING:
     from sdpo.runtime.launch import Job
@@ -145,10 +145,10 @@ def prompts_file(settings: EvalSettings) -> Path:
 
 def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator[str]:
     """Yield a message for each way in which the evaluation differs from the training."""
+    trained = {**run.settings, "style_file": run.style_file, "baseline": run.model}
     for name in (*SHARED, "baseline"):
-        before = run.model if name == "baseline" else run.settings.get(name)
-        now = getattr(settings, name)
-        if before is not None and str(before) != str(now):
+        before, now = trained.get(name), getattr(settings, name)
+        if before is not None and str(before) != str(now) and not (name == "style_file" and _same_styles(before, now)):
             verb = "started from" if name == "baseline" else "was trained with"
             yield f"{name.upper()}={now}, but the run {verb} {before}"
     own_prompts = settings_module.source(settings, "val_jsonl") == RUN
@@ -159,6 +159,11 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
         yield f"the guard stopped the run and had warned of checkpoint {steps}: left out unless CKPTS names it"
     if run.model is None:
         yield f"the run did not record the model it started from: the baseline is {settings.baseline}"
+
+
+def _same_styles(before: Path, now: Path | None) -> bool:
+    """Whether two files hold the same styles; not if the run's file is gone."""
+    return before.is_file() and own_styles(before) == own_styles(now)
 
 
 def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Path]:

@@ -289,6 +289,28 @@ def test_differences_from_the_run_are_printed_before_anything_starts(run, capsys
     assert not (run / "eval").exists()
 
 
+def test_a_style_file_is_a_difference_when_its_styles_are_others_than_those_that_the_run_kept(tmp_path, capsys):
+    given = tmp_path / "given.json"
+    given.write_text(json.dumps({"mine": "I like it brief."}))
+    run = make_run(tmp_path / "run", style_file=str(given))
+    add_checkpoint(run, 3)
+
+    def notes(**settings) -> list[str]:
+        assert launch.main(eval_tldr.JOB, [*arguments(run, **settings), "--dry-run"]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:")]
+
+    assert notes() == []  # a run of before styles were kept
+    shutil.copy(given, run / "styles.json")
+    assert notes() == [] == notes(style_file=given)
+    given.write_text(json.dumps({"mine": "I like it long."}))
+    assert notes() == []
+    assert notes(style_file=given) == [
+        f"note: STYLE_FILE={given}, but the run was trained with {run / 'styles.json'}",
+    ]
+    given.unlink()
+    assert notes() == []
+
+
 def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert "checkpoint" in rejected(capsys, *arguments(run))
     add_checkpoint(run, 6)
