@@ -33,11 +33,13 @@ def open_engine(url: str, create: bool = True) -> Engine:
 
 
 def shown(url: str) -> str:
-    """Return the store's address without its password."""
+    """Return the store's address without passwords, which may be in its query too."""
     try:
-        return make_url(url).render_as_string(hide_password=True)
+        parsed = make_url(url)
     except ArgumentError:
-        return "STORE_URL"
+        return "(not shown)" if "@" in url else url
+    secrets = [name for name in parsed.query if "pass" in name.lower()]
+    return parsed.difference_update_query(secrets).render_as_string(hide_password=True)
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -58,7 +60,7 @@ def _parsed(url: str) -> URL:
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("sqlite", "postgresql") or not parsed.database:
         raise SettingError(
-            "STORE_URL is neither a SQLite file (sqlite:///runs/store.sqlite) nor a PostgreSQL database "
+            f"STORE_URL={shown(url)} is neither a SQLite file (sqlite:///runs/store.sqlite) nor a PostgreSQL database "
             "(postgresql+psycopg://user@host/name)."
         )
     return parsed

@@ -28,6 +28,7 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     """Let a version, or with RUN_DIR a run, go live, or as a canary. Raises as `candidate_of` and `promote` do."""
     found = candidate_of(settings)
     name = settings.version if found is None else register(settings, found).name
+    before = read_live(settings.registry).version
     version = promote(settings, name, settings.force, "by hand")
     live, back = read_live(settings.registry), on_registry(settings.registry, "rollback")
     if live.canary is not None and live.canary.version == version.name:
@@ -37,7 +38,8 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
             then=compare, why=f"compares it with what is live; {finish} lets it go live",
         )  # fmt: skip
     else:
-        sentence = f"{version.name} is live as {live.model}. {back} goes back to what was live before."
+        state = "was live already" if before == version.name else "is live"
+        sentence = f"{version.name} {state} as {live.model}. {back} goes back to what was live before."
         say(sentence, then=command("chat"), why=f"talks to it, through {command('gateway')}")
 
 

@@ -173,8 +173,9 @@ def test_several_that_open_a_new_store_at_once_make_its_tables_once(store_url):
 @pytest.mark.parametrize(
     ("url", "part"),
     [
-        ("mysql://u@h/d", "neither a SQLite file"),
-        ("nothing", "neither a SQLite file"),
+        ("mysql://u:s3cret@h/d?passfile=s3cret", r"STORE_URL=mysql://u:\*\*\*@h/d is neither a SQLite file"),
+        ("runs/store.sqlite", r"STORE_URL=runs/store.sqlite is neither a SQLite file"),
+        ("u:s3cret@h/d", r"STORE_URL=\(not shown\) is neither a SQLite file"),
         ("sqlite://", "neither a SQLite file"),
         ("sqlite:////proc/none/store.sqlite", "cannot be created"),
     ],
@@ -182,12 +183,12 @@ def test_several_that_open_a_new_store_at_once_make_its_tables_once(store_url):
 def test_an_address_that_cannot_be_used_is_one_line(url, part):
     with pytest.raises((SettingError, RunError), match=part) as caught:
         Store(url)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
 
 
 def test_a_database_that_does_not_respond_is_one_line_without_its_password():
     with pytest.raises(RunError, match="cannot be opened") as caught:
-        Store("postgresql+psycopg://me:s3cret@127.0.0.1:9/none?connect_timeout=2")
+        Store("postgresql+psycopg://me:s3cret@127.0.0.1:9/none?connect_timeout=2&password=s3cret")
     assert "s3cret" not in str(caught.value) and "\n" not in str(caught.value)
 
 

@@ -64,6 +64,7 @@ def test_the_checkpoint_that_the_evaluation_chose_becomes_a_version_and_goes_liv
     assert main(JOBS["jobs.versions"], [f"REGISTRY={registry}"]) == 0
     assert "96 interactions" in capsys.readouterr().out
     assert promote(run) == 0 and len(versions.versions(registry)) == 1
+    assert "v0001 was live already as " in capsys.readouterr().out
 
 
 def test_a_run_that_is_kept_back_or_was_not_evaluated_goes_live_by_force_alone(run, capsys):
