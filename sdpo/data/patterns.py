@@ -26,6 +26,14 @@ _PHONES = (
     re.compile(r"(?<![A-Za-z\d+.-])(?:1[ .-])?[2-9]\d\d([ .-])[2-9]\d\d\1\d{4}(?![A-Za-z\d-])"),
     re.compile(r"(?<![A-Za-z\d+.-])0[1-9]\d{0,4}(?:[ ./-]\d{2,8}){1,4}(?![A-Za-z\d-])"),
     re.compile(r"(?<![A-Za-z\d+.-])0\d{9,11}(?![A-Za-z\d.-])"),
+    re.compile(
+        r"(?<![A-Za-z\d+.-])(?!\d*0{6})1[3-9]\d([ -]?)\d{4}\1\d{4}(?![A-Za-z\d-]|\.\d)"
+    ),  # mobiles of mainland China
+)
+# Numbers of persons: residents of mainland China (GB 11643), social security in the United States.
+_RESIDENT = re.compile(r"(?<![A-Za-z\d.-])[1-9]\d{5}(?:19|20)\d{2}(?:0[1-9]|1[0-2])\d{5}[\dXx](?![A-Za-z\d-])")
+_SOCIAL_SECURITY = re.compile(
+    r"(?<![A-Za-z\d.-])(?!000|666|9)\d{3}([ -])(?!00)\d{2}\1(?!0000)\d{4}(?![A-Za-z\d-]|\.\d)"
 )
 _IP4 = re.compile(r"(?<![A-Za-z\d.])(?:\d{1,3}\.){3}\d{1,3}(?![A-Za-z\d]|\.\d)")
 _IP6 = re.compile(r"(?<![A-Za-z\d:.])[0-9A-Fa-f:]{2,39}(?:%[A-Za-z\d]+)?(?![A-Za-z\d:]|\.\d)")
@@ -48,7 +56,7 @@ _LENGTHS = {  # of IBANs, by country
 
 
 def numbers_and_addresses(text: str) -> Iterator[Found]:
-    """Yield e-mail addresses, IBANs, card and phone numbers, and addresses of machines; they may overlap."""
+    """Yield addresses of mail and machines, IBANs, and numbers of cards, phones and persons; they may overlap."""
     if "@" in text:
         for match in (match for pattern in _EMAILS for match in pattern.finditer(text)):
             yield match.start(), match.end(), "EMAIL", match[0].lower()
@@ -69,6 +77,7 @@ def numbers_and_addresses(text: str) -> Iterator[Found]:
         if _is_machine(match[0]) and not _VERSION.search(text[: match.start()][-12:]):
             yield match.start(), match.end(), "IP", match[0]
     yield from _phones(text)
+    yield from _persons(text)
 
 
 def _iban(match: re.Match[str]) -> Iterator[Found]:
@@ -91,6 +100,14 @@ def _phones(text: str) -> Iterator[Found]:
             digits = re.sub(r"\D", "", match[0])
             if 8 <= len(digits) <= 15 and len(set(digits)) > 2 and not _ISO_DATE.search(match[0]):
                 yield match.start(), match.end(), "PHONE", digits.removeprefix("00")
+
+
+def _persons(text: str) -> Iterator[Found]:
+    for match in _RESIDENT.finditer(text):
+        if is_resident_number(match[0]):
+            yield match.start(), match.end(), "ID", match[0].upper()
+    for match in _SOCIAL_SECURITY.finditer(text):
+        yield match.start(), match.end(), "ID", re.sub(r"\D", "", match[0])
 
 
 def _ip6(text: str) -> Iterator[Found]:
@@ -117,6 +134,12 @@ def is_luhn(digits: str) -> bool:
     """Return whether the last of these digits is the right check digit, as on payment cards."""
     doubled = [int(digit) * (1 + index % 2) for index, digit in enumerate(reversed(digits))]
     return sum(value - 9 if value > 9 else value for value in doubled) % 10 == 0
+
+
+def is_resident_number(value: str) -> bool:
+    """Return whether a Chinese resident number of 18 characters has the right check digit (ISO 7064, modulo 11)."""
+    total = sum(int(digit) * (2 ** (17 - index) % 11) for index, digit in enumerate(value[:17]))
+    return value[17].upper() == "10X98765432"[total % 11]
 
 
 def is_iban(value: str) -> bool:

@@ -49,7 +49,7 @@ _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _PIECES = 0.4  # words and numbers per character, above which it is no name in a program either
 # Detectors for which detect-secrets takes any quoted word, or which are done by other means here.
 _NOT_BY_PATTERN = {"Secret Keyword", "Private Key", "Public IP (ipv4)", "Basic Auth Credentials"}
-_KINDS = ("KEY", "PASSWORD", "EMAIL", "IBAN", "CARD", "PHONE", "IP", "MAC", "NAME")
+_KINDS = ("KEY", "PASSWORD", "EMAIL", "IBAN", "CARD", "PHONE", "ID", "IP", "MAC", "NAME")
 
 
 class Span(NamedTuple):

@@ -56,7 +56,8 @@ class LogsPrepSettings(PrepSettings):
         None, "the conversations: a file, a ZIP archive, or a folder of these", check=existing_path
     )
     redact: bool = setting(
-        True, "replace keys, passwords, e-mail, phone, card and IBAN numbers and addresses of machines by marks"
+        True,
+        "replace keys, passwords, e-mail, phone, card, IBAN and identity numbers, addresses of machines by marks",
     )
     redact_names: bool = setting(False, "replace names of persons too; needs presidio")
     id_key: Path | None = setting(

@@ -53,7 +53,8 @@ class GatewaySettings(StoreSettings):
     )
     retention_days: float = setting(0.0, "remove what is older than this many days; 0 keeps all", at_least=0)
     redact: bool = setting(
-        True, "replace keys, passwords, e-mail, phone, card and IBAN numbers and addresses of machines by marks"
+        True,
+        "replace keys, passwords, e-mail, phone, card, IBAN and identity numbers, addresses of machines by marks",
     )
 
 
