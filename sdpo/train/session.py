@@ -183,9 +183,12 @@ class Session(Generic[Config]):
         """Have the start model answer the prompts on which the guard measures distance, and those of REHEARSAL."""
         policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
         arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
-        start.answer_general_prompts(*arguments)
-        if weight := self.settings.rehearsal:
-            start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
+        weight = self.settings.rehearsal
+        with self.trainer.accelerator.autocast():  # before training the Trainer does not do it
+            start.answer_general_prompts(*arguments)
+            if weight:
+                start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
+        if weight:
             self.trainer.rehearsal, self.trainer.rehearsal_weight = start.rehearsal_divergence, weight
             if self.main and not start.rehearsal.prompts:
                 print(
@@ -203,18 +206,21 @@ class Session(Generic[Config]):
         settings = self.settings
         if not settings.eval_n:
             return None
-        figures, answers = measure_answers(
-            self.trainer,
-            self.tokenizer,
-            self.validation_prompts(),
-            settings,
-            settings.max_completion_tokens,
-            settings.temperature,
-            self.oracle,
-            self.start,
-            when == "shown",
-            f"answers {_WHEN[when]}",
-        )
+        # Before training, and for an adapter's generation after it, the Trainer does not do it: the figures would not
+        # be of the same precision.
+        with self.trainer.accelerator.autocast():
+            figures, answers = measure_answers(
+                self.trainer,
+                self.tokenizer,
+                self.validation_prompts(),
+                settings,
+                settings.max_completion_tokens,
+                settings.temperature,
+                self.oracle,
+                self.start,
+                when == "shown",
+                f"answers {_WHEN[when]}",
+            )
         if self.main:
             self.run_dir.write_rows(answers_file(when), answers)
             print(f"{_WHEN[when]}: {figures['answers']} validation prompts answered", flush=True)
