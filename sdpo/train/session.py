@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
+from accelerate.utils import AutocastKwargs
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from sdpo import settings as settings_module
@@ -184,7 +185,7 @@ class Session(Generic[Config]):
         policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
         arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
         weight = self.settings.rehearsal
-        with self.trainer.accelerator.autocast():  # before training the Trainer does not do it
+        with self._precision():
             start.answer_general_prompts(*arguments)
             if weight:
                 start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
@@ -197,6 +198,14 @@ class Session(Generic[Config]):
                     flush=True,
                 )
 
+    def _precision(self) -> AbstractContextManager:
+        """Return the context in which the policy computes as it does in training, so that figures are comparable.
+
+        The Trainer does so only once it trains, and then not where an adapter generates. Copies of the weights in bf16
+        are kept inside of it, unless weights that FSDP shards later lie whole on each GPU.
+        """
+        return self.trainer.accelerator.autocast(AutocastKwargs(cache_enabled=not self.trainer.is_fsdp_enabled))
+
     def measure_answers(self, when: str) -> dict | None:
         """Return the figures of sampled answers, for the summary; None if EVAL_N is 0. The answers are in a file.
 
@@ -206,9 +215,7 @@ class Session(Generic[Config]):
         settings = self.settings
         if not settings.eval_n:
             return None
-        # Before training, and for an adapter's generation after it, the Trainer does not do it: the figures would not
-        # be of the same precision.
-        with self.trainer.accelerator.autocast():
+        with self._precision():
             figures, answers = measure_answers(
                 self.trainer,
                 self.tokenizer,
