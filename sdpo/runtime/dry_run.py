@@ -25,13 +25,15 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
     lines += ["", "would run:"]
     if needs_user(settings, job):
         user = settings.user_model_name_or_path
-        server = "Anthropic's API" if settings.user_is_claude else settings.simulator_url
-        if settings.user_is_rule:
-            server = "no server, in the training process"
-        if starts_server(settings, job):
+        where = f"at {settings.simulator_url}"
+        if settings.user_is_claude:
+            where = "at Anthropic's API"
+        elif settings.user_is_rule:
+            where = "(in the training process, without a server)"
+        elif starts_server(settings, job):
             gpu = processes.simulator_gpu(settings, processes.visible_gpus())[1]
-            server = f"a server started for this job, on {gpu}"
-        lines.append(f"  simulated user  {user} at {server}")
+            where = f"at a server started for this job, on {gpu}"
+        lines.append(f"  simulated user  {user} {where}")
     arguments = _without_dry_run(arguments)
     line, extra = [sys.executable, "-m", job.module_name, *arguments], dict[str, str]()
     if isinstance(settings, LaunchSettings) and settings.is_launched:

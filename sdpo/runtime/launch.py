@@ -24,7 +24,7 @@ from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
-from sdpo.settings import CommonSettings, JobSettings, LaunchSettings
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, as_text, shown_name
 from sdpo.settings.resolve import export_dotenv, resolve
 
 INTERRUPTED = 130
@@ -68,6 +68,7 @@ def _main(job: Job, arguments: list[str]) -> int:
     if "LOCAL_RANK" in os.environ and not worker:
         _require_shared_settings(settings, job)
     if not worker:
+        _note_tiny_replaced(settings, job)
         processes.check(settings)
         if isinstance(settings, JobSettings):
             check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")
@@ -105,6 +106,15 @@ def _main(job: Job, arguments: list[str]) -> int:
 
 def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
     return resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+
+
+def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
+    """Print which values of the environment are used in place of the tiny world's: an export may be long ago."""
+    source, environment = settings_module.source, settings_module.ENVIRONMENT
+    if replaced := [name for name in job.tiny if settings.tiny and source(settings, name) == environment]:
+        names = " ".join(shown_name(name) for name in replaced)
+        values = ", ".join(f"{shown_name(name)}={as_text(getattr(settings, name))}" for name in replaced)
+        print(f"note: the environment has {values}, used in place of the tiny world's: unset {names}", flush=True)
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:

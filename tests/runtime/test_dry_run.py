@@ -14,7 +14,7 @@ from sdpo.text.split import is_held_out
 from sdpo.tiny import MODEL_DIR
 from sdpo.tiny.data import logged
 from tests.commands import ROOT, clean_environment
-from tests.training import write_interactions
+from tests.training import write_interactions, write_model
 
 
 @pytest.mark.parametrize("flag", [["--dry-run"], ["--dry-run", "1"], ["--dry-run=1"]])
@@ -26,6 +26,20 @@ def test_the_printed_command_is_the_given_one_without_the_dry_run(flag, first):
     done = subprocess.run(line, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith("-m jobs.report --tiny --seed 1")
+
+
+def test_a_value_of_the_environment_in_place_of_the_tiny_worlds_is_noted(tmp_path):
+    def notes(*flags: str, **variables: str) -> list[str]:
+        line = [sys.executable, "-m", "jobs.train_online_tldr", "--dry-run", *flags]
+        done = subprocess.run(line, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if "tiny world's" in line]
+
+    model = write_model(tmp_path / "model")
+    assert notes("--tiny", MODEL=str(model), BS="8") == [
+        f"note: the environment has MODEL={model}, BS=8, used in place of the tiny world's: unset MODEL BS"
+    ]
+    assert notes("--tiny", "--model", str(model)) == [] == notes("--tiny", SEED="3") == notes("--tiny")
 
 
 def dry_run(job: str, folder: Path, **values: object) -> subprocess.CompletedProcess:
