@@ -77,7 +77,9 @@ async def base_name(client: ChatClient, settings: "ChatSettings", live: str) -> 
     if settings.model in others:
         return str(settings.model)
     if not others:
-        raise SettingError(f"the server lists no model but {live}. Give the model before as BASE_NAME.")
+        known = f"={settings.model}" if settings.model else ", the name by which the server knows it"
+        advice = f"Start the chat with BASE_NAME{known}, for the model before."
+        raise SettingError(f"the server lists no model but {live}. {advice}")
     return others[0]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shlex
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,7 +198,11 @@ def run(settings: "LearnSettings", job: "Job") -> int:
             folder.write_json(STARTED, facts | {"given": given_to_repeat(settings)} | begun)
         print(f"run directory: {folder.path}", flush=True)
         night = Night(settings, folder, lock)
-        row = night.run()
+        try:
+            row = night.run()
+        except (KeyboardInterrupt, SystemExit):
+            print("the finished stages are kept; the same command goes on after them", file=sys.stderr, flush=True)
+            raise
         summary = {name: row.get(name) for name in ("outcome", "sentence", "version", "exit_code")}
         stages = {name: one["sentence"] for name, one in night.results.items()}
         seconds = sum(one["seconds"] for one in night.results.values())

@@ -25,7 +25,7 @@ from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, as_text, shown_name
-from sdpo.settings.resolve import export_dotenv, resolve
+from sdpo.settings.resolve import export_dotenv, is_foreign, resolve
 
 INTERRUPTED = 130
 
@@ -111,7 +111,8 @@ def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
 def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
     """Print which values of the environment are used in place of the tiny world's: an export may be long ago."""
     source, environment = settings_module.source, settings_module.ENVIRONMENT
-    if replaced := [name for name in job.tiny if settings.tiny and source(settings, name) == environment]:
+    replaced = [name for name in job.tiny if source(settings, name) == environment and not is_foreign(name)]
+    if settings.tiny and replaced:
         names = " ".join(shown_name(name) for name in replaced)
         values = ", ".join(f"{shown_name(name)}={as_text(getattr(settings, name))}" for name in replaced)
         print(f"note: the environment has {values}, used in place of the tiny world's: unset {names}", flush=True)

@@ -241,7 +241,7 @@ def _refuse_unknown_variables(names: Iterable[str], settings: Mapping[str, Setti
                 f"the Make variable {name}: a command line is kept in the shell's history and shown to others of this "
                 f"machine. Put the secret into .env, or into the environment: export {name}=..."
             )
-        if (name.isupper() and name.lower() in by_name) or name in _MAKEFILE_NAMES or _is_foreign(name):
+        if (name.isupper() and name.lower() in by_name) or name in _MAKEFILE_NAMES or is_foreign(name):
             continue
         _refuse(name, f"the Make variable {name}", settings, job, str.upper)
 
@@ -264,12 +264,13 @@ def _refuse_argument(argument: str, settings: Mapping[str, Setting], job: str) -
     if word is None:
         name = argument.partition("=")[0]
         raise SettingError(f"{name!r} is not a flag. Give settings to {job} as --name value or NAME=value.")
-    if _is_foreign(word) and word.lower() not in known_names():
+    if is_foreign(word) and word.lower() not in known_names():
         raise SettingError(f"{word} is a variable of another program. Put it before the command: {word}=... {job}.")
     _refuse(word, f"the word {word}", settings, job, str.upper)
 
 
-def _is_foreign(name: str) -> bool:
+def is_foreign(name: str) -> bool:
+    """Return whether a variable of this name belongs to another program or to the shell."""
     return name.upper() in _FOREIGN_NAMES or name.upper().startswith(tuple(_FOREIGN_PREFIXES))
 
 
@@ -302,7 +303,7 @@ def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, st
         if refuse_unknown and not (name.isupper() and name.lower() in known):
             secrets = {own.upper() for own, declared in known.items() if declared.secret}
             misspelled_secret = get_close_matches(name.upper(), secrets, n=1, cutoff=0.9)
-            if misspelled_secret or not _is_foreign(name):
+            if misspelled_secret or not is_foreign(name):
                 guess = nearest(name, secrets if misspelled_secret else [own.upper() for own in known])
                 raise SettingError(f"{name} (from {path}, line {line}) is not a setting.{guess} Correct or remove it.")
     return entries

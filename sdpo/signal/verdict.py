@@ -113,10 +113,11 @@ def _size(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
 
 
 def _language(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]:
-    passed = metrics["surprise"] <= limits.surprise
+    surprise = metrics["surprise"]
+    passed = surprise <= limits.surprise
     return passed, (
-        f"Their tokens are less likely than those of the model's own answers by {metrics['surprise']:.2f} nats "
-        f"(at most {limits.surprise:g} allowed, {'met' if passed else 'not met'})."
+        f"Their tokens are {abs(surprise):.2f} nats {'more' if surprise < 0 else 'less'} likely than those of the "
+        f"model's own answers (at most {limits.surprise:g} less, {'met' if passed else 'not met'})."
     )
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import datasets
 import torch
 from accelerate.utils import AutocastKwargs
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
@@ -69,6 +70,7 @@ class Session(Generic[Config]):
     def __init__(self, settings: "OnlineSettings | OfflineSettings", job: "Job") -> None:
         self.settings, self.job = settings, job
         silence_libraries()
+        datasets.disable_progress_bars()
         config = self.configure(training_arguments(settings))  # first: it starts the process group
         self.main = config.process_index == 0
         set_seed(settings.seed)

@@ -57,7 +57,7 @@ def test_what_cannot_be_done_is_one_line_and_the_chat_goes_on(upstream):
         "/signal": "/signal needs a model in this process. Start the chat with MODEL=...",
         "/rate": "a rating is /rate up or /rate down",
         "/rate up": "there is no answer to rate yet",
-        "/compare": "the server lists no model but base-model",
+        "/compare": "the server lists no model but base-model. Start the chat with BASE_NAME, the name by which",
         "/model base-modle": "base-modle is not served. Did you mean base-model?",
         "/signal maybe": "maybe is neither on nor off",
     }

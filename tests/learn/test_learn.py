@@ -16,6 +16,7 @@ from sdpo.gateway.store import Store
 from sdpo.learn import stages
 from sdpo.learn.job import fill, identity
 from sdpo.learn.journal import Journal
+from sdpo.learn.night import Night
 from sdpo.learn.stages import StageFailed, Stages, learner_lock, stage_lock
 from sdpo.learn.stages import environment as stage_environment
 from sdpo.registry import versions
@@ -194,6 +195,19 @@ def test_a_night_goes_on_with_its_own_settings_only(tmp_path, logs, capsys):
     RunDirectory(folder).write_json("learn.json", {"finished": True})
     assert main(JOB, flags(tmp_path, input=logs, run_id="one")) == 1
     assert "came to its end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("end", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_night_that_is_interrupted_says_how_to_go_on(tmp_path, logs, capsys, monkeypatch, end, code):
+    def interrupted(night: Night) -> None:
+        raise end
+
+    monkeypatch.setattr(Night, "run", interrupted)
+    try:
+        assert main(JOB, flags(tmp_path, input=logs)) == code
+    except SystemExit as error:
+        assert error.code == code
+    assert "the finished stages are kept; the same command goes on after them\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

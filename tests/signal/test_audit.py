@@ -124,6 +124,11 @@ def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
     assert len(result.reasons) == 5
 
 
+@pytest.mark.parametrize(("surprise", "words"), [(0.21, "0.21 nats less likely"), (-0.01, "0.01 nats more likely")])
+def test_how_likely_the_answers_are_is_said_without_a_sign(surprise, words):
+    assert any(words in reason for reason in judge(metrics_of(surprise=surprise)).reasons)
+
+
 def test_data_without_complaints_is_the_cause():
     metrics = metrics_of(wins=20, losses=20, size=0.05)
     metrics["telling"]["of"], metrics["kinds"]["complaint"]["rows"] = "complaint or thanks or new topic", 2
