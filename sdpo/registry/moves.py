@@ -84,6 +84,8 @@ def rollback(settings: "RegistrySettings", name: str | None = None, reason: str 
         if not before or (name is not None and target not in before):
             if live.version is None and name in (None, BASE):
                 raise SettingError("there is nothing to roll back to: the base model is live already.")
+            if target is not None:
+                read(registry, target)  # a name that no version has is the mistake
             shown = ", ".join(one or BASE for one in dict.fromkeys(reversed(before))) or "no version"
             problem = f"{name} cannot be rolled back to" if name else "there is nothing to roll back to"
             raise SettingError(f"{problem}: live before was {shown}.")

@@ -44,6 +44,8 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         setting = "OUTPUT_DIR or SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG) and error.filename:
+            return _failed(1, f"error: {error.filename}: {error.strerror}. Give a path that exists or can be created.")
         if not is_full(error):
             raise
         full = f"error: the disk is full{free_at(error.filename)}. Free some space, or choose another {setting}."

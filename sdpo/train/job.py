@@ -125,8 +125,10 @@ def check_objective(settings: "TrainingSettings") -> None:
                     f"{name.upper()} applies to the sampled token's signal, which OBJECTIVE={settings.objective} does "
                     "not use. Leave it out, or set OBJECTIVE=token."
                 )
-    elif "direction" in given or "top_k" in given:
-        raise SettingError("DIRECTION and TOP_K are for OBJECTIVE=full or top_k. Set one of these, or leave them out.")
+    for name, objectives in (("direction", ("full", "top_k")), ("top_k", ("top_k",))):
+        if name in given and settings.objective not in objectives:
+            kinds = " or ".join(objectives)
+            raise SettingError(f"{name.upper()} is for OBJECTIVE={kinds}. Set that, or leave {name.upper()} out.")
     if "contrast_plausibility" in given and settings.objective not in ("full", "top_k"):
         raise SettingError(
             "CONTRAST_PLAUSIBILITY compares a token with the most likely one, which "

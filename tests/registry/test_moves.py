@@ -56,7 +56,9 @@ def test_rollback_by_name_skips_what_came_between(registry):
     assert moves.rollback(given, moves.BASE) is None
     moved = read_live(registry)
     assert moves.rollback(given, moves.BASE) is None and read_live(registry) == moved  # it is there already
-    with pytest.raises(SettingError, match="v0009 cannot be rolled back to"):
+    with pytest.raises(SettingError, match="v0003 cannot be rolled back to: live before was no version"):
+        moves.rollback(given, "v0003")
+    with pytest.raises(SettingError, match="has no version v0009"):
         moves.rollback(given, "v0009")
 
 

@@ -14,7 +14,7 @@ from sdpo import settings
 from sdpo.errors import RunError
 from sdpo.runtime import launch, processes, user_server
 from sdpo.runtime.launch import check_writable
-from tests.commands import JOBS, clean_environment
+from tests.commands import JOBS, ROOT, clean_environment
 from tests.gpus import pretend_gpus
 
 pytestmark = pytest.mark.slow
@@ -119,6 +119,13 @@ def test_a_file_in_place_of_the_run_s_folder_is_named(tmp_path):
     with pytest.raises(RunError, match=rf"run cannot be created: {re.escape(str(file))} is a file, not a folder"):
         check_writable(file / "run", "OUTPUT_DIR")
     check_writable(tmp_path / "new" / "run", "OUTPUT_DIR")
+
+
+def test_a_folder_that_cannot_be_created_is_one_line(tmp_path):
+    command = [sys.executable, "-m", "jobs.prep_english", "--out-dir", str(tmp_path / ("x" * 300))]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("error: ") and "File name too long. Give a path that" in line
 
 
 def test_a_bug_keeps_its_traceback(fake):

@@ -66,6 +66,7 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
         ({"objective": "full", "clip_signal": 1}, "CLIP_SIGNAL"),
         ({"objective": "full", "clip": 0.1}, "CLIP"),
         ({"direction": "jsd"}, "DIRECTION"),
+        ({"objective": "full", "top_k": 5}, "TOP_K"),
         ({"ema_rate": 0.1}, "EMA_RATE"),
         ({"content_weight": 0.1}, "CONTENT_WEIGHT is for LEARN_FROM=complaints"),
         ({"rehearsal_jsonl": Path(__file__)}, "REHEARSAL_JSONL is for REHEARSAL above 0"),
