@@ -33,7 +33,7 @@ from transformers import AutoModelForCausalLM
 from sdpo.gateway.store import Store
 from sdpo.learn.rule_users import STYLE, TASTES
 from sdpo.models.generate import generate
-from sdpo.models.pretrained import load_tokenizer
+from sdpo.models.pretrained import load_tokenizer, silence_libraries
 from sdpo.registry import versions
 from sdpo.registry.live import read_live
 from sdpo.registry.moves import rollback
@@ -116,6 +116,7 @@ def main(print_row: Callable[[str], None] = print) -> None:
     parser.add_argument("--each", type=int, default=320, help="conversations a day")
     parser.add_argument("--out", type=Path, help="the folder for store, registry and runs; if not set, a temporary one")
     given = parser.parse_args()
+    silence_libraries()
     folder = given.out or Path(tempfile.mkdtemp(prefix="nights-"))
     folder.mkdir(parents=True, exist_ok=True)
     registry, store = folder / "registry", Store(f"sqlite:///{folder / 'store.sqlite'}")

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from random import Random
 
+import openai
 import pytest
 from safetensors.torch import load_file
 
@@ -28,6 +29,7 @@ from sdpo.users.simulator import SimulatedUser
 from sdpo.users.styles import personas
 from sdpo.users.trial import PROBES
 from tests.evaluations import evaluate, make_run
+from tests.gateway.running import gateway
 from tests.registries import add, settings, write_adapter
 from tests.registry.test_serving import answers, own_answers
 from tests.servers import until
@@ -129,6 +131,28 @@ def test_versions_are_loaded_by_request_and_answer_to_the_token_as_their_adapter
     assert moves.rollback(given) == "v0001" and answers(server.url, read_live(registry).model) == expected[1]
     assert moves.rollback(given) is None and answers(server.url, read_live(registry).model) == expected[0]
     assert server.models() == bases
+
+
+def test_through_the_gateway_it_answers_as_it_does_and_as_the_live_version_does(server, tmp_path):
+    registry, posts = tmp_path / "registry", [post for post, _ in exchanges(6, seed=9)]
+    add(registry, write_adapter(tmp_path / "adapter", 1, 0.08))
+    given = settings(registry, server.url)
+    with gateway(server.url, tmp_path, REGISTRY=str(registry)) as running:
+        through = openai.OpenAI(base_url=running.url, api_key="none", max_retries=0)
+        for expected in (MODEL, None):  # before a version is live, and after
+            name = expected or read_live(registry).model
+            direct = openai.OpenAI(base_url=server.url, api_key="none", max_retries=0)
+            for post in posts:
+                asked = {"messages": [{"role": "user", "content": post}], "temperature": 0, "max_tokens": 24}
+                own = direct.chat.completions.create(model=name, **asked).choices[0].message.content
+                assert through.chat.completions.create(model="sdpo", **asked).choices[0].message.content == own
+                chunks = through.chat.completions.create(model="sdpo", stream=True, **asked)
+                assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == own
+            if expected:
+                moves.promote(given, "v0001")
+        kept = list(running.store().conversations())
+    assert [one.messages[0]["content"] for one in kept] == [post for _ in range(2) for post in posts for _ in range(2)]
+    moves.rollback(given)
 
 
 def test_a_version_that_does_not_fit_the_server_does_not_go_live(server, tmp_path):

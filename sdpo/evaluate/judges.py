@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo import progress
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, nearest
 from sdpo.evaluate.fingerprints import base_of
 from sdpo.evaluate.store import Store, key_of
 from sdpo.llm import (
@@ -56,6 +56,7 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
     if kind == ORACLE:
         make_oracle(settings, job)
     elif kind == "local":
+        _refuse_misspelt(judge)
         check_path("judge_model", judge_source(judge))
     elif kind == "claude":
         require_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL")
@@ -63,6 +64,17 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
         raise SettingError(
             f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "
             '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
+        )
+
+
+def _refuse_misspelt(judge: str) -> None:
+    """Raise SettingError for what looks like one of the names that stand for a judge."""
+    names = (RULE, ORACLE, SHIPPED)
+    hint = "" if judge in names or "/" in judge or Path(judge).exists() else nearest(judge, names, cutoff=0.7)
+    if hint:
+        raise SettingError(
+            f"JUDGE_MODEL={judge} is not a judge.{hint} Judges are {', '.join(names)}, a claude-... name, and a "
+            "model's folder, hub id, or name at JUDGE_URL."
         )
 
 

@@ -151,6 +151,8 @@ def differences(settings: EvalSettings, run: TrainedRun, job: "Job") -> Iterator
         if before is not None and str(before) != str(now) and not (name == "style_file" and _same_styles(before, now)):
             verb = "started from" if name == "baseline" else "was trained with"
             yield f"{name.upper()}={now}, but the run {verb} {before}"
+    if settings_module.source(settings, "run_dir") == RUN:
+        yield f"RUN_DIR is not given, so this is the newest run: {run.path}"
     own_prompts = settings_module.source(settings, "val_jsonl") == RUN
     if run.job and not own_prompts and not run.job.endswith(job.name.removeprefix("eval-")):
         yield f"{job.name} on a run of {run.job}: prompts of another job, with the system prompt of the run"

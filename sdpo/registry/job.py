@@ -40,7 +40,11 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     else:
         state = "was live already" if before == version.name else "is live"
         sentence = f"{version.name} {state} as {live.model}. {back} goes back to what was live before."
-        say(sentence, then=command("chat"), why=f"talks to it, through {command('gateway')}")
+        say(
+            sentence,
+            then=command("chat", tiny=settings.tiny),
+            why=f"talks to it, through {command('gateway', tiny=settings.tiny)}",
+        )
 
 
 def run_rollback(settings: "RollbackSettings", job: "Job") -> None:

@@ -311,6 +311,17 @@ def test_a_style_file_is_a_difference_when_its_styles_are_others_than_those_that
     assert notes() == []
 
 
+def test_the_newest_run_is_named_where_none_is_given(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "sdpo-tldr-runs" / "first")
+    add_checkpoint(run, 3)
+    flags = ["--tiny", "--judge-model", "oracle", "--eval-n", "4", "--dry-run"]
+    assert launch.main(eval_tldr.JOB, flags) == 0
+    assert (
+        f"note: RUN_DIR is not given, so this is the newest run: {run.relative_to(tmp_path)}" in capsys.readouterr().out
+    )
+
+
 def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert "checkpoint" in rejected(capsys, *arguments(run))
     add_checkpoint(run, 6)
@@ -318,6 +329,10 @@ def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert re.search(r"(?<![\w/-])6(?![\w/-])", rejected(capsys, *arguments(run, ckpts="3")))
     assert "BASELINE" in rejected(capsys, *arguments(run, baseline=tmp_path))
     assert "JUDGE_MODEL" in rejected(capsys, *arguments(run, judge_model=tmp_path))
+    for wrong, right in (("rul", "rule"), ("orcale", "oracle")):
+        assert f"JUDGE_MODEL={wrong} is not a judge. Did you mean {right}?" in rejected(
+            capsys, *arguments(run, judge_model=wrong)
+        )
     assert "ANTHROPIC_API_KEY" in rejected(capsys, *arguments(run, judge_model="claude-haiku"))
     assert "JUDGE_URL" in rejected(capsys, *arguments(run, judge_model="m", judge_url="http://127.0.0.1:9/v1"))
     given = arguments(run, judge_model="oracle", judge_url="http://127.0.0.1:9/v1")
