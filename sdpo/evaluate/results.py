@@ -11,6 +11,7 @@ from sdpo.evaluate import judge_truth, release
 from sdpo.evaluate.benchmark_table import benchmark_table
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.condition_report import as_json, condition_table
+from sdpo.evaluate.run_folders import beside
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.evaluate.win_rates import BASELINE, WinRate
 from sdpo.runtime.columns import side_by_side, spread
@@ -81,7 +82,7 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
     if chosen is not None:  # nothing is said of another one, which was not released
         rows = [row for row in rows if row.checkpoint == chosen.checkpoint]
     best = max(rows, key=lambda row: row.win_rate or 0.0, default=None)
-    report = command("report", run_dir=shlex.join([str(run.path), str(folder.path)]))
+    report = command("report", run_dir=shlex.join([str(run.path), str(beside(run.path, folder.path))]))
     then, why = report, "one page about the run and its evaluation"
     if best is not None:
         name = f"checkpoint-{best.checkpoint}"

@@ -26,6 +26,12 @@ def newest_run(scratch: Path) -> Path | None:
     return max(started, key=started.__getitem__, default=None)
 
 
+def beside(run: Path, folder: Path) -> Path:
+    """Return a folder inside of a run in the form, relative or absolute, in which the run is given."""
+    inside = run.absolute()
+    return run / folder.absolute().relative_to(inside) if folder.absolute().is_relative_to(inside) else folder
+
+
 def named_runs(settings: EvalSettings | ReportSettings) -> list[Path]:
     """Return the folders in RUN_DIR, none if it is not set.
 

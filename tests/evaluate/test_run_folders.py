@@ -6,6 +6,7 @@ import pytest
 
 from jobs import eval as eval_job
 from jobs import eval_tldr, report
+from sdpo.evaluate.run_folders import beside
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from tests.evaluations import make_run
@@ -19,6 +20,13 @@ def error_of(job, capsys, *flags: str) -> str:
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
     return line
+
+
+def test_a_folder_of_a_run_is_shown_as_the_run_is_given():
+    run, elsewhere = Path("runs/mine"), Path("/elsewhere/eval")
+    assert beside(run, run.absolute() / "eval") == run / "eval" == beside(run, run / "eval")
+    assert beside(run.absolute(), run / "eval") == run.absolute() / "eval"
+    assert beside(run, elsewhere) == elsewhere
 
 
 @pytest.mark.parametrize("job", [eval_job.JOB, eval_tldr.JOB, report.JOB])
