@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -188,6 +190,14 @@ class BaseTrainer(Trainer):
         self.rehearsal: Callable[[nn.Module, int], Tensor | None] | None = None
         self.rehearsal_weight = 0.0
         self.interrupted = False  # while a checkpoint is written because the run ends or waits before its time
+
+    def precision_of_training(self) -> AbstractContextManager:
+        """Return the context in which the policy computes as it does in training, for figures that are compared.
+
+        The Trainer does so only once it trains, and then not where an adapter generates. Copies of the weights in bf16
+        are kept inside of it, unless weights that FSDP shards later lie whole on each GPU.
+        """
+        return self.accelerator.autocast(AutocastKwargs(cache_enabled=not self.is_fsdp_enabled))
 
     def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Return the loss of a micro-batch with that of rehearsal added, if there is any."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import datasets
 import torch
-from accelerate.utils import AutocastKwargs
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from sdpo import settings as settings_module
@@ -187,7 +186,7 @@ class Session(Generic[Config]):
         policy = self.trainer.accelerator.unwrap_model(self.trainer.model)
         arguments = (policy, self.run_dir, self.main, self.oracle, self.settings.seed)
         weight = self.settings.rehearsal
-        with self._precision():
+        with self.trainer.precision_of_training():
             start.answer_general_prompts(*arguments)
             if weight:
                 start.answer_rehearsal_prompts(*arguments, prompts=read_rehearsal_prompts(self.settings))
@@ -200,14 +199,6 @@ class Session(Generic[Config]):
                     flush=True,
                 )
 
-    def _precision(self) -> AbstractContextManager:
-        """Return the context in which the policy computes as it does in training, so that figures are comparable.
-
-        The Trainer does so only once it trains, and then not where an adapter generates. Copies of the weights in bf16
-        are kept inside of it, unless weights that FSDP shards later lie whole on each GPU.
-        """
-        return self.trainer.accelerator.autocast(AutocastKwargs(cache_enabled=not self.trainer.is_fsdp_enabled))
-
     def measure_answers(self, when: str) -> dict | None:
         """Return the figures of sampled answers, for the summary; None if EVAL_N is 0. The answers are in a file.
 
@@ -217,7 +208,7 @@ class Session(Generic[Config]):
         settings = self.settings
         if not settings.eval_n:
             return None
-        with self._precision():
+        with self.trainer.precision_of_training():
             figures, answers = measure_answers(
                 self.trainer,
                 self.tokenizer,

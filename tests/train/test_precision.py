@@ -7,9 +7,33 @@ import pytest
 import torch
 from torch import nn
 
+from sdpo import HindsightTrainer
+from tests.train.online.test_hindsight_trainer import config, dataset, no_emojis
 from tests.training import session_of, write_interactions, write_model
 
 pytestmark = pytest.mark.slow
+
+
+def test_a_trainer_of_ones_own_does_so_too(tmp_path):
+    seen = []
+
+    def look(module: nn.Module, _: tuple) -> None:
+        if isinstance(module, nn.Linear) and module.weight.dtype == torch.float32:
+            seen.append(torch.is_autocast_enabled("cpu"))
+
+    given = {"guard": "warn", "rehearsal": 1.0, "per_device_train_batch_size": 4, "max_steps": 1, "bf16": True}
+    trainer = HindsightTrainer(
+        str(write_model(tmp_path / "model")),
+        no_emojis,
+        args=config(tmp_path / "run", **given),
+        train_dataset=dataset(4),
+    )
+    hook = nn.modules.module.register_module_forward_pre_hook(look)
+    try:
+        trainer.train()
+    finally:
+        hook.remove()
+    assert seen and all(seen), f"{seen.count(False)} of {len(seen)} layers were computed in float32"
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora"])

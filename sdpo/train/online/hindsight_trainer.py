@@ -197,7 +197,8 @@ class HindsightTrainer(OnlineTrainer):
         """Sample the start model's answers that guard and rehearsal measure with, and show how far they are."""
         policy = self.accelerator.unwrap_model(self.model)
         main, seed = self.accelerator.is_main_process, self.args.seed
-        with progress.shown("answers of the start model", main=main and not self.args.disable_tqdm):
+        shown = progress.shown("answers of the start model", main=main and not self.args.disable_tqdm)
+        with shown, self.precision_of_training():
             start.answer_general_prompts(policy, self.run_directory, main, None, seed)
             if self.rehearsal_weight:
                 start.answer_rehearsal_prompts(policy, self.run_directory, main, None, seed)
