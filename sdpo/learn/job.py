@@ -185,7 +185,7 @@ def run(settings: "LearnSettings", job: "Job") -> int:
     folder = RunDirectory(settings.run_directory_path)
     try:
         learner = learner_lock(settings.registry)
-    except RunError:
+    except (RunError, OSError):
         with suppress(OSError):  # it has files if it is a night to go on with
             folder.path.rmdir()
         raise

@@ -45,7 +45,8 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
             return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG) and error.filename:
-            return _failed(1, f"error: {error.filename}: {error.strerror}. Give a path that exists or can be created.")
+            where = _with_setting(job, arguments, Path(error.filename))
+            return _failed(1, f"error: {where}: {error.strerror}. Give a path that exists or can be created.")
         if not is_full(error):
             raise
         full = f"error: the disk is full{free_at(error.filename)}. Free some space, or choose another {setting}."
@@ -108,6 +109,19 @@ def _main(job: Job, arguments: list[str]) -> int:
 
 def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
     return resolve(job.settings, arguments, job=job.name, summary=job.summary, defaults=job.defaults, tiny=job.tiny)
+
+
+def _with_setting(job: Job, arguments: Sequence[str], path: Path) -> str:
+    """Return a path, with the setting in which it or a folder above or below it was given, if it was."""
+    try:
+        settings = _resolved(job, arguments)
+    except SdpoError:
+        return str(path)
+    for name in settings_module.given(settings):
+        value = getattr(settings, name)
+        if isinstance(value, Path) and (path.is_relative_to(value) or value.is_relative_to(path)):
+            return f"{shown_name(name)}={value}" + ("" if value == path else f": {path}")
+    return str(path)
 
 
 def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
