@@ -37,7 +37,7 @@ def shown(url: str) -> str:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        return "(not shown)" if "@" in url else url
+        return "(not shown)" if "@" in url or "pass" in url.lower() else url
     secrets = [name for name in parsed.query if "pass" in name.lower()]
     return parsed.difference_update_query(secrets).render_as_string(hide_password=True)
 

@@ -130,7 +130,8 @@ def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
     replaced = [name for name in job.tiny if source(settings, name) == environment and not is_foreign(name)]
     if settings.tiny and replaced:
         names = " ".join(shown_name(name) for name in replaced)
-        values = ", ".join(f"{shown_name(name)}={as_text(getattr(settings, name))}" for name in replaced)
+        public = settings_module.redacted(settings)
+        values = ", ".join(f"{shown_name(name)}={as_text(public[name])}" for name in replaced)
         print(f"note: the environment has {values}, used in place of the tiny world's: unset {names}", flush=True)
 
 

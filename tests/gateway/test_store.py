@@ -176,6 +176,7 @@ def test_several_that_open_a_new_store_at_once_make_its_tables_once(store_url):
         ("mysql://u:s3cret@h/d?passfile=s3cret", r"STORE_URL=mysql://u:\*\*\*@h/d is neither a SQLite file"),
         ("runs/store.sqlite", r"STORE_URL=runs/store.sqlite is neither a SQLite file"),
         ("u:s3cret@h/d", r"STORE_URL=\(not shown\) is neither a SQLite file"),
+        ("host=h password=s3cret", r"STORE_URL=\(not shown\) is neither a SQLite file"),
         ("sqlite://", "neither a SQLite file"),
         ("sqlite:////proc/none/store.sqlite", "cannot be created"),
     ],
