@@ -101,7 +101,8 @@ def _adherence(read: Sequence[Fits], z: float) -> Rule:
     alike = design_effect([one.conversation for one in changes])
     interval = wilson(gained / alike, lost / alike, z)
     if interval is None:
-        return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}, and no answer changed", gain, threshold=0.0)
+        text += ", on the same prompts" if shares[0] else ": the model may be unable to meet it"
+        return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}", gain, threshold=0.0)
     # Of the answers that changed, the interval of the share that changed for the better.
     low, high = (changed * (2 * bound - 1) for bound in interval)
     text += f", a gain of {gain:+.1%} (from {low:+.1%} to {high:+.1%})"

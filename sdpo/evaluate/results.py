@@ -91,7 +91,9 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
         name = f"checkpoint-{chosen.checkpoint}"
         sentence = f"No answer of {name} is judged better or worse than the baseline's"
     else:
-        return say("No checkpoint differs from the baseline in any answer.", then=then, why=why)
+        if all(row.same == row.prompts for row in comparison.rows):
+            return say("No checkpoint differs from the baseline in any answer.", then=then, why=why)
+        return say("No answer is judged better or worse than the baseline's.", then=then, why=why)
     texts = [comparison.answers[one] for one in (BASELINE, name)]
     pairs = [(prompt.text, old.text, new.text) for prompt, old, new in zip(comparison.prompts, *texts, strict=True)]
     different = [pair for pair in pairs if pair[1].strip() != pair[2].strip()]

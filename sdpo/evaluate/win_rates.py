@@ -184,11 +184,15 @@ def _nothing_changed(rows: Sequence[WinRate]) -> list[str]:
     judged = [row for row in rows if row.unreadable <= row.prompts / 2]
     if not judged or any(row.wins or row.losses for row in rows):
         return []
-    if all(row.same == row.prompts for row in judged):
-        found = "every answer is the same as the baseline's"
-    else:
-        found = "no answer is judged better or worse than the baseline's"
-    return [f"{found}: training changed nothing that these prompts show. Check LR, the steps taken and the signal"]
+    check = "Check LR, the steps taken and the signal"
+    most = max(judged, key=lambda row: row.prompts - row.same)
+    if most.same == most.prompts:
+        return [f"every answer is the same as the baseline's: training changed nothing. {check}"]
+    return [
+        f"no answer is judged better or worse than the baseline's, though checkpoint-{most.checkpoint} changed "
+        f"{most.prompts - most.same} of {most.prompts}. {check}; if none fits the style, the model may be unable to "
+        "meet it"
+    ]
 
 
 def _length_explains(rows: Sequence[WinRate]) -> list[str]:

@@ -101,6 +101,10 @@ def test_where_a_rule_reads_the_style_the_paired_gain_in_adherence_decides():
     # The same share of other answers is no gain, whatever a judge says.
     found = verdict(own=even, start=start, rows=[MODEL])
     assert found.verdict == KEEP and failed(found) == {"gain"}
+    for share, words in ((60, "30.0%, on the same prompts"), (0, "0.0%: the model may be unable to meet it")):
+        unchanged = replace(HEALTHY, fits=fits(share)), replace(START, fits=fits(share))
+        (reason,) = verdict(own=unchanged[0], start=unchanged[1], rows=[MODEL]).reasons
+        assert reason.startswith("no gain: ") and words in reason
     # A judge that prefers the baseline is heard, but does not decide.
     found = verdict(own=better, start=start, rows=[replace(MODEL, wins=30, losses=130)])
     assert found.verdict == PROMOTE_WITH_WARNING and "prefers the baseline" in found.reasons[0]
