@@ -10,7 +10,8 @@ from sdpo.data.inputs import Member, Source, paths_of, sources_of
 from sdpo.data.logs import NO_CONVERSATIONS, input_of, known_forms, read_conversations, reason_to_skip
 from sdpo.data.prepare import BESIDE, LOGS, check_output_folder
 from sdpo.data.redact import Redactor, check_names
-from sdpo.errors import RecordError
+from sdpo.errors import RecordError, SettingError
+from sdpo.settings.inputs import check_model
 from sdpo.text.records import Interaction
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ def check(settings: "LogsPrepSettings", job: "Job") -> list[str]:
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
     if settings.redact_names:
         check_names(settings.redact)
+    if settings.model is not None and not Path(settings.model).expanduser().exists():
+        _check_tokenizer(settings, settings.model)
     return recognised(source, Redactor(settings.redact)) if settings.dry_run else []
+
+
+def _check_tokenizer(settings: "LogsPrepSettings", model: str) -> None:
+    """Raise SettingError if the hub does not have the model whose tokens are counted; a dry run may only say so."""
+    try:
+        check_model(settings, "model", model)
+    except SettingError as error:
+        raise SettingError(f"{error} Its tokens are only counted: unset MODEL to count characters.") from None
 
 
 def recognised(source: Path, redactor: Redactor) -> list[str]:

@@ -118,8 +118,8 @@ def measure_of(model: str | None) -> Measure:
         tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else Tokenizer.from_pretrained(model)
     except Exception as error:  # `tokenizers` raises no more specific type
         raise SettingError(
-            f"MODEL={model} has no tokenizer.json here or on the hub: {one_line(error, 200)} Name another model or "
-            "none."
+            f"the tokenizer.json of MODEL={model}, in whose tokens lengths are measured, cannot be loaded: "
+            f"{one_line(error, 200)} Name another model, or unset MODEL to measure characters."
         ) from None
 
     def tokens(texts: list[str]) -> Iterable[int]:

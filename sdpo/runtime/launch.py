@@ -127,12 +127,13 @@ def _with_setting(job: Job, arguments: Sequence[str], path: Path) -> str:
 def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
     """Print which values of the environment are used in place of the tiny world's: an export may be long ago."""
     source, environment = settings_module.source, settings_module.ENVIRONMENT
-    replaced = [name for name in job.tiny if source(settings, name) == environment and not is_foreign(name)]
+    names = [*job.tiny, *(["recipe"] if hasattr(settings, "recipe") else [])]
+    replaced = [name for name in names if source(settings, name) == environment and not is_foreign(name)]
     if settings.tiny and replaced:
-        names = " ".join(shown_name(name) for name in replaced)
+        unset = " ".join(map(shown_name, replaced))
         public = settings_module.redacted(settings)
         values = ", ".join(f"{shown_name(name)}={as_text(public[name])}" for name in replaced)
-        print(f"note: the environment has {values}, used in place of the tiny world's: unset {names}", flush=True)
+        print(f"note: the environment has {values}, used in place of the tiny world's: unset {unset}", flush=True)
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:

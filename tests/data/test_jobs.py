@@ -257,6 +257,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_files(module, monkeypatch, capsys
         (prep_wildchat, ["--source", "words.jsonl"], ["nothing", "not English: 1"]),
         (prep_wildchat, ["--tiny", "--max-conversations", "-1"], ["MAX_CONVERSATIONS"]),
         (prep_logs, [], ["INPUT"]),
+        (prep_logs, ["--tiny", "--model", "some/model"], ["MODEL=some/model is not in the hub's cache", "unset MODEL"]),
         (prep_logs, ["--input", "empty"], ["INPUT", "no files"]),
         (
             prep_logs,

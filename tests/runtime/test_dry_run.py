@@ -39,6 +39,8 @@ def test_a_value_of_the_environment_in_place_of_the_tiny_worlds_is_noted(tmp_pat
     assert notes("--tiny", MODEL=str(model), BS="8") == [
         f"note: the environment has MODEL={model}, BS=8, used in place of the tiny world's: unset MODEL BS"
     ]
+    (recipe,) = notes("--tiny", RECIPE="recommended")
+    assert recipe.endswith("has RECIPE=recommended, used in place of the tiny world's: unset RECIPE")
     assert notes("--tiny", "--model", str(model)) == [] == notes("--tiny", SEED="3") == notes("--tiny")
 
 
