@@ -35,6 +35,16 @@ def print_results(run: RunDirectory, summary: dict) -> None:
     ending.say(outcome(run, summary), files, then, why)
 
 
+def print_if_never_met(summary: dict, style: str) -> None:
+    """Print a note if no answer of the untrained model fits the style, not even with the wish shown."""
+    if all((summary[when] or {}).get("adherence") == 0 for when in ("before", "shown")):
+        print(
+            f"note: none of {summary['before']['answers']} answers fits STYLE={style}, also with the wish shown: the "
+            "model may be unable to meet it, and then complaints teach nothing",
+            flush=True,
+        )
+
+
 def outcome(run: RunDirectory, summary: dict) -> str:
     """Return what came of the run in one sentence."""
     rows = run.read_rows("metrics.jsonl")

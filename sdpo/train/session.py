@@ -36,7 +36,7 @@ from sdpo.train.guard import CollapseGuard
 from sdpo.train.job import read_rehearsal_prompts
 from sdpo.train.publish import finish_model
 from sdpo.train.record import BaseTrainer
-from sdpo.train.results import answers_file, print_results
+from sdpo.train.results import answers_file, print_if_never_met, print_results
 from sdpo.train.start_model import StartModel
 from sdpo.train.teacher_refresh import TeacherRefreshCallback
 from sdpo.users.styles import FILE as STYLES
@@ -146,6 +146,8 @@ class Session(Generic[Config]):
             summary["before"] = before
             if self.settings.style is not None:
                 summary["shown"] = self.measure_answers("shown")
+                if self.main:
+                    print_if_never_met(summary, self.settings.style)
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.teacher_callback.resume_from = checkpoint
