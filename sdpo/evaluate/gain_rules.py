@@ -105,7 +105,7 @@ def _adherence(read: Sequence[Fits], z: float) -> Rule:
         return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}", gain, threshold=0.0)
     # Of the answers that changed, the interval of the share that changed for the better.
     low, high = (changed * (2 * bound - 1) for bound in interval)
-    text += f", a gain of {gain:+.1%} (from {low:+.1%} to {high:+.1%})"
+    text += f", a change of {gain:+.1%} (from {low:+.1%} to {high:+.1%})"
     return Rule(GAIN_RULE, GAIN, outcome(low > 0), text if low > 0 else f"no gain: {text}", gain, low, high, 0.0)
 
 

@@ -5,6 +5,7 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings, settings_of
 from sdpo.settings.evaluation import GENERAL_JUDGE
 from sdpo.settings.training import RULE
+from sdpo.users.styles import FILE as STYLES
 
 
 def next_evaluation(run: RunDirectory) -> tuple[str, str]:
@@ -17,7 +18,9 @@ def next_evaluation(run: RunDirectory) -> tuple[str, str]:
     tiny, gpus = bool(recorded.get("tiny")), recorded.get("world_size") or 1
     values = {"world_size": gpus if gpus > 1 and recorded.get("nnodes") == 1 else None, "tiny": tiny}
     why = "compares its checkpoints with the model before"
-    if recorded.get("user_model_name_or_path") == RULE and not tiny:
+    own = (run.read_json(STYLES) or {}).get(recorded.get("style") or "")
+    # The tiny world's judges know its own styles alone.
+    if recorded.get("user_model_name_or_path") == RULE and (not tiny or (isinstance(own, dict) and own.get("rule"))):
         values["judge_model"] = RULE  # whoever was the user can judge
     elif not tiny:
         on_posts = str(started.get("job", "")).endswith("tldr")

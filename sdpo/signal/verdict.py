@@ -131,7 +131,8 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
     if decided < limits.rows:
         return False, (
             f"Of {preference['pairs']} pairs of answers with and without hindsight {preference['judge']} decided "
-            f"{decided}: too few to tell which answers are better. Raise AUDIT_N, or name another JUDGE_MODEL."
+            f"{decided}: too few to tell which answers are better. Raise AUDIT_N if DATA has more rows, or name "
+            "another JUDGE_MODEL."
         )
     passed = low > limits.preference
     source = "from the contrast, as NULL_CONTRAST trains," if metrics["null_contrast"] else "with hindsight"
@@ -164,7 +165,7 @@ def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
     if wins + losses < limits.rows and wins > losses and _size(metrics, limits)[0]:
         return "data", (
             "Too few pairs of answers were decided to say whether hindsight helps. That is no verdict on the model: "
-            "the data is the cause. Raise AUDIT_N, or add conversations."
+            "the data is the cause. Raise AUDIT_N if DATA has more rows, or add conversations."
         )
     return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
 

@@ -32,6 +32,16 @@ def test_a_job_ends_with_a_sentence_the_files_and_the_next_command(capsys):
         ({"world_size": 16, "nnodes": 2}, {}, ("make eval RUN_DIR={run}", "; claude")),
         ({"user_model_name_or_path": "rule"}, {}, ("make eval RUN_DIR={run} JUDGE_MODEL=rule", "")),
         ({"user_model_name_or_path": "rule", "tiny": True}, {}, ("make eval RUN_DIR={run} TINY=1", "")),
+        (
+            {"user_model_name_or_path": "rule", "tiny": True, "style": "short"},
+            {},
+            ("make eval RUN_DIR={run} TINY=1", ""),
+        ),
+        (
+            {"user_model_name_or_path": "rule", "tiny": True, "style": "mine"},
+            {},
+            ("make eval RUN_DIR={run} JUDGE_MODEL=rule TINY=1", ""),
+        ),
         ({}, {"stopped_by_guard": {}, "best_checkpoint": "checkpoint-5"}, ("make eval RUN_DIR={run}", "; claude")),
         ({}, {"stopped_by_guard": {}, "best_checkpoint": None}, None),
     ],
@@ -43,6 +53,9 @@ def test_a_run_s_next_command_evaluates_it_unless_no_checkpoint_is_good(tmp_path
     run.mark_complete(5)
     run.write_json("run.json", {"job": recorded.get("job", "train-offline"), "settings": recorded})
     run.write_json("summary.json", summary)
+    run.write_json(
+        "styles.json", {"short": {"persona": "Short."}, "mine": {"persona": "Mine.", "rule": {"lacks": "!"}}}
+    )
     then, why = next_evaluation(run)
     if expected is None:
         assert (then, why) == ("", "")
