@@ -19,7 +19,7 @@ from sdpo.settings.training import RULE as RULE_JUDGE
 if TYPE_CHECKING:
     from sdpo.evaluate.win_rates import WinRate
 
-GAIN_RULE, TRUTH = "gain", "judge's truth"
+GAIN_RULE, TRUTH, WORSE = "gain", "judge's truth", "worse"
 EVEN = 0.5  # the win rate without a difference
 _EXACT = (ORACLE, RULE_JUDGE)
 
@@ -105,8 +105,9 @@ def _adherence(read: Sequence[Fits], z: float) -> Rule:
         return Rule(GAIN_RULE, GAIN, FAILED, f"no gain: {text}", gain, threshold=0.0)
     # Of the answers that changed, the interval of the share that changed for the better.
     low, high = (changed * (2 * bound - 1) for bound in interval)
-    text += f", a change of {gain:+.1%} (from {low:+.1%} to {high:+.1%})"
-    return Rule(GAIN_RULE, GAIN, outcome(low > 0), text if low > 0 else f"no gain: {text}", gain, low, high, 0.0)
+    text += f", {100 * gain:+.1f} points (from {100 * low:+.1f} to {100 * high:+.1f})"
+    found = "" if low > 0 else f"{WORSE}: " if high < 0 else "no gain that is certain: "
+    return Rule(GAIN_RULE, GAIN, outcome(low > 0), found + text, gain, low, high, 0.0)
 
 
 def _win(row: "WinRate", z: float) -> Rule:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
-from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, fits_of, gain_rules
+from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, WORSE, fits_of, gain_rules
 from sdpo.evaluate.harm_rules import harm_rules
 from sdpo.evaluate.rule import FAILED, GAIN, HARM, NOT_MEASURED, PASSED, WARNING, Rule, outcome
 from sdpo.settings.release import ReleaseSettings
@@ -143,7 +143,7 @@ def _blocks(rule: Rule) -> bool:
 
 def _name_of_reason(rule: Rule) -> str:
     if rule.name == GAIN_RULE:
-        return "no gain"
+        return WORSE if rule.sentence.startswith(WORSE) else "no gain"
     return rule.sentence if rule.name in (EVIDENCE, TRUTH) or rule.outcome == NOT_MEASURED else rule.name
 
 

@@ -113,7 +113,8 @@ def _check_words(name: str, text: str, kind: type[CommonSettings]) -> None:
 
 def _check_judge(settings: "LearnSettings") -> None:
     """Raise SettingError for a judge or a style that the evaluation, hours later, could not use."""
-    if settings.tiny and settings.style is not None:
+    own = own_styles(settings.style_file).get(settings.style or "")
+    if settings.tiny and settings.style is not None and not (own and own.rule):
         wants_of(settings.style)  # refuses a style that this world has not
     given = words(settings.eval_settings)
     judges = shlex.split(given.get("judge_model", settings.judge_model or ""))

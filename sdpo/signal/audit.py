@@ -96,9 +96,10 @@ def _check_judge(settings: "AuditSettings") -> None:
     if name == RULE:
         if settings.style is None:
             raise SettingError("JUDGE_MODEL=rule needs a STYLE to check. Set it, or name a model.")
-        if settings.tiny:
+        own = own_styles(settings.style_file).get(settings.style)
+        if settings.tiny and not (own and own.rule):
             wants_of(settings.style)  # refuses a style that this world has not
-        checker_of(settings.style, own_styles(settings.style_file).get(settings.style))
+        checker_of(settings.style, own)
         return
     if settings.style is not None:
         raise SettingError("STYLE is for JUDGE_MODEL=rule. Set that, or leave it out.")

@@ -101,6 +101,12 @@ def test_where_a_rule_reads_the_style_the_paired_gain_in_adherence_decides():
     # The same share of other answers is no gain, whatever a judge says.
     found = verdict(own=even, start=start, rows=[MODEL])
     assert found.verdict == KEEP and failed(found) == {"gain"}
+    worse = verdict(own=replace(HEALTHY, fits=fits(20)), start=start, rows=[MODEL])
+    assert worse.verdict == KEEP and failed(worse) == {"gain"}
+    assert worse.reasons[0].startswith(
+        "worse: 10.0% of its answers fit the style, of the baseline's 30.0%, -20.0 points"
+    )
+    assert verdict(own=even, start=start, rows=[MODEL]).reasons[0].startswith("no gain that is certain: ")
     for share, words in ((60, "30.0%, on the same prompts"), (0, "0.0%: the model may be unable to meet it")):
         unchanged = replace(HEALTHY, fits=fits(share)), replace(START, fits=fits(share))
         (reason,) = verdict(own=unchanged[0], start=unchanged[1], rows=[MODEL]).reasons

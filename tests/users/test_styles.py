@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from jobs import audit, eval_tldr, train_offline, train_online_tldr
+from jobs import audit, eval_tldr, learn, train_offline, train_online_tldr
 from sdpo.english.markdown import count_words
 from sdpo.english.oracle import EnglishOracle
 from sdpo.errors import SettingError
@@ -182,6 +182,9 @@ def test_the_audit_reads_answers_with_the_rule_and_refuses_a_style_without_one(t
     given = ["--data", str(path), "--model", str(MODEL_DIR), "--judge-model", "rule", "--style-file", str(path)]
     assert launch.main(audit.JOB, [*given, "--style", "metric", "--dry-run"]) == 2
     assert "STYLE metric cannot be read in English" in capsys.readouterr().err
+    tiny = ["--tiny", "--judge-model", "rule", "--style", "sources", "--style-file", str(path), "--dry-run"]
+    assert launch.main(audit.JOB, tiny) == launch.main(learn.JOB, tiny) == 0
+    assert launch.main(audit.JOB, ["metric" if word == "sources" else word for word in tiny]) == 2
     annotator = Annotator(AuditSettings(model="m", judge_model="rule", style="sources", style_file=path), tmp_path)
     rows = logged(2, seed=1)
     good, bad = "At zero. Source: a handbook", "At zero."
