@@ -133,7 +133,7 @@ def _note_tiny_replaced(settings: CommonSettings, job: Job) -> None:
         unset = " ".join(map(shown_name, replaced))
         public = settings_module.redacted(settings)
         values = ", ".join(f"{shown_name(name)}={as_text(public[name])}" for name in replaced)
-        print(f"note: the environment has {values}, used in place of the tiny world's: unset {unset}", flush=True)
+        print(f"note: the environment has {values}, which TINY=1 does not replace: unset {unset}", flush=True)
 
 
 def _with_processes(settings: CommonSettings) -> CommonSettings:

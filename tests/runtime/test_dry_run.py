@@ -33,14 +33,14 @@ def test_a_value_of_the_environment_in_place_of_the_tiny_worlds_is_noted(tmp_pat
         line = [sys.executable, "-m", "jobs.train_online_tldr", "--dry-run", *flags]
         done = subprocess.run(line, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        return [line for line in done.stdout.splitlines() if "tiny world's" in line]
+        return [line for line in done.stdout.splitlines() if "TINY=1 does not replace" in line]
 
     model = write_model(tmp_path / "model")
     assert notes("--tiny", MODEL=str(model), BS="8") == [
-        f"note: the environment has MODEL={model}, BS=8, used in place of the tiny world's: unset MODEL BS"
+        f"note: the environment has MODEL={model}, BS=8, which TINY=1 does not replace: unset MODEL BS"
     ]
     (recipe,) = notes("--tiny", RECIPE="recommended")
-    assert recipe.endswith("has RECIPE=recommended, used in place of the tiny world's: unset RECIPE")
+    assert recipe.endswith("has RECIPE=recommended, which TINY=1 does not replace: unset RECIPE")
     assert notes("--tiny", "--model", str(model)) == [] == notes("--tiny", SEED="3") == notes("--tiny")
 
 
