@@ -2,13 +2,14 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import CanarySettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="canary",
     summary="compare the ratings and complaints of a canary with those of what is live",
     settings=CanarySettings,
     run="sdpo.learn.canary:run",
-    tiny={"registry": "runs/tiny-registry"},
+    tiny=LOOP,
 )
 
 if __name__ == "__main__":

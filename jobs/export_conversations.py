@@ -2,6 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import ExportConversationsSettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="export-conversations",
@@ -9,6 +10,7 @@ JOB = Job(
     settings=ExportConversationsSettings,
     run="sdpo.gateway.service:export",
     check="sdpo.gateway.service:check",
+    tiny=LOOP,
 )
 
 if __name__ == "__main__":

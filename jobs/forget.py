@@ -2,6 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import ForgetSettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="forget",
@@ -9,7 +10,7 @@ JOB = Job(
     settings=ForgetSettings,
     run="sdpo.gateway.service:forget",
     check="sdpo.gateway.service:check_forget",
-    tiny={"user": "nobody", "registry": "runs/tiny-registry"},
+    tiny={"user": "nobody", **LOOP},
 )
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import GatewaySettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="gateway",
@@ -10,7 +11,7 @@ JOB = Job(
     settings=GatewaySettings,
     run="sdpo.gateway.service:run",
     check="sdpo.gateway.service:check_gateway",
-    tiny={"registry": "runs/tiny-registry"},
+    tiny=LOOP,
 )
 
 if __name__ == "__main__":

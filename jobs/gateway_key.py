@@ -2,6 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import GatewayKeySettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="gateway-key",
@@ -9,7 +10,7 @@ JOB = Job(
     settings=GatewayKeySettings,
     run="sdpo.gateway.service:make_key",
     check="sdpo.gateway.service:check_named",
-    tiny={"name": "tiny"},
+    tiny={"name": "tiny", **LOOP},
 )
 
 if __name__ == "__main__":

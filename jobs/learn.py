@@ -2,7 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import LearnSettings
-from sdpo.tiny import MODEL_DIR, WORLD_DIR
+from sdpo.tiny import LOOP, MODEL_DIR, WORLD_DIR
 
 JOB = Job(
     name="learn",
@@ -15,7 +15,7 @@ JOB = Job(
     report="sdpo.report:write_report",
     tiny={
         "model": MODEL_DIR,
-        "registry": "runs/tiny-registry",
+        **LOOP,
         "input": WORLD_DIR / "data" / "interactions.jsonl",
         "style": "concise_professional_expert",
         "judge_model": "oracle",

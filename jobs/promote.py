@@ -2,6 +2,7 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import PromoteSettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="promote",
@@ -9,7 +10,7 @@ JOB = Job(
     settings=PromoteSettings,
     check="sdpo.registry.job:check_promote",
     run="sdpo.registry.job:run_promote",
-    tiny={"registry": "runs/tiny-registry"},
+    tiny=LOOP,
 )
 
 if __name__ == "__main__":

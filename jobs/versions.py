@@ -2,13 +2,14 @@
 
 from sdpo.runtime.launch import Job, main
 from sdpo.settings import RegistrySettings
+from sdpo.tiny import LOOP
 
 JOB = Job(
     name="versions",
     summary="list the versions and what is live",
     settings=RegistrySettings,
     run="sdpo.registry.job:run_versions",
-    tiny={"registry": "runs/tiny-registry"},
+    tiny=LOOP,
 )
 
 if __name__ == "__main__":

@@ -32,7 +32,11 @@ class SettingError(SdpoError):
 
 
 class RecordError(SdpoError):
-    """A data file contains an invalid record."""
+    """A data file is missing or contains an invalid record. `missing` is the path of a file that does not exist."""
+
+    def __init__(self, message: str, missing: Path | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing
 
 
 class ServerError(SdpoError):

@@ -86,7 +86,7 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
     then, why = report, "one page about the run and its evaluation"
     if best is not None:
         name = f"checkpoint-{best.checkpoint}"
-        sentence = f"{name} wins {best.win_rate:.2f} of {best.wins + best.losses} decided pairs (judge {best.judge})"
+        sentence = f"{name} wins {best.wins} of {best.wins + best.losses} decided pairs (judge {best.judge})"
     elif chosen is not None:
         name = f"checkpoint-{chosen.checkpoint}"
         sentence = f"No answer of {name} is judged better or worse than the baseline's"

@@ -31,7 +31,7 @@ from sdpo.settings.common import MODEL_ELSEWHERE
 from sdpo.settings.inputs import check_model
 from sdpo.settings.resolve import resolve
 from sdpo.settings.training import RULE
-from sdpo.tiny.oracle import wants_of
+from sdpo.tiny.oracle import check_style
 from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
@@ -113,9 +113,8 @@ def _check_words(name: str, text: str, kind: type[CommonSettings]) -> None:
 
 def _check_judge(settings: "LearnSettings") -> None:
     """Raise SettingError for a judge or a style that the evaluation, hours later, could not use."""
-    own = own_styles(settings.style_file).get(settings.style or "")
-    if settings.tiny and settings.style is not None and not (own and own.rule):
-        wants_of(settings.style)  # refuses a style that this world has not
+    if settings.tiny and settings.style is not None:
+        check_style(settings.style, own_styles(settings.style_file).get(settings.style))
     given = words(settings.eval_settings)
     judges = shlex.split(given.get("judge_model", settings.judge_model or ""))
     served = given.get("judge_url", settings.judge_url)

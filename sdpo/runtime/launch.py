@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sdpo import progress
 from sdpo import settings as settings_module
-from sdpo.errors import AtWork, OutOfMemory, RunError, SdpoError, SettingError, one_line
+from sdpo.errors import AtWork, OutOfMemory, RecordError, RunError, SdpoError, SettingError, one_line
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.files import disk_full, free_at, is_full
@@ -37,7 +37,10 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         with processes.exit_on_signals():
             return _main(job, arguments)
     except SdpoError as error:
-        return _failed(error.exit_code, f"error: {one_line(error, limit=1000)}")
+        message = one_line(error, limit=1000)
+        if isinstance(error, RecordError) and error.missing:
+            message = message.replace(str(error.missing), _with_setting(job, arguments, error.missing), 1)
+        return _failed(error.exit_code, f"error: {message}")
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted")
     except OSError as error:

@@ -17,7 +17,8 @@ class ContrastSettings(JobSettings):
 
     recipe: Literal["paper", "recommended"] = setting(
         "paper",
-        "the defaults of teacher, objective, contrast and adapter: the paper's, or those that did best on real models",
+        "the defaults of teacher, objective, contrast, adapter and learning rate: the paper's, or those that did best "
+        "on real models (docs/guides/choosing.md)",
     )
     null_contrast: bool = setting(False, "subtract the effect of NULL_FOLLOW_UP, at two more forward passes")
     null_follow_up: str = setting(

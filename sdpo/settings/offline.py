@@ -54,3 +54,8 @@ class OfflineSettings(TrainingSettings):
     def epoch_steps(self, rows: int) -> int:
         """Return the optimizer steps of an epoch over so many rows. Rows that fill no batch of all processes wait."""
         return -(-(rows // (self.bs * self.world_size)) // self.ga)
+
+    def waiting(self, rows: int) -> str:
+        """Return, after a comma, how many of so many rows each epoch leaves out; "" if none."""
+        rest = rows % (self.bs * self.world_size)
+        return f", each without {rest:,} rows, drawn anew, that fill no batch" if rest else ""

@@ -22,7 +22,7 @@ from sdpo.signal.verdict import SHIPPED, STOP, THRESHOLDS, compare, judge
 from sdpo.text.hindsight import HindsightTemplate, template_named
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 from sdpo.text.records import Interaction, read_interactions
-from sdpo.tiny.oracle import wants_of
+from sdpo.tiny.oracle import check_style
 from sdpo.users.styles import own_styles
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _check_judge(settings: "AuditSettings") -> None:
         if settings.style is None:
             raise SettingError("JUDGE_MODEL=rule needs a STYLE to check. Set it, or name a model.")
         own = own_styles(settings.style_file).get(settings.style)
-        if settings.tiny and not (own and own.rule):
-            wants_of(settings.style)  # refuses a style that this world has not
+        if settings.tiny:
+            check_style(settings.style, own)
         checker_of(settings.style, own)
         return
     if settings.style is not None:

@@ -138,8 +138,8 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
     source = "from the contrast, as NULL_CONTRAST trains," if metrics["null_contrast"] else "with hindsight"
     words = "are preferred" if passed else "are not shown to be better" if high > 0.5 else "are worse"
     return passed, (
-        f"Answers sampled {source} {words}: they win {share:.2f} of {decided} decided pairs "
-        f"(95 % interval {low:.2f} to {high:.2f}; judge: {preference['judge']})."
+        f"Answers sampled {source} {words}: they win {preference['wins']} of {decided} decided pairs "
+        f"({100 * share:.0f} %, 95 % interval {100 * low:.0f} to {100 * high:.0f} %; judge: {preference['judge']})."
     )
 
 

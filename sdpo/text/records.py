@@ -261,8 +261,10 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
                 yield number, row
     except FileNotFoundError:
         if make_with:
-            raise RecordError(f"{path} does not exist. Make it with {make_with}, or give another file.") from None
-        raise RecordError(f"{path} does not exist.{instead_of(path) or ' Give another file.'}") from None
+            message = f"{path} does not exist. Make it with {make_with}, or give another file."
+            raise RecordError(message, missing=path) from None
+        message = f"{path} does not exist.{instead_of(path) or ' Give another file.'}"
+        raise RecordError(message, missing=path) from None
     except IsADirectoryError:
         files = nearest_first(".jsonl", (entry.name for entry in path.glob("*.jsonl")))
         inside = f", such as {path / files[0]}" if files else ""

@@ -32,6 +32,7 @@ from sdpo.tiny.language import (
     UNRELATED_OPENERS,
     Style,
 )
+from sdpo.users.styles import OwnStyle
 
 _EMOJI = re.compile("[\U0001f300-\U0001faff\u2600-\u27bf]")
 _CASUAL = re.compile(r"\b(lol|totally|kinda|yeah|i'm)\b")
@@ -128,6 +129,12 @@ def wants_of(style: str) -> dict[str, bool]:
             f"{', '.join(personas)}."
         )
     return personas[style][1]
+
+
+def check_style(style: str, own: OwnStyle | None) -> None:
+    """Raise SettingError for a style that neither the oracle nor a rule of the user's own reads."""
+    if own is None or not own.rule:
+        wants_of(style)
 
 
 def violated(style: Style, wanted: dict[str, bool]) -> dict[str, bool]:

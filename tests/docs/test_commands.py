@@ -84,7 +84,7 @@ def folder(tmp_path_factory) -> Path:
     released = {"verdict": "promote", "checkpoint": 20, "sentence": "promote: checkpoint-20", "releases": []}
     (folder / "runs/sdpo-offline-runs/first/eval").mkdir()
     (folder / "runs/sdpo-offline-runs/first/eval/release.json").write_text(json.dumps(released))
-    Store(f"sqlite:///{folder}/runs/store.sqlite").close()
+    Store(f"sqlite:///{folder}/runs/tiny-store.sqlite").close()
     return folder
 
 

@@ -64,12 +64,12 @@ def test_only_the_released_checkpoint_is_spoken_of_and_served(tmp_path, capsys):
     assert "checkpoint-3" not in said and "checkpoint-6 says 1" in said
     assert "No answer of checkpoint-6 is judged better or worse than the baseline's; verdict: promote with" in said
     assert f"SERVED_NAME={tmp_path / 'checkpoint-6'}" in said
-    assert "checkpoint-3 wins 1.00 of 2 decided pairs" in ending(tmp_path, capsys, [WINS, TIES], chosen=3)
+    assert "checkpoint-3 wins 2 of 2 decided pairs" in ending(tmp_path, capsys, [WINS, TIES], chosen=3)
 
 
 def test_without_a_released_one_the_best_is_spoken_of_if_any_pair_is_decided(tmp_path, capsys):
     said = ending(tmp_path, capsys, [replace(WINS, checkpoint=9, win_rate=0.5, losses=2), WINS, TIES], chosen=None)
-    assert "checkpoint-3 wins 1.00" in said and "verdict: keep" in said and "next: make report" in said
+    assert "checkpoint-3 wins 2 of 2" in said and "verdict: keep" in said and "next: make report" in said
     assert "No answer is judged better or worse than the baseline's." in ending(tmp_path, capsys, [TIES], chosen=None)
     same = replace(TIES, same=TIES.prompts)
     assert "No checkpoint differs from the baseline in any answer." in ending(tmp_path, capsys, [same], chosen=None)

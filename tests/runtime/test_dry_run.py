@@ -70,6 +70,8 @@ def test_offline_training_counts_its_rows_against_a_step(tmp_path):
     assert "(BS=4 x GA=3 x GPUS=1)" in done.stdout
     assert f"{steps} steps an epoch, {2 * steps} in EPOCHS=2" in done.stdout
     assert f"time: {2 * steps} steps" in done.stdout  # the plan's
+    waiting = (100 - held_out) % 4
+    assert waiting and f", each without {waiting} rows, drawn anew, that fill no batch" in done.stdout
 
     few = dry_run("train_offline", tmp_path, train_jsonl="logs.jsonl", **given | {"ga": 30})
     assert only_line(few).endswith(
@@ -140,6 +142,7 @@ def test_a_file_of_ones_own_that_is_missing_has_the_nearest_names(tmp_path, name
     for job, given in (("audit", {"data": name}), ("train_offline", {"train_jsonl": name, "gpus": 1})):
         line = only_line(dry_run(job, tmp_path, model=MODEL_DIR, **given))
         assert words in line and "wildfeedback" not in line
+        assert f"{next(iter(given)).upper()}={name}" in line or "is a folder" in line
 
 
 def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):

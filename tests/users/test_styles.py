@@ -68,6 +68,7 @@ def test_a_file_adds_personas_and_replaces_those_of_the_same_name(tmp_path):
             b'{"mine": {"persona": "P.", "complaints": "C.", "rule": {"lacks": ["a", "("]}}}',
             "( is no regular",
         ),
+        (rb'{"mine": {"persona": "P.", "complaints": "C.", "rule": {"lacks": "\d"}}}', "JSON writes a backslash twice"),
     ],
 )
 def test_the_error_for_a_malformed_file_names_the_file_and_key(tmp_path, content, named):

@@ -76,6 +76,7 @@ def describe(settings: "OfflineSettings", counts: Sequence[RowCount]) -> list[st
     lines.append(
         f"{about}{rows:,} rows to train on{kept}; a step takes {settings.step_rows} ({_product(settings)}): "
         f"{steps:,} steps an epoch, {steps * settings.epochs:,} in EPOCHS={settings.epochs}"
+        f"{settings.waiting(rows)}"
     )
     if settings.train_n and settings.train_n > available:
         lines.append(f"TRAIN_N={settings.train_n} is more than there are")

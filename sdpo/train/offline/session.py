@@ -160,7 +160,7 @@ class OfflineSession(Session[TrainingArguments]):
         if self.main:
             print(
                 f"{len(rows)} rows, {tokens:,} tokens, {steps} steps of {settings.step_rows} rows "
-                f"in {settings.epochs} epochs; "
+                f"in {settings.epochs} epochs{settings.waiting(len(rows))}; "
                 + (f"about {steps * seconds / 3600:.2f} hours at {seconds:.2f} s per step, " if seconds else "")
                 + f"peak memory so far {memory:.1f} GB, without optimizer states",
                 flush=True,
