@@ -16,6 +16,7 @@ from sdpo.signal import audit
 from sdpo.text.prompts import USER_TURN
 from sdpo.tiny import language, oracle
 from sdpo.tiny.users import OracleUser
+from tests import forks
 from tests.servers import Answer, prompt_of
 
 PROJECT = Path(__file__).parents[1]
@@ -56,14 +57,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run_job(url: str | None, out: Path, expect: int = 0, **settings) -> subprocess.CompletedProcess:
     """Run the job to its end and check its exit code. A failure shows the last lines of its output."""
-    done = subprocess.run(
-        job_command(url, out, **settings),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=out.parent,
-    )
+    done = forks.run(job_command(url, out, **settings), env=environment(), timeout=300, cwd=out.parent)
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"
     return done

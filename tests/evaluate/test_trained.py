@@ -1,11 +1,11 @@
 """Training and evaluation end to end: oracle and tiny judge both see what SDPO has taught."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
+from tests import forks
 from tests.evaluations import add_checkpoint, evaluate, make_run, read
 from tests.servers import FakeServer
 from tests.worlds import environment, run_job, user_by_rule
@@ -20,7 +20,7 @@ def trained_run(tmp_path_factory):
     with FakeServer(user_by_rule()) as server:
         run_job(server.url, out, train_n=480, save_steps=15, eval_n=0)
     command = [sys.executable, "-m", "jobs.eval", "--tiny", "--run-dir", str(out), "--eval-n", "96"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=out.parent)
+    done = forks.run(command, env=environment(), timeout=600, cwd=out.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done
 

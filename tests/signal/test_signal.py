@@ -2,7 +2,6 @@
 
 import json
 import math
-import subprocess
 import sys
 
 import pytest
@@ -18,6 +17,7 @@ from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.relevance import CLEARLY_ABOVE
 from sdpo.text.chat import encode_completion
 from sdpo.text.hindsight import HINDSIGHT, with_hindsight
+from tests import forks
 from tests.worlds import environment
 
 pytestmark = pytest.mark.slow
@@ -130,7 +130,7 @@ def test_an_error_in_a_case_names_file_case_and_field(rows, words, tmp_path):
 def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "jobs.signal_analysis", "--tiny", "--n-cases", "6", "--out-dir", str(out)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    done = forks.run(command, env=environment(), timeout=600, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     expected_files = {
         "sdpo_signals.json",
@@ -162,7 +162,7 @@ def test_the_job_in_the_tiny_world(tmp_path, model, tokenizer):
     )
     assert json.loads((out / "summary.json").read_text("utf-8"))["relevance"] == said
     # The run is finished: the same run directory is refused, with a one-line error.
-    again = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600, cwd=tmp_path)
+    again = forks.run(command, env=environment(), timeout=600, cwd=tmp_path)
     assert again.returncode == 1 and len(again.stderr.splitlines()) == 1
 
 

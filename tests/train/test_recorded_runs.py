@@ -7,13 +7,13 @@ Paths in them are placeholders; tokenizer files, pictures and pages are left out
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from sdpo.tiny import MODEL_DIR
+from tests import forks
 from tests.worlds import PROJECT, environment, rows_of
 
 pytestmark = pytest.mark.slow
@@ -54,9 +54,9 @@ def recorded(tmp_path) -> Path:
 def run(job: str, folder: Path, flags: dict) -> str:
     """Run a job on the tiny world and return what it printed."""
     flat = [part for name, value in flags.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    done = subprocess.run(
+    done = forks.run(
         [sys.executable, "-m", f"jobs.{job}", "--tiny", *flat],
-        env=environment(WANDB_MODE="offline"), cwd=folder, capture_output=True, text=True, timeout=300,
+        env=environment(WANDB_MODE="offline"), cwd=folder, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     return done.stdout

@@ -3,7 +3,6 @@
 import logging
 import os
 import socket
-import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from sdpo.errors import RunError, SettingError
 from sdpo.train import tracking
 from sdpo.train.job import run_session
+from tests import forks
 from tests.servers import Answer, FakeServer
 from tests.worlds import environment, job_command, write_replay
 
@@ -164,7 +164,7 @@ def test_a_job_tracks_as_it_is_told(variables, code, tmp_path):
     replay = write_replay(tmp_path / "rows.jsonl", 16)
     command = job_command(None, tmp_path / "run", replay_jsonl=replay, train_n=16, eval_n=0, run_id="r", guard="off")
     given = {name: value for name, value in environment().items() if not name.startswith("WANDB_")} | variables
-    done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = forks.run(command, env=given, cwd=tmp_path, timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     if code:

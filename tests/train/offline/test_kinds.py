@@ -1,7 +1,6 @@
 """LEARN_FROM=complaints offline: kinds are read once and kept, and only complaints are trained on."""
 
 import json
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ from datasets import Dataset
 
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.train.offline.kinds import FILE, count_kinds, read_kinds
+from tests import forks
 from tests.worlds import PROJECT, environment, rows_of
 
 
@@ -42,9 +42,9 @@ def test_only_complaints_are_trained_on(tmp_path):
     out = tmp_path / "run"
     values = {"learn_from": "complaints", "eval_n": 0, "min_signal": 0, "epochs": 1, "holdout": 0, "output_dir": out}
     flags = [part for name, value in values.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    done = subprocess.run(
+    done = forks.run(
         [sys.executable, "-m", "jobs.train_offline", "--tiny", *flags],
-        env=environment(WANDB_MODE="offline"), cwd=PROJECT, capture_output=True, text=True, timeout=300,
+        env=environment(WANDB_MODE="offline"), cwd=PROJECT, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     kinds = [row["kind"] for row in rows_of(out / FILE)]

@@ -31,6 +31,7 @@ from sdpo.train.offline.mixture import mix_of
 from sdpo.train.offline.tokenized import tokenized
 from sdpo.train.offline.trainer import OfflineTrainer, collate
 from sdpo.train.offline.truncation import TruncationLimits
+from tests import forks
 from tests.commands import JOBS
 from tests.worlds import environment, rows_of
 
@@ -47,7 +48,7 @@ def write(path, rows):
 
 def run(out, expect=0, job="train_offline", **settings):
     """Run the job in the tiny world; if the exit code is not the expected one, show the last lines it printed."""
-    done = subprocess.run(command(out, job, **settings), env=environment(), capture_output=True, text=True, timeout=300)
+    done = forks.run(command(out, job, **settings), env=environment(), timeout=300)
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
     assert done.returncode == expect, f"exit {done.returncode}, expected {expect}\n{tail}"
     return done

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from sdpo.tiny import oracle
 from sdpo.train.online.job import LIVE_STABLE, LIVE_STABLE_CONTRASTED
 from sdpo.users.trial import PROBES
+from tests import forks
 from tests.servers import FakeServer, until
 from tests.worlds import environment, job_command, rows_of, run_job, user_by_rule
 
@@ -162,6 +163,6 @@ def test_each_of_two_processes_samples_its_own_answers(tmp_path):
 def test_a_run_longer_than_live_teachers_are_stable_warns_before_it_starts(teacher, contrast, count, warns, tmp_path):
     settings = {"teacher": teacher, "null_contrast": contrast, "train_n": count}
     command = [*job_command(None, tmp_path / "run", **settings), "--dry-run"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = forks.run(command, env=environment(), timeout=120, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("TEACHER=live") is warns
