@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import PERSONAS, SUMMARY_SYSTEM
 from sdpo.tiny import MODEL_DIR, WORLD_DIR
-from tests.worlds import environment
+from tests import forks
+from tests.worlds import PROJECT, environment
 
 STYLE = "no_emojis"
 DONE = (0, KEEP_EXIT_CODE)  # the exit codes of an evaluation that came to its end
@@ -88,58 +88,19 @@ def read(run: Path) -> dict:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-# Imports once, then reads lines with the flags of an evaluation and runs each in a forked child. A child can be killed,
-# and starting the next one does not repeat the seconds of importing.
-_FORK_SERVER = """
-import json, os, sys
-import sdpo.evaluate.session, sdpo.evaluate.pairs_page, sdpo.evaluate.win_rate_figure, sdpo.train.online.job
-from jobs import eval_tldr
-from sdpo.runtime.launch import main
-print("ready", flush=True)
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        out = os.open(os.environ["CHILD_OUTPUT"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1), os.dup2(out, 2)
-        code = 99
-        try:
-            code = main(eval_tldr.JOB, json.loads(line))
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    print(child, flush=True)
-    _, status = os.waitpid(child, 0)
-    print(status, flush=True)
-"""
-
-
 class EvaluationProcesses:
     """Runs evaluations as processes, one at a time. `output` is the file with the output of all of them."""
 
     def __init__(self, folder: Path) -> None:
         self.output = folder / "output.txt"
 
-    def __enter__(self) -> "EvaluationProcesses":
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _FORK_SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env=environment(CHILD_OUTPUT=str(self.output)),
-        )  # fmt: skip
-        assert self._process.stdout.readline().strip() == "ready"
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._process.stdin.close()
-        self._process.wait(30)
-        self._process.stdout.close()
-
     def start(self, flags: list[str]) -> int:
         """Start an evaluation and return its process id."""
-        self._process.stdin.write(json.dumps(flags) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        command = [sys.executable, "-m", eval_tldr.JOB.module_name, *flags]
+        with self.output.open("ab") as file:
+            self._job = forks.start(command, environment(), PROJECT, file, file)
+        return self._job.pid
 
-    def wait(self) -> int:
+    def wait(self) -> int | None:
         """Return the exit code of the started evaluation; if a signal ended it, the negative signal number."""
-        import os
-
-        return os.waitstatus_to_exitcode(int(self._process.stdout.readline()))
+        return self._job.wait()

@@ -34,6 +34,36 @@ _LATER = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}  # taken over by the ch
 _ROOT = Path(__file__).parents[1]
 
 
+class Job:
+    """A job that was started; `pid` is its process."""
+
+    def __init__(self, status: IO[str]) -> None:
+        self._status = status
+        self._session, self.pid = map(int, status.readline().split())
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code, the negative number of a signal that ended the job, or None if that takes longer."""
+        ready, _, _ = select.select([self._status], [], [], timeout)
+        if not ready:
+            return None
+        with self._status:
+            return int(self._status.readline())
+
+    def kill(self) -> None:
+        """End the job and what it started."""
+        os.killpg(self._session, signal.SIGKILL)
+        self._status.close()
+
+
+def start(command: list[str], env: dict[str, str], cwd: Path | str, out: IO[bytes], err: IO[bytes]) -> Job:
+    """Start `python -m jobs.NAME ...` with these files as its output and its errors."""
+    request = {"module": command[2], "arguments": command[3:], "env": env, "cwd": str(cwd)}
+    reading, writing = os.pipe()
+    _server().start(request, (out.fileno(), err.fileno(), writing))
+    os.close(writing)
+    return Job(os.fdopen(reading))
+
+
 def run(
     command: list, *, env: dict[str, str], cwd: Path | str | None = None, timeout: float | None = None
 ) -> subprocess.CompletedProcess:
@@ -44,15 +74,10 @@ def run(
     words = [str(word) for word in command]
     if words[:2] != [sys.executable, "-m"] or not words[2].startswith("jobs.") or _at_import(env) != _at_import(_own()):
         return subprocess.run(words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True)
-    request = {"module": words[2], "arguments": words[3:], "env": env, "cwd": str(cwd or Path.cwd())}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        reading, writing = os.pipe()
-        with os.fdopen(reading) as status:
-            _server().start(request, (out.fileno(), err.fileno(), writing))
-            os.close(writing)
-            session, code = int(status.readline()), _wait(status, timeout)
-        if code is None:
-            os.killpg(session, signal.SIGKILL)
+        job = start(words, env, cwd or Path.cwd(), out, err)
+        if (code := job.wait(timeout)) is None:
+            job.kill()
         texts = [_text(file) for file in (out, err)]
     if code is None:
         raise subprocess.TimeoutExpired(words, timeout or 0, *texts)
@@ -63,12 +88,6 @@ def _text(file: IO[bytes]) -> str:
     """Return the content of a file as subprocess returns text: with one kind of line ends."""
     file.seek(0)
     return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _wait(status: IO[str], timeout: float | None) -> int | None:
-    """Return the exit code of a job, None once the time is over."""
-    ready, _, _ = select.select([status], [], [], timeout)
-    return int(status.readline()) if ready else None
 
 
 def _own() -> dict[str, str]:
@@ -96,7 +115,7 @@ class _Server:
         atexit.register(self.socket.close)
 
     def start(self, request: dict, files: tuple[int, int, int]) -> None:
-        """Have a job forked with these files as its output, its errors and the pipe for its process and exit code."""
+        """Have a job forked with these files as its output, its errors and the pipe that `_supervise` writes to."""
         message = json.dumps(request).encode()
         with self.lock:
             rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
@@ -130,12 +149,15 @@ def serve(requests: socket.socket) -> None:
 
 
 def _supervise(request: dict, out: int, err: int, status: int) -> None:
-    """Run the job in a session of its own and write its session and exit code; only the job returns from here."""
+    """Run the job in a session of its own; write the session, the job's process and its exit code.
+
+    Only the job returns from here.
+    """
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    os.write(status, f"{os.getpid()}\n".encode())
     job = os.fork()
     if job:
+        os.write(status, f"{os.getpid()} {job}\n".encode())
         _, ended = os.waitpid(job, 0)
         os.write(status, f"{os.waitstatus_to_exitcode(ended)}\n".encode())
         os._exit(0)

@@ -185,17 +185,17 @@ def test_a_killed_evaluation_goes_on_and_computes_no_stored_reply_again(run, tmp
     def replies():
         return stored.read_bytes().count(b"\n") if stored.exists() else 0
 
-    with EvaluationProcesses(tmp_path) as processes:
-        child = processes.start(arguments(run, **given))
-        assert until(lambda: replies() >= 120, 120)
-        os.kill(child, signal.SIGKILL)
-        assert processes.wait() == -signal.SIGKILL
-        before = replies()
-        assert 120 <= before < 192 and read(run) == {}
-        with stored.open("ab") as file:
-            file.write(b'{"key": "half a li')
-        processes.start(arguments(run, **given))
-        assert processes.wait() in DONE, processes.output.read_text()
+    processes = EvaluationProcesses(tmp_path)
+    child = processes.start(arguments(run, **given))
+    assert until(lambda: replies() >= 120, 120)
+    os.kill(child, signal.SIGKILL)
+    assert processes.wait() == -signal.SIGKILL
+    before = replies()
+    assert 120 <= before < 192 and read(run) == {}
+    with stored.open("ab") as file:
+        file.write(b'{"key": "half a li')
+    processes.start(arguments(run, **given))
+    assert processes.wait() in DONE, processes.output.read_text()
     rows = rows_of(stored)
     assert len(rows) == len({row["key"] for row in rows}) == 192
     report = read(run)

@@ -62,7 +62,8 @@ def test_after_ten_kills_the_tables_are_the_same_and_no_cached_reply_is_requeste
         add_checkpoint(run, 3, noise=0.01)
         add_checkpoint(run, 6, noise=0.01)
     models, judge = FakeServer(delayed(served(MODELS))), FakeServer(delayed(verdict_by(len)))
-    with models, judge, EvaluationProcesses(tmp_path) as processes:
+    processes = EvaluationProcesses(tmp_path)
+    with models, judge:
         given = {"eval_n": 24, "concurrency": CONCURRENCY, "judge_model": "oracle somebody"}
         given |= {"answer_url": models.url, "judge_url": judge.url}
         processes.start(arguments(uninterrupted, **given))
