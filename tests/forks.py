@@ -32,6 +32,7 @@ _READ_AT_IMPORT = (
 )  # fmt: skip
 _LATER = {"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}  # taken over by the child, or without effect on it
 _ROOT = Path(__file__).parents[1]
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(_ROOT), "OMP_NUM_THREADS": "1"}  # the server's, not that of a test
 
 
 class Job:
@@ -72,7 +73,8 @@ def run(
     It is a process started as usual if a variable differs that is read at import.
     """
     words = [str(word) for word in command]
-    if words[:2] != [sys.executable, "-m"] or not words[2].startswith("jobs.") or _at_import(env) != _at_import(_own()):
+    is_job = words[:2] == [sys.executable, "-m"] and words[2].startswith("jobs.")
+    if not is_job or _at_import(env) != _at_import(_ENVIRONMENT):
         return subprocess.run(words, env=env, cwd=cwd, timeout=timeout, capture_output=True, text=True)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         job = start(words, env, cwd or Path.cwd(), out, err)
@@ -90,13 +92,6 @@ def _text(file: IO[bytes]) -> str:
     return file.read().decode().replace("\r\n", "\n").replace("\r", "\n")
 
 
-def _own() -> dict[str, str]:
-    """Return the environment of the server."""
-    from tests.worlds import environment
-
-    return environment()
-
-
 def _at_import(env: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in env.items() if name.startswith(_READ_AT_IMPORT) and name not in _LATER}
 
@@ -108,7 +103,7 @@ class _Server:
         self.socket, theirs = socket.socketpair()
         self.lock = Lock()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.forks", str(theirs.fileno())], cwd=_ROOT, env=_own(),
+            [sys.executable, "-m", "tests.forks", str(theirs.fileno())], cwd=_ROOT, env=_ENVIRONMENT,
             pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         theirs.close()
