@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sdpo.english.checkers import CHECKERS, checker_of
@@ -22,12 +22,17 @@ class EnglishOracle:
     """The oracle of one style (see `sdpo.users.oracle.Oracle`)."""
 
     reads_any_user = False
-    general_prompts = GENERAL_PROMPTS
-    rehearsal_prompts = REHEARSAL_PROMPTS
-    open_prompts = OPEN_PROMPTS
+    general_prompts: tuple[str, ...] = GENERAL_PROMPTS
+    rehearsal_prompts: tuple[str, ...] = REHEARSAL_PROMPTS
+    open_prompts: Mapping[str, tuple[str, ...]] = OPEN_PROMPTS
 
     def __init__(self, style: str, own: OwnStyle | None = None) -> None:
         self.style, self.own, self.checker = style, own, checker_of(style, own)
+
+    @staticmethod
+    def speaks(model: str) -> bool:
+        """Return True: a model that speaks another language of this project is another oracle's first."""
+        return True
 
     @staticmethod
     def reads(model: str, style: str, own: OwnStyle | None) -> bool:

@@ -100,7 +100,10 @@ class Decision:
             return f"{self.chosen.verdict}: checkpoint-{self.chosen.checkpoint}" + (f" ({because})" if because else "")
         if not self.releases:
             return "keep: no checkpoint was evaluated"
-        parts = [f"checkpoint-{release.checkpoint}: {', '.join(release.named_reasons)}" for release in self.releases]
+        alike: dict[str, list[int]] = {}
+        for release in self.releases:
+            alike.setdefault(", ".join(release.named_reasons), []).append(release.checkpoint)
+        parts = [f"{_names(steps)}: {reasons}" for reasons, steps in alike.items()]
         return f"keep the model that is there ({'; '.join(parts)})"
 
 
@@ -139,6 +142,10 @@ def _verdict(rules: Sequence[Rule]) -> Verdict:
 def _blocks(rule: Rule) -> bool:
     """Return whether a rule speaks against a promotion, or for a warning. A missing harm does not: see `_evidence`."""
     return rule.failed or (rule.outcome == NOT_MEASURED and rule.kind != HARM)
+
+
+def _names(steps: Sequence[int]) -> str:
+    return f"checkpoint-{steps[0]}" if len(steps) == 1 else f"checkpoints {', '.join(map(str, steps))}"
 
 
 def _name_of_reason(rule: Rule) -> str:

@@ -9,7 +9,7 @@ from sdpo.plan.fit import cheapest_change, fits_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.table import summary, table, values
 from sdpo.runtime.files import replace_file
-from sdpo.runtime.processes import visible_gpus
+from sdpo.runtime.processes import too_few_gpus, visible_gpus
 from sdpo.settings import CommonSettings, OfflineSettings, OnlineSettings
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def dry_run_lines(settings: CommonSettings, job: "Job") -> list[str]:
         return lines
     count = training.processes_here
     processes = "one process" if count == 1 else f"{count} processes"
-    here = f"no GPU is visible here: this command would run {processes} on the CPU, many times slower"
+    outcome = "be refused" if too_few_gpus(training, 0) else f"run {processes} on the CPU, many times slower"
+    here = f"no GPU is visible here: this command would {outcome}"
     return [here, f"on a machine with {_gpus(training)}:", *lines]
 
 

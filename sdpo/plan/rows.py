@@ -59,17 +59,22 @@ def _offline(settings: OfflineSettings) -> Rows:
         return Rows(
             count, longest, longest, (f"{path} does not exist: time and disk for {count:,} rows at the limits",)
         )
-    count, usual = read
+    there, usual = read
     if settings.holdout:
-        count = _training_rows(path, settings.holdout)
+        there = _training_rows(path, settings.holdout)
     usual = Lengths(
         min(usual.prompt + _TEMPLATE, longest.prompt),
         min(usual.completion, longest.completion),
         min(usual.follow_up + _TEMPLATE, settings.max_context_tokens),
     )
-    count = min(count, settings.train_n or count)
-    note = f"lengths of the rows in {path}, at {CHARACTERS} characters a token; memory for rows at the limits"
-    return Rows(count, longest, usual, (note,))
+    count = min(there, settings.train_n or there)
+    notes = [f"lengths of the rows in {path}, at {CHARACTERS} characters a token; memory for rows at the limits"]
+    if (settings.train_n or 0) > there:
+        notes.append(
+            f"TRAIN_N={settings.train_n}, but {path} has {there:,} rows: planned for these. For rows that are still to "
+            "come, give TRAIN_JSONL the name of a file that is not there yet"
+        )
+    return Rows(count, longest, usual, tuple(notes))
 
 
 def _training_rows(path: Path | None, holdout: float) -> int:

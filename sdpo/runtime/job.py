@@ -65,13 +65,20 @@ class Job:
     def find_oracle(self, model: str, style: str | None, style_file: Path | None = None) -> "Oracle | None":
         """Return the oracle that measures the style of this model's answers, None if there is none.
 
+        Its general prompts are in the model's language, also where a rule reads the answers of any model.
         Raises SettingError if the style does not exist in the model's world, nor in the file.
         """
         if style is None:
             return None
         own = own_styles(style_file).get(style)
         classes = [load(reference) for reference in self.oracles]
-        return next((oracle(style, own) for oracle in classes if oracle.reads(model, style, own)), None)
+        found = next((oracle(style, own) for oracle in classes if oracle.reads(model, style, own)), None)
+        if found is not None and (world := next(oracle for oracle in classes if oracle.speaks(model))) is not type(
+            found
+        ):
+            found.general_prompts, found.open_prompts = world.general_prompts, world.open_prompts
+            found.rehearsal_prompts = world.rehearsal_prompts
+        return found
 
     @property
     def module_name(self) -> str:

@@ -261,13 +261,13 @@ def check(settings: CommonSettings) -> None:
             f"CUDA_VISIBLE_DEVICES={visible} names no GPU of this machine, which has {', '.join(installed)}. "
             "Name some of these, or leave it empty to use the CPU."
         )
-    if problem := _too_few(settings, len(gpus)):
+    if problem := too_few_gpus(settings, len(gpus)):
         if not settings.dry_run:
             raise SettingError(problem)
         print(f"note: {problem}", flush=True)  # the settings may be for another machine
 
 
-def _too_few(settings: LaunchSettings, gpus: int) -> str:
+def too_few_gpus(settings: LaunchSettings, gpus: int) -> str:
     """Return in a sentence why the machine's GPUs are too few, "" if they are not."""
     given = f"GPUS={settings.world_size} (from {settings_module.origin(settings, 'world_size')})"
     if not gpus and settings.processes_here > 1 and not _cpu_chosen(settings):

@@ -111,10 +111,14 @@ class LearnSettings(ComparisonSettings, JobSettings):
     )
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     audit_settings: str = setting(
-        "RECIPE=recommended AUDIT_N=256", "settings of the audit, as NAME=value words", check=setting_words
+        "RECIPE=recommended AUDIT_N=256",
+        "settings of the audit, as NAME=value words, in place of all of the default",
+        check=setting_words,
     )
     train_settings: str = setting(
-        "RECIPE=recommended SAVE_LIMIT=3", "settings of the training, as NAME=value words", check=setting_words
+        "RECIPE=recommended SAVE_LIMIT=3",
+        "settings of the training, as NAME=value words, in place of all of the default",
+        check=setting_words,
     )
     eval_settings: str = setting("", "settings of the evaluation, as NAME=value words", check=setting_words)
     max_hours: float | None = setting(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sdpo import settings as settings_module
 from sdpo.runtime.columns import side_by_side
 from sdpo.runtime.commands import command
 from sdpo.signal.verdict import CHANGES, GO, STOP
@@ -40,6 +41,8 @@ def sentence(row: Row) -> str:
 def next_command(row: Row, settings: "AuditSettings") -> tuple[str, str]:
     """Return the command to run after this verdict, and what it is for."""
     tiny = settings.tiny
+    given = settings_module.given(settings)
+    kept = {name: given[name] for name in ("judge_model", "judge_url", "style", "style_file") if name in given}
     if row["verdict"] != STOP:
         found = (_SETTING.fullmatch(change["setting"]) for change in row["changes"])
         values = {match[1].lower(): match[2] for match in found if match}
@@ -48,7 +51,8 @@ def next_command(row: Row, settings: "AuditSettings") -> tuple[str, str]:
         return command("train-offline", **train), "trains on this data"
     if row["cause"] == "template":
         others = " ".join(name for name in HINDSIGHT_TEMPLATES if name != settings.hindsight_template)
-        return command("audit", model=row["model"], data=settings.data, templates=others), "compares other templates"
+        again = command("audit", model=row["model"], data=settings.data, templates=others, **kept, tiny=tiny)
+        return again, "compares other templates"
     if row["cause"] == "data":
         return command("prep-logs", "INPUT=..."), "prepares other conversations"
-    return command("audit", model="...", data=settings.data), "another model on the same data"
+    return command("audit", model="...", data=settings.data, **kept, tiny=tiny), "another model on the same data"

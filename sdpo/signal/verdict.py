@@ -167,7 +167,17 @@ def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
             "Too few pairs of answers were decided to say whether hindsight helps. That is no verdict on the model: "
             "the data is the cause. Raise AUDIT_N if DATA has more rows, or add conversations."
         )
+    if _relevance(metrics, limits)[0] and _size(metrics, limits)[0]:
+        asked = " With JUDGE_MODEL=rule check first that the users of DATA ask for STYLE." if _by_rule(metrics) else ""
+        return "model", (
+            "The follow-ups move the answers, but not to ones that the judge prefers: the model makes too little of "
+            f"them. Choose another MODEL.{asked}"
+        )
     return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
+
+
+def _by_rule(metrics: dict[str, Any]) -> bool:
+    return str(metrics["preference"]["judge"]).startswith("rule")
 
 
 def _unread(metrics: dict[str, Any], limits: Thresholds) -> str | None:

@@ -28,13 +28,18 @@ class TinyOracle:
         self.wanted = oracle.wants_of(style)
 
     @staticmethod
+    def speaks(model: str) -> bool:
+        """Return whether the model is the shipped one."""
+        return Path(model).resolve() == MODEL_DIR.resolve()
+
+    @staticmethod
     def reads(model: str, style: str, own: OwnStyle | None) -> bool:
         """Return whether the model is the shipped one; the constructor says which styles there are.
 
         A style of a STYLE_FILE with a persona of its own is none of this world: it is another reader's, or nobody's.
         """
         known = own is None or own.persona == oracle.tiny_personas().get(style, ("", {}))[0]
-        return known and Path(model).resolve() == MODEL_DIR.resolve()
+        return known and TinyOracle.speaks(model)
 
     def user(self, seed: int) -> RuleUser:
         """Return a simulated user who complains about exactly what does not fit the style."""

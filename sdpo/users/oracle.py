@@ -25,6 +25,11 @@ class Oracle(Protocol):
     def __init__(self, style: str, own: OwnStyle | None = None) -> None: ...
 
     @staticmethod
+    def speaks(model: str) -> bool:
+        """Return whether the model's language is that of this oracle's prompts."""
+        ...
+
+    @staticmethod
     def reads(model: str, style: str, own: OwnStyle | None) -> bool:
         """Return whether the oracle can measure this model's answers for a style.
 

@@ -229,6 +229,12 @@ def test_a_machine_without_a_gpu_is_not_taken_for_one_with(gpus, machine, monkey
     assert f"{said}  on a machine with {machine}:\n  memory of a GPU: " in capsys.readouterr().out
     assert plan_job.plan(["--job", "train-offline", *flags, "--dry-run"]) == 0
     assert f"No GPU is visible here: this is the plan for a machine with {machine}.\n" in capsys.readouterr().out
+    # That was asked for. Without any GPU the job itself refuses several processes.
+    pretend_gpus(monkeypatch, tmp_path, [])
+    assert main(job, [*flags, "--dry-run"]) == 0
+    assert ("this command would be refused\n" in capsys.readouterr().out) == (gpus == "2")
+    if gpus == "2":
+        assert main(job, flags) == 2
 
 
 def test_rows_that_are_there_give_the_time(tmp_path):
@@ -239,6 +245,9 @@ def test_rows_that_are_there_give_the_time(tmp_path):
     assert known.memory.peak == unknown.memory.peak  # of the longest rows that there can be
     assert known.work.training_flops < unknown.work.training_flops / 10
     assert "does not exist" in unknown.rows.notes[0]
+    fewer, more = (plan_with(train_jsonl=tmp_path / "rows.jsonl", train_n=count).rows for count in (64, 1000))
+    assert (fewer.count, len(fewer.notes)) == (64, 1)
+    assert more.count == 640 and "TRAIN_N=1000, but" in more.notes[1] and "has 640 rows: planned" in more.notes[1]
 
 
 def test_the_tiny_model_has_its_own_shape():

@@ -124,6 +124,24 @@ def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
     assert len(result.reasons) == 5
 
 
+@pytest.mark.parametrize(
+    ("size", "name", "words"),
+    [
+        (0.3, "rule", "check first that the users of DATA ask for STYLE"),
+        (
+            0.3,
+            "oracle",
+            "not to ones that the judge prefers: the model makes too little of them. Choose another MODEL.",
+        ),
+        (0.02, "rule", "does not use the hindsight context"),
+    ],
+)
+def test_follow_ups_that_move_answers_elsewhere_are_not_called_unused(size, name, words):
+    metrics = metrics_of(size=size, wins=10, losses=30)
+    metrics["preference"]["judge"] = name
+    assert words in judge(metrics).reasons[-1]
+
+
 @pytest.mark.parametrize(("surprise", "words"), [(0.21, "0.21 nats less likely"), (-0.01, "0.01 nats more likely")])
 def test_how_likely_the_answers_are_is_said_without_a_sign(surprise, words):
     assert any(words in reason for reason in judge(metrics_of(surprise=surprise)).reasons)

@@ -1,10 +1,11 @@
 """The audit's page at the width of a phone, and what an audit ends with."""
 
 from itertools import pairwise
-from types import SimpleNamespace
 
 import pytest
 
+from jobs.audit import JOB as AUDIT
+from sdpo.settings.resolve import resolve
 from sdpo.signal.audit_ending import best_candidate, example_answers, next_command, sentence
 from sdpo.signal.audit_page import PLACES, SHOWN, write_audit_page
 from sdpo.signal.verdict import THRESHOLDS
@@ -64,7 +65,7 @@ def test_the_page_needs_no_scrolling_sideways_and_its_tables_are_apart(tmp_path,
 
 
 def test_an_audit_ends_with_its_verdict_and_the_command_that_follows_from_it():
-    settings = SimpleNamespace(tiny=False, data="data/mine.jsonl", hindsight_template="before")
+    settings = settings_of_audit("--data", "data/mine.jsonl", "--hindsight-template", "before")
     stopped, good = candidate("stop", "model", share=0.9), candidate()
     assert best_candidate([stopped, good]) is good
     assert sentence(good).startswith("go with changes: organisation/a-model")
@@ -78,9 +79,13 @@ def test_an_audit_ends_with_its_verdict_and_the_command_that_follows_from_it():
     assert "TEMPLATES=" in next_command(candidate("stop", "template"), settings)[0]
     assert next_command(candidate("stop", "data"), settings)[0] == "make prep-logs INPUT=..."
     assert next_command(stopped, settings)[0] == "make audit MODEL=... DATA=data/mine.jsonl"
-    assert next_command(good, SimpleNamespace(tiny=True, data="x", hindsight_template="before"))[0] == (
-        "make train-offline NULL_CONTRAST=1 TINY=1"
-    )
+    tiny = settings_of_audit("--tiny", "--data", "x", "--judge-model", "rule", "--style", "short")
+    assert next_command(good, tiny)[0] == "make train-offline NULL_CONTRAST=1 TINY=1"
+    assert next_command(stopped, tiny)[0] == "make audit MODEL=... DATA=x JUDGE_MODEL=rule STYLE=short TINY=1"
+
+
+def settings_of_audit(*flags):
+    return resolve(AUDIT.settings, flags, job=AUDIT.name, defaults=AUDIT.defaults, tiny=AUDIT.tiny, environment={})
 
 
 def test_an_audit_shows_answers_with_and_without_hindsight_side_by_side(monkeypatch):

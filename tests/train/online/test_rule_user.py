@@ -88,3 +88,12 @@ def test_which_oracle_reads_what(tmp_path):
     styles.write_text('{"no_emojis": "I want many emojis."}')
     assert JOB.find_oracle(other, STYLE, styles) is None
     assert all(JOB.find_oracle(other, style) for style in CHECKERS if style in PERSONAS)
+
+
+def test_a_rule_of_ones_own_asks_the_tiny_model_nothing_in_a_language_that_it_does_not_speak(tmp_path):
+    styles = tmp_path / "styles.json"
+    styles.write_text('{"short": {"persona": "P.", "complaints": "C.", "rule": {"most_words": 9}}}')
+    there, elsewhere = (JOB.find_oracle(model, "short", styles) for model in (str(MODEL_DIR), "Qwen/Qwen3-4B"))
+    assert type(there) is type(elsewhere) is EnglishOracle and there.fits("One, two.", "")
+    assert elsewhere.general_prompts and elsewhere.rehearsal_prompts and elsewhere.open_prompts
+    assert not (there.general_prompts or there.rehearsal_prompts or there.open_prompts)
