@@ -104,7 +104,8 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
     folder_of_best = run.path / name
     if chosen is not None and not (folder_of_best / "adapter_config.json").exists():
         then = command("simulator", user_model_name_or_path=folder_of_best)
-        why = f"serves it, for make chat GATEWAY_URL=http://127.0.0.1:8000/v1 SERVED_NAME={folder_of_best}"
+        talk = {"gateway_url": "http://127.0.0.1:8000/v1", "served_name": folder_of_best, "base_name": run.model}
+        why = f"serves it, for {command('chat', **talk)}"
     say(f"{sentence}.", {"picture": folder.path / "winrate.png"}, then, why)
 
 

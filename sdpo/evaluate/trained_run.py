@@ -80,6 +80,11 @@ def read_run(path: Path) -> TrainedRun:
         inside = sorted(str(found.parent) for found in [*path.glob("*/run.json"), *path.glob("*/*/run.json")])
         advice = f"Give one in it, such as {inside[-1]}." if inside else "Give one that a training job printed."
         raise RunError(f"{path} has no run.json, so it is not a run directory. {advice}")
+    if written.get("job") == "learn":
+        raise RunError(
+            f"{path} is a night of make learn, which evaluates its own run: {path / 'evaluation'} has the results, "
+            f"{path / 'train'} the run."
+        )
     if not isinstance(written.get("settings"), dict):
         raise RunError(f"{path / 'run.json'} has no settings. Give the run directory of a training job.")
     names = {item.name for item in dataclasses.fields(TrainedRun)} - {"path"}
@@ -180,7 +185,7 @@ def chosen_checkpoints(settings: EvalSettings, run: TrainedRun) -> dict[int, Pat
         if complete and not good:
             raise RunError(
                 f"the guard stopped {run.path} and had warned of every checkpoint: none is good to use. To evaluate "
-                f"them all the same, set CKPTS to some of {', '.join(map(str, complete))}."
+                f"them all the same, set CKPTS={','.join(map(str, complete))}, or fewer."
             )
         complete = good
     if settings.ckpts is None:

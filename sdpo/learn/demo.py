@@ -28,6 +28,16 @@ def check(settings: "DemoLoopSettings", job: "Job") -> None:
         raise RunError(f"{settings.run_directory_path} has a demo already. Choose another RUN_ID, or leave it out.")
     if settings.demo_conversations < 4 * settings.demo_users:
         raise SettingError("DEMO_CONVERSATIONS has to be at least 4 times DEMO_USERS: some users are held out.")
+    if settings.dry_run:
+        ports = f"{PORT} for the gateway, a free one for the model" if settings.demo_stay else "free ones"
+        print(
+            f"note: a server of the tiny model and a gateway would start on loopback (ports: {ports}). "
+            f"{settings.demo_users} users, played by rules, have {settings.demo_conversations} conversations; a night "
+            "of learning trains on them and evaluates, and what is better goes live: some minutes on two cores. "
+            f"Everything is written to {settings.run_directory_path}. Both servers "
+            + ("stay until Ctrl-C." if settings.demo_stay else "end with the demo; DEMO_STAY=1 leaves them running."),
+            flush=True,
+        )
 
 
 def run(settings: "DemoLoopSettings", job: "Job") -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sdpo import progress
 from sdpo import settings as settings_module
-from sdpo.errors import AtWork, OutOfMemory, RecordError, RunError, SdpoError, SettingError, one_line
+from sdpo.errors import AtWork, OutOfMemory, RecordError, RunError, SdpoError, ServerError, SettingError, one_line
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.files import disk_full, free_at, is_full
@@ -24,7 +24,7 @@ from sdpo.runtime.loading import load, quiet_imports
 from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
-from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, as_text, shown_name
+from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, as_text, shown_name
 from sdpo.settings.resolve import export_dotenv, is_foreign, resolve
 
 INTERRUPTED = 130
@@ -82,9 +82,7 @@ def _main(job: Job, arguments: list[str]) -> int:
         if job.check and not (isinstance(settings, LaunchSettings) and settings.node_rank):
             found = load(job.check)(settings, job) or []
         if needs_user(settings, job) and settings.user_needs_server and settings.simulator_url:
-            wait = 0 if settings.dry_run else settings.simulator_wait
-            model, key = settings.user_model_name_or_path, settings.simulator_api_key
-            server().check_health(settings.simulator_url, model, api_key=key, wait=wait)
+            _check_user_server(settings)
     if settings.dry_run:
         print_dry_run(settings, job, arguments, found)
         return 0
@@ -202,6 +200,21 @@ def check_writable(folder: Path, setting: str) -> None:
         raise RunError(f"{folder} {is_what}, not a folder. Choose another {setting}.")
     if not os.access(ancestor, os.W_OK | os.X_OK):
         raise RunError(f"{folder} cannot be written: no permission in {ancestor}. Choose another {setting}.")
+
+
+def _check_user_server(settings: OnlineSettings) -> None:
+    """Raise SdpoError if the simulated user's server does not respond, or lacks the model.
+
+    In a dry run one that does not respond is noted alone: it may still be to be started.
+    """
+    wait = 0 if settings.dry_run else settings.simulator_wait
+    model, key = settings.user_model_name_or_path, settings.simulator_api_key
+    try:
+        server().check_health(settings.simulator_url, model, api_key=key, wait=wait)
+    except ServerError as error:
+        if not settings.dry_run or type(error) is not ServerError:
+            raise
+        print(f"note: {error}", flush=True)
 
 
 def _require_shared_settings(settings: CommonSettings, job: Job) -> None:

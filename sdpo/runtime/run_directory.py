@@ -49,6 +49,15 @@ class RunDirectory:
         """Whether the run has come to its end. Raises RunError for a summary that is not JSON."""
         return bool((self.read_json("summary.json") or {}).get("finished"))
 
+    def check_job(self, job: str) -> None:
+        """Raise RunError for a run of another job. Runs of the first versions do not say whose they are."""
+        recorded = (self.read_json("run.json") or {}).get("job", job)
+        if recorded != job:
+            raise RunError(
+                f"the run in {self.path} is one of {recorded}, not of {job}. Give it to {command(recorded)}, or choose "
+                "another RUN_ID or OUTPUT_DIR."
+            )
+
     def check(self, settings: dict, resume: bool = True, new_run: str = "") -> str:
         """Return "new" or "continued". Raises RunError if the directory cannot be used. Writes nothing.
 

@@ -142,6 +142,9 @@ def _interaction_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of an interaction, or None."""
     if _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
         return _Fault("this is a conversation, not yet an interaction", "prep-logs")
+    if isinstance(row.get("prompt"), str) and "user_response" not in row:
+        without = "this is a prompt without an answer, not an interaction"
+        return _Fault(without, "train-online-helpsteer", "TRAIN_JSONL", "Train on prompts with")
     text = _field_fault(row)
     return _Fault(text) if text else None
 

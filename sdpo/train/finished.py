@@ -68,6 +68,7 @@ def check(settings: "TrainingSettings", job: "Job") -> None:
     """Check all that can be checked without loading a model; a dry run prints what would be done. Raises SdpoError."""
     run = RunDirectory(settings.run_directory_path)
     run.check_free()
+    run.check_job(job.name)
     names, before, now = _listed(wanted(settings)), _recorded(run), settings_module.redacted(settings)
     if changed := changed_settings(before, now):
         raise RunError(

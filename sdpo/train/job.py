@@ -59,6 +59,7 @@ def check_training(settings: "TrainingSettings", job: str) -> None:
     recorded, resume = settings_module.redacted(settings), settings.resume == "auto"
     run = RunDirectory(settings.run_directory_path)
     run.check_free()  # before a model is loaded, after which the directory is locked
+    run.check_job(job)
     run.check(recorded, resume, new_run_command(settings, job))
     if settings.dry_run and resume and (last := run.last_checkpoint()):
         print(f"note: the run in {run.path} would be resumed from {last.name}.\n", flush=True)

@@ -176,7 +176,11 @@ class Session(Generic[Config]):
             print_results(self.run_dir, summary)
             finish_model(self.settings, self.job.name, self.run_dir, best if stopped else None, bool(stopped))
         if stopped:
-            advice = f"The best checkpoint is {best}" if best else "None of its checkpoints is good to use"
+            advice = (
+                f"The best checkpoint is {best}"
+                if best
+                else ("None of its checkpoints is good to use: train anew with another RUN_ID and a lower LR")
+            )
             raise GuardStopped(
                 f"the guard stopped the run after step {steps}: {'; '.join(stopped)}. {advice}; "
                 f"{self.run_dir.path / guard.FILE} has its measures."

@@ -43,8 +43,10 @@ def own_styles(style_file: Path | None) -> dict[str, OwnStyle]:
     except OSError as error:
         raise SettingError(f"STYLE_FILE {style_file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
-        hint = " JSON writes a backslash twice." if "escape" in str(error) else ""
-        raise SettingError(f"STYLE_FILE {style_file} is not JSON: {one_line(error)}.{hint}") from None
+        hint = f"It holds one object such as {_EXAMPLE}."
+        if "escape" in str(error):
+            hint = "JSON writes a backslash twice."
+        raise SettingError(f"STYLE_FILE {style_file} is not JSON: {one_line(error)}. {hint}") from None
     if not isinstance(added, dict):
         raise SettingError(f"STYLE_FILE {style_file} must hold a JSON object such as {_EXAMPLE}.")
     styles = {}

@@ -35,7 +35,12 @@ def ending(tmp_path, capsys, rows, chosen: int | None) -> str:
         warnings=[],
         release=Decision((), release),
     )
-    results._say_what_came_of_it(RunDirectory(tmp_path / "eval"), EvalSettings(), TrainedRun(tmp_path), comparison)
+    results._say_what_came_of_it(
+        RunDirectory(tmp_path / "eval"),
+        EvalSettings(),
+        TrainedRun(tmp_path, settings={"model": "the/start"}),
+        comparison,
+    )
     return capsys.readouterr().out
 
 
@@ -63,7 +68,7 @@ def test_only_the_released_checkpoint_is_spoken_of_and_served(tmp_path, capsys):
     said = ending(tmp_path, capsys, [WINS, TIES], chosen=6)
     assert "checkpoint-3" not in said and "checkpoint-6 says 1" in said
     assert "No answer of checkpoint-6 is judged better or worse than the baseline's; verdict: promote with" in said
-    assert f"SERVED_NAME={tmp_path / 'checkpoint-6'}" in said
+    assert f"SERVED_NAME={tmp_path / 'checkpoint-6'} BASE_NAME=the/start)" in said
     assert "checkpoint-3 wins 2 of 2 decided pairs" in ending(tmp_path, capsys, [WINS, TIES], chosen=3)
 
 

@@ -46,6 +46,13 @@ def test_a_run_that_does_not_exist_is_answered_with_the_nearest_ones(job, capsys
     assert "The runs in elsewhere, nearest names first: elsewhere/kind/mine. Give" in line
 
 
+def test_a_night_of_learning_is_answered_with_its_evaluation_and_run(capsys):
+    night = make_run(Path("runs/learn/night"))
+    RunDirectory(night).write_json("run.json", {"job": "learn", "settings": {}})
+    line = error_of(eval_tldr.JOB, capsys, "--run-dir", str(night))
+    assert "is a night of make learn" in line and str(night / "evaluation") in line and str(night / "train") in line
+
+
 def test_a_folder_of_runs_names_one_in_it(capsys):
     make_run(Path("runs/sdpo-tldr-runs/first"))
     for folder in ("runs", "runs/sdpo-tldr-runs"):

@@ -118,6 +118,14 @@ def test_a_dry_run_and_a_run_refuse_a_model_that_the_server_has_not(tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_only_notes_that_the_server_is_not_there_yet(tmp_path, capsys):
+    flags = ["--tiny", "--output-dir", str(tmp_path / "run"), "--simulator-url", "http://127.0.0.1:9/v1"]
+    assert main(JOB, [*flags, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("note: No server responds at http://127.0.0.1:9/health") and not said.err
+    assert main(JOB, flags) == 3 and not (tmp_path / "run").exists()
+
+
 def test_a_server_without_health_is_checked_by_its_models():
     with FakeServer(gets={"/v1/models": MODELS}) as server:
         check_health(server.url)
@@ -203,10 +211,10 @@ def test_a_job_waits_for_a_server_that_loads_its_model(monkeypatch, capsys, tmp_
     flags = ["--tiny", "--output-dir", str(tmp_path / "run"), "--simulator-wait", "30"]
     with FakeServer(gets=gets) as server:
         flags += ["--simulator-url", server.url]
-        assert main(job, [*flags, "--dry-run"]) == 3  # which only says it
+        assert main(job, [*flags, "--dry-run"]) == 0  # which only says it
         assert main(job, flags) == 0
     shown = capsys.readouterr()
-    assert "waiting up to 30 s (SIMULATOR_WAIT)" in shown.out and "HTTP 503" in shown.err
+    assert "waiting up to 30 s (SIMULATOR_WAIT)" in shown.out and "is not healthy (HTTP 503)" in shown.out
 
 
 def no_work(settings, job) -> int:

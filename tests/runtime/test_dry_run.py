@@ -124,6 +124,15 @@ def test_an_audit_reads_all_of_its_data(tmp_path):
     assert "interactions of 3 conversations; an audit needs at least 8" in few
 
 
+@pytest.mark.parametrize(("flags", "words"), [({}, "ports: free ones"), ({"demo_stay": 1}, "8787 for the gateway")])
+def test_the_loops_demo_says_what_it_would_start_and_write(flags, words, tmp_path):
+    done = dry_run("demo_loop", tmp_path, **flags)
+    assert done.returncode == 0 and words in done.stdout and not list(tmp_path.iterdir())
+    assert "24 users, played by rules, have 240 conversations" in done.stdout
+    assert ("DEMO_STAY=1 leaves them running" in done.stdout) == (not flags)
+    assert f"is written to {tmp_path / 'runs' / 'demo-loop'}" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

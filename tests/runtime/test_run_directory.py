@@ -10,7 +10,7 @@ import pytest
 
 from sdpo.errors import AtWork, RunError
 from sdpo.runtime.commands import new_run_command, resume_command
-from sdpo.runtime.files import disk_full
+from sdpo.runtime.files import disk_full, replace_file
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import OfflineSettings
@@ -200,3 +200,9 @@ def test_a_full_disk_is_distinguished_from_other_checkpoint_errors(tmp_path, mon
     space["free"] = 2**30
     assert not disk_full(writer, tmp_path)
     assert disk_full(Exception("I/O error: No space left on device (os error 28)"), tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        replace_file(tmp_path / "none" / "page.html", b"")
+    assert caught.value.filename == str(tmp_path / "none" / "page.html")

@@ -39,9 +39,9 @@ def finish(run, *flags, job="train_offline"):
     return main(JOBS[f"jobs.{job}"], ["--output-dir", str(run), *flags])
 
 
-def rejected(capsys, run, *flags, code=1):
+def rejected(capsys, run, *flags, code=1, job="train_offline"):
     before = contents(run)
-    assert finish(run, *flags) == code and contents(run) == before
+    assert finish(run, *flags, job=job) == code and contents(run) == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     return line
@@ -114,6 +114,12 @@ def test_settings_that_the_run_does_not_have_are_refused(run, capsys):
         in line
     )
     assert finish(run, "--merge-adapter", "1", "--lr", "0.001", "--dry-run") == 0
+
+
+@pytest.mark.parametrize("flags", [("--merge-adapter", "1"), ("--tiny",), ("--tiny", "--dry-run")])
+def test_a_run_of_another_job_is_not_gone_on_with(run, capsys, flags):
+    line = rejected(capsys, run, *flags, job="train_online_tldr")
+    assert f"the run in {run} is one of train-offline, not of train-online-tldr. Give it to make train-offline" in line
 
 
 def test_what_cannot_be_carried_out_is_one_line(trained, run, tmp_path, capsys):
