@@ -84,7 +84,10 @@ def folder(tmp_path_factory) -> Path:
     released = {"verdict": "promote", "checkpoint": 20, "sentence": "promote: checkpoint-20", "releases": []}
     (folder / "runs/sdpo-offline-runs/first/eval").mkdir()
     (folder / "runs/sdpo-offline-runs/first/eval/release.json").write_text(json.dumps(released))
-    Store(f"sqlite:///{folder}/runs/tiny-store.sqlite").close()
+    tried = {"TRAIN_JSONL": "data/logs/logs_interactions.jsonl", "RUN_ID": "tiny", "GUARD": "off", "BS": "4"}
+    write_run(folder / "runs/sdpo-offline-runs/tiny", "jobs.train_offline", **tried)
+    for name in ("store", "tiny-store"):
+        Store(f"sqlite:///{folder}/runs/{name}.sqlite").close()
     return folder
 
 
