@@ -104,7 +104,10 @@ def check_hub(settings: "TrainingSettings", otherwise: str = "Try again.") -> No
             what = "the model" if settings.adapter == "none" else "the adapter"
             what = "the merged model" if settings.merge_adapter else what
             kind = "a public" if settings.hub_public else "a private"
-            print(f"note: at the end {what} and its card are uploaded to {settings.push_to_hub}, {kind} repository.")
+            print(
+                f"note: at the end {what} and its card are uploaded to {settings.push_to_hub}, {kind} repository. The "
+                "card has settings and figures, and no conversation."
+            )
         check_upload("PUSH_TO_HUB", settings.push_to_hub, settings.hf_token, settings.dry_run, otherwise=otherwise)
 
 
