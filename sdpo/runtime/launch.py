@@ -28,6 +28,10 @@ from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSet
 from sdpo.settings.resolve import export_dotenv, is_foreign, resolve
 
 INTERRUPTED = 130
+_ADVICE = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow it, or choose another place.")
+_ADVICE |= dict.fromkeys(
+    (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG), "Give a path that exists or can be created."
+)
 
 
 def main(job: Job, arguments: Sequence[str] | None = None) -> int:
@@ -45,11 +49,9 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         return _failed(INTERRUPTED, "interrupted")
     except OSError as error:
         setting = "OUTPUT_DIR or SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
-            return _failed(1, f"error: {error.filename}: {error.strerror}. Allow it, or choose another {setting}.")
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG) and error.filename:
+        if error.errno in _ADVICE and error.filename:
             where = _with_setting(job, arguments, Path(error.filename))
-            return _failed(1, f"error: {where}: {error.strerror}. Give a path that exists or can be created.")
+            return _failed(1, f"error: {where}: {error.strerror}. {_ADVICE[error.errno]}")
         if not is_full(error):
             raise
         full = f"error: the disk is full{free_at(error.filename)}. Free some space, or choose another {setting}."
@@ -118,9 +120,10 @@ def _with_setting(job: Job, arguments: Sequence[str], path: Path) -> str:
         settings = _resolved(job, arguments)
     except SdpoError:
         return str(path)
-    for name in settings_module.given(settings):
-        value = getattr(settings, name)
-        if isinstance(value, Path) and (path.is_relative_to(value) or value.is_relative_to(path)):
+    given = {name: getattr(settings, name) for name in settings_module.given(settings)}
+    places = [(name, value) for name, value in given.items() if isinstance(value, Path)]
+    for name, value in sorted(places, key=lambda place: place[1] != path):  # the path itself first
+        if path.is_relative_to(value) or value.is_relative_to(path):
             return f"{shown_name(name)}={value}" + ("" if value == path else f": {path}")
     return str(path)
 

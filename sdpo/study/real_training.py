@@ -129,6 +129,10 @@ def _result(spec: TrainingSpec, run: RunDirectory) -> dict[str, Any]:
     """Return the line of a run that has ended."""
     summary = run.read_json("summary.json") or {}
     metrics, guard = run.read_rows("metrics.jsonl"), run.read_rows("guard.jsonl")
+    started = run.read_json("run.json") or {}
+    device = started.get("device")
+    if device == "CPU" and started["settings"]["precision"] == "bf16":
+        device += ", bf16"  # a GPU's is bf16 unless something else was asked for
     return {
         "kind": "training",
         "job": spec.job,
@@ -137,7 +141,7 @@ def _result(spec: TrainingSpec, run: RunDirectory) -> dict[str, Any]:
         "style": spec.style,
         "variant": spec.variant,
         "seed": spec.seed,
-        "device": (run.read_json("run.json") or {}).get("device"),
+        "device": device,
         "interactions": metrics[-1]["interactions"] if spec.job == ONLINE else spec.interactions,
         **{when: _figures(summary[when]) for when in ("before", "shown", "after")},
         "curve": [[row["interactions"], row.get("adherence"), round(row["entropy"], 3)] for row in metrics],

@@ -1,5 +1,7 @@
 """Starting and ending a job: processes, exit codes, signals, GPUs, and the simulated user's server."""
 
+import dataclasses
+import errno
 import os
 import re
 import signal
@@ -127,6 +129,19 @@ def test_a_folder_that_cannot_be_created_is_one_line(tmp_path):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1 and line.startswith(f"error: OUT_DIR={command[-1]}")
     assert line.endswith("File name too long. Give a path that exists or can be created.")
+
+
+def test_a_place_that_is_not_allowed_is_named_with_its_setting(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.html"
+
+    def refuse(settings, job):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(page))
+
+    monkeypatch.setattr("sdpo.report.job.run", refuse)
+    job = dataclasses.replace(JOBS["jobs.report"], check=None)
+    assert launch.main(job, ["--run-dir", str(tmp_path), "--report-file", str(page)]) == 1
+    line = f"error: REPORT_FILE={page}: Permission denied. Allow it, or choose another place.\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_bug_keeps_its_traceback(fake):
