@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError, SdpoError, command, one_line
+from sdpo.evaluate.gain_rules import GAIN_RULE
 from sdpo.evaluate.prompts import holds_interactions
 from sdpo.evaluate.store import key_of
 from sdpo.evaluate.trained_run import read_run
@@ -240,8 +241,9 @@ class Work:
         )  # fmt: skip
         if settings.input is None:
             collect.open_store(settings).mark_used(ids, version.name, started)
-        row = {"sentence": f"{version.name}: {version.verdict['sentence']}", "output": version.weights}
-        row |= {"version": version.name}
+        gain = _gain(release, version.checkpoint)
+        row = {"sentence": f"{version.name}: {version.verdict['sentence']}{gain and f'; {gain}'}"}
+        row |= {"output": version.weights, "version": version.name, "gain": gain}
         if version.kept:
             row |= _ends(KEPT, KEEP_EXIT_CODE, f"{version.name} does not go live: {version.verdict['sentence']}")
         return row
@@ -279,10 +281,17 @@ class Work:
             moves.promote(settings, name, reason=f"make learn, {self.folder.path.name}")
         if settings.canary:
             return row | _ends(CANARY, 0, f"{name} answers {settings.canary:.0%} of the conversations")
-        return row | _ends(PROMOTED, 0, f"{name} is live")
+        gain = self.results["register"].get("gain", "")  # nights of earlier versions did not keep it
+        return row | _ends(PROMOTED, 0, f"{name} is live{gain and f': {gain}'}")
 
     def _shared(self) -> dict[str, Any]:
         return {"tiny": self.settings.tiny or None, "seed": self.settings.seed}
+
+
+def _gain(release: dict[str, Any], step: int | None) -> str:
+    """Return what an evaluation says of a checkpoint's gain, without a full stop; "" if it says nothing."""
+    rules = next((one["rules"] for one in release["releases"] if one["checkpoint"] == step), ())
+    return next((rule["sentence"].rstrip(".") for rule in rules if rule["name"] == GAIN_RULE), "")
 
 
 def words(text: str) -> dict[str, str]:

@@ -14,8 +14,9 @@ from sdpo.errors import ServerError, command, nearest, nearest_first, on_one_lin
 from sdpo.llm.address import checked_url, credentials, has_version, is_loopback, shown_url
 from sdpo.llm.backend import RequestRefused, checked_key
 
-START_HINT = f"Start one with `{command('simulator')}`, or leave SIMULATOR_URL unset and the job starts its own."
+START_HINT = "Start one with `{start}`, or leave SIMULATOR_URL unset and the job starts its own."
 OTHER_HINT = "Start it, correct {setting}, or leave that unset and the job loads the model itself."
+_PORT = 8000  # the simulator's own
 LOADING_PAUSE_SECONDS = 2.0
 LISTING_SECONDS = 5.0  # for the list of models of a server that is ready
 MOST_BYTES = 10_000_000  # of an answer
@@ -97,7 +98,10 @@ class _Server:
 
     @property
     def _hint(self) -> str:
-        return START_HINT if self.setting == "SIMULATOR_URL" else OTHER_HINT.format(setting=self.setting)
+        if self.setting != "SIMULATOR_URL":
+            return OTHER_HINT.format(setting=self.setting)
+        port = urlsplit(self.url).port
+        return START_HINT.format(start=command("simulator" + (f" PORT={port}" if port not in (None, _PORT) else "")))
 
     @property
     def _key_setting(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdpo import settings as settings_module
-from sdpo.runtime.columns import side_by_side
+from sdpo.runtime.columns import cut, side_by_side
 from sdpo.runtime.commands import command
 from sdpo.signal.verdict import CHANGES, GO, STOP
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sdpo.settings import AuditSettings
 
 Row = dict[str, Any]
+_PROMPT = 40  # characters of a prompt before its follow-up
 _SETTING = re.compile(r"([A-Z_]+)=(\S+)")
 
 
@@ -26,7 +27,12 @@ def best_candidate(candidates: Sequence[Row]) -> Row:
 def example_answers(candidates: Sequence[Row]) -> str:
     """Return two answers of the best candidate side by side: without the follow-up, and with it in hindsight."""
     examples = best_candidate(candidates)["figures"]["preference"]["examples"][:2]
-    rows = [(f"{row['prompt']}  […]  {row['follow_up']}", row["without"], row["with"]) for row in examples]
+    # The follow-up whole, which is what the answers differ by.
+    asked = [cut(" ".join(row["prompt"].split()), _PROMPT) for row in examples]
+    rows = [
+        (f"{prompt}  […]  {row['follow_up']}", row["without"], row["with"])
+        for prompt, row in zip(asked, examples, strict=True)
+    ]
     return side_by_side(rows, ("without hindsight", "with hindsight"))
 
 

@@ -168,16 +168,16 @@ def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
             "the data is the cause. Raise AUDIT_N if DATA has more rows, or add conversations."
         )
     if _relevance(metrics, limits)[0] and _size(metrics, limits)[0]:
-        asked = " With JUDGE_MODEL=rule check first that the users of DATA ask for STYLE." if _by_rule(metrics) else ""
+        if str(metrics["preference"]["judge"]).startswith("rule"):
+            return "data", (
+                "The follow-ups move the answers, but not towards STYLE: the data or the model is the cause. Check "
+                "first that the users of DATA ask for STYLE; if they do, choose another MODEL."
+            )
         return "model", (
             "The follow-ups move the answers, but not to ones that the judge prefers: the model makes too little of "
-            f"them. Choose another MODEL.{asked}"
+            "them. Choose another MODEL."
         )
     return "model", "The model does not use the hindsight context: the model is the cause. Choose another MODEL."
-
-
-def _by_rule(metrics: dict[str, Any]) -> bool:
-    return str(metrics["preference"]["judge"]).startswith("rule")
 
 
 def _unread(metrics: dict[str, Any], limits: Thresholds) -> str | None:

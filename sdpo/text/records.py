@@ -143,7 +143,7 @@ def _interaction_fault(row: dict) -> _Fault | None:
     if _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
         return _Fault("this is a conversation, not yet an interaction", "prep-logs")
     if isinstance(row.get("prompt"), str) and "user_response" not in row:
-        without = "this is a prompt without an answer, not an interaction"
+        without = f"this is a prompt, not an interaction, as {command('prep-logs')} INPUT=... writes them"
         return _Fault(without, "train-online-helpsteer", "TRAIN_JSONL", "Train on prompts with")
     text = _field_fault(row)
     return _Fault(text) if text else None

@@ -43,11 +43,15 @@ def own_styles(style_file: Path | None) -> dict[str, OwnStyle]:
     except OSError as error:
         raise SettingError(f"STYLE_FILE {style_file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
-        hint = f"It holds one object such as {_EXAMPLE}."
+        hint = f"It has to be one object such as {_EXAMPLE}."
         if "escape" in str(error):
             hint = "JSON writes a backslash twice."
+        if "Extra data" in str(error):
+            raise SettingError(
+                f"STYLE_FILE {style_file} has several lines of JSON, as conversations do. {hint}"
+            ) from None
         raise SettingError(f"STYLE_FILE {style_file} is not JSON: {one_line(error)}. {hint}") from None
-    if not isinstance(added, dict):
+    if not isinstance(added, dict) or "messages" in added:
         raise SettingError(f"STYLE_FILE {style_file} must hold a JSON object such as {_EXAMPLE}.")
     styles = {}
     for name, given in added.items():

@@ -123,6 +123,7 @@ def test_a_dry_run_only_notes_that_the_server_is_not_there_yet(tmp_path, capsys)
     assert main(JOB, [*flags, "--dry-run"]) == 0
     said = capsys.readouterr()
     assert said.out.startswith("note: No server responds at http://127.0.0.1:9/health") and not said.err
+    assert "Start one with `make simulator PORT=9`" in said.out
     assert main(JOB, flags) == 3 and not (tmp_path / "run").exists()
 
 

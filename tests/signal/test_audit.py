@@ -127,7 +127,7 @@ def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
 @pytest.mark.parametrize(
     ("size", "name", "words"),
     [
-        (0.3, "rule", "check first that the users of DATA ask for STYLE"),
+        (0.3, "rule", "first that the users of DATA ask for STYLE"),
         (
             0.3,
             "oracle",

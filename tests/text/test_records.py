@@ -71,7 +71,9 @@ def test_conversations_in_place_of_interactions_are_answered_with_the_job_that_p
 def test_prompts_in_place_of_interactions_are_answered_with_the_job_that_takes_them(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"id": "a", "prompt": "Why?"}\n')
-    with pytest.raises(RecordError, match=r"line 1: this is a prompt without an answer, not an interaction\. Train on"):
+    with pytest.raises(
+        RecordError, match=r"line 1: this is a prompt, not an interaction, as make prep-logs .*\. Train on"
+    ):
         list(read_interactions(path, ""))
 
 

@@ -46,7 +46,9 @@ def test_a_file_adds_personas_and_replaces_those_of_the_same_name(tmp_path):
     [
         (b"{", ""),
         (b"\xff", ""),
-        (b"[]", ""),
+        (b"[]", "must hold a JSON object such as"),
+        (b'{"messages": [{"role": "user", "content": "hi"}]}', "must hold a JSON object such as"),
+        (b'{"messages": []}\n{"messages": []}', "has several lines of JSON, as conversations do."),
         (b'{"brief": 3}', "brief"),
         (b'{"brief": " "}', "brief"),
         (b'{" ": "text"}', ""),

@@ -53,7 +53,11 @@ def _check_tiny_user(settings: OnlineSettings, job: "Job") -> None:
         own = own_styles(settings.style_file).get(settings.style)
         if own is None:
             raise
-        way = "USER_MODEL_NAME_OR_PATH=rule" if own.rule else "SIMULATOR_URL to a server of a model that can"
+        way = (
+            "USER_MODEL_NAME_OR_PATH=rule"
+            if own.rule
+            else "SIMULATOR_URL to a server, and USER_MODEL_NAME_OR_PATH to a model of it that can"
+        )
         raise SettingError(
             f"STYLE={settings.style} of {settings.style_file} is not in the tiny world, so its model cannot play the "
             f"user. Set {way}."
