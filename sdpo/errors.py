@@ -148,8 +148,9 @@ def instead_of(path: Path, folders: bool = False) -> str:
     entries = [
         entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and (not folders or entry.is_dir())
     ]
+    twins = [name for name in entries if Path(name).stem == Path(missing).stem]  # .json for .jsonl
     alike = [name for name in entries if Path(name).suffix == Path(missing).suffix != ""]
-    names = nearest_first(missing, alike or entries)
+    names = nearest_first(missing, twins or alike or entries)
     if not names:
         found = f"{there} is empty"
     elif near := [name for name in names if get_close_matches(missing.lower(), [name.lower()], 1, 0.6)]:

@@ -218,7 +218,8 @@ def run(settings: "LearnSettings", job: "Job") -> int:
 def _next_command(row: dict[str, Any], folder: Path, tiny: bool) -> tuple[str, str]:
     """Return the command to run after a night, and what it is for."""
     if row["outcome"] == PROMOTED:
-        return command("chat", tiny=tiny), f"talks to it, through {command('gateway', tiny=tiny)}"
+        through = f"{command('gateway', tiny=tiny)} in front of the model's server"
+        return command("chat", tiny=tiny), f"talks to it, through {through}: docs/guides/loop.md"
     if row["outcome"] == CANARY:
         return command("canary"), "compares it with what is live"
     if row["outcome"] == CANDIDATE:

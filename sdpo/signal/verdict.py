@@ -1,13 +1,15 @@
 """The audit's verdict (go, go with changes or stop), by thresholds that were fixed before the models that test them.
 
 They were set on the shipped tiny model and on fine-tunes of it that had unlearned hindsight, training seed 100
-(`sdpo.tiny.hindsight_variants`); the models that test the audit have other seeds. No large model has been audited yet.
+(`sdpo.tiny.hindsight_variants`); the models that test the audit have other seeds. What it said of
+real models is in docs/real.md.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sdpo.settings.training import RULE
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
 GO, CHANGES, STOP = "go", "go with changes", "stop"
@@ -129,10 +131,12 @@ def _preference(metrics: dict[str, Any], limits: Thresholds) -> tuple[bool, str]
     preference = metrics["preference"]
     share, (low, high), decided = preference["share"], preference["interval"], preference["wins"] + preference["losses"]
     if decided < limits.rows:
+        advice = "Raise AUDIT_N if DATA has more rows, or name another JUDGE_MODEL."
+        if preference["judge"] == RULE:
+            advice = "Of the others both answers fit STYLE, or neither does."
         return False, (
             f"Of {preference['pairs']} pairs of answers with and without hindsight {preference['judge']} decided "
-            f"{decided}: too few to tell which answers are better. Raise AUDIT_N if DATA has more rows, or name "
-            "another JUDGE_MODEL."
+            f"{decided}: too few to tell which answers are better. {advice}"
         )
     passed = low > limits.preference
     source = "from the contrast, as NULL_CONTRAST trains," if metrics["null_contrast"] else "with hindsight"
@@ -162,13 +166,19 @@ def _cause(metrics: dict[str, Any], limits: Thresholds) -> tuple[str, str]:
             "Hardly any follow-up in DATA is about the answer before it: the data is the cause. Audit other data."
         )
     wins, losses = metrics["preference"]["wins"], metrics["preference"]["losses"]
+    by_rule = metrics["preference"]["judge"] == RULE
+    if wins + losses < limits.rows and by_rule:
+        return "data", (
+            "In nearly all pairs both answers fit STYLE, or neither does: the rule cannot tell what hindsight does. "
+            "Audit a style that some of the model's answers fit and some do not."
+        )
     if wins + losses < limits.rows and wins > losses and _size(metrics, limits)[0]:
         return "data", (
             "Too few pairs of answers were decided to say whether hindsight helps. That is no verdict on the model: "
             "the data is the cause. Raise AUDIT_N if DATA has more rows, or add conversations."
         )
     if _relevance(metrics, limits)[0] and _size(metrics, limits)[0]:
-        if str(metrics["preference"]["judge"]).startswith("rule"):
+        if by_rule:
             return "data", (
                 "The follow-ups move the answers, but not towards STYLE: the data or the model is the cause. Check "
                 "first that the users of DATA ask for STYLE; if they do, choose another MODEL."

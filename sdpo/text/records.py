@@ -142,6 +142,8 @@ def _interaction_fault(row: dict) -> _Fault | None:
     """Return what is wrong with the row of an interaction, or None."""
     if _OF_CONVERSATIONS & row.keys() and "user_response" not in row:
         return _Fault("this is a conversation, not yet an interaction", "prep-logs")
+    if isinstance(row.get("completion"), str) and isinstance(row.get("follow_up"), str):
+        return _Fault("this is a sample of an online run, not yet an interaction", "prep-logs")
     if isinstance(row.get("prompt"), str) and "user_response" not in row:
         without = f"this is a prompt, not an interaction, as {command('prep-logs')} INPUT=... writes them"
         return _Fault(without, "train-online-helpsteer", "TRAIN_JSONL", "Train on prompts with")
@@ -269,6 +271,9 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
         message = f"{path} does not exist.{instead_of(path) or ' Give another file.'}"
         raise RecordError(message, missing=path) from None
     except IsADirectoryError:
+        if (path / "samples.jsonl").is_file() and (path / "run.json").is_file():
+            prepare = command(f"prep-logs INPUT={shlex.quote(str(path / 'samples.jsonl'))}")
+            raise RecordError(f"{path} is the directory of a run. Prepare its interactions with: {prepare}") from None
         files = nearest_first(".jsonl", (entry.name for entry in path.glob("*.jsonl")))
         inside = f", such as {path / files[0]}" if files else ""
         raise RecordError(f"{path} is a folder. Give a file{inside}.") from None

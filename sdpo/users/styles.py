@@ -2,12 +2,13 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import SettingError, nearest, one_line
+from sdpo.errors import SettingError, command, nearest, one_line
 from sdpo.text.prompts import PERSONAS
 
 FILE = "styles.json"  # of a run directory: the styles of its STYLE_FILE, as they were when the run began
@@ -51,7 +52,14 @@ def own_styles(style_file: Path | None) -> dict[str, OwnStyle]:
                 f"STYLE_FILE {style_file} has several lines of JSON, as conversations do. {hint}"
             ) from None
         raise SettingError(f"STYLE_FILE {style_file} is not JSON: {one_line(error)}. {hint}") from None
-    if not isinstance(added, dict) or "messages" in added:
+    rows = added if isinstance(added, list) else [added]
+    if any(isinstance(row, dict) and "messages" in row for row in rows):
+        prepare = command(f"prep-logs INPUT={shlex.quote(str(style_file))}")
+        raise SettingError(
+            f"STYLE_FILE {style_file} is a file of conversations. Prepare these with {prepare}; styles are one object "
+            f"such as {_EXAMPLE}."
+        )
+    if not isinstance(added, dict):
         raise SettingError(f"STYLE_FILE {style_file} must hold a JSON object such as {_EXAMPLE}.")
     styles = {}
     for name, given in added.items():

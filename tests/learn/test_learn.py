@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -302,6 +303,7 @@ def test_a_night_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path
     (night,) = (tmp_path / "runs" / "learn").iterdir()  # each start went on with the same night
     rows = [json.loads(line) for line in (night / "learn.jsonl").read_text().splitlines()]
     stages = [row["stage"] for row in rows]
+    assert re.search(r"promoted: v0001 is live: .*[0-9]", shown)  # and what was gained
     assert stages == ["canary", "collect", "prepare", "split", "audit", "train", "evaluate", "register", "promote"]
     killed = versions.versions(tmp_path / "registry")
     assert [one.state for one in killed] == ["live"] and read_live(tmp_path / "registry").version == "v0001"

@@ -138,6 +138,7 @@ def test_the_loops_demo_says_what_it_would_start_and_write(flags, words, tmp_pat
     [
         ("log.jsonl", "log.jsonl does not exist. In the current folder the nearest names are logs.jsonl, other.jsonl."),
         ("dat/log.jsonl", "There is no dat; in the current folder the nearest name is data."),
+        ("logs.json", "In the current folder the nearest name is logs.jsonl."),
         ("zzz.csv", "zzz.csv does not exist. In the current folder there are "),
         ("data/logs/logs_interactions.jsonl", "Make it with make prep-logs"),
         ("data", "data is a folder. Give a file, such as data/inside.jsonl."),

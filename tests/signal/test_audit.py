@@ -124,6 +124,14 @@ def test_a_missed_threshold_is_a_stop_with_its_cause(changed, cause):
     assert len(result.reasons) == 5
 
 
+def test_a_rule_that_all_answers_fit_is_not_blamed_on_the_model():
+    metrics = metrics_of(wins=0, losses=0)
+    metrics["preference"]["judge"] = "rule"
+    reasons = judge(metrics).reasons
+    assert "the rule cannot tell what hindsight does" in reasons[-1] and judge(metrics).cause == "data"
+    assert any("both answers fit STYLE, or neither does" in reason for reason in reasons[:-1])
+
+
 @pytest.mark.parametrize(
     ("size", "name", "words"),
     [

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,15 @@ def test_prompts_in_place_of_interactions_are_answered_with_the_job_that_takes_t
         RecordError, match=r"line 1: this is a prompt, not an interaction, as make prep-logs .*\. Train on"
     ):
         list(read_interactions(path, ""))
+
+
+def test_the_samples_of_an_online_run_in_place_of_interactions_are_answered_with_what_prepares_them(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"step": 1, "prompt": "Why?", "completion": "So.", "follow_up": "Shorter."}\n')
+    (tmp_path / "run.json").write_text("{}")
+    for place, words in ((path, "a sample of an online run"), (tmp_path, "is the directory of a run")):
+        with pytest.raises(RecordError, match=rf"{words}.*: make prep-logs INPUT={re.escape(str(path))}$"):
+            list(read_interactions(place, ""))
 
 
 @pytest.mark.parametrize(

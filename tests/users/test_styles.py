@@ -47,7 +47,8 @@ def test_a_file_adds_personas_and_replaces_those_of_the_same_name(tmp_path):
         (b"{", ""),
         (b"\xff", ""),
         (b"[]", "must hold a JSON object such as"),
-        (b'{"messages": [{"role": "user", "content": "hi"}]}', "must hold a JSON object such as"),
+        (b'{"messages": [{"role": "user", "content": "hi"}]}', "is a file of conversations. Prepare these with make"),
+        (b'[{"messages": []}]', "is a file of conversations"),
         (b'{"messages": []}\n{"messages": []}', "has several lines of JSON, as conversations do."),
         (b'{"brief": 3}', "brief"),
         (b'{"brief": " "}', "brief"),
@@ -164,6 +165,13 @@ def test_a_style_of_ones_own_without_a_rule_needs_a_model_that_can_play_it(tmp_p
     assert launch.main(train_online_tldr.JOB, [*given, "--dry-run"]) == 2
     said = capsys.readouterr().err
     assert "STYLE=metric of" in said and "is not in the tiny world" in said and "Set SIMULATOR_URL to" in said
+    elsewhere = ["--simulator-url", "http://127.0.0.1:9/v1"]  # is still asked for the tiny model
+    assert launch.main(train_online_tldr.JOB, [*given, *elsewhere, "--dry-run"]) == 0
+    noted = capsys.readouterr().out
+    assert noted.startswith("note: STYLE=metric of") and "Set USER_MODEL_NAME_OR_PATH to a model of the server" in noted
+    able = ["--user-model-name-or-path", "Qwen/Qwen3-4B"]
+    assert launch.main(train_online_tldr.JOB, [*given, *elsewhere, *able, "--dry-run"]) == 0
+    assert "note: STYLE=metric" not in capsys.readouterr().out
     assert launch.main(train_online_tldr.JOB, [*given, "--dry-run", "--user-model-name-or-path", "rule"]) == 2
     assert "give your own a rule in STYLE_FILE" in capsys.readouterr().err
 

@@ -36,7 +36,7 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
     """Raise SettingError if the style, the key, the package or the price that the user needs is missing."""
     persona_of(settings.style, settings.style_file)
     job.find_oracle(settings.model, settings.style, settings.style_file)  # refuses a style that its world has not
-    if settings.simulator_url is None and settings.tiny and not settings.user_is_rule:
+    if settings.tiny and not settings.user_is_rule:
         _check_tiny_user(settings, job)
     if settings.user_is_rule:
         _rule_oracle(settings, job)
@@ -46,22 +46,25 @@ def check_user(settings: OnlineSettings, job: "Job") -> None:
 
 
 def _check_tiny_user(settings: OnlineSettings, job: "Job") -> None:
-    """Raise SettingError if the tiny model is to play a user whose style its language cannot express."""
+    """Raise SettingError if the tiny model is to play a user whose style its language cannot express.
+
+    With a server it is a note: that may have another model under this name.
+    """
     try:
         job.find_oracle(settings.user_model_name_or_path, settings.style)
     except SettingError:
         own = own_styles(settings.style_file).get(settings.style)
         if own is None:
             raise
-        way = (
-            "USER_MODEL_NAME_OR_PATH=rule"
-            if own.rule
-            else "SIMULATOR_URL to a server, and USER_MODEL_NAME_OR_PATH to a model of it that can"
-        )
-        raise SettingError(
-            f"STYLE={settings.style} of {settings.style_file} is not in the tiny world, so its model cannot play the "
-            f"user. Set {way}."
-        ) from None
+        style = f"STYLE={settings.style} of {settings.style_file}"
+        fault = f"{style} is not in the tiny world, so its model cannot play the user"
+        if settings.simulator_url is not None:
+            print(f"note: {fault}. Set USER_MODEL_NAME_OR_PATH to a model of the server that can.", flush=True)
+            return
+        way = "SIMULATOR_URL to a server, and USER_MODEL_NAME_OR_PATH to a model of it that can"
+        if own.rule:
+            way = "USER_MODEL_NAME_OR_PATH=rule"
+        raise SettingError(f"{fault}. Set {way}.") from None
 
 
 def build_rule_user(settings: OnlineSettings, job: "Job") -> RuleUser:
