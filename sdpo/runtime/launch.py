@@ -115,14 +115,17 @@ def _resolved(job: Job, arguments: Sequence[str]) -> CommonSettings:
 
 
 def _with_setting(job: Job, arguments: Sequence[str], path: Path) -> str:
-    """Return a path, with the setting in which it or a folder above or below it was given, if it was."""
+    """Return a path, with the setting that it is, or in which a folder above or below it was given, if there is one."""
     try:
         settings = _resolved(job, arguments)
     except SdpoError:
         return str(path)
-    given = {name: getattr(settings, name) for name in settings_module.given(settings)}
-    places = [(name, value) for name, value in given.items() if isinstance(value, Path)]
-    for name, value in sorted(places, key=lambda place: place[1] != path):  # the path itself first
+    values = {name: getattr(settings, name) for name in settings_module.settings_of(type(settings))}
+    places = {name: value for name, value in values.items() if isinstance(value, Path)}
+    same = [name for name, value in places.items() if value == path]
+    given = [name for name in settings_module.given(settings) if name in places]
+    for name in [*same, *given]:
+        value = places[name]
         if path.is_relative_to(value) or value.is_relative_to(path):
             return f"{shown_name(name)}={value}" + ("" if value == path else f": {path}")
     return str(path)

@@ -155,6 +155,11 @@ def test_a_file_of_ones_own_that_is_missing_has_the_nearest_names(tmp_path, name
         assert f"{next(iter(given)).upper()}={name}" in line or "is a folder" in line
 
 
+def test_the_default_file_that_is_missing_is_named_with_its_setting_too(tmp_path):
+    line = only_line(dry_run("audit", tmp_path, model=MODEL_DIR))
+    assert line.startswith("error: DATA=data/wildfeedback/wildfeedback_interactions.jsonl does not exist. Make it with")
+
+
 def test_the_form_of_conversations_is_named_and_nothing_is_written(tmp_path):
     folder = tmp_path / "logs"
     folder.mkdir()
