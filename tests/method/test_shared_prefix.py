@@ -75,11 +75,15 @@ def test_how_many_tokens_are_saved_depends_on_the_template(template, saved):
     assert passes.forwards == 30 and passes.tokens < (1 - saved) * apart
 
 
-@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+# Of 20 tokens the last one may be another if two are as likely but for rounding, which differs by CPU. Of all but one
+# (the vocabulary has fewer than 200 tokens) it is the least likely token, which weighs nothing.
+@pytest.mark.parametrize(
+    ("kind", "k", "tolerance"), [("token", 1, 2e-5), ("full", 1, 2e-5), ("top_k", 200, 2e-5), ("top_k", 20, 5e-3)]
+)
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
-def test_targets_loss_and_gradient_are_those_of_separate_passes(kind, packed, monkeypatch):
+def test_targets_loss_and_gradient_are_those_of_separate_passes(kind, k, tolerance, packed, monkeypatch):
     contexts, completions = rows("before")
-    objective = Objective(kind=kind, null_contrast=True, contrast_strength=3.0, focus=0.05)
+    objective = Objective(kind=kind, null_contrast=True, contrast_strength=3.0, focus=0.05, top_k=k)
     results = []
     for apart in (False, True):
         model = small_model()
@@ -94,9 +98,9 @@ def test_targets_loss_and_gradient_are_those_of_separate_passes(kind, packed, mo
         results.append((result, [weight.grad for weight in model.parameters()]))
     (together, gradients), (separate, slow) = results
     torch.testing.assert_close(together.signal_BT, separate.signal_BT, atol=2e-5, rtol=0)
-    torch.testing.assert_close(together.loss, separate.loss, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(together.loss, separate.loss, atol=1e-5, rtol=tolerance)
     for fast, reference in zip(gradients, slow, strict=True):
-        assert (fast - reference).abs().max() < 5e-4 * reference.abs().max()
+        assert (fast - reference).abs().max() < tolerance * reference.abs().max()
 
 
 def test_a_mask_that_is_too_large_is_not_made(monkeypatch):
