@@ -3,8 +3,10 @@
 import csv
 import io
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from sdpo import settings as settings_module
 from sdpo.evaluate import judge_truth, release
@@ -103,9 +105,11 @@ def _say_what_came_of_it(folder: RunDirectory, settings: EvalSettings, run: Trai
         sentence += f"; verdict: {comparison.release.verdict}"
     folder_of_best = run.path / name
     if chosen is not None and not (folder_of_best / "adapter_config.json").exists():
-        then = command("simulator", user_model_name_or_path=folder_of_best)
+        program = Path(sys.executable).with_name("transformers")
+        program = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+        then = f"{program} serve --port 8000 --reasoning off"  # loads each model when it is asked for
         talk = {"gateway_url": "http://127.0.0.1:8000/v1", "served_name": folder_of_best, "base_name": run.model}
-        why = f"serves it, for {command('chat', **talk)}"
+        why = f"serves it and the model before, for {command('chat', **talk)}"
     say(f"{sentence}.", {"picture": folder.path / "winrate.png"}, then, why)
 
 

@@ -60,6 +60,7 @@ _FOREIGN_NAMES = set(
 
 # Names in other jobs for the same thing: the file of interactions in audit and training, the checkpoints in eval.
 _SAME_PURPOSE = {"data": "train_jsonl", "train_jsonl": "data", "ckpt": "ckpts", "ckpts": "ckpt"}
+_SAME_PURPOSE |= {"model": "user_model_name_or_path"}  # of the simulator, which has no other model
 
 Kind = TypeVar("Kind", bound=CommonSettings)
 

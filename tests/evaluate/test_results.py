@@ -1,5 +1,6 @@
 """What an evaluation says at its end: of which checkpoint, and what to do with it."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -69,6 +70,9 @@ def test_only_the_released_checkpoint_is_spoken_of_and_served(tmp_path, capsys):
     assert "checkpoint-3" not in said and "checkpoint-6 says 1" in said
     assert "No answer of checkpoint-6 is judged better or worse than the baseline's; verdict: promote with" in said
     assert f"SERVED_NAME={tmp_path / 'checkpoint-6'} BASE_NAME=the/start)" in said
+    assert re.search(
+        r"next: \S*bin/transformers serve --port", said
+    )  # make simulator would answer for both names with one model
     assert "checkpoint-3 wins 2 of 2 decided pairs" in ending(tmp_path, capsys, [WINS, TIES], chosen=3)
 
 
