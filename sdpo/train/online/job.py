@@ -79,6 +79,8 @@ def _check_generation(settings: "OnlineSettings") -> None:
         )
     if settings.generation == "vllm_server" and settings.vllm_url is None:
         raise SettingError("GENERATION=vllm_server needs VLLM_URL, the address that `trl vllm-serve` listens on.")
+    if settings.generation != "vllm_server" and settings.vllm_url is not None:
+        raise SettingError("VLLM_URL is for GENERATION=vllm_server. Set that, or leave VLLM_URL out.")
 
 
 def warn_of_live_collapse(settings: "OnlineSettings") -> None:

@@ -19,6 +19,12 @@ def test_4_bit_weights_are_refused():
         _check_generation(settings)
 
 
+def test_an_address_without_its_way_of_generation_is_refused():
+    settings = SimpleNamespace(generation="transformers", adapter="lora", vllm_url="http://localhost:8000")
+    with pytest.raises(SettingError, match="VLLM_URL is for GENERATION=vllm_server"):
+        _check_generation(settings)
+
+
 def test_giving_vllm_the_weights_leaves_those_under_the_adapter_as_they_are(tmp_path, monkeypatch):
     model = write_model(tmp_path / "model")
     run = session_of(
