@@ -73,9 +73,8 @@ class Job:
         own = own_styles(style_file).get(style)
         classes = [load(reference) for reference in self.oracles]
         found = next((oracle(style, own) for oracle in classes if oracle.reads(model, style, own)), None)
-        if found is not None and (world := next(oracle for oracle in classes if oracle.speaks(model))) is not type(
-            found
-        ):
+        if found is not None:
+            world = next(oracle for oracle in classes if oracle.speaks(model))
             found.general_prompts, found.open_prompts = world.general_prompts, world.open_prompts
             found.rehearsal_prompts = world.rehearsal_prompts
         return found
