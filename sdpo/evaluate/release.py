@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.errors import KEEP_EXIT_CODE
+from sdpo.evaluate.gain_rules import GAIN_RULE
 from sdpo.evaluate.release_rules import MEANING, Decision, Release
 from sdpo.evaluate.rule import Rule
 from sdpo.runtime.run_directory import RunDirectory
@@ -39,6 +40,12 @@ def write(folder: RunDirectory, decision: Decision, settings: EvalSettings) -> N
             "limits": limits,
         },
     )
+
+
+def gain_of(written: dict[str, Any], step: int | None) -> str:
+    """Return what a release.json says of a checkpoint's gain, without a full stop; "" if it says nothing."""
+    rules = next((one["rules"] for one in written["releases"] if one["checkpoint"] == step), ())
+    return next((rule["sentence"].rstrip(".") for rule in rules if rule["name"] == GAIN_RULE), "")
 
 
 def own_fields() -> list[Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from sdpo.errors import EXIT_STOP, KEEP_EXIT_CODE, GuardStopped, RunError, SdpoError, command, one_line
-from sdpo.evaluate.gain_rules import GAIN_RULE
 from sdpo.evaluate.prompts import holds_interactions
+from sdpo.evaluate.release import gain_of
 from sdpo.evaluate.store import key_of
 from sdpo.evaluate.trained_run import read_run
 from sdpo.learn import canary, collect
@@ -241,7 +241,7 @@ class Work:
         )  # fmt: skip
         if settings.input is None:
             collect.open_store(settings).mark_used(ids, version.name, started)
-        gain = _gain(release, version.checkpoint)
+        gain = gain_of(release, version.checkpoint)
         row = {"sentence": f"{version.name}: {version.verdict['sentence']}{gain and f'; {gain}'}"}
         row |= {"output": version.weights, "version": version.name, "gain": gain}
         if version.kept:
@@ -286,12 +286,6 @@ class Work:
 
     def _shared(self) -> dict[str, Any]:
         return {"tiny": self.settings.tiny or None, "seed": self.settings.seed}
-
-
-def _gain(release: dict[str, Any], step: int | None) -> str:
-    """Return what an evaluation says of a checkpoint's gain, without a full stop; "" if it says nothing."""
-    rules = next((one["rules"] for one in release["releases"] if one["checkpoint"] == step), ())
-    return next((rule["sentence"].rstrip(".") for rule in rules if rule["name"] == GAIN_RULE), "")
 
 
 def words(text: str) -> dict[str, str]:
