@@ -25,7 +25,7 @@ from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, as_text, shown_name
-from sdpo.settings.resolve import export_dotenv, is_foreign, resolve
+from sdpo.settings.resolve import export_dotenv, is_foreign, misspelt, resolve
 
 INTERRUPTED = 130
 _ADVICE = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow it, or choose another place.")
@@ -77,6 +77,8 @@ def _main(job: Job, arguments: list[str]) -> int:
         _require_shared_settings(settings, job)
     if not worker:
         _note_tiny_replaced(settings, job)
+        for name, meant in misspelt(type(settings), os.environ):
+            print(f"note: the environment has {name}, which is not a setting. Did you mean {meant}?", flush=True)
         processes.check(settings)
         if isinstance(settings, JobSettings):
             check_writable(settings.run_directory_path, "OUTPUT_DIR or SCRATCH")

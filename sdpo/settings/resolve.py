@@ -39,6 +39,7 @@ from sdpo.settings import (
     known_names,
     settings_of,
 )
+from sdpo.settings.elsewhere import OUR_NAMES
 from sdpo.settings.recipes import RECIPES
 
 # Set by the Makefile: the names of the variables given on make's command line.
@@ -57,6 +58,9 @@ _FOREIGN_NAMES = set(
     "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE "
     "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
 )
+
+# A shorter variable of the environment may well be another program's, whatever it resembles.
+_SHORTEST_MISSPELT = 5
 
 # Names in other jobs for the same thing: the file of interactions in audit and training, the checkpoints in eval.
 _SAME_PURPOSE = {"data": "train_jsonl", "train_jsonl": "data", "ckpt": "ckpts", "ckpts": "ckpt"}
@@ -217,6 +221,19 @@ def _parse(declared: Setting, item: _Given) -> Any:
         ) from None
 
 
+def misspelt(kind: type[CommonSettings], environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the variables of the environment that are almost a setting's name, each with that name."""
+    known = known_names()
+    own_names = [own.upper() for own, declared in by_any_name(settings_of(kind)).items() if not declared.secret]
+    found = []
+    for name in sorted(environment):
+        if len(name) < _SHORTEST_MISSPELT or name.lower() in known or is_foreign(name):
+            continue
+        if match := get_close_matches(name.upper(), own_names, n=1, cutoff=0.85):
+            found.append((name, match[0]))
+    return found
+
+
 def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, shown: Callable[[str], str]) -> NoReturn:
     """Raise SettingError for a name that is no setting of the job, with the most likely intended one."""
     declared = known_names().get(name.lower().replace("-", "_"))
@@ -229,9 +246,11 @@ def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, s
         here = _SAME_PURPOSE.get(declared.name, "")
         advice = f"Here it is {shown(here)}." if here in settings else "Leave it out."
         raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. {advice}")
-    raise SettingError(
-        f"{origin} is not a setting of {job}.{nearest(shown(name), own_names)} All of them: {help_command(job)}"
-    )
+    ours = OUR_NAMES.get(name.lower().replace("-", "_"), "")
+    guess = "" if ours else nearest(shown(name), own_names)
+    if ours in settings:
+        guess = f" Here it is {shown(ours)}."
+    raise SettingError(f"{origin} is not a setting of {job}.{guess} All of them: {help_command(job)}")
 
 
 def _refuse_unknown_variables(names: Iterable[str], settings: Mapping[str, Setting], job: str) -> None:
@@ -306,5 +325,7 @@ def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, st
             misspelled_secret = get_close_matches(name.upper(), secrets, n=1, cutoff=0.9)
             if misspelled_secret or not is_foreign(name):
                 guess = nearest(name, secrets if misspelled_secret else [own.upper() for own in known])
+                if ours := OUR_NAMES.get(name.lower()):
+                    guess = f" Here it is {ours.upper()}."
                 raise SettingError(f"{name} (from {path}, line {line}) is not a setting.{guess} Correct or remove it.")
     return entries

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sdpo import settings
 from sdpo.errors import SettingError
-from sdpo.settings import OnlineSettings, SimulatorSettings
+from sdpo.settings import OnlineSettings, SimulatorSettings, elsewhere
 from sdpo.settings import resolve as resolve_module
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +121,31 @@ def test_a_data_folder_sets_both_files_unless_they_are_given():
 def test_an_unknown_name_is_rejected_with_the_nearest_known_one(arguments, environment, dotenv, named):
     message = refusal(*arguments, environment=environment, dotenv=dotenv)
     assert f"{named}?" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "dotenv", "ours"),
+    [
+        (["--per_device_train_batch_size", "4"], {}, "", "--bs"),
+        (["--per-device-train-batch-size", "4"], {}, "", "--bs"),
+        (["GRADIENT_ACCUMULATION_STEPS=4"], {}, "", "GA"),
+        ([], {resolve_module.MAKE_VARIABLES: "LOGGING_STEPS", "LOGGING_STEPS": "2"}, "", "LOG_STEPS"),
+        ([], {}, "MAX_NEW_TOKENS=64", "MAX_COMPLETION_TOKENS"),
+    ],
+)
+def test_a_name_of_another_trainer_is_answered_with_ours(arguments, environment, dotenv, ours):
+    assert f"Here it is {ours}." in refusal(*arguments, environment=environment, dotenv=dotenv)
+
+
+def test_names_of_other_trainers_stand_for_settings_and_are_none_themselves():
+    known = settings.known_names()
+    assert set(elsewhere.OUR_NAMES.values()) <= set(known)
+    assert not set(elsewhere.OUR_NAMES) & set(known)
+
+
+def test_a_variable_that_is_almost_a_setting_is_found():
+    environment = {"RECEIPE": "paper", "TRAINN": "3", "LR": "1", "LRR": "1", "HOME": "/", "HF_TOKEN": "x", "STYLE": "y"}
+    assert resolve_module.misspelt(OnlineSettings, environment) == [("RECEIPE", "RECIPE"), ("TRAINN", "TRAIN_N")]
 
 
 def test_a_secret_on_make_s_command_line_is_refused_and_not_repeated():
