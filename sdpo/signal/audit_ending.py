@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo import settings as settings_module
 from sdpo.runtime.columns import cut, side_by_side
 from sdpo.runtime.commands import command
+from sdpo.settings.contrast import OF_NULL_CONTRAST
 from sdpo.signal.verdict import CHANGES, GO, STOP
 from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 _PROMPT = 40  # characters of a prompt before its follow-up
+# What an audit and the training after it have in common.
+_TARGET = ("recipe", "hindsight_template", "hindsight_file", "null_contrast", *OF_NULL_CONTRAST)
 _SETTING = re.compile(r"([A-Z_]+)=(\S+)")
 
 
@@ -48,13 +51,15 @@ def next_command(row: Row, settings: "AuditSettings") -> tuple[str, str]:
     """Return the command to run after this verdict, and what it is for."""
     tiny = settings.tiny
     given = settings_module.given(settings)
-    kept = {name: given[name] for name in ("judge_model", "judge_url", "style", "style_file") if name in given}
+    target = {name: given[name] for name in _TARGET if name in given}
+    judging = {name: given[name] for name in ("judge_model", "judge_url", "style", "style_file") if name in given}
+    kept = target | judging
     if row["verdict"] != STOP:
         found = (_SETTING.fullmatch(change["setting"]) for change in row["changes"])
         values = {match[1].lower(): match[2] for match in found if match}
         model = None if tiny else row["model"]
-        train = {"model": model, "train_jsonl": None if tiny else settings.data, **values, "tiny": tiny}
-        return command("train-offline", **train), "trains on this data"
+        train = {"model": model, "train_jsonl": None if tiny else settings.data}
+        return command("train-offline", **train, **(target | values), tiny=tiny), "trains on this data"
     if row["cause"] == "template":
         others = " ".join(name for name in HINDSIGHT_TEMPLATES if name != settings.hindsight_template)
         again = command("audit", model=row["model"], data=settings.data, templates=others, **kept, tiny=tiny)

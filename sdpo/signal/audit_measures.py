@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from math import log
 from typing import Any, TypeVar
 
-from sdpo.models.answer_quality import measure_surprise
+from sdpo.models.answer_quality import surprise_of
 from sdpo.runtime.statistics import ratio_interval, share_interval
 from sdpo.signal.annotator import Annotator
 from sdpo.signal.audit_sample import PreparedAudit, Target
 from sdpo.signal.loaded_model import LoadedModel, signal_of, size_of
-from sdpo.text.hindsight import HindsightTemplate, with_hindsight
+from sdpo.text.hindsight import HindsightTemplate
 from sdpo.text.prompts import FOLLOW_UP_KINDS
 from sdpo.text.records import Interaction
 from sdpo.tiny import oracle
@@ -26,6 +26,9 @@ _PROGRESS_NAMES = {
 }
 EXAMPLES = 8  # how many answers with and without hindsight are kept
 FIRST = 2  # how many tokens count as an answer's first
+# A token that the follow-up makes at least this likely, and that the model without it says less often than this, is out
+# of its reach: it hardly ever samples it.
+LIKELY, HARDLY_EVER = 0.1, 1e-4
 
 
 def measure_candidate(
@@ -58,7 +61,7 @@ def measure_candidate(
     rows = [sample.rows[row] for row in prepared.informative_rows]
     answers = target.answer(subject, rows, template, length, temperature, seed + 1, "answers with hindsight")
     metrics["preference"] = _preference(prepared, annotator, rows, [text for text, _ in answers])
-    metrics["surprise"] = _surprise(subject, rows, template, answers)
+    metrics |= nearness(subject, rows, template, answers)
     metrics["null_contrast"] = target.objective.null_contrast
     return metrics
 
@@ -209,15 +212,24 @@ def _preference(
     }
 
 
-def _surprise(
+def nearness(
     subject: LoadedModel,
     rows: Sequence[Interaction],
     template: HindsightTemplate,
     answers: Sequence[tuple[str, bool]],
-) -> float:
-    """Return the mean surprise of a token of the answers, in nats: after the prompt or hindsight, the lower of both."""
+) -> dict[str, float]:
+    """Return how near the answers of the target are to what the model itself says.
+
+    `surprise` is the mean surprise of a token in nats, after the prompt or hindsight, the lower of both;
+    `out_of_reach` the share of answers with a token that the follow-up makes likely, although the model without it
+    hardly ever samples it.
+    """
     completions = [subject.completion(*answer) for answer in answers]
-    prompts = [row.prompt for row in rows]
-    shown = [with_hindsight(row.prompt, row.user_response, template) for row in rows]
-    columns = [measure_surprise(subject.score, subject.tokenizer, each, completions) for each in (prompts, shown)]
-    return statistics.fmean(map(min, *columns))
+    bare = subject.score([subject.context(row.prompt) for row in rows], completions)
+    hindsight = subject.score([subject.context(row.prompt, row.user_response, template) for row in rows], completions)
+    surprises = zip(surprise_of(bare).tolist(), surprise_of(hindsight).tolist(), strict=True)
+    new_BT = (bare.logps_BT < log(HARDLY_EVER)) & (hindsight.logps_BT >= log(LIKELY)) & (bare.mask_BT > 0)
+    return {
+        "surprise": statistics.fmean(map(min, surprises)),
+        "out_of_reach": new_BT.any(1).float().mean().item(),
+    }

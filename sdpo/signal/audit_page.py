@@ -29,6 +29,7 @@ THRESHOLD_LABELS = {
     "size": "mean |signal| per token in nats, at least (else stop)",
     "preference": "share of decided pairs won by the answer with hindsight, above (else stop)",
     "surprise": "nats by which a token of these answers is less likely than the model's own, at most (else stop)",
+    "out_of_reach": "share of them with a token that the model hardly ever says, at most (else DIRECTION=forward)",
     "template": "template alone over true follow-up: ratio of mean |signal|, below (else NULL_CONTRAST)",
     "template_alone": "the same ratio; from this value on the template is the cause of a stop",
     "carrying": "share of interactions that carry signal, at least (else MIN_SIGNAL)",

@@ -25,6 +25,8 @@ class Thresholds:
     relevance: float = 2.0
     # Answers of the target whose tokens are less likely than the model's own by more than this are no language.
     surprise: float = 0.2
+    # If more of them than this need a token that the model hardly ever says, its own answers cannot show it: share.
+    out_of_reach: float = 0.5
     # A smaller signal is rounding noise of the answer's probability: mean |signal| per token, nats.
     size: float = 0.03
     # An answer sampled with hindsight must be preferred to one without: wins over decided pairs, low.
@@ -216,6 +218,12 @@ def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]
             "from complaints alone"
         )
         changes.append(_change("LEARN_FROM=complaints", why))
+    if (unseen := metrics["out_of_reach"]) > limits.out_of_reach:
+        why = (
+            f"{unseen:.0%} of the answers with hindsight have a token that the model itself says less than once in "
+            "10,000 times: OBJECTIVE=token never samples it, and the reverse divergence hardly counts it"
+        )
+        changes += [_change("OBJECTIVE=full", why), _change("DIRECTION=forward", "it counts such tokens")]
     share = metrics["template_share"]["value"]
     if share >= limits.template and not metrics["null_contrast"]:
         why = f"the template alone makes a signal {share:.0%} the size of the true follow-up's: subtract it"

@@ -6,6 +6,7 @@ from sdpo.runtime.columns import side_by_side, spread
 from sdpo.runtime.commands import command
 from sdpo.runtime.evaluation import next_evaluation
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.settings import OfflineSettings, OnlineSettings
 from sdpo.train.figures import draw_training
 
 # The figures of answers that tables show, in this order, by their names in summary.json.
@@ -35,14 +36,23 @@ def print_results(run: RunDirectory, summary: dict) -> None:
     ending.say(outcome(run, summary), files, then, why)
 
 
-def print_if_never_met(summary: dict, style: str) -> None:
-    """Print a note if no answer of the untrained model fits the style, not even with the wish shown."""
-    if all((summary[when] or {}).get("adherence") == 0 for when in ("before", "shown")):
-        print(
-            f"note: none of {summary['before']['answers']} answers fits STYLE={style}, also with the wish shown: the "
-            "model may be unable to meet it, and then complaints teach nothing",
-            flush=True,
+def print_if_never_met(summary: dict, settings: OnlineSettings | OfflineSettings) -> None:
+    """Print a note if no answer of the untrained model fits the style: what may come of training then."""
+    before, shown = ((summary[when] or {}).get("adherence") for when in ("before", "shown"))
+    if before != 0 or shown is None:
+        return
+    note = f"note: none of {summary['before']['answers']} answers fits STYLE={settings.style}"
+    if shown == 0:
+        note += ", also with the wish shown: the model may be unable to meet it, and then complaints teach nothing"
+    elif settings.objective in ("full", "top_k") and settings.direction == "forward":
+        return
+    else:
+        note += (
+            f", {shown:.0%} do with the wish shown: what the model never says by itself is hardly learned with "
+            "OBJECTIVE=token or the reverse divergence. OBJECTIVE=full DIRECTION=forward counts it "
+            "(docs/guides/choosing.md)"
         )
+    print(note, flush=True)
 
 
 def outcome(run: RunDirectory, summary: dict) -> str:

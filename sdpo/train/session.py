@@ -147,7 +147,7 @@ class Session(Generic[Config]):
             if self.settings.style is not None:
                 summary["shown"] = self.measure_answers("shown")
                 if self.main:
-                    print_if_never_met(summary, self.settings.style)
+                    print_if_never_met(summary, self.settings)
             self._write_summary(summary)
         checkpoint = self.run_dir.last_checkpoint() if self.settings.resume == "auto" else None
         self.teacher_callback.resume_from = checkpoint

@@ -6,16 +6,18 @@ from math import log
 from random import Random
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.audit import JOB
 from sdpo.errors import RecordError, SettingError
+from sdpo.method.scoring import Scores
 from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
 from sdpo.signal.annotator import Annotator
-from sdpo.signal.audit_measures import position_kind, reading
+from sdpo.signal.audit_measures import nearness, position_kind, reading
 from sdpo.signal.audit_sample import draw_sample, informative_rows
 from sdpo.signal.loaded_model import LoadedModel
 from sdpo.signal.verdict import CHANGES, GO, STOP, THRESHOLDS, compare, judge
@@ -71,7 +73,7 @@ def test_an_undefined_ratio_raises_value_error(rows):
 
 def metrics_of(
     relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, surprise=0.0,
-    null_contrast=False, **places,
+    out_of_reach=0.0, null_contrast=False, **places,
 ):  # fmt: skip
     def ratio(value, low=None, high=None):
         return {"value": value, "interval": (value if low is None else low, value if high is None else high)}
@@ -83,6 +85,7 @@ def metrics_of(
         "template_share": ratio(template),
         "telling": {"of": "complaint", "rows": 40, "size": size},
         "surprise": surprise,
+        "out_of_reach": out_of_reach,
         "null_contrast": null_contrast,
         "preference": {
             "judge": "oracle", "pairs": 40, "wins": wins, "losses": losses, "ties": 40 - decided,
@@ -177,6 +180,14 @@ def test_a_change_names_the_trainer_setting(changed, setting):
     assert [change["setting"] for change in result.changes] == [setting]
 
 
+def test_answers_that_the_model_never_gives_by_itself_need_the_forward_divergence():
+    result = judge(metrics_of(out_of_reach=0.6))
+    assert result.verdict == CHANGES
+    assert [change["setting"] for change in result.changes] == ["OBJECTIVE=full", "DIRECTION=forward"]
+    assert "60% of the answers" in result.changes[0]["why"]
+    assert judge(metrics_of(out_of_reach=0.5)).verdict == GO
+
+
 def test_the_contrast_is_not_advised_where_it_is_set():
     result = judge(metrics_of(template=0.4, null_contrast=True))
     assert result.verdict == GO and any("from the contrast" in reason for reason in result.reasons)
@@ -265,6 +276,38 @@ def test_the_tiny_model_reads_its_own_language_alone(answers, reads):
 
 
 # Metrics
+
+
+class TwoContexts:
+    """Scores three answers of two tokens as a model might: `bare` after the prompt alone, else `hindsight`."""
+
+    def __init__(self, bare, hindsight):
+        self.logps = {"bare": torch.tensor(bare).log(), "hindsight": torch.tensor(hindsight).log()}
+
+    def context(self, prompt, follow_up=None, template=None):
+        return "bare" if follow_up is None else "hindsight"
+
+    def completion(self, text, finished):
+        return [len(text), 0] if finished else [len(text)]
+
+    def score(self, contexts, completions):
+        mask_BT = torch.tensor([[1.0, float(len(row) == 2)] for row in completions])
+        return Scores(self.logps[contexts[0]] * mask_BT, torch.full((3, 2), 1.0) * mask_BT, mask_BT)
+
+
+def test_an_answer_is_out_of_reach_with_one_token_that_the_follow_up_alone_makes_likely():
+    rows = logged.interactions(3, seed=1)
+    bare = [[0.5, 0.00009], [0.00011, 0.5], [0.5, 0.00001]]
+    hindsight = [[0.5, 0.1], [0.9, 0.9], [0.5, 0.9]]
+    answers = [("a", True), ("bb", True), ("ccc", False)]  # the last has no second token
+    found = nearness(TwoContexts(bare, hindsight), rows, HINDSIGHT, answers)
+    assert found["out_of_reach"] == pytest.approx(1 / 3)
+    # After hindsight every token is as likely as before or more.
+    surprises = [-(log(0.5) + log(0.1)) / 2 - 1, -log(0.9) - 1, -log(0.5) - 1]
+    assert found["surprise"] == pytest.approx(sum(surprises) / 3, abs=1e-5)
+    rare = [[0.5, 0.00009], [0.00009, 0.5], [0.5, 0.5]]
+    below = [[0.5, 0.099], [0.099, 0.9], [0.5, 0.9]]
+    assert nearness(TwoContexts(rare, below), rows, HINDSIGHT, answers)["out_of_reach"] == 0
 
 
 def test_position_kind_of_tokens():

@@ -73,15 +73,29 @@ def test_an_audit_ends_with_its_verdict_and_the_command_that_follows_from_it():
     then, _ = next_command(good, settings)
     assert then == (
         "make train-offline MODEL=organisation/a-model-with-a-long-name-0.5B-Instruct "
-        "TRAIN_JSONL=data/mine.jsonl NULL_CONTRAST=1"
+        "TRAIN_JSONL=data/mine.jsonl HINDSIGHT_TEMPLATE=before NULL_CONTRAST=1"
     )
     assert next_command(candidate("stop", "template"), settings)[0].startswith("make audit MODEL=organisation/")
     assert "TEMPLATES=" in next_command(candidate("stop", "template"), settings)[0]
     assert next_command(candidate("stop", "data"), settings)[0] == "make prep-logs INPUT=..."
-    assert next_command(stopped, settings)[0] == "make audit MODEL=... DATA=data/mine.jsonl"
+    assert next_command(stopped, settings)[0] == "make audit MODEL=... DATA=data/mine.jsonl HINDSIGHT_TEMPLATE=before"
     tiny = settings_of_audit("--tiny", "--data", "x", "--judge-model", "rule", "--style", "short")
     assert next_command(good, tiny)[0] == "make train-offline NULL_CONTRAST=1 TINY=1"
     assert next_command(stopped, tiny)[0] == "make audit MODEL=... DATA=x JUDGE_MODEL=rule STYLE=short TINY=1"
+
+
+def test_training_after_an_audit_has_the_target_that_was_audited():
+    given = ("--recipe", "recommended", "--contrast-strength", "2.5", "--judge-model", "rule", "--style", "brief")
+    settings = settings_of_audit("--data", "mine.jsonl", *given)
+    changes = [{"setting": "DIRECTION=forward", "why": "w"}, {"setting": "CONTRAST_STRENGTH=1", "why": "w"}]
+    then, _ = next_command(candidate() | {"model": "m", "changes": changes}, settings)
+    assert then == (
+        "make train-offline MODEL=m TRAIN_JSONL=mine.jsonl RECIPE=recommended CONTRAST_STRENGTH=1 DIRECTION=forward"
+    )
+    again, _ = next_command(candidate("stop", "model"), settings)
+    assert again == (
+        "make audit MODEL=... DATA=mine.jsonl RECIPE=recommended CONTRAST_STRENGTH=2.5 JUDGE_MODEL=rule STYLE=brief"
+    )
 
 
 def settings_of_audit(*flags):
