@@ -1,6 +1,5 @@
 """What a dry run prints: the settings, the command that would run, and what it would take."""
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -53,11 +52,7 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
     lines.append("  " + " ".join([*variables, shlex.join(line)]))
     if job.plan:
         lines += ["", "would take:", *(f"  {line}" for line in load(f"{job.plan}:dry_run_lines")(settings, job))]
-    try:
-        print(without_credentials("\n".join(lines)), flush=True)
-    except BrokenPipeError:
-        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(without_credentials("\n".join(lines)), flush=True)
 
 
 def _without_dry_run(arguments: Sequence[str]) -> list[str]:

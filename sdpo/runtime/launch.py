@@ -27,7 +27,7 @@ from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, as_text, shown_name
 from sdpo.settings.resolve import export_dotenv, is_foreign, misspelt, resolve
 
-INTERRUPTED = 130
+INTERRUPTED, NOT_READ = 130, 141  # as a shell says of SIGINT and SIGPIPE
 _ADVICE = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow it, or choose another place.")
 _ADVICE |= dict.fromkeys(
     (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG), "Give a path that exists or can be created."
@@ -47,6 +47,10 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
         return _failed(error.exit_code, f"error: {message}")
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted")
+    except BrokenPipeError:
+        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     except OSError as error:
         setting = "OUTPUT_DIR or SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
         if error.errno in _ADVICE and error.filename:

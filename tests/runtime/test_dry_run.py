@@ -28,6 +28,25 @@ def test_the_printed_command_is_the_given_one_without_the_dry_run(flag, first):
     assert done.stdout.splitlines()[-1].endswith("-m jobs.report --tiny --seed 1")
 
 
+@pytest.mark.parametrize("job", ["plan", "report"])
+def test_a_reader_that_ends_early_is_no_error(job):
+    line = [sys.executable, "-m", f"jobs.{job}", "--tiny", *(["--dry-run"] if job == "report" else [])]
+    with subprocess.Popen(
+        line, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 141
+
+
+def test_an_exported_variable_that_is_almost_a_setting_is_noted():
+    line = [sys.executable, "-m", "jobs.train_online_tldr", "--dry-run", "--tiny"]
+    variables = clean_environment() | {"RECEIPE": "recommended"}
+    done = subprocess.run(line, cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "note: the environment has RECEIPE, which is not a setting. Did you mean RECIPE?" in done.stdout
+
+
 def test_a_value_of_the_environment_in_place_of_the_tiny_worlds_is_noted(tmp_path):
     def notes(*flags: str, **variables: str) -> list[str]:
         line = [sys.executable, "-m", "jobs.train_online_tldr", "--dry-run", *flags]
