@@ -5,7 +5,7 @@ Importing this is cheap; torch and transformers are imported when the evaluation
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sdpo.errors import SdpoError, SettingError, one_line
 from sdpo.evaluate.benchmark_tasks import check_tasks
@@ -95,12 +95,16 @@ def run(settings: EvalSettings, job: "Job") -> int:
 def _check_servers(settings: EvalSettings) -> None:
     """Raise ServerError if a server does not respond, lacks a model or refuses its key.
 
-    One that is loading has the time that a reply may take.
+    One that is loading has the time that a reply may take. A dry run notes one that does not respond.
     """
-    from sdpo.llm.server import check_health
+    from sdpo.llm.health import check_health, noted_if_dry
 
     wait = 0 if settings.dry_run else settings.judge_timeout
-    check = partial(check_health, wait=wait, wait_setting="JUDGE_TIMEOUT")
+
+    def check(*arguments: str, **options: Any) -> None:
+        with noted_if_dry(settings.dry_run):
+            check_health(*arguments, wait=wait, wait_setting="JUDGE_TIMEOUT", **options)
+
     if settings.answer_url:
         run = evaluated_run(settings)
         folders = chosen_checkpoints(settings, run).values()

@@ -20,7 +20,7 @@ from sdpo.learn.night import STAGES, Night
 from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
 from sdpo.llm import check_claude
-from sdpo.llm.health import check_health
+from sdpo.llm.health import check_health, noted_if_dry
 from sdpo.registry.live import read_live
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
@@ -134,7 +134,8 @@ def _check_judge(settings: "LearnSettings") -> None:
             check_model(settings, "judge_model", judge)
         else:
             key, ask = settings.judge_api_key, 0 if settings.dry_run else _ASK_SECONDS
-            check_health(served, judge, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)
+            with noted_if_dry(settings.dry_run):
+                check_health(served, judge, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)
 
 
 def _check_same(folder: RunDirectory, started: dict[str, Any], settings: "LearnSettings") -> None:

@@ -5,8 +5,8 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit, urlunsplit
 
@@ -64,6 +64,17 @@ def check_health(
                 )
                 said = True
             time.sleep(min(left, LOADING_PAUSE_SECONDS))
+
+
+@contextmanager
+def noted_if_dry(dry_run: bool) -> Iterator[None]:
+    """In a dry run print a server that does not respond as a note alone: it may still be to be started."""
+    try:
+        yield
+    except ServerError as error:
+        if not dry_run or type(error) is not ServerError:
+            raise
+        print(f"note: {error}", flush=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sdpo import progress
 from sdpo import settings as settings_module
-from sdpo.errors import AtWork, OutOfMemory, RecordError, RunError, SdpoError, ServerError, SettingError, one_line
+from sdpo.errors import AtWork, OutOfMemory, RecordError, RunError, SdpoError, SettingError, one_line
 from sdpo.runtime import processes
 from sdpo.runtime.dry_run import print_dry_run
 from sdpo.runtime.files import disk_full, free_at, is_full
@@ -215,18 +215,13 @@ def check_writable(folder: Path, setting: str) -> None:
 
 
 def _check_user_server(settings: OnlineSettings) -> None:
-    """Raise SdpoError if the simulated user's server does not respond, or lacks the model.
+    """Raise SdpoError if the simulated user's server does not respond, or lacks the model."""
+    from sdpo.llm.health import noted_if_dry
 
-    In a dry run one that does not respond is noted alone: it may still be to be started.
-    """
     wait = 0 if settings.dry_run else settings.simulator_wait
     model, key = settings.user_model_name_or_path, settings.simulator_api_key
-    try:
+    with noted_if_dry(settings.dry_run):
         server().check_health(settings.simulator_url, model, api_key=key, wait=wait)
-    except ServerError as error:
-        if not settings.dry_run or type(error) is not ServerError:
-            raise
-        print(f"note: {error}", flush=True)
 
 
 def _require_shared_settings(settings: CommonSettings, job: Job) -> None:

@@ -13,7 +13,7 @@ from sdpo import progress
 from sdpo.english.checkers import checker_of
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
 from sdpo.llm import check_claude
-from sdpo.llm.health import check_health
+from sdpo.llm.health import check_health, noted_if_dry
 from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_contrast, check_model, made_with, read_template
 from sdpo.settings.training import RULE
@@ -109,7 +109,9 @@ def _check_judge(settings: "AuditSettings") -> None:
         return
     if settings.judge_url is not None:
         key = settings.judge_api_key
-        return check_health(settings.judge_url, name, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
+        with noted_if_dry(settings.dry_run):
+            check_health(settings.judge_url, name, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key)
+        return
     if not name.startswith("claude-"):
         if "/" not in name and not Path(name).exists():
             hint = nearest(name, ["oracle", RULE])

@@ -277,6 +277,20 @@ def rejected(capsys, *flags, job=eval_tldr.JOB) -> str:
     return error
 
 
+def test_servers_that_do_not_respond_are_refused_and_in_a_dry_run_noted(run, capsys):
+    add_checkpoint(run, 3)
+    judge = {"judge_model": "m", "judge_url": "http://127.0.0.1:9/v1"}
+    answers = {"answer_url": "http://127.0.0.1:8/v1"}
+    for given, name, port in ((judge, "JUDGE_URL", 9), (answers, "ANSWER_URL", 8)):
+        assert launch.main(eval_tldr.JOB, arguments(run, **given)) == 3
+        error = capsys.readouterr().err
+        assert error.startswith("error: No server responds") and name in error and f":{port}/" in error
+    assert launch.main(eval_tldr.JOB, [*arguments(run, **judge, **answers), "--dry-run"]) == 0
+    noted = capsys.readouterr().out
+    assert all(f"note: No server responds at http://127.0.0.1:{port}/health" in noted for port in (8, 9))
+    assert not (run / "eval").exists()
+
+
 def test_differences_from_the_run_are_printed_before_anything_starts(run, capsys):
     add_checkpoint(run, 3)
     assert launch.main(eval_tldr.JOB, [*arguments(run), "--dry-run"]) == 0
@@ -334,11 +348,9 @@ def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
             capsys, *arguments(run, judge_model=wrong)
         )
     assert "ANTHROPIC_API_KEY" in rejected(capsys, *arguments(run, judge_model="claude-haiku"))
-    assert "JUDGE_URL" in rejected(capsys, *arguments(run, judge_model="m", judge_url="http://127.0.0.1:9/v1"))
     given = arguments(run, judge_model="oracle", judge_url="http://127.0.0.1:9/v1")
     assert launch.main(eval_tldr.JOB, [*given, "--dry-run"]) == 0
     assert "note: JUDGE_URL is not used: no judge of JUDGE_MODEL=oracle is a server's." in capsys.readouterr().out
-    assert "ANSWER_URL" in rejected(capsys, *arguments(run, answer_url="http://127.0.0.1:9/v1"))
     assert "PRICE_FILE" in rejected(
         capsys, *arguments(run, judge_model="m", judge_url="http://198.51.100.1/v1", max_cost=1)
     )

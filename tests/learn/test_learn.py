@@ -88,6 +88,9 @@ def test_a_dry_run_says_what_there_is_and_writes_nothing(tmp_path, logs, capsys)
     assert "logs.jsonl, 1 file\n" in shown and "live: the base model" in shown
     assert "collect → prepare → split → audit" in shown
     assert sorted(path.name for path in tmp_path.iterdir()) == ["logs.jsonl", "registry"]
+    later = flags(tmp_path, input=logs, judge_model="m", judge_url="http://127.0.0.1:9/v1")
+    assert main(JOB, [*later, "--dry-run"]) == 0
+    assert "note: No server responds at http://127.0.0.1:9/health" in capsys.readouterr().out
     store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
     for row in logged.interactions(5, seed=1):
         store.add_conversation([*messages_of(row), {"role": "assistant", "content": "ok"}], user="ann")

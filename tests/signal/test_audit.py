@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jobs.audit import JOB
 from sdpo.errors import RecordError, SettingError
 from sdpo.method.scoring import Scores
+from sdpo.runtime.launch import main
 from sdpo.runtime.statistics import ratio_interval, wilson
 from sdpo.settings.resolve import resolve
 from sdpo.signal import audit
@@ -273,6 +274,13 @@ def test_the_tiny_model_reads_its_own_language_alone(answers, reads):
     contexts = [subject.context([{"role": "user", "content": answer[:20]}]) for answer in answers]
     found = reading(completions, subject.logps(contexts, completions), subject.tokenizer.unk_token_id)
     assert (found["nats"] < found["frequencies"] and found["unknown"] < 0.2) == reads, found
+
+
+def test_a_dry_run_notes_a_judge_that_does_not_respond_yet(capsys):
+    given = ["--tiny", "--judge-model", "m", "--judge-url", "http://127.0.0.1:9/v1"]
+    assert main(JOB, [*given, "--dry-run"]) == 0
+    assert "note: No server responds at http://127.0.0.1:9/health" in capsys.readouterr().out
+    assert main(JOB, given) == 3
 
 
 # Metrics
