@@ -63,6 +63,7 @@ def measure_candidate(
     metrics["preference"] = _preference(prepared, annotator, rows, [text for text, _ in answers])
     metrics |= nearness(subject, rows, template, answers)
     metrics["null_contrast"] = target.objective.null_contrast
+    metrics["contrast_strength"] = target.objective.contrast_strength
     return metrics
 
 

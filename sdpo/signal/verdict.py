@@ -14,6 +14,7 @@ from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
 GO, CHANGES, STOP = "go", "go with changes", "stop"
 COMPARE_OTHERS = "Compare others with TEMPLATES, and take the one that does best."
+_FORWARD_STRENGTH = 2  # the strength at which it learned another language (docs/results.md)
 SHIPPED = "shipped"  # the name of this project's own template
 
 
@@ -224,6 +225,9 @@ def _changes(metrics: dict[str, Any], limits: Thresholds) -> list[dict[str, str]
             "10,000 times: OBJECTIVE=token never samples it, and the reverse divergence hardly counts it"
         )
         changes += [_change("OBJECTIVE=full", why), _change("DIRECTION=forward", "it counts such tokens")]
+        if metrics["null_contrast"] and metrics["contrast_strength"] > _FORWARD_STRENGTH:
+            why = "a stronger contrast came apart with the forward divergence"
+            changes.append(_change(f"CONTRAST_STRENGTH={_FORWARD_STRENGTH}", why))
     share = metrics["template_share"]["value"]
     if share >= limits.template and not metrics["null_contrast"]:
         why = f"the template alone makes a signal {share:.0%} the size of the true follow-up's: subtract it"

@@ -74,7 +74,7 @@ def test_an_undefined_ratio_raises_value_error(rows):
 
 def metrics_of(
     relevance=(30.0, 20.0, 40.0), size=0.3, wins=38, losses=2, template=0.03, carrying=0.6, surprise=0.0,
-    out_of_reach=0.0, null_contrast=False, **places,
+    out_of_reach=0.0, null_contrast=False, strength=1.0, **places,
 ):  # fmt: skip
     def ratio(value, low=None, high=None):
         return {"value": value, "interval": (value if low is None else low, value if high is None else high)}
@@ -88,6 +88,7 @@ def metrics_of(
         "surprise": surprise,
         "out_of_reach": out_of_reach,
         "null_contrast": null_contrast,
+        "contrast_strength": strength,
         "preference": {
             "judge": "oracle", "pairs": 40, "wins": wins, "losses": losses, "ties": 40 - decided,
             "share": wins / decided if decided else None, "interval": wilson(wins, decided - wins) or (0.0, 1.0),
@@ -187,6 +188,10 @@ def test_answers_that_the_model_never_gives_by_itself_need_the_forward_divergenc
     assert [change["setting"] for change in result.changes] == ["OBJECTIVE=full", "DIRECTION=forward"]
     assert "60% of the answers" in result.changes[0]["why"]
     assert judge(metrics_of(out_of_reach=0.5)).verdict == GO
+    strong = judge(metrics_of(out_of_reach=0.6, null_contrast=True, strength=6.0))
+    assert strong.changes[2]["setting"] == "CONTRAST_STRENGTH=2"
+    assert len(judge(metrics_of(out_of_reach=0.6, null_contrast=True, strength=2.0)).changes) == 2
+    assert len(judge(metrics_of(out_of_reach=0.6, strength=6.0)).changes) == 2
 
 
 def test_the_contrast_is_not_advised_where_it_is_set():
