@@ -7,11 +7,13 @@ each of them. Importing this module is cheap: torch is imported by the job's `ru
 import dataclasses
 import errno
 import os
+import select
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 from sdpo import progress
 from sdpo import settings as settings_module
@@ -48,8 +50,11 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed(INTERRUPTED, "interrupted")
     except BrokenPipeError:
-        # The reader closed the pipe; keep the interpreter from flushing into it again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        closed = [stream for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+        if not closed:
+            raise  # another pipe or connection
+        for stream in closed:  # keep the interpreter from flushing into it again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return NOT_READ
     except OSError as error:
         setting = "OUTPUT_DIR or SCRATCH" if issubclass(job.settings, JobSettings) else "OUT_DIR"
@@ -60,6 +65,13 @@ def main(job: Job, arguments: Sequence[str] | None = None) -> int:
             raise
         full = f"error: the disk is full{free_at(error.filename)}. Free some space, or choose another {setting}."
         return _failed(1, full)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Return whether the stream is a pipe whose reader has closed it, as `head` does."""
+    poll = select.poll()
+    poll.register(stream.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _main(job: Job, arguments: list[str]) -> int:

@@ -248,7 +248,7 @@ def _refuse(name: str, origin: str, settings: Mapping[str, Setting], job: str, s
         raise SettingError(f"{origin} is a setting of other jobs, {job} does not have it. {advice}")
     ours = OUR_NAMES.get(name.lower().replace("-", "_"), "")
     guess = "" if ours else nearest(shown(name), own_names)
-    if ours in settings:
+    if ours in by_any_name(settings):
         guess = f" Here it is {shown(ours)}."
     raise SettingError(f"{origin} is not a setting of {job}.{guess} All of them: {help_command(job)}")
 

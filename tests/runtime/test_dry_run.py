@@ -1,14 +1,17 @@
 """A dry run prints the command that would run, which itself must run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jobs.report import JOB
 from sdpo.data import logs
 from sdpo.data.sources import CONVERSATION_SOURCES
+from sdpo.runtime import launch
 from sdpo.settings.inputs import INTERACTIONS_BY
 from sdpo.text.split import is_held_out
 from sdpo.tiny import MODEL_DIR
@@ -37,6 +40,18 @@ def test_a_reader_that_ends_early_is_no_error(job):
         running.stdout.close()
         assert running.stderr.read() == ""
     assert running.returncode == 141
+
+
+def test_another_pipe_that_breaks_is_not_taken_for_the_output(monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(launch, "_main", broken)
+    with open(os.devnull, "w") as somewhere:
+        monkeypatch.setattr("sys.stdout", somewhere)
+        monkeypatch.setattr("sys.stderr", somewhere)
+        with pytest.raises(BrokenPipeError):
+            launch.main(JOB, [])
 
 
 def test_an_exported_variable_that_is_almost_a_setting_is_noted():

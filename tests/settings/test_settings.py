@@ -131,6 +131,7 @@ def test_an_unknown_name_is_rejected_with_the_nearest_known_one(arguments, envir
         (["GRADIENT_ACCUMULATION_STEPS=4"], {}, "", "GA"),
         ([], {resolve_module.MAKE_VARIABLES: "LOGGING_STEPS", "LOGGING_STEPS": "2"}, "", "LOG_STEPS"),
         ([], {}, "MAX_NEW_TOKENS=64", "MAX_COMPLETION_TOKENS"),
+        (["--num_processes", "2"], {}, "", "--gpus"),
     ],
 )
 def test_a_name_of_another_trainer_is_answered_with_ours(arguments, environment, dotenv, ours):
