@@ -187,7 +187,7 @@ def test_answers_that_the_model_never_gives_by_itself_need_the_forward_divergenc
     assert result.verdict == CHANGES
     assert [change["setting"] for change in result.changes] == ["OBJECTIVE=full", "DIRECTION=forward"]
     assert "60% of the answers" in result.changes[0]["why"]
-    assert judge(metrics_of(out_of_reach=0.5)).verdict == GO
+    assert judge(metrics_of(out_of_reach=0.3)).verdict == GO
     strong = judge(metrics_of(out_of_reach=0.6, null_contrast=True, strength=6.0))
     assert strong.changes[2]["setting"] == "CONTRAST_STRENGTH=2"
     assert len(judge(metrics_of(out_of_reach=0.6, null_contrast=True, strength=2.0)).changes) == 2
