@@ -27,7 +27,8 @@ from sdpo.runtime.memory import out_of_memory
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.user_server import needs_user, server, set_threads, simulated_user, starts_server
 from sdpo.settings import CommonSettings, JobSettings, LaunchSettings, OnlineSettings, as_text, shown_name
-from sdpo.settings.resolve import export_dotenv, is_foreign, misspelt, resolve
+from sdpo.settings.elsewhere import is_foreign
+from sdpo.settings.resolve import export_dotenv, misspelt, resolve
 
 INTERRUPTED, NOT_READ = 130, 141  # as a shell says of SIGINT and SIGPIPE
 _ADVICE = dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Allow it, or choose another place.")

@@ -1,4 +1,6 @@
-"""What other trainers call our settings, so that a name from there is answered with the one here."""
+"""Names from elsewhere: what other trainers call our settings, and the variables of other programs."""
+
+# ruff: noqa: SIM905 (long lists of names are easier to read as one string)
 
 # TRL, transformers and accelerate; then names that people try.
 OUR_NAMES = {
@@ -49,3 +51,20 @@ OUR_NAMES = {
     "hub_model_id": "push_to_hub",
     "run_name": "run_id",
 }
+
+# Names in `.env` that belong to other programs. They are exported to the environment.
+_FOREIGN_PREFIXES = (
+    "HF_ HUGGINGFACE_ WANDB_ CUDA_ NVIDIA_ NCCL_ GLOO_ TORCH_ TORCHINDUCTOR_ PYTORCH_ TRITON_ OMP_ MKL_ OPENBLAS_ "
+    "TOKENIZERS_ TRANSFORMERS_ DATASETS_ BNB_ ANTHROPIC_ OPENAI_ COMPOSE_ DOCKER_ LC_ XDG_ PYTHON PIP_ SSL_ REQUESTS_ "
+    "LD_ AWS_ SLURM_ MPL"
+).split()
+_FOREIGN_NAMES = set(
+    "UID GID USER HOME PATH SHELL LANG TZ TERM TMPDIR TMP TEMP NO_COLOR FORCE_COLOR COLUMNS CI "
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE "
+    "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
+)
+
+
+def is_foreign(name: str) -> bool:
+    """Return whether a variable of this name belongs to another program or to the shell."""
+    return name.upper() in _FOREIGN_NAMES or name.upper().startswith(tuple(_FOREIGN_PREFIXES))

@@ -5,8 +5,6 @@ TINY is on), `.env` in the current folder, the job's own defaults, the declared 
 given. An unknown name is an error, so that a typo never trains for a day with the wrong value.
 """
 
-# ruff: noqa: SIM905 (long lists of names are easier to read as one string)
-
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -39,25 +37,13 @@ from sdpo.settings import (
     known_names,
     settings_of,
 )
-from sdpo.settings.elsewhere import OUR_NAMES
+from sdpo.settings.elsewhere import OUR_NAMES, is_foreign
 from sdpo.settings.recipes import RECIPES
 
 # Set by the Makefile: the names of the variables given on make's command line.
 MAKE_VARIABLES = "SDPO_MAKE_VARIABLES"
 # Variables of make itself or of the Makefile: they are allowed on make's command line beside settings.
 _MAKEFILE_NAMES = {"PYTHON", "SHELL", "MAKE", "MAKEFLAGS", "MAKEFILES", "DOCKER"}
-
-# Names in `.env` that belong to other programs. They are exported to the environment.
-_FOREIGN_PREFIXES = (
-    "HF_ HUGGINGFACE_ WANDB_ CUDA_ NVIDIA_ NCCL_ GLOO_ TORCH_ TORCHINDUCTOR_ PYTORCH_ TRITON_ OMP_ MKL_ OPENBLAS_ "
-    "TOKENIZERS_ TRANSFORMERS_ DATASETS_ BNB_ ANTHROPIC_ OPENAI_ COMPOSE_ DOCKER_ LC_ XDG_ PYTHON PIP_ SSL_ REQUESTS_ "
-    "LD_ AWS_ SLURM_ MPL"
-).split()
-_FOREIGN_NAMES = set(
-    "UID GID USER HOME PATH SHELL LANG TZ TERM TMPDIR TMP TEMP NO_COLOR FORCE_COLOR COLUMNS CI "
-    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY MASTER_ADDR MASTER_PORT CURL_CA_BUNDLE "
-    "JOB BASE_IMAGE TORCH_INDEX".split()  # the last three and DOCKER_... are read by the containers
-)
 
 # A shorter variable of the environment may well be another program's, whatever it resembles.
 _SHORTEST_MISSPELT = 5
@@ -287,11 +273,6 @@ def _refuse_argument(argument: str, settings: Mapping[str, Setting], job: str) -
     if is_foreign(word) and word.lower() not in known_names():
         raise SettingError(f"{word} is a variable of another program. Put it before the command: {word}=... {job}.")
     _refuse(word, f"the word {word}", settings, job, str.upper)
-
-
-def is_foreign(name: str) -> bool:
-    """Return whether a variable of this name belongs to another program or to the shell."""
-    return name.upper() in _FOREIGN_NAMES or name.upper().startswith(tuple(_FOREIGN_PREFIXES))
 
 
 def _read_dotenv(path: Path, refuse_unknown: bool = False) -> list[tuple[str, str, int]]:
