@@ -18,13 +18,15 @@ _MOST_GPUS = 8
 class Fit:
     """Whether a run fits a device of this size in GB, alone and beside the simulated user's server.
 
-    `change` is the setting to change if it does not fit alone, None if it fits or no single change is enough.
+    `change` is the setting to change if it does not fit alone, None if it fits or no single change is enough. Where it
+    adds GPUs, `without_more_gpus` is the first change that does not, if there is one.
     """
 
     size: int
     fits: bool
     fits_shared: bool
     change: str | None
+    without_more_gpus: str | None = None
 
 
 def fits_of(plan: Plan) -> list[Fit]:
@@ -33,7 +35,12 @@ def fits_of(plan: Plan) -> list[Fit]:
     for size, memory in SIZES.items():
         fits = plan.needed(memory) <= memory
         shared = plan.needed(memory, shared=True) <= memory
-        rows.append(Fit(size, fits, shared, None if fits else cheapest_change(plan, memory)))
+        if fits:
+            rows.append(Fit(size, fits, shared, None))
+            continue
+        first = cheapest_change(plan, memory)
+        other = cheapest_change(plan, memory, plan.settings.world_size)
+        rows.append(Fit(size, fits, shared, first, None if other == first else other))
     return rows
 
 

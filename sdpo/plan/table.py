@@ -110,6 +110,7 @@ def _fit_row(plan: Plan, fit: Fit) -> str:
             text += ", also beside the user's server" if fit.fits_shared else ", but not beside the user's server"
     else:
         text = f"does not fit; with {fit.change} it does" if fit.change else "does not fit, nor with any single change"
+        text += f", or without more GPUs with {fit.without_more_gpus}" if fit.without_more_gpus else ""
     return f"  {fit.size:4} GB  {text}"
 
 

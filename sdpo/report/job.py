@@ -55,6 +55,11 @@ def folders_of(settings: "ReportSettings") -> list[Path]:
 
 
 def _page(settings: "ReportSettings", folders: list[Path]) -> Path:
-    if settings.report_file is not None:
-        return settings.report_file
-    return (folders[0] if len(folders) == 1 else settings.scratch) / FILE
+    file = settings.report_file
+    if file is None:
+        return (folders[0] if len(folders) == 1 else settings.scratch) / FILE
+    if file.is_dir():
+        return file / FILE
+    if file.suffix.lower() not in (".html", ".htm"):
+        raise SettingError(f"REPORT_FILE={file} is no page. Give a file that ends in .html, or a folder that exists.")
+    return file

@@ -20,7 +20,8 @@ class ReportSettings(CommonSettings):
         check=folder_words,
     )
     report_file: Path | None = setting(
-        None, "the page to write; if not set, report.html in the folder, for several folders in SCRATCH"
+        None,
+        "the page to write, or a folder for it; if not set, report.html in the folder, for several folders in SCRATCH",
     )
     scratch: Path = setting(Path("runs"), "the folder that holds the run directories")
 

@@ -22,6 +22,7 @@ from sdpo.plan.memory import memory_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.shapes import Shape, read_shape, shape_of
 from sdpo.plan.step import Step
+from sdpo.plan.table import table
 from sdpo.runtime.launch import main
 from sdpo.settings import OfflineSettings
 from sdpo.settings.resolve import resolve
@@ -149,15 +150,22 @@ def test_the_change_that_is_named_makes_it_fit(job):
     plan = plan_with(job)
     changed = 0
     for fit in fits_of(plan):
-        if fit.change is None:
-            continue
-        values = dict(word.lower().split("=", 1) for word in fit.change.split())
-        if "accelerate_config" in values:
-            values["accelerate_config"] = ROOT / values["accelerate_config"]
-        again = next(row for row in fits_of(plan_with(job, **values)) if row.size == fit.size)
-        assert not fit.fits and again.fits, fit
-        changed += 1
+        for change in filter(None, (fit.change, fit.without_more_gpus)):
+            values = dict(word.lower().split("=", 1) for word in change.split())
+            if "accelerate_config" in values:
+                values["accelerate_config"] = ROOT / values["accelerate_config"]
+            again = next(row for row in fits_of(plan_with(job, **values)) if row.size == fit.size)
+            assert not fit.fits and again.fits, fit
+            changed += 1
     assert changed or fits_of(plan)[0].fits
+
+
+def test_where_the_change_adds_gpus_another_without_them_is_named_too():
+    plan = plan_with("train-offline", world_size=1, adapter="lora")
+    small = fits_of(plan)[0]
+    assert "GPUS=" in small.change and small.without_more_gpus == "ADAPTER=qlora"
+    assert all(fit.without_more_gpus != fit.change or fit.change is None for fit in fits_of(plan))
+    assert "or without more GPUs with ADAPTER=qlora" in table(plan, fits_of(plan))
 
 
 def test_a_plan_is_quick_prints_a_table_writes_json_and_imports_no_torch(tmp_path):

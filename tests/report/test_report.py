@@ -347,6 +347,10 @@ def test_make_report_writes_the_page_of_the_newest_run_or_of_several(tmp_path, e
     assert Path("runs/report.html").exists() and not (runs[0] / "report.html").exists()
     assert main(job_module.JOB, ["--run-dir", str(runs[0]), "--report-file", "pages/one.html"]) == 0
     assert Path("pages/one.html").exists()
+    assert main(job_module.JOB, ["--run-dir", str(runs[0]), "--report-file", "pages/"]) == 0
+    assert Path("pages/report.html").exists()
+    assert main(job_module.JOB, ["--run-dir", str(runs[0]), "--report-file", "other/"]) == 2
+    assert "REPORT_FILE=other is no page" in capsys.readouterr().err and not Path("other").exists()
     assert (
         main(job_module.JOB, ["--run-dir", str(runs[0]), "--dry-run"]) == 0 and not (runs[0] / "report.html").exists()
     )
