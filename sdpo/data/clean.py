@@ -23,7 +23,7 @@ class Cleaned(NamedTuple):
 _PAIRS = [tuple(re.compile(mark, re.IGNORECASE) for mark in pair) for pair in MARKS]
 _END = "|".join(end for _, end in MARKS)
 _CLOSING = re.compile(rf"(?:^[ \t]*(?:{_END})|(?:{_END})[ \t]*$)", re.IGNORECASE | re.MULTILINE)
-_DETAILS = re.compile(r"<details\b(?P<attributes>[^>]*)>(?P<body>.*?)</details>", re.DOTALL | re.IGNORECASE)
+_DETAILS = re.compile(r"<details\b(?P<attributes>[^<>]*)>(?P<body>.*?)</details>", re.DOTALL | re.IGNORECASE)
 _KIND = re.compile(r"""type\s*=\s*["']?([\w-]+)""", re.IGNORECASE)
 _THOUGHT_SUMMARY = re.compile(
     r"\s*<summary>\W*(?:thought|thinking|thoughts|reasoning|reasoned|chain of thought)\b", re.IGNORECASE
@@ -117,7 +117,11 @@ def _without_details(text: str) -> tuple[str, bool]:
             return ""
         return "" if name == "reasoning" or _THOUGHT_SUMMARY.match(match["body"]) else match[0]
 
-    return _DETAILS.sub(replaced, text) if "<details" in text.lower() else (text), tools
+    end = text.lower().rfind("</details>") + len("</details>")
+    if end < len("</details>"):
+        return text, tools
+    # Without what follows the last end, where each start would be searched for one up to the text's end.
+    return _DETAILS.sub(replaced, text[:end]) + text[end:], tools
 
 
 def _without_thoughts(text: str) -> str:

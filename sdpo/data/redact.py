@@ -31,7 +31,7 @@ _PASSWORD = re.compile(
     (?:\s*(?:is|ist|lautet|es|est|é|:|=)\s*|\s+(?=[^\s\d]*\d[^\s\d]*[^\W\d_]|[^\s\d]*[^\W\d_][^\s\d]*\d))(?P<value>[^\s"'`,;]{3,}[^\s"'`,;.!?)])"""
 )
 _NAMED_KEY = re.compile(
-    r"""(?ix)(?<![A-Za-z0-9_])(?:[A-Za-z0-9_-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token
+    r"""(?ix)(?<![A-Za-z0-9_])(?:(?<!-)[A-Za-z0-9_-]*(?:api|access|secret|auth|private|client|bearer)[\s_-]?(?:key|token|secret)|bearer|token
     |[a-z][A-Za-z0-9_]*_(?:key|token|secret)(?=["']?\s*[:=])|(?:aws|azure|gcp|client|app)\ secret(?=\s*[:=]))\b
     ["']?\s*(?:is|:|=|\s)\s*["']?(?P<value>[A-Za-z0-9_\-+/=.]{12,})"""
 )
@@ -49,6 +49,7 @@ _PIECE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 _PIECES = 0.4  # words and numbers per character, above which it is no name in a program either
 # Detectors for which detect-secrets takes any quoted word, or which are done by other means here.
 _NOT_BY_PATTERN = {"Secret Keyword", "Private Key", "Public IP (ipv4)", "Basic Auth Credentials"}
+_REPEATED = 6  # characters from which on a key or password is looked for again where nothing says what it is
 _KINDS = ("KEY", "PASSWORD", "EMAIL", "IBAN", "CARD", "PHONE", "ID", "IP", "MAC", "NAME")
 
 
@@ -76,7 +77,7 @@ class Redactor:
 
     def words(self, text: str) -> str:
         """Return a text for the report or an error with the kinds of its private values in their places."""
-        for span in reversed(private_spans(text) if self._on else []):
+        for span in reversed(_Marks(()).spans(text) if self._on else []):
             text = f"{text[: span.start]}[{span.kind}]{text[span.end :]}"
         return text
 
@@ -84,8 +85,14 @@ class Redactor:
         """Return a conversation whose texts show marks instead of private values, and its id a mark or a hash."""
         if not self._on:
             return conversation
-        marks = _Marks(message.text for message in conversation.messages)
-        messages = [message._replace(text=self._text(message.text, marks)) for message in conversation.messages]
+        texts = [message.text for message in conversation.messages]
+        marks, found = _Marks(texts), {text: private_spans(text) for text in texts}
+        for spans in found.values():
+            marks.learn(spans)  # what one message shows to be a secret is one in those before it too
+        messages = [
+            message._replace(text=self._text(message.text, marks, find=found.__getitem__))
+            for message in conversation.messages
+        ]
         name = self._text(conversation.id, marks, names=False)
         if self._id_key:
             name = shown_id(conversation.id, self._id_key)
@@ -98,7 +105,9 @@ class Redactor:
     ) -> "ConversationRedactor":
         """Return what redacts one text after another of a conversation in which these texts occur.
 
-        Names of persons stay. `find` may stand in for `private_spans`, such as one that remembers texts.
+        A secret is found again in the texts after it. In those before it stays as it was: they may be stored already,
+        and a conversation is recognized by them. Names of persons stay. `find` may stand in for `private_spans`, such
+        as one that remembers texts.
         """
         marks = _Marks(texts if self._on else ())
         return ConversationRedactor(
@@ -112,7 +121,7 @@ class Redactor:
         names: bool = True,
         find: Callable[[str], Sequence["Span"]] | None = None,
     ) -> str:
-        spans = (find or private_spans)(text)
+        spans = marks.spans(text, find or private_spans)
         if self._names and names:
             spans = _apart([*spans, *_name_spans(text)])
         parts, end = [], 0
@@ -145,10 +154,34 @@ class _Marks:
         self._taken = {match[0] for text in texts for match in _MARK.finditer(text)}
         self._marks: dict[tuple[str, str], str] = {}
         self._last: Counter[str] = Counter()
+        self._secrets: dict[str, str] = {}  # value -> kind
+
+    def spans(self, text: str, find: Callable[[str], Sequence[Span]] | None = None) -> list[Span]:
+        """Return the private values in a text, those included that only another place shows to be secrets."""
+        found = (find or private_spans)(text)
+        self.learn(found)
+        repeated = list(self._repeats(text))
+        return _apart([*found, *repeated]) if repeated else list(found)
+
+    def learn(self, found: Iterable[Span]) -> None:
+        """Remember keys and passwords: elsewhere in the conversation nothing may say what they are."""
+        for span in found:
+            if span.kind in ("KEY", "PASSWORD") and len(span.value) >= _REPEATED:
+                self._secrets.setdefault(span.value, span.kind)
+
+    def _repeats(self, text: str) -> Iterator[Span]:
+        for value, kind in self._secrets.items():
+            start = text.find(value)
+            while start >= 0:
+                end = start + len(value)
+                if not (_is_of_a_word(text[start - 1 : start]) or _is_of_a_word(text[end : end + 1])):
+                    yield Span(start, end, kind, value)
+                start = text.find(value, end)
 
     def copy(self) -> "_Marks":
         other = _Marks(())
         other._taken, other._marks, other._last = self._taken, self._marks.copy(), self._last.copy()
+        other._secrets = self._secrets.copy()
         return other
 
     def of(self, span: Span) -> str:
@@ -159,6 +192,10 @@ class _Marks:
             if mark not in self._taken:
                 self._marks[key] = mark
         return self._marks[key]
+
+
+def _is_of_a_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
 
 
 def shown_id(name: str, key: bytes) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sdpo.data.json_stream import open_text
+from sdpo.errors import RecordError
 from sdpo.gateway import open_webui
 from sdpo.gateway.exchanges import plain_id, plain_text
 from sdpo.llm.address import is_loopback
@@ -98,12 +101,16 @@ def _is_near(address: str, by_others: bool) -> bool:
 
 
 class OptOuts:
-    """The users in a file, one a line, of whom nothing is kept. It is read again when it changes."""
+    """The users in a file, one a line, of whom nothing is kept. It is read again when it changes.
+
+    Raises RecordError for a file that cannot be read. One that cannot be read later is warned of, and who opted out
+    before still has.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._users = frozenset[str]() if path is None else self._read(path)
         self._seen: tuple[int, int, int] | None = None
-        self._users: frozenset[str] = frozenset()
 
     def __contains__(self, user: str) -> bool:
         if self._path is not None:
@@ -113,10 +120,19 @@ class OptOuts:
     def _refresh(self, path: Path) -> None:
         try:
             found = os.stat(path)
-            seen = (found.st_mtime_ns, found.st_size, found.st_ino)
-            if seen != self._seen:
-                lines = path.read_text("utf-8").splitlines()
-                self._users = frozenset(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-                self._seen = seen
-        except (OSError, UnicodeDecodeError):
-            pass  # a file that is being replaced: who opted out before still has
+        except OSError:
+            return  # it is being replaced
+        seen = (found.st_mtime_ns, found.st_size, found.st_ino)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._users = self._read(path)
+        except RecordError as error:
+            print(f"warning: OPT_OUT_FILE: {error} Its last readable content holds.", file=sys.stderr, flush=True)
+
+    @staticmethod
+    def _read(path: Path) -> frozenset[str]:
+        with open_text(path) as file:
+            lines = [line.strip() for line in file]
+        return frozenset(line for line in lines if line and not line.startswith("#"))

@@ -38,6 +38,9 @@ def check_gateway(settings: "GatewaySettings", job: "Job") -> None:
     """Check the settings as `check` does; a dry run also tries the upstream and prints what it serves."""
     check(settings, job)
     checked_url(settings.upstream, "UPSTREAM")
+    from sdpo.gateway.identity import OptOuts  # after `check`, which says what is not installed
+
+    OptOuts(settings.opt_out_file)
     if settings.dry_run:
         import asyncio
 

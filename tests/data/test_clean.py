@@ -1,5 +1,7 @@
 """Thoughts, placeholders and marks leave an answer; what was shown, and what an answer says about them, stays."""
 
+import time
+
 import pytest
 
 from sdpo.data.clean import cleaned
@@ -73,3 +75,10 @@ def test_an_answer_that_is_nothing_else_is_none(text, missing):
 def test_tool_calls_in_the_text_are_noted():
     assert cleaned('<details type="tool_calls" name="x"></details>\nSunny.').uses_tools
     assert cleaned("<|channel|>commentary to=functions.w <|constrain|>json<|message|>{}<|call|>").uses_tools
+
+
+def test_blocks_that_are_not_closed_are_read_in_little_time():
+    began = time.process_time()
+    for text in ("<details " * 8000, "<details>" * 8000, "<details>" * 8000 + "</details> More."):
+        assert cleaned(text).text == text.strip()
+    assert time.process_time() - began < 2

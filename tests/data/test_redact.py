@@ -121,6 +121,24 @@ def test_equal_values_have_one_mark_and_marks_of_the_text_are_not_taken():
     assert text == "[EMAIL_2], [EMAIL_2], [EMAIL_1], [EMAIL_3]; [PHONE_1] or [PHONE_1]"
 
 
+def test_a_secret_is_found_again_where_nothing_says_what_it_is():
+    said = [
+        "Is hunter2x! any good?",
+        'password = "hunter2x!" and again hunter2x! ok',
+        "your hunter2x! is set, hunter2x!a",
+    ]
+    texts, counts = redacted(*said)
+    assert texts == [
+        "Is [PASSWORD_1] any good?",
+        'password = "[PASSWORD_1]" and again [PASSWORD_1] ok',
+        "your [PASSWORD_1] is set, hunter2x!a",
+    ]
+    assert counts == {"PASSWORD": 4}
+    # Texts that are stored one after another stay as they were.
+    redact = Redactor(True).for_conversation(said)
+    assert [redact(text) for text in said] == [said[0], *texts[1:]]
+
+
 ALL = list(chain(*VALUES.values()))
 
 
@@ -196,4 +214,11 @@ def test_many_values_in_one_text_are_found_in_little_time():
     text = " ".join(f"a{number}@x.example" for number in range(15000))
     began = time.process_time()
     assert len(private_spans(text)) == 15000
+    assert time.process_time() - began < 4
+
+
+def test_a_row_of_dashes_is_read_in_little_time():
+    assert redacted("x-api-key: abc123def456ghi7", "--api-key=abc123def456ghi8")[1] == {"KEY": 2}
+    began = time.process_time()
+    assert private_spans("-" * 60_000) == []
     assert time.process_time() - began < 4

@@ -10,6 +10,8 @@ import time
 import httpx
 import pytest
 
+from sdpo.errors import RecordError
+from sdpo.gateway.identity import OptOuts
 from sdpo.gateway.keys import Key, Keys, Refused, make_key, revoke_key
 from sdpo.gateway.store import Store
 from sdpo.registry.live import Canary, Live, write_live
@@ -173,6 +175,27 @@ def test_who_opts_out_is_not_kept_and_nor_is_what_goes_on_from_there(upstream, t
     content = b"".join(path.read_bytes() for path in tmp_path.glob("store.sqlite*"))
     for words in (b"Nor this", b"In a named", b"Of carl", b"Of dora"):
         assert words not in content
+
+
+def test_the_file_of_who_opts_out_is_read_as_editors_save_it_and_refused_if_it_cannot_be(tmp_path, capsys):
+    listed = tmp_path / "opted-out"
+    for encoding in ("utf-8-sig", "utf-16"):
+        listed.write_bytes("maria\r\n# old\r\njörg\r\n".encode(encoding))
+        users = OptOuts(listed)
+        assert "maria" in users and "jörg" in users and "# old" not in users and "bob" not in users
+    listed.write_bytes("maria\njörg\nbob\n".encode("latin-1"))
+    assert "maria" in users and "bob" not in users and "jörg" in users
+    assert capsys.readouterr().err.count("OPT_OUT_FILE") == 1
+    with pytest.raises(RecordError, match=r"is not UTF-8 or UTF-16"):
+        OptOuts(listed)
+    listed.unlink()
+    assert "maria" in users
+    error = job("gateway", UPSTREAM="http://127.0.0.1:9/v1", OPT_OUT_FILE=str(listed), code=2)
+    assert "OPT_OUT_FILE" in error
+    listed.write_bytes(b"j\xf6rg\n")
+    assert "opted-out is not UTF-8" in job(
+        "gateway", UPSTREAM="http://127.0.0.1:9/v1", OPT_OUT_FILE=str(listed), code=1
+    )
 
 
 def test_a_request_beside_a_conversation_is_answered_and_not_kept_and_the_conversation_goes_on(running):
