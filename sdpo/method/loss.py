@@ -197,13 +197,20 @@ class HindsightLoss:
         return equations.contrast(hindsight_NV, null_NV, bare_NV, strength, margin, plausibility).log_softmax(-1)
 
     def _is_moved(self, outputs: Tensor, bare: Tensor, completions: Sequence[Ids]) -> Tensor:
-        """Return where the log-probabilities with and without the follow-up differ by `focus` or more, (N,)."""
+        """Return where the log-probabilities with and without the follow-up differ by `focus` or more, (N,).
+
+        Of tokens that are ignored none does: an answer that differs in these alone has nothing to learn from.
+        """
         if not self._uses_sampled_tokens:
             ids_N = torch.tensor([token for ids in completions for token in ids], device=outputs.device)
             if self._contrasts_distributions:
                 bare = torch.cat((bare, bare, bare), dim=-1)
             outputs, bare = self._logps_of(ids_N, outputs), self._logps_of(ids_N, bare)
-        return (outputs - bare).abs() >= self.objective.focus
+        moved_N = (outputs - bare).abs() >= self.objective.focus
+        ignored = self.objective.ignore_first_k
+        for moved_T in moved_N.split([len(ids) for ids in completions]):
+            moved_T[:ignored] = False
+        return moved_N
 
     @torch.no_grad()
     def _logps_of(self, ids_N: Tensor, hidden_NH: Tensor) -> Tensor:

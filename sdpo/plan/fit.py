@@ -94,7 +94,7 @@ def _changes(plan: Plan, most_gpus: int) -> Iterator[dict[str, Any]]:
         yield {"generation_batch": batch}
     if not plan.step.eight_bit and not plan.step.sharded:
         yield {"optimizer": "adamw_8bit"}
-    if settings.guard != "off" and not settings.eval_n and not settings.rehearsal:
+    if settings.needs_start_model and not replace(settings, guard="off").needs_start_model:
         yield {"guard": "off"}
     if not plan.step.sharded:
         gpus = settings.world_size if settings.world_size > 1 else 2

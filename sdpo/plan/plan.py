@@ -85,7 +85,7 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
         bf16=settings.precision == "bf16" or (settings.precision == "auto" and on_gpu),
         eight_bit=settings.optimizer == "adamw_8bit" or (settings.optimizer == "auto" and on_gpu and not sharded),
         teacher=settings.teacher,
-        keeps_start=bool(settings.guard != "off" or settings.eval_n or settings.rehearsal),
+        keeps_start=settings.needs_start_model,
         objective=settings.objective,
         wide_contrast=settings.null_contrast and not linear,
         checkpointing=settings.gradient_checkpointing,

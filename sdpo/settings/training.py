@@ -108,6 +108,11 @@ class TrainingSettings(ContrastSettings, LaunchSettings, PublishingSettings):
     )
 
     @property
+    def needs_start_model(self) -> bool:
+        """Whether the weights that the run starts from are kept while it trains: what is measured needs them."""
+        return self.guard != "off" or bool(self.eval_n) or bool(self.rehearsal)
+
+    @property
     def step_rows(self) -> int:
         """The number of rows that an optimizer step takes, of all processes."""
         return self.bs * self.ga * self.world_size
@@ -196,6 +201,11 @@ class OnlineSettings(TrainingSettings):
         "every N steps answer the EVAL_N prompts, get follow-ups from the user, log both and the signal; 0 is never",
         at_least=0,
     )
+
+    @property
+    def needs_start_model(self) -> bool:
+        """Whether they are kept; also to read follow-ups with, all of a run by the same model."""
+        return super().needs_start_model or self.learn_from == "complaints"
 
     @property
     def asks_user(self) -> bool:

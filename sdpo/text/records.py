@@ -49,13 +49,15 @@ class Interaction:
 class Replay:
     """A recorded answer and the user's follow-up; `follow_up` is empty if there was none.
 
-    `satisfied` is whether the user was content with the answer; None if that is not known.
+    `satisfied` is whether the user was content with the answer; None if that is not known. `finished` is False for an
+    answer that was truncated, which has no end token.
     """
 
     prompt: str
     completion: str
     follow_up: str
     satisfied: bool | None = None
+    finished: bool = True
 
 
 def read_prompts(path: Path, make_with: str) -> list[Prompt]:
@@ -97,7 +99,10 @@ def read_replays(path: Path) -> list[Replay]:
                 raise RecordError(f"{path}, line {line}: field {field} must be a string. Fix or remove that line.")
         if not isinstance(row.get("satisfied"), bool | None):
             raise RecordError(f"{path}, line {line}: field satisfied must be true, false or null. Fix that line.")
-        replays.append(Replay(row["prompt"], row["completion"], row["follow_up"], row.get("satisfied")))
+        finished = row.get("finished", True)
+        if not isinstance(finished, bool):
+            raise RecordError(f"{path}, line {line}: field finished must be true or false. Fix that line.")
+        replays.append(Replay(row["prompt"], row["completion"], row["follow_up"], row.get("satisfied"), finished))
     if not replays:
         raise RecordError(f"{path} contains nothing to replay. Give the samples.jsonl of a run.")
     return replays

@@ -200,9 +200,15 @@ class GracefulStop(TrainerCallback):
         self._training = False
 
     def on_step_end(self, args, state, control, **_) -> None:
-        """Save and stop if any process received the signal: all have to do so in the same step."""
+        """Save and stop if any process received the signal: all have to do so in the same step.
+
+        Between two passes over the same answers the next one is waited for: a checkpoint does not hold the answers.
+        """
         self.requested = any(gather_object([self.requested]))
-        if self.requested:
+        if self.requested and self.trainer.is_between_passes:
+            if self.trainer.accelerator.is_main_process:
+                print("stopping after the next step, which passes over the same answers", flush=True)
+        elif self.requested:
             self.trainer.interrupted = True
             control.should_save = control.should_training_stop = True
 

@@ -141,6 +141,11 @@ def check_objective(settings: "TrainingSettings") -> None:
     check_contrast(settings)
     if getattr(settings, "content_weight", 0) and settings.learn_from != "complaints" and "content_weight" in given:
         raise SettingError("CONTENT_WEIGHT is for LEARN_FROM=complaints. Set that, or leave it out.")
+    if getattr(settings, "content_weight", 0) and settings.teacher == "live" and "content_weight" in given:
+        raise SettingError(
+            "CONTENT_WEIGHT draws answers to what the teacher says to the prompt alone, which TEACHER=live says as the "
+            "policy does. Set TEACHER=frozen, or leave it out."
+        )
     if settings.rehearsal_jsonl and not settings.rehearsal:
         raise SettingError("REHEARSAL_JSONL is for REHEARSAL above 0, which is the weight. Set that, or leave it out.")
     if "ema_rate" in given and settings.teacher != "ema":

@@ -199,6 +199,11 @@ class BaseTrainer(Trainer):
         """
         return self.accelerator.autocast(AutocastKwargs(cache_enabled=not self.is_fsdp_enabled))
 
+    @property
+    def is_between_passes(self) -> bool:
+        """Whether the answers of the last step are used again in the next one (ITERATIONS)."""
+        return False
+
     def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Return the loss of a micro-batch with that of rehearsal added, if there is any."""
         if self.rehearsal is None or not model.training:

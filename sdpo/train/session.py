@@ -86,7 +86,7 @@ class Session(Generic[Config]):
         has_adapter = settings.adapter != "none"
         self.teacher = Teacher(settings.teacher, model, settings.ema_rate, adapter=has_adapter)
         self.start_scorer: Teacher | None = None
-        if settings.guard != "off" or settings.eval_n or settings.rehearsal:
+        if settings.needs_start_model:
             is_start = settings.teacher == "frozen"
             self.start_scorer = self.teacher if is_start else Teacher("frozen", model, adapter=has_adapter)
         self.trainer = self.build_trainer(config, model)

@@ -223,6 +223,16 @@ def test_focus_marks_the_tokens_where_the_follow_up_moves_the_teacher(kind, monk
     assert not any(target.moved for target in loss.teacher_targets(CONTEXTS, COMPLETIONS))
 
 
+@pytest.mark.parametrize("kind", ["token", "full", "top_k"])
+def test_tokens_that_are_ignored_are_not_moved_by_a_follow_up(kind):
+    model = small_model(1)
+    expected = [(slow_shift(model, *row) >= 1e-4).tolist() for row in ROWS]
+    objective = Objective(kind=kind, top_k=3, focus=1e-4, ignore_first_k=2)
+    targets = HindsightLoss(Teacher("frozen", model), objective, batch_size=2).teacher_targets(CONTEXTS, COMPLETIONS)
+    assert any(row[:2] != [False, False] for row in expected)
+    assert [target.moved_T.tolist() for target in targets] == [[False, False, *row[2:]] for row in expected]
+
+
 def test_ignoring_the_first_tokens_does_not_depend_on_the_other_rows():
     policy, loss = small_model(0), None
     gradients = []

@@ -33,6 +33,13 @@ def test_another_value_is_refused_with_file_line_and_field(tmp_path, value):
     assert all(word in message for word in ("true", "false", "null"))
 
 
+def test_an_answer_is_finished_unless_its_row_says_that_it_was_truncated(tmp_path):
+    rows = [ROW, ROW | {"finished": True}, ROW | {"finished": False}]
+    assert [row.finished for row in read_replays(written(tmp_path / "a.jsonl", *rows))] == [True, True, False]
+    with pytest.raises(RecordError, match="line 1: field finished must be true or false"):
+        read_replays(written(tmp_path / "b.jsonl", ROW | {"finished": None}))
+
+
 def test_an_empty_follow_up_may_be_replayed_but_no_empty_answer(tmp_path):
     assert read_replays(written(tmp_path / "a.jsonl", ROW | {"follow_up": ""}))[0].follow_up == ""
     for field in ("prompt", "completion"):

@@ -244,3 +244,11 @@ def test_a_frozen_teachers_hidden_states_save_the_guards_forward_pass(
     assert len(pairs) == (3 if saved else 0) and passes.count(False) == (0 if saved else 3)
     for hidden, fresh in pairs:
         assert hidden == pytest.approx(fresh, abs=1e-4) and len(hidden) == 4
+
+
+@pytest.mark.parametrize(("learn_from", "kept"), [("complaints", True), ("all", False)])
+def test_follow_ups_are_read_by_the_start_model_also_where_nothing_is_measured_with_it(tmp_path, learn_from, kept):
+    given = {"model": write_model(tmp_path / "model"), "guard": "off", "teacher": "live", "learn_from": learn_from}
+    session = session_of("train_online_tldr", tmp_path / "run", **given)
+    assert (session.start_scorer is not None) == session.settings.needs_start_model == kept
+    assert (session.trainer.start is not session.trainer.hindsight.teacher) == kept

@@ -69,6 +69,7 @@ def test_rows_that_are_not_finite_are_written_and_the_message_names_the_file(tmp
         ({"objective": "full", "top_k": 5}, "TOP_K"),
         ({"ema_rate": 0.1}, "EMA_RATE"),
         ({"content_weight": 0.1}, "CONTENT_WEIGHT is for LEARN_FROM=complaints"),
+        ({"content_weight": 0.1, "learn_from": "complaints"}, "which TEACHER=live says as the policy does"),
         ({"rehearsal_jsonl": Path(__file__)}, "REHEARSAL_JSONL is for REHEARSAL above 0"),
         ({"contrast_strength": 2}, "CONTRAST_STRENGTH"),
         ({"contrast_margin": 0.5}, "CONTRAST_MARGIN"),

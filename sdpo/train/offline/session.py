@@ -1,6 +1,7 @@
 """One offline training run: reads the rows, measures the initial signal if a setting needs it, and trains."""
 
 import itertools
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,15 +131,16 @@ class OfflineSession(Session[TrainingArguments]):
         reused = settings.teacher == "frozen" and settings.epochs > 1 and plain
         if not (reused or settings.min_signal or settings.weight_by_signal):
             return rows
-        logps, sizes = initial_signal.measure_initial_signal(
-            self.run_dir, trainer.model, rows, settings.eval_batch_size, trainer.accelerator
-        )
+        with trainer.precision_of_training():
+            logps, sizes = initial_signal.measure_initial_signal(
+                self.run_dir, trainer.model, rows, settings.eval_batch_size, trainer.accelerator
+            )
         if reused:
             rows = rows.add_column("teacher_logps", logps)
-        if settings.weight_by_signal:
-            mean = sum(sizes) / len(sizes)
-            rows = rows.add_column("weight", [size / mean if mean else 1.0 for size in sizes])
         kept = [index for index, size in enumerate(sizes) if size >= settings.min_signal]
+        if settings.weight_by_signal and kept:
+            mean = fmean(sizes[index] for index in kept)
+            rows = rows.add_column("weight", [size / mean if mean else 1.0 for size in sizes])
         if self.main and settings.min_signal:
             print(
                 f"{len(rows) - len(kept)} rows with a mean |signal| below MIN_SIGNAL={settings.min_signal:g} dropped",

@@ -29,13 +29,14 @@ def training_prompts(rows: list[Prompt], job: "Job") -> list[dict]:
 
 
 def replay_rows(rows: list[Replay], job: "Job") -> list[dict]:
-    """Return dataset rows with the prompt's messages, the completion, the follow-up and whether it is satisfied."""
+    """Return dataset rows with the prompt's messages, the completion, the follow-up, and what was said of both."""
     return [
         {
             "prompt": messages_of(row.prompt, job),
             "completion": row.completion,
             "follow_up": row.follow_up,
             "satisfied": row.satisfied,
+            "finished": row.finished,
         }
         for row in rows
     ]

@@ -21,6 +21,18 @@ METHOD = (
     "focus", "null_contrast", "null_follow_up", "contrast_strength", "contrast_margin", "contrast_plausibility",
     "learn_from", "content_weight", "rehearsal", "guard", "hindsight_template",
 )  # fmt: skip
+# Fields that have an effect only with some values of another one; `check_objective` has these rules for the jobs.
+_EFFECT = {
+    "ema_rate": ("teacher", ("ema",)),
+    "direction": ("objective", ("full", "top_k")),
+    "teacher_top_k": ("objective", ("top_k",)),
+    "centre_signal": ("objective", ("token",)),
+    "clip_signal": ("objective", ("token",)),
+    "contrast_strength": ("null_contrast", (True,)),
+    "contrast_margin": ("null_contrast", (True,)),
+    "contrast_plausibility": ("objective", ("full", "top_k")),
+    "content_weight": ("learn_from", ("complaints",)),
+}
 _OTHER_NAMES = {"teacher_top_k": "top_k", "learning_rate": "lr", "num_iterations": "iterations"}
 # What TRL calls a setting of the jobs.
 _TRL_NAMES = {
@@ -41,9 +53,10 @@ class HindsightConfig(OnlineConfig):
     """The arguments of HindsightTrainer: those of TRL's RLOOConfig, and the fields below.
 
     Their defaults are those of the jobs; `recommended` returns the settings that did best on real models. Fields of
-    RLOO about rewards have no effect. Raises ValueError for a value that is not allowed.
+    RLOO about rewards have no effect. Raises ValueError for a value that is not allowed, or would have no effect.
     """
 
+    num_train_epochs: float = field(default=1.0, metadata={"help": "passes over the prompts, as the jobs make one"})
     learning_rate: float = _declared("lr")
     lr_scheduler_type: str = field(default="constant", metadata={"help": _DECLARED["lr_schedule"].help})
     per_device_train_batch_size: int = _declared("bs")
@@ -87,6 +100,14 @@ class HindsightConfig(OnlineConfig):
         super().__post_init__()
         for name in METHOD:
             self._check(name)
+        for name, (other, values) in _EFFECT.items():
+            if getattr(self, name) != self._default(name) and not self._has_effect(name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} has no effect with {other}={getattr(self, other)!r}: it is for "
+                    f"{other}={' or '.join(map(repr, values))}."
+                )
+        if self.epsilon_high is not None and self.epsilon_high != self.epsilon:
+            raise ValueError(f"epsilon_high={self.epsilon_high} has no effect here: the range is 1 ± epsilon.")
         if self.beta:
             raise ValueError(
                 f"beta={self.beta} has no effect here: leave it at 0. rehearsal holds the model to its start."
@@ -102,7 +123,19 @@ class HindsightConfig(OnlineConfig):
         names = {setting: name for name, setting in _OTHER_NAMES.items()}
         recipe = {names.get(name, name): value for name, value in RECIPES["recommended"].items()}
         del recipe["adapter"]  # an argument of the trainer: peft_config
-        return cls(output_dir=output_dir, **recipe | arguments)
+        values = recipe | arguments
+        for name, (other, needed) in _EFFECT.items():  # of the recipe's; one that is given has to have an effect
+            if name in recipe and name not in arguments and values.get(other, cls._default(other)) not in needed:
+                del values[name]
+        return cls(output_dir=output_dir, **values)
+
+    @classmethod
+    def _default(cls, name: str) -> Any:
+        return next(field.default for field in dataclasses.fields(cls) if field.name == name)
+
+    def _has_effect(self, name: str) -> bool:
+        other, values = _EFFECT[name]
+        return getattr(self, other) in values
 
     def _check(self, name: str) -> None:
         """Raise ValueError if the value is not within the limits that the setting declares."""

@@ -35,6 +35,7 @@ from sdpo.train.objective import build_objective
 from sdpo.train.online.conversations import Rows, conversations
 from sdpo.train.online.function_user import FunctionUser, UserFunction
 from sdpo.train.online.hindsight_config import METHOD, HindsightConfig
+from sdpo.train.online.passes import PassesCallback
 from sdpo.train.online.reconnect import RoundCallback
 from sdpo.train.online.sampling import User
 from sdpo.train.online.trainer import OnlineTrainer
@@ -89,7 +90,8 @@ class HindsightTrainer(OnlineTrainer):
         policy, tokenizer = _load(model, processing_class, args, peft_config)
         teacher = Teacher(args.teacher, policy, args.ema_rate, adapter=peft_config is not None)
         start = None
-        if args.teacher != "frozen" and (args.guard != "off" or args.rehearsal):
+        needs_start = args.guard != "off" or args.rehearsal or args.learn_from == "complaints"
+        if args.teacher != "frozen" and needs_start:
             start = Teacher("frozen", policy, adapter=peft_config is not None)
         is_function = user is not None and not hasattr(user, "react")
         super().__init__(
@@ -190,6 +192,7 @@ class HindsightTrainer(OnlineTrainer):
             added.append(self.collapse_guard)
         if self.user is not None:
             added.append(RoundCallback(self.user))
+        added.append(PassesCallback(self))
         for callback in added:
             self.add_callback(callback)
 

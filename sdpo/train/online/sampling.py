@@ -17,7 +17,7 @@ from sdpo.method.trees import PromptCache
 from sdpo.models.generate import counted_tokens
 from sdpo.models.policy import adapted_weights, restore_weights, weights_in_bf16
 from sdpo.models.prompt_cache import CacheKeeper, has_dropout
-from sdpo.text.chat import encode_completion, encode_prompt
+from sdpo.text.chat import encode_answer, encode_prompt
 from sdpo.text.hindsight import HindsightTemplate
 from sdpo.text.prompts import Message
 from sdpo.train.online.background_request import BackgroundRequest
@@ -84,6 +84,13 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
     user: User | None
     wait_for_user: Callable[[SimulatorUnavailable], None] | None
     hindsight_template: HindsightTemplate
+
+    @property
+    def is_between_passes(self) -> bool:
+        """Whether the answers of the last step are used again in the next one (ITERATIONS)."""
+        micro_batches = self.state.global_step * self.args.gradient_accumulation_steps
+        is_round_over = micro_batches % ((self.args.steps_per_generation or 1) * self.num_iterations) == 0
+        return not is_round_over and self.state.global_step < self.state.max_steps
 
     @cached_property
     def _weights_under_adapter(self) -> dict[nn.Parameter, Tensor]:
@@ -179,7 +186,9 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
         prompt_ids, _, _ = self._tokenize_prompts([row["prompt"] for row in rows])
         answers = Answers(follow_ups=[FollowUp(row["follow_up"], satisfied=row.get("satisfied")) for row in rows])
         completions = [row["completion"] for row in rows]
-        answers.add(prompt_ids, [encode_completion(self.processing_class, text) for text in completions], completions)
+        finished = [row.get("finished") is not False for row in rows]
+        ids = [encode_answer(self.processing_class, *one) for one in zip(completions, finished, strict=True)]
+        answers.add(prompt_ids, ids, completions)
         return answers
 
     def _ask(self, number: int, prompts: list[list[Message]], completions: list[str]) -> list[FollowUp]:

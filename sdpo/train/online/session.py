@@ -17,6 +17,7 @@ from sdpo.text.records import read_replays
 from sdpo.train.objective import build_objective
 from sdpo.train.online.api_cost import ApiCostCallback
 from sdpo.train.online.data import read_training_prompts, read_validation_prompts, replay_rows, training_prompts
+from sdpo.train.online.passes import PassesCallback
 from sdpo.train.online.reconnect import ReconnectCallback, RoundCallback
 from sdpo.train.online.sampling import OnlineConfig
 from sdpo.train.online.trainer import OnlineTrainer
@@ -116,11 +117,12 @@ class OnlineSession(Session[OnlineConfig]):
         return {**super().facts(), "persona": persona_of(self.settings.style, self.settings.style_file)}
 
     def callbacks(self) -> list[TrainerCallback]:
-        """Return the callbacks that track the API cost and wait for a user who does not respond."""
+        """Return the callbacks that track the API cost, wait for a user who does not respond, and time checkpoints."""
+        passes = PassesCallback(self.trainer)
         if self.user is None:
-            return []
+            return [passes]
         if isinstance(self.user, RuleUser):
-            return [RoundCallback(self.user)]
+            return [RoundCallback(self.user), passes]
         self.api_cost = ApiCostCallback(self.run_dir, self.trainer, self.user.client, self.settings.log_steps)
         self.reconnect = ReconnectCallback(
             self.trainer,
@@ -132,7 +134,7 @@ class OnlineSession(Session[OnlineConfig]):
             started_for_job=processes.simulator_started_for_job(self.settings),
         )
         self.trainer.wait_for_user = self.reconnect.wait
-        return [self.api_cost, self.reconnect]
+        return [self.api_cost, self.reconnect, passes]
 
     def validation_prompts(self) -> list[list[Message]]:
         """Return the first EVAL_N validation prompts."""

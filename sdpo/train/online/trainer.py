@@ -6,7 +6,7 @@ two forwards per row: the teacher's on `x, o`, and the policy's on `x`, whose lo
 also give the signal. A live teacher takes what `x, o` has in common with `x` from the cache that generation leaves.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from sdpo.english.follow_up_kinds import FollowUpReader
 from sdpo.errors import LossNotFinite, SimulatorUnavailable
 from sdpo.method.loss import Contexts
 from sdpo.method.objective import MINIMUM_TAUGHT_SHARE, Objective, row_weights
+from sdpo.method.targets import Target
 from sdpo.method.teacher import Teacher
 from sdpo.text.chat import encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
@@ -92,6 +93,7 @@ class OnlineTrainer(SamplingTrainer):
             targets = self.hindsight.teacher_targets(contexts, answers.completion_ids, answers.cache)
             answers.cache = None  # its memory is needed for the loss
             self.record.forwards += self.hindsight.forwards
+        self._focus_on_content(targets, kinds)
         moved_B = torch.tensor([target.moved for target in targets], device=usable_B.device)
         is_complaint_B = torch.tensor([kind == COMPLAINT for kind in kinds], device=usable_B.device)
         learned_from_B = is_complaint_B if self.complaints_only else torch.ones_like(usable_B)
@@ -117,11 +119,14 @@ class OnlineTrainer(SamplingTrainer):
                 {
                     "prompt": prompt[-1]["content"],
                     "completion": text,
+                    "finished": ids[-1] in self.eos_token_ids,
                     "follow_up": follow_up.text,
                     "satisfied": follow_up.satisfied,
                     "kind": kind if follow_up.text else None,
                 }
-                for prompt, text, follow_up, kind in zip(prompts, answers.texts, answers.follow_ups, kinds, strict=True)
+                for prompt, text, ids, follow_up, kind in zip(
+                    prompts, answers.texts, answers.completion_ids, answers.follow_ups, kinds, strict=True
+                )
             ],
         }
 
@@ -177,6 +182,12 @@ class OnlineTrainer(SamplingTrainer):
 
     def _hindsight_context(self, prompt: list[Message], follow_up: str) -> list[int]:
         return encode_prompt(self.processing_class, with_hindsight(prompt, follow_up, self.hindsight_template))
+
+    def _focus_on_content(self, targets: Sequence[Target], kinds: Sequence[str]) -> None:
+        """Let all tokens of a satisfied user's answer count: FOCUS is about a follow-up, and theirs is not shown."""
+        for target, kind in zip(targets, kinds, strict=True):
+            if self.content_weight and kind == THANKS and target.moved_T is not None:
+                target.moved_T = torch.ones_like(target.moved_T)
 
     def _row_weights(self, usable_B: Tensor, taught_B: Tensor, kinds: list[str]) -> Tensor:
         """Return the weight of each row's loss; `taught_B` marks the usable rows that are learned from.

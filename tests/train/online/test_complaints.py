@@ -17,6 +17,7 @@ from sdpo.tiny.world import TinyUser
 from sdpo.train.callbacks import _metrics
 from sdpo.train.record import StepRecord
 from sdpo.users.simulator import FollowUp
+from tests.training import session_of, write_model
 from tests.worlds import curve, rows_of, run_job
 
 STYLE = {"emoji": False}
@@ -100,6 +101,19 @@ def test_answers_of_satisfied_users_are_drawn_to_the_teacher_without_their_follo
     assert result.loss.item() == pytest.approx(0.0, abs=1e-5), "the policy has not moved from the frozen teacher"
     result.loss.backward()
     assert max(weight.grad.abs().max() for weight in trainer.model.parameters() if weight.grad is not None) < 1e-3
+
+
+def test_with_focus_every_token_of_a_satisfied_users_answer_counts(tmp_path):
+    objective = Objective(kind="full", focus=1000.0)  # more than any follow-up moves a token
+    trainer = trainer_of(tmp_path, StatingUser((True, False), (False, True)), objective=objective)
+    rows = [trainer.train_dataset[index] for index in range(8)]
+    batches = {}
+    for weight in (0.0, 0.1):
+        trainer.content_weight = weight
+        batches[weight] = trainer._generate_and_score_completions(rows)
+    assert not any(target.moved for target in [*batches[0.0]["targets"], *batches[0.1]["targets"][::2]])
+    assert all(target.moved_T.all() for target in batches[0.1]["targets"][1::2])
+    assert batches[0.1]["weights_B"].tolist() == pytest.approx([0, 0.1] * 4)
 
 
 def test_the_oracle_reads_what_the_user_does_not_state(tmp_path):
@@ -203,6 +217,19 @@ def test_a_replay_of_the_samples_trains_the_same(recorded, tmp_path):
         for run in (recorded, tmp_path / "again")
     )
     assert first == second
+
+
+@pytest.mark.parametrize("masked", [0, 1])
+def test_a_truncated_answer_is_replayed_without_an_end(tmp_path, masked):
+    row = {"prompt": "ask", "completion": "TL;DR: dog dropped", "follow_up": "shorter"}
+    replay = tmp_path / "replay.jsonl"
+    replay.write_text("".join(json.dumps(row | {"finished": finished}) + "\n" for finished in (True, False) * 4))
+    given = {"model": write_model(tmp_path / "model"), "replay_jsonl": replay, "mask_truncated": masked, "guard": "off"}
+    trainer = session_of("train_online_tldr", tmp_path / "run", **given).trainer
+    batch = trainer._generate_and_score_completions([trainer.train_dataset[index] for index in range(8)])
+    ends = [ids[-1] in trainer.eos_token_ids for ids in batch["completion_ids"]]
+    assert ends == [row["finished"] for row in batch["text"]] and sum(ends) == 4
+    assert batch["usable_B"].tolist() == [end or not masked for end in ends]
 
 
 @pytest.mark.slow

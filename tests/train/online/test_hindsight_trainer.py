@@ -302,6 +302,21 @@ def test_the_defaults_are_those_of_the_jobs(tmp_path):
     )
     assert recommended.contrast_strength == recipe["contrast_strength"] and recommended.learning_rate == recipe["lr"]
     assert recommended.num_iterations == recipe["iterations"] and recommended.rehearsal == 1.0
+    assert args.num_train_epochs == recommended.num_train_epochs == 1
+    other = HindsightConfig.recommended(str(tmp_path), use_cpu=True, objective="token", learn_from="all")
+    assert other.contrast_plausibility == other.content_weight == 0 and other.contrast_strength == 6
+    with pytest.raises(ValueError, match=r"contrast_plausibility=0\.1 has no effect"):
+        HindsightConfig.recommended(str(tmp_path), use_cpu=True, objective="token", contrast_plausibility=0.1)
+
+
+def test_follow_ups_are_read_by_the_start_model_also_without_a_guard(tmp_path):
+    for learn_from, own in (("complaints", True), ("all", False)):
+        args = config(tmp_path / learn_from, teacher="live", objective="token", focus=0.0, learn_from=learn_from)
+        trainer = HindsightTrainer(str(MODEL_DIR), no_emojis, args=args, train_dataset=dataset())
+        assert (trainer.start is not trainer.hindsight.teacher) == own
+        before = {name: weight.clone() for name, weight in trainer.start._model.named_parameters()}
+        trainer.train()
+        assert all(torch.equal(before[n], w) for n, w in trainer.start._model.named_parameters()) == own
 
 
 @pytest.mark.parametrize(
@@ -310,6 +325,11 @@ def test_the_defaults_are_those_of_the_jobs(tmp_path):
         ({"teacher": "lively"}, "teacher='lively' must be one of live, frozen, ema, gated"),
         ({"content_weight": 2.0}, "content_weight=2.0 must be a number at least 0 and at most 1"),
         ({"beta": 0.1}, "beta=0.1 has no effect"),
+        ({"epsilon_high": 10.0}, "epsilon_high=10.0 has no effect"),
+        ({"clip_signal": 1.0, "objective": "full"}, "clip_signal=1.0 has no effect with objective='full'"),
+        ({"contrast_strength": 2.0}, "contrast_strength=2.0 has no effect with null_contrast=False"),
+        ({"content_weight": 0.5}, "it is for learn_from='complaints'"),
+        ({"direction": "jsd"}, "it is for objective='full' or 'top_k'"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused(arguments, words, tmp_path):
