@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -23,6 +24,7 @@ from sdpo.errors import RecordError, one_line
 FEEDBACK = "message_feedback.json"  # the ratings of a ChatGPT account, beside its conversations
 _TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".parquet")
 _LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
+_LOST = 20  # lines in a field whose quote is not closed, from which on it is an error: it is no truncated last row
 _HEAD = 1 << 16
 _WRAPPERS = ("conversations", "data", "items", "results", "chats", "rows", "records", "entries", "traces", "runs",
              "requests", "threads", "sessions", "history")  # fmt: skip
@@ -81,17 +83,22 @@ class Member:
             self._file = None
 
 
-def paths_of(source: Path) -> list[Path]:
-    """Return the file, or all files of the folder that are not hidden."""
+def paths_of(source: Path, own: Sequence[Path] = ()) -> list[Path]:
+    """Return the file, or all files of the folder that are not hidden and not the job's `own`, written before."""
     if source.is_file():
         return [source]
-    return sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    left_out = {path.resolve() for path in own}
+    return [path for path in found if path.resolve() not in left_out]
 
 
-def sources_of(source: Path, scratch: Path) -> list[Source]:
-    """Return the files to read, those in ZIP archives one by one. Raises RecordError for an archive that is broken."""
+def sources_of(source: Path, scratch: Path, own: Sequence[Path] = ()) -> list[Source]:
+    """Return the files to read, those in ZIP archives one by one; see `paths_of` for `own`.
+
+    Raises RecordError for an archive that is broken.
+    """
     results: list[Source] = []
-    for path in paths_of(source):
+    for path in paths_of(source, own):
         if _head(path)[:4] not in (b"PK\x03\x04", b"PK\x05\x06"):
             results.append(path)
             continue
@@ -268,6 +275,23 @@ def _header(lines: list[str]) -> tuple[str, list[str]]:
         return delimiter, []
 
 
+class _Lines:
+    """The lines of a text; `ended` is True once one was asked for after the last: a row goes on beyond the end."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text, self.ended = text, False
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline()
+        self.ended = not line
+        if not line:
+            raise StopIteration
+        return line
+
+
 def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
     csv.field_size_limit(_LONGEST_FIELD)
     with open_text(source, newline="") as text:
@@ -282,8 +306,9 @@ def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
             # Without a header, the first line is a message.
             found = Redactor(True).words(", ".join(name or "(no name)" for name in names[:12]))
             raise RecordError(f"{source} has the columns {found}. Needed are {columns.NEEDED}: rename the columns.")
-        rows = csv.reader(text, delimiter=delimiter)
-        while True:
+        lines_left = _Lines(text)
+        rows = csv.reader(lines_left, delimiter=delimiter)
+        for number in count(1):
             try:
                 fields = next(rows)
             except StopIteration:
@@ -291,7 +316,14 @@ def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
             except csv.Error:
                 yield Dropped("not CSV")
                 continue
-            if any(field.strip() for field in fields[len(names) :]):
+            if lines_left.ended:
+                if (lost := sum(field.count("\n") for field in fields)) > _LOST:
+                    raise RecordError(
+                        f"{source}, row {number}: a quote is not closed, and takes in the {lost:,} lines after it. "
+                        "Close it, or write a quote inside a field twice."
+                    )
+                yield Dropped("a quote that is not closed")
+            elif any(field.strip() for field in fields[len(names) :]):
                 yield Dropped("more fields than the header has")
             elif any(fields):
                 yield dict(zip(names, fields, strict=False))

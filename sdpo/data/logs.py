@@ -54,9 +54,9 @@ def run(settings: "LogsPrepSettings", job: "Job") -> None:
     lengths = Lengths(KINDS, measure_of(settings.model))
     writer, counts = InteractionWriter(lengths), Counts()
     redactor = Redactor(settings.redact, settings.redact_names, _key(settings.id_key))
-    names = (LOGS, *BESIDE)
-    with Outputs([settings.out_dir / name for name in names], settings.force) as outputs:
-        sources = sources_of(input_of(settings), settings.out_dir)
+    own = [settings.out_dir / name for name in (LOGS, *BESIDE)]
+    with Outputs(own, settings.force) as outputs:
+        sources = sources_of(input_of(settings), settings.out_dir, own)
         with Spool(settings.out_dir) as spool:
             _read_all(sources, settings, job, writer, counts, spool, redactor)
             _write_all(spool, writer, redactor, counts, outputs[settings.out_dir / LOGS])

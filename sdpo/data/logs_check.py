@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,13 +29,14 @@ def check(settings: "LogsPrepSettings", job: "Job") -> list[str]:
     """
     source = input_of(settings)
     check_output_folder(settings, (LOGS, *BESIDE))
-    if not paths_of(source):
+    own = [settings.out_dir / name for name in (LOGS, *BESIDE)]
+    if not paths_of(source, own):
         raise RecordError(f"INPUT={source} has no files in it. Name the file with your conversations.")
     if settings.redact_names:
         check_names(settings.redact)
     if settings.model is not None and not Path(settings.model).expanduser().exists():
         _check_tokenizer(settings, settings.model)
-    return recognised(source, Redactor(settings.redact)) if settings.dry_run else []
+    return recognised(source, Redactor(settings.redact), own) if settings.dry_run else []
 
 
 def _check_tokenizer(settings: "LogsPrepSettings", model: str) -> None:
@@ -45,7 +47,7 @@ def _check_tokenizer(settings: "LogsPrepSettings", model: str) -> None:
         raise SettingError(f"{error} Its tokens are only counted: unset MODEL to count characters.") from None
 
 
-def recognised(source: Path, redactor: Redactor) -> list[str]:
+def recognised(source: Path, redactor: Redactor, own: Sequence[Path] = ()) -> list[str]:
     """Return lines on the files: the form of each, in how many rows, and how many interactions were found.
 
     Nothing is written but to a temporary folder. Raises RecordError as the run itself does.
@@ -53,7 +55,7 @@ def recognised(source: Path, redactor: Redactor) -> list[str]:
     lines: list[str] = []
     skipped, total, found_in = Counter[str](), 0, 0
     with tempfile.TemporaryDirectory(prefix="sdpo-") as scratch:
-        sources = sources_of(source, Path(scratch))
+        sources = sources_of(source, Path(scratch), own)
         for one in sources:
             reason, line, count = _look_at(one, len(sources) == 1, Path(scratch), redactor)
             if reason is not None:

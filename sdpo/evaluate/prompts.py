@@ -5,7 +5,6 @@ Importing this is cheap.
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,17 +98,19 @@ def conversation(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
     return tuple((one["role"], one["content"]) for one in messages if one["role"] != "system")
 
 
-def trained_conversations(run: TrainedRun, job: "Job") -> set[tuple[tuple[str, str], ...]]:
-    """Return the `conversation` of each row that the run was trained on, without files that cannot be read."""
+def trained_conversations(run: TrainedRun, job: "Job") -> set[tuple[tuple[str, str], ...]] | None:
+    """Return the `conversation` of each row that the run was trained on; None if a file of them cannot be read."""
     suffix = job_as_trained(job, run).prompt_suffix
     found: set[tuple[tuple[str, str], ...]] = set()
-    for path in filter(Path.is_file, _training_files(run)):
-        with suppress(RecordError):
+    for path in _training_files(run):
+        try:
             if holds_interactions(path):
                 found |= {conversation(row.prompt) for row in _trained(path, run)}
             else:
                 rows = read_prompts(path, job.data_command)
                 found |= {(("user", row.prompt.removesuffix(suffix)),) for row in rows}
+        except RecordError:
+            return None
     return found
 
 
@@ -126,7 +127,7 @@ def _held_out(interactions: list[Interaction], run: TrainedRun) -> list[Interact
 def _training_files(run: TrainedRun) -> list[Path]:
     """Return the files that the run was trained on: TRAIN_JSONL, and those of MIX."""
     recorded = run.settings.get("train_jsonl")
-    return [*([Path(recorded)] if recorded else []), *mix_of(run.settings.get("mix"))]
+    return [run.located(file) for file in ([recorded] if recorded else []) + [*mix_of(run.settings.get("mix"))]]
 
 
 def _is_training_file(path: Path, run: TrainedRun) -> bool:

@@ -42,7 +42,7 @@ class Evidence:
     benchmarks: Sequence[BenchmarkChange] = ()
     conditions: Mapping[str, Condition] | None = None
     truths: Mapping[str, JudgeTruth] | None = None
-    overlap: int = 0
+    overlap: int | None = 0
     conversations: Sequence[str] = ()
 
 
@@ -165,6 +165,8 @@ def _evidence(harm: Sequence[Rule]) -> Rule:
     return Rule(EVIDENCE, WARNING, FAILED, f"not measured: {', '.join(missing)}")
 
 
-def _overlap(overlap: int, answers: int) -> Rule:
+def _overlap(overlap: int | None, answers: int) -> Rule:
+    if overlap is None:
+        return Rule("training overlap", WARNING, FAILED, "not known: the run's training files are not where they were")
     text = f"{overlap} of the {answers} prompts were trained on"
     return Rule("training overlap", WARNING, outcome(overlap == 0), text, float(overlap), threshold=0.0)

@@ -282,13 +282,19 @@ class EvalSession:
         print(line + (f", ${usage.cost:.4f}" if priced else ""), flush=True)
         return usage.cost
 
-    def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int:
-        """Return the number of prompts that the run may have been trained on."""
+    def _training_overlap(self, used: Sequence[EvaluationPrompt]) -> int | None:
+        """Return the number of prompts that the run may have been trained on; None if that is not known."""
         trained = prompts.trained_conversations(self.trained_run, self.job)
+        if trained is None:
+            return None
         return sum(prompts.conversation(prompt.messages) in trained for prompt in used)
 
 
-def _overlap_warning(overlap: int, used: Sequence[EvaluationPrompt]) -> list[str]:
+def _overlap_warning(overlap: int | None, used: Sequence[EvaluationPrompt]) -> list[str]:
+    if overlap is None:
+        return [
+            "the run's training files are not where they were: whether it was trained on these prompts is not known"
+        ]
     return [f"{overlap} of the {len(used)} prompts are in the run's training files"] if overlap else []
 
 

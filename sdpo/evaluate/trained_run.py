@@ -43,6 +43,12 @@ class TrainedRun:
     prompt_suffix: str | None = None
     persona: str | None = None
     given: dict[str, Any] | None = None
+    folder: str | None = None  # the working directory of the run
+
+    def located(self, path: str | Path) -> Path:
+        """Return a recorded path; if it is not there from here, but was from the run's working directory, from that."""
+        other = Path(self.folder or "") / path
+        return other if not Path(path).exists() and other.exists() else Path(path)
 
     @property
     def model(self) -> str | None:
@@ -80,6 +86,8 @@ def read_run(path: Path) -> TrainedRun:
         inside = sorted(str(found.parent) for found in [*path.glob("*/run.json"), *path.glob("*/*/run.json")])
         advice = f"Give one in it, such as {inside[-1]}." if inside else "Give one that a training job printed."
         raise RunError(f"{path} has no run.json, so it is not a run directory. {advice}")
+    if not isinstance(written, dict):
+        raise RunError(f"{path / 'run.json'} is not that of a run. Give the run directory of a training job.")
     if written.get("job") == "learn":
         raise RunError(
             f"{path} is a night of make learn, which evaluates its own run: {path / 'evaluation'} has the results, "
@@ -108,7 +116,8 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
     recorded: dict[str, Any] = {name: run.settings.get(name) for name in SHARED}
     recorded |= {"style_file": run.style_file, "baseline": read_run(paths[0]).model or BASELINE}
     if run.job == job.name.replace("eval", "train-online", 1):
-        recorded["val_jsonl"] = run.settings.get("val_jsonl")
+        val_jsonl = run.settings.get("val_jsonl")
+        recorded["val_jsonl"] = val_jsonl and str(run.located(val_jsonl))
     if run.is_offline:
         recorded["val_jsonl"] = _offline_prompts(run)
         recorded["max_prompt_tokens"] = run.settings.get("max_context_tokens")
@@ -126,7 +135,7 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
 def _offline_prompts(run: TrainedRun) -> str | None:
     """Return the interactions whose prompts an evaluation of an offline run answers: VAL_JSONL, else TRAIN_JSONL."""
     files = (run.settings.get("val_jsonl"), run.settings.get("train_jsonl"))
-    return next((file for file in files if file and Path(file).is_file()), None)
+    return next((str(run.located(file)) for file in files if file and run.located(file).is_file()), None)
 
 
 def evaluated_run(settings: EvalSettings) -> TrainedRun:

@@ -63,6 +63,8 @@ def _parsed(url: str) -> URL:
             f"STORE_URL={shown(url)} is neither a SQLite file (sqlite:///runs/store.sqlite) nor a PostgreSQL database "
             "(postgresql+psycopg://user@host/name)."
         )
+    if parsed.get_backend_name() == "sqlite":
+        return parsed.set(database=str(Path(parsed.database).expanduser()))
     return parsed
 
 

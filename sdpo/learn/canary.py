@@ -168,7 +168,9 @@ def run(settings: "CanarySettings", job: "Job") -> None:
         )
     store = open_store(settings)
     comparison = comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
-    print(f"{live.canary.version} for {live.canary.share:.0%} of the conversations\n{table(comparison.measures)}\n")
+    print(
+        f"{live.canary.version} for {100 * live.canary.share:.3g}% of the conversations\n{table(comparison.measures)}\n"
+    )
     print(f"{comparison.decision}: {comparison.reason}", flush=True)
     if settings.finish:
         print(finish(settings, comparison), flush=True)

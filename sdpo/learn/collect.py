@@ -6,11 +6,14 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdpo.data.json_stream import read_json
+from sdpo.data.messages import id_of
 from sdpo.data.redact import letters_of, shown_id
 from sdpo.errors import RecordError, command
 from sdpo.gateway.conversations import conversation_of
@@ -140,23 +143,14 @@ def write_persons_of_input(source: Path, folder: Path, person: Callable[[str], s
     secret = key.read_bytes().strip()
     files = [Path(name) for name, _, _ in input_listing(source)]
     persons: dict[str, str] = {}
-    for file in (file for file in files if file.suffix in _LINES):
-        with file.open(encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError):
-                    continue  # the preparation counts what it cannot read
-                name, user = (_text(row, names) for names in (_ID_NAMES, _USER_NAMES))
+    for file in (file for file in files if file.name.removesuffix(".gz").endswith(_LINES)):
+        with suppress(RecordError):  # the preparation counts or says what it cannot read
+            for row in (row for row in read_json(file) if isinstance(row, dict)):
+                name, user = id_of(row, *_ID_NAMES), id_of(row, *_USER_NAMES)
                 if name and user:
                     persons[shown_id(name, secret)] = person(user)
     _write_persons(folder, persons)
     return len(persons)
-
-
-def _text(row: Any, names: Sequence[str]) -> str | None:
-    values = (row.get(name) for name in names) if isinstance(row, dict) else iter(())
-    return next((value for value in values if isinstance(value, str) and value), None)
 
 
 def _write_persons(folder: Path, persons: Mapping[str, str]) -> None:

@@ -170,7 +170,7 @@ def plan(settings: "LearnSettings") -> list[str]:
     left = [name for name in STAGES if name not in done]
     lines.append(f"stages: {' → '.join(left)}" + (f" (done before: {', '.join(done)})" if done else ""))
     if settings.canary:
-        lines.append(f"a version with the verdict to promote answers {settings.canary:.0%} of the conversations")
+        lines.append(f"a version with the verdict to promote answers {100 * settings.canary:.3g}% of the conversations")
     elif settings.auto_promote:
         lines.append("a version with the verdict to promote goes live")
     else:

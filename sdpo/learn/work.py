@@ -280,7 +280,7 @@ class Work:
         if in_place != name:
             moves.promote(settings, name, reason=f"make learn, {self.folder.path.name}")
         if settings.canary:
-            return row | _ends(CANARY, 0, f"{name} answers {settings.canary:.0%} of the conversations")
+            return row | _ends(CANARY, 0, f"{name} answers {100 * settings.canary:.3g}% of the conversations")
         gain = self.results["register"].get("gain", "")  # nights of earlier versions did not keep it
         return row | _ends(PROMOTED, 0, f"{name} is live{gain and f': {gain}'}")
 

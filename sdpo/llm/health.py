@@ -214,18 +214,36 @@ def get(
 ) -> tuple[int, bytes]:
     """Return status and body; the body is empty for an error status. Raises OSError or HTTPException.
 
-    The user and the password of a URL take the place of an Authorization header.
+    `timeout` is for all of it. The user and the password of a URL take the place of an Authorization header.
     """
+    deadline = time.monotonic() + timeout
     proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
     # urllib would take a user and a password for a part of the host.
     address, authorization = credentials(url)
     sent = {"Content-Type": "application/json", **(headers or {})}
     request = urllib.request.Request(address, data, sent | ({"Authorization": authorization} if authorization else {}))
     try:
-        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
-            return answer.status, answer.read(MOST_BYTES)
+        with urllib.request.build_opener(proxies, _Redirects).open(request, timeout=timeout) as answer:
+            body = b""
+            while len(body) < MOST_BYTES and (part := answer.read1()):
+                body += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError("timed out")
+            return answer.status, body
     except urllib.error.HTTPError as error:
         return error.code, b""
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, to another server without the key."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+        """Return the request that follows, None if it is not to be followed."""
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and urlsplit(req.full_url)[:2] != urlsplit(newurl)[:2]:
+            for name in ("Authorization", "X-api-key"):
+                following.remove_header(name)
+        return following
 
 
 def cause_of(error: BaseException) -> str:

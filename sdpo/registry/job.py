@@ -34,7 +34,7 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     if live.canary is not None and live.canary.version == version.name:
         compare, finish = (on_registry(settings.registry, word) for word in ("canary", "promote"))
         say(
-            f"{version.name} answers {live.canary.share:.0%} of the conversations. {back} takes it back.",
+            f"{version.name} answers {100 * live.canary.share:.3g}% of the conversations. {back} takes it back.",
             then=compare, why=f"compares it with what is live; {finish} lets it go live",
         )  # fmt: skip
     else:
@@ -79,7 +79,7 @@ def table(settings: "RegistrySettings") -> str:
     lines.insert(1, "-" * max(map(len, lines)))
     lines += ["", f"live: {live.version or 'the base model'}" + (f" ({live.model})" if live.model else "")]
     if live.canary is not None:
-        lines.append(f"canary: {live.canary.version} for {live.canary.share:.0%} of the conversations")
+        lines.append(f"canary: {live.canary.version} for {100 * live.canary.share:.3g}% of the conversations")
     return "\n".join(lines)
 
 

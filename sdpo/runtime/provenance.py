@@ -15,7 +15,10 @@ PACKAGES += ["openai", "anthropic"]
 
 
 def provenance() -> dict:
-    """Return when and how this process was started: time, command, commit, versions. No environment variables."""
+    """Return when, where and how this process was started: time, working directory, command, commit, versions.
+
+    No environment variables.
+    """
     versions: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -24,6 +27,7 @@ def provenance() -> dict:
             versions[name] = None
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "folder": str(Path.cwd()),
         "command": [Path(sys.argv[0]).name, *map(without_credentials, sys.argv[1:])],
         "commit": _commit(),
         "python": platform.python_version(),

@@ -103,7 +103,8 @@ class Setting:
                 return Path(text).expanduser()
             except RuntimeError:
                 raise ValueError("a path whose ~ is an existing home folder") from None
-        return text
+        # A model may be a folder; where a shell did not expand it, as in .env, no library does.
+        return str(Path(text).expanduser()) if text.startswith("~/") else text
 
 
 def flag(name: str) -> str:

@@ -82,9 +82,9 @@ def templates(settings: "AuditSettings") -> dict[str, HindsightTemplate]:
 
 
 def _names(setting: str, value: str) -> list[str]:
-    """Return the space-separated names in a value. Raises SettingError if a quote is not closed."""
+    """Return the space-separated names in a value, ~ expanded. Raises SettingError if a quote is not closed."""
     try:
-        return shlex.split(value)
+        return [str(Path(name).expanduser()) if name.startswith("~/") else name for name in shlex.split(value)]
     except ValueError:
         raise SettingError(
             f"{setting}={value} has an unclosed quote. Put each name that contains spaces in quotes."

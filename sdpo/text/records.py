@@ -253,7 +253,7 @@ def _remedy(make_with: str, otherwise: str = "Fix or remove that line") -> str:
 
 def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -283,6 +283,9 @@ def _read_rows(path: Path, make_with: str) -> Iterator[tuple[int, dict]]:
         inside = f", such as {path / files[0]}" if files else ""
         raise RecordError(f"{path} is a folder. Give a file{inside}.") from None
     except UnicodeDecodeError as error:
+        with path.open("rb") as file:
+            if file.read(2) == b"\x1f\x8b":
+                raise RecordError(f"{path} is compressed. Unpack it with gunzip, and give the file.") from None
         raise RecordError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Convert it to UTF-8.") from None
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}.") from None

@@ -247,3 +247,29 @@ def test_a_rating_of_words_that_several_people_got_is_of_one_conversation():
     write(Path("in.jsonl"), [rated, openai([*greeting, ("user", "Who are you?")], id="b")])
     (one,) = interactions_of(run(prep_logs, "--input", "in.jsonl"))
     assert one["conversation_id"] == "b" and "rating" not in one
+
+
+def test_what_the_job_wrote_before_is_not_read_again(capsys):
+    write(Path("data/mine.jsonl"), [openai(SAID, id=f"c{number}") for number in range(4)])
+    folder = Path("data/logs")
+    run(prep_logs, "--input", "data", "--out-dir", "data/logs")
+    assert len(interactions_of(folder)) == 4
+    write(Path("data/mine.jsonl"), [openai(SAID, id="c1")])
+    run(prep_logs, "--input", "data", "--force", "--out-dir", "data/logs")
+    assert [row["conversation_id"] for row in interactions_of(folder)] == ["c1"]
+    assert "Kept 1 of 1 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("lines", "code"), [(30, 1), (3, 0)])
+def test_a_quote_that_is_not_closed_is_said_and_loses_nothing_in_silence(lines, code, capsys):
+    rows = [f"{number},{role},{said}" for number in range(40) for role, said in SAID]
+    rows[-lines] = rows[-lines].rpartition(",")[0] + ',"Hello'
+    Path("in.csv").write_text("\n".join(["conversation_id,role,content", *rows, ""]))
+    assert launch.main(prep_logs.JOB, ["--out-dir", "out", "--input", "in.csv"]) == code
+    said = capsys.readouterr()
+    if code:
+        assert f"in.csv, row {len(rows) - lines + 1}: a quote is not closed, and takes in the {lines} lines" in said.err
+    else:
+        assert {"a quote that is not closed": 1} in [
+            one["dropped"] for one in report_of(Path("out"))["counts"].values()
+        ]

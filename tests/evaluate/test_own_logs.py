@@ -97,14 +97,29 @@ def test_a_prompt_was_trained_on_if_all_of_its_turns_were(logs, tmp_path):
 
 def test_files_of_mix_were_trained_on_too(logs, tmp_path):
     mixed = write_logs(tmp_path / "mixed.jsonl", logged.interactions(30, seed=6))
-    mix = f"{mixed}=0.3 {tmp_path / 'gone.jsonl'}=0.1"
-    run = offline_run(tmp_path / "run", train_jsonl=str(logs), mix=mix, holdout=0.4)
+    run = offline_run(tmp_path / "run", train_jsonl=str(logs), mix=f"{mixed}=0.3", holdout=0.4)
     rows = [*LOGS, *logged.interactions(30, seed=6)]
     trained = {conversation(row.prompt) for row in rows if not is_held_out(row.conversation_id, 0.4)}
     assert trained_conversations(read_run(run), eval_helpsteer.JOB) == trained
     given = resolved(run, "--data-path", str(mixed))
     used = [prompt.id for prompt in evaluation_prompts(given, read_run(run), eval_helpsteer.JOB)]
     assert used == [row.id for row in rows[len(LOGS) :] if is_held_out(row.conversation_id, 0.4)] != []
+
+
+def test_files_that_are_recorded_by_a_relative_path_are_found_from_elsewhere(logs, tmp_path, monkeypatch):
+    run = offline_run(tmp_path / "run", train_jsonl=logs.name, holdout=0.4)
+    written = json.loads((run / "run.json").read_text())
+    monkeypatch.chdir(logs.parent)
+    trained = trained_conversations(read_run(run), eval_helpsteer.JOB)
+    used = evaluation_prompts(resolved(run), read_run(run), eval_helpsteer.JOB)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert trained_conversations(read_run(run), eval_helpsteer.JOB) is None  # a run that did not record its folder
+    (run / "run.json").write_text(json.dumps(written | {"folder": str(logs.parent)}))
+    assert trained_conversations(read_run(run), eval_helpsteer.JOB) == trained
+    assert resolved(run).val_jsonl == logs
+    again = evaluation_prompts(resolved(run), read_run(run), eval_helpsteer.JOB)
+    assert [one.id for one in again] == [one.id for one in used] and 0 < len(used) < 40
 
 
 def test_a_style_is_judged_by_where_one_is_given(logs, tmp_path):

@@ -175,6 +175,7 @@ def test_a_judge_that_is_often_wrong_warns_and_one_like_a_coin_keeps(agreement, 
         ([replace(ROW, unfinished=0.2)], 0, "unfinished answers"),
         ([replace(ROW, baseline_unfinished=0.2)], 0, "unfinished answers"),
         ([ROW], 7, "training overlap"),
+        ([ROW], None, "training overlap"),
     ],
 )
 def test_what_makes_a_gain_doubtful_is_warned_of(rows, overlap, rule):

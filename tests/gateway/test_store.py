@@ -187,6 +187,13 @@ def test_an_address_that_cannot_be_used_is_one_line(url, part):
     assert "\n" not in str(caught.value) and "s3cret" not in str(caught.value)
 
 
+def test_a_store_in_the_home_folder_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    Store("sqlite:///~/here/store.sqlite").close()
+    assert (tmp_path / "home" / "here" / "store.sqlite").exists() and not (tmp_path / "~").exists()
+
+
 def test_a_database_that_does_not_respond_is_one_line_without_its_password():
     with pytest.raises(RunError, match="cannot be opened") as caught:
         Store("postgresql+psycopg://me:s3cret@127.0.0.1:9/none?connect_timeout=2&password=s3cret")

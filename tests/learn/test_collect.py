@@ -159,14 +159,17 @@ def test_conversations_of_the_store_are_written_with_ratings_and_persons(tmp_pat
     assert collect.write_conversations(store, tmp_path, True, str.upper)["conversations"] == 1
 
 
-def test_persons_of_json_lines_are_read_and_what_is_no_json_is_left_to_the_preparation(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_persons_of_json_lines_are_read_and_what_is_no_json_is_left_to_the_preparation(tmp_path, encoding):
     lines = ['{"id": "a", "user": "ann", "messages": []}', "{", "[1]", '{"conversation_id": "b", "user_id": "bob"}']
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "one.jsonl").write_text("\n".join([*lines, '{"id": "c"}', '{"id": 7, "user": "x"}']))
+    text = "\n".join([*lines, '{"id": "c"}', '{"id": 7, "user": "x"}', '{"id": "d", "user": 12}'])
+    (tmp_path / "in" / "one.jsonl").write_bytes(text.encode(encoding))
+    (tmp_path / "in" / "bad.jsonl").write_bytes(b"\xff\xfe\x00\xd8")
     (tmp_path / "in" / "two.json").write_text("[]")
     (key := tmp_path / "key").write_text("secret")
-    assert collect.write_persons_of_input(tmp_path / "in", tmp_path, str.upper, key) == 2
-    assert json.loads((tmp_path / collect.PERSONS).read_text()) == {"a": "ANN", "b": "BOB"}
+    assert collect.write_persons_of_input(tmp_path / "in", tmp_path, str.upper, key) == 4
+    assert json.loads((tmp_path / collect.PERSONS).read_text()) == {"a": "ANN", "b": "BOB", "7": "X", "d": "12"}
 
 
 def test_persons_of_files_are_found_again_where_the_preparation_replaces_an_id(tmp_path):

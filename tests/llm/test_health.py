@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import time
 
 import pytest
 
@@ -155,6 +156,30 @@ def test_a_hanging_or_dead_server_is_reported():
             check_health(url, timeout=0.3)
     with pytest.raises(ServerError, match="make simulator"):
         check_health(url)
+
+
+def test_a_server_that_answers_byte_by_byte_is_not_waited_for_longer_than_one_that_hangs():
+    started = time.monotonic()
+    with FakeServer(gets={"/health": Answer(raw=b"." * 1000, drip=0.1)}) as server:
+        with pytest.raises(ServerError, match="timed out"):
+            check_health(server.url, timeout=0.5)
+        assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_redirect_to_another_server_does_not_take_the_key_along(same):
+    keys = []
+
+    def listed(headers: dict[str, str]) -> Answer:
+        keys.append(headers.get("Authorization"))
+        return listing("here")
+
+    with FakeServer(gets={"/v1/models": listed, "/models": listed}) as other, FakeServer() as server:
+        place = "/models" if same else f"{other.url}/models"
+        moved = Answer(raw=b"", status=302, headers={"Location": place})
+        server.gets |= {"/v1/models": moved, "/models": listed}
+        check_health(server.url, "here", api_key="secret")
+    assert keys == ["Bearer secret" if same else None]
 
 
 @pytest.mark.parametrize("url", ["", "host:8000", "http://", "file:///etc/passwd", "http://h:99999/v1"])

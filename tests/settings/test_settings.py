@@ -39,6 +39,13 @@ def refusal(*arguments, **options):
     return message
 
 
+def test_a_home_folder_is_expanded_where_no_shell_did_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    given = resolve("--user-model-name-or-path", "~/user", dotenv="MODEL=~/models/mine\n")
+    assert given.model == "/home/ann/models/mine" and given.user_model_name_or_path == "/home/ann/user"
+    assert resolve("--null-follow-up", "see ~/notes").null_follow_up == "see ~/notes"
+
+
 # The sources, highest precedence first: the arguments that set LR through the source, and its name.
 SOURCES = [
     ({"arguments": ["--lr", "{}"]}, "flag"),

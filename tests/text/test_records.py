@@ -1,3 +1,4 @@
+import gzip
 import json
 import re
 
@@ -191,3 +192,12 @@ def test_a_file_without_interactions_is_refused(tmp_path, content):
     path.write_text(content)
     with pytest.raises(RecordError, match="no interaction"):
         list(read_interactions(path, "make prep-logs"))
+
+
+def test_a_byte_order_mark_is_no_fault_and_a_compressed_file_is_called_one(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_bytes('{"id": "a", "prompt": "Warum ü?"}\n'.encode("utf-8-sig"))
+    assert [row.prompt for row in read_prompts(path, "")] == ["Warum ü?"]
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(RecordError, match=r"prompts\.jsonl is compressed\. Unpack it with gunzip"):
+        read_prompts(path, "")
