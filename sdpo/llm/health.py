@@ -237,7 +237,7 @@ def get(
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects, to another server without the key."""
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
         """Return the request that follows, None if it is not to be followed."""
         following = super().redirect_request(req, fp, code, msg, headers, newurl)
         if following is not None and urlsplit(req.full_url)[:2] != urlsplit(newurl)[:2]:
