@@ -29,6 +29,15 @@ from benchmarks.ratios import build_model as build_narrow
 from benchmarks.ratios import slope
 from benchmarks.scoring import build_model, draw_rows, trainer_step
 
+# Run by a small process: the peak of a process that this one started would begin with this one's own memory.
+_MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+sys.exit(code)
+"""
+
 Costs = dict[str, float]  # by what is measured, with its unit
 
 SIZES = {
@@ -96,11 +105,15 @@ def rows(count: int) -> Costs:
                 ]
                 file.write(json.dumps({"id": f"c{number}", "messages": messages}) + "\n")
         command = [sys.executable, "-m", "jobs.prep_logs", "--input", str(source), "--out-dir", f"{folder}/out"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        _, code, usage = os.wait4(process.pid, 0)
-        if code:
-            raise SystemExit(f"prep-logs ended with {code}")
-    return {"seconds": usage.ru_utime + usage.ru_stime, "MB": usage.ru_maxrss / 1e3}
+        measured = subprocess.run(
+            [sys.executable, "-c", _MEASURE, *command],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        if measured.returncode:
+            raise SystemExit(f"prep-logs ended with {measured.returncode}")
+    seconds, peak = map(float, measured.stdout.split())
+    return {"seconds": seconds, "MB": peak / 1e3}
 
 
 def requests_at_once(root: str, concurrency: int) -> Costs:

@@ -201,7 +201,7 @@ class BaseTrainer(Trainer):
 
     @property
     def is_between_passes(self) -> bool:
-        """Whether the answers of the last step are used again in the next one (ITERATIONS)."""
+        """Whether the next step takes its answers from the batch that the last one used (ITERATIONS)."""
         return False
 
     def with_rehearsal(self, loss: Tensor, model: nn.Module) -> Tensor:

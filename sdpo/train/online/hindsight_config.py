@@ -22,17 +22,18 @@ METHOD = (
     "learn_from", "content_weight", "rehearsal", "guard", "hindsight_template",
 )  # fmt: skip
 # Fields that have an effect only with some values of another one; `check_objective` has these rules for the jobs.
-_EFFECT = {
-    "ema_rate": ("teacher", ("ema",)),
-    "direction": ("objective", ("full", "top_k")),
-    "teacher_top_k": ("objective", ("top_k",)),
-    "centre_signal": ("objective", ("token",)),
-    "clip_signal": ("objective", ("token",)),
-    "contrast_strength": ("null_contrast", (True,)),
-    "contrast_margin": ("null_contrast", (True,)),
-    "contrast_plausibility": ("objective", ("full", "top_k")),
-    "content_weight": ("learn_from", ("complaints",)),
-}
+_EFFECT = (
+    ("ema_rate", "teacher", ("ema",)),
+    ("direction", "objective", ("full", "top_k")),
+    ("teacher_top_k", "objective", ("top_k",)),
+    ("centre_signal", "objective", ("token",)),
+    ("clip_signal", "objective", ("token",)),
+    ("contrast_strength", "null_contrast", (True,)),
+    ("contrast_margin", "null_contrast", (True,)),
+    ("contrast_plausibility", "null_contrast", (True,)),
+    ("contrast_plausibility", "objective", ("full", "top_k")),
+    ("content_weight", "learn_from", ("complaints",)),
+)
 _OTHER_NAMES = {"teacher_top_k": "top_k", "learning_rate": "lr", "num_iterations": "iterations"}
 # What TRL calls a setting of the jobs.
 _TRL_NAMES = {
@@ -100,8 +101,8 @@ class HindsightConfig(OnlineConfig):
         super().__post_init__()
         for name in METHOD:
             self._check(name)
-        for name, (other, values) in _EFFECT.items():
-            if getattr(self, name) != self._default(name) and not self._has_effect(name):
+        for name, other, values in _EFFECT:
+            if getattr(self, name) != self._default(name) and getattr(self, other) not in values:
                 raise ValueError(
                     f"{name}={getattr(self, name)!r} has no effect with {other}={getattr(self, other)!r}: it is for "
                     f"{other}={' or '.join(map(repr, values))}."
@@ -124,18 +125,14 @@ class HindsightConfig(OnlineConfig):
         recipe = {names.get(name, name): value for name, value in RECIPES["recommended"].items()}
         del recipe["adapter"]  # an argument of the trainer: peft_config
         values = recipe | arguments
-        for name, (other, needed) in _EFFECT.items():  # of the recipe's; one that is given has to have an effect
+        for name, other, needed in _EFFECT:  # of the recipe's; one that is given has to have an effect
             if name in recipe and name not in arguments and values.get(other, cls._default(other)) not in needed:
-                del values[name]
+                values.pop(name, None)
         return cls(output_dir=output_dir, **values)
 
     @classmethod
     def _default(cls, name: str) -> Any:
         return next(field.default for field in dataclasses.fields(cls) if field.name == name)
-
-    def _has_effect(self, name: str) -> bool:
-        other, values = _EFFECT[name]
-        return getattr(self, other) in values
 
     def _check(self, name: str) -> None:
         """Raise ValueError if the value is not within the limits that the setting declares."""

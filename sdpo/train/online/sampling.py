@@ -87,7 +87,7 @@ class SamplingTrainer(BaseTrainer, RLOOTrainer):
 
     @property
     def is_between_passes(self) -> bool:
-        """Whether the answers of the last step are used again in the next one (ITERATIONS)."""
+        """Whether the next step takes its answers from the batch that the last one used (ITERATIONS)."""
         micro_batches = self.state.global_step * self.args.gradient_accumulation_steps
         is_round_over = micro_batches % ((self.args.steps_per_generation or 1) * self.num_iterations) == 0
         return not is_round_over and self.state.global_step < self.state.max_steps

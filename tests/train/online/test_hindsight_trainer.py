@@ -329,6 +329,7 @@ def test_follow_ups_are_read_by_the_start_model_also_without_a_guard(tmp_path):
         ({"clip_signal": 1.0, "objective": "full"}, "clip_signal=1.0 has no effect with objective='full'"),
         ({"contrast_strength": 2.0}, "contrast_strength=2.0 has no effect with null_contrast=False"),
         ({"content_weight": 0.5}, "it is for learn_from='complaints'"),
+        ({"contrast_plausibility": 0.1, "objective": "full"}, "has no effect with null_contrast=False"),
         ({"direction": "jsd"}, "it is for objective='full' or 'top_k'"),
     ],
 )
