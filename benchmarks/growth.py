@@ -151,12 +151,20 @@ def slopes(points: list[tuple[int, Costs]]) -> Costs:
 def draw(found: dict[str, list[tuple[int, Costs]]], path: Path) -> None:
     """Draw each cost against the size, on logarithmic axes, a panel for each."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     panels = [(name, cost) for name, points in found.items() for cost in points[0][1]]
     figure = Figure(figsize=(3 * ((len(panels) + 1) // 2), 5.4), layout="constrained")
     for axes, (name, cost) in zip(figure.subplots(2, (len(panels) + 1) // 2).flat, panels, strict=False):
         points = found[name]
-        axes.loglog([size for size, _ in points], [costs[cost] for _, costs in points], marker="o")
+        found_costs = [costs[cost] for _, costs in points]
+        axes.loglog([size for size, _ in points], found_costs, marker="o")
+        # A decade at least, so that what does not grow looks flat.
+        middle = (min(found_costs) * max(found_costs)) ** 0.5
+        axes.set_ylim(min(axes.get_ylim()[0], middle / 4), max(axes.get_ylim()[1], middle * 4))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(numticks=8))
+            axis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=name, ylabel=cost, title=f"slope {slopes(points)[cost]:.2f}")
         axes.grid(alpha=0.3)
     for axes in figure.axes[len(panels) :]:
