@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
     run(
         "demo_real", "--lr", 1e-3, "--model-name-or-path", MODEL, "--style", "exclamation",
         "--data-path", folder / "prompts", "--train-n", 12, "--bs", 4, "--max-completion-tokens", 32,
-        "--eval-n", 4, "--save-steps", 3,
+        "--eval-n", 4, "--save-steps", 4,
         "--output-dir", folder / "run", "--precision", "fp32",
     )  # fmt: skip
     return folder / "run"
@@ -60,7 +60,7 @@ def test_training_measures_its_answers_and_moves_only_the_adapter(trained):
         assert {"adherence", "fluency", "surprise", "topic", "leak", "distance"} <= set(figures)
         assert figures["fluency"] < 0 < figures["topic"]
     assert summary["before"]["distance"] == pytest.approx(0, abs=1e-5) and summary["after"]["distance"] > 0
-    names = {path.name for path in (trained / "checkpoint-3").iterdir()}
+    names = {path.name for path in (trained / "checkpoint-4").iterdir()}
     assert "adapter_model.safetensors" in names and "model.safetensors" not in names
     rows = [json.loads(line) for line in (trained / "samples.jsonl").read_text().splitlines()]
     assert {row["kind"] for row in rows} <= {"complaint", "thanks"}, "the rule user states whether it is satisfied"
@@ -68,11 +68,11 @@ def test_training_measures_its_answers_and_moves_only_the_adapter(trained):
 
 def test_the_run_is_evaluated_by_the_rule(trained):
     printed = run(
-        "eval_helpsteer", "--run-dir", trained, "--judge-model", "rule", "--eval-n", 8, "--ckpts", 3,
+        "eval_helpsteer", "--run-dir", trained, "--judge-model", "rule", "--eval-n", 8, "--ckpts", 4,
         "--data-path", trained.parent / "prompts", "--world-size", 1, expect=(0, KEEP_EXIT_CODE),
     )  # fmt: skip
     evaluated = json.loads((trained / "eval" / "eval.json").read_text())
-    base, own = evaluated["condition"]["baseline"], evaluated["condition"]["checkpoint-3"]
+    base, own = evaluated["condition"]["baseline"], evaluated["condition"]["checkpoint-4"]
     assert base["distance"] == pytest.approx(0, abs=1e-5) and own["distance"] > 0
     assert base["fluency"] < 0 and base["read"] == own["read"] == 8
     release = json.loads((trained / "eval" / "release.json").read_text())
