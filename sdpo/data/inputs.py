@@ -1,6 +1,5 @@
 """The files that hold someone's conversations: in a folder, alone, or in a ZIP archive; and their rows."""
 
-import csv
 import lzma
 import os
 import shutil
@@ -8,23 +7,19 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from itertools import count
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from sdpo.data import columns
-from sdpo.data.conversation import Dropped
+from sdpo.data.csv_rows import csv_rows, is_csv
 from sdpo.data.forms import form_of
-from sdpo.data.json_stream import NOT_JSON, encoding_of, open_text, read_json
+from sdpo.data.json_stream import NOT_JSON, Source, encoding_of, read_json
 from sdpo.data.messages import id_of, read_message
-from sdpo.data.redact import Redactor
 from sdpo.data.shapes import value_of
 from sdpo.errors import RecordError, one_line
 
 FEEDBACK = "message_feedback.json"  # the ratings of a ChatGPT account, beside its conversations
 _TEXTS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".gz", ".parquet")
-_LONGEST_FIELD = 1 << 28  # characters in one field of a CSV file
-_LOST = 20  # lines in a field whose quote is not closed, from which on it is an error: it is no truncated last row
 _HEAD = 1 << 16
 _WRAPPERS = ("conversations", "data", "items", "results", "chats", "rows", "records", "entries", "traces", "runs",
              "requests", "threads", "sessions", "history")  # fmt: skip
@@ -32,19 +27,6 @@ _BROKEN_ZIP = (
     zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError, zlib.error, lzma.LZMAError
 )  # fmt: skip
 _OFFICE = "an Excel or other office file"
-
-
-class Source(Protocol):
-    """A file that may be opened more than once; as a string, what messages call it."""
-
-    @property
-    def name(self) -> str:
-        """The file's name, without its folder."""
-        ...
-
-    def open(self, mode: str) -> IO[bytes]:
-        """Open the file for reading bytes, from its start."""
-        ...
 
 
 class Member:
@@ -144,7 +126,7 @@ def rows_of(source: Source) -> Iterator[Any]:
     if _head(source)[:4] == b"PAR1":
         rows: Iterator[Any] = _parquet_rows(source)
     else:
-        rows = _csv_rows(source) if _is_csv(source) else read_json(source)
+        rows = csv_rows(source) if is_csv(source) else read_json(source)
     alone: list[dict] = []  # messages that name no conversation: those of the file are one
     for value in rows:
         if isinstance(value, list):
@@ -243,90 +225,6 @@ def _parquet_rows(source: Source) -> Iterator[dict]:
                 yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise RecordError(f"{source} cannot be read as parquet: {one_line(error)}. Download it again.") from None
-
-
-# CSV
-
-
-def _is_csv(source: Source) -> bool:
-    """Return whether a file is CSV, judged by its first line, and by its name if it has columns that are not known."""
-    with open_text(source) as text:
-        head = text.read(_HEAD).lstrip()
-    if head[:1] in ("", "{", "["):
-        return False
-    lines = [line for line in head.splitlines() if line.strip()]
-    delimiter, header = _header(lines)
-    if not header:
-        return False
-    return columns.are_known(header) or (source.name.lower().endswith((".csv", ".tsv")) and bool(delimiter))
-
-
-def _header(lines: list[str]) -> tuple[str, list[str]]:
-    """Return the delimiter and the names of the columns in a file's first lines; Excel may name the delimiter first."""
-    if lines and lines[0].strip().strip('"').lower().startswith("sep=") and len(lines) > 1:
-        delimiter = lines[0].strip().strip('"')[4:5] or "\t"
-        line = lines[1]
-    else:
-        line = lines[0] if lines else ""
-        delimiter = max(",;\t|", key=line.count)
-    try:
-        return delimiter, [columns.column_name(name) for name in next(csv.reader([line], delimiter=delimiter), [])]
-    except csv.Error:
-        return delimiter, []
-
-
-class _Lines:
-    """The lines of a text; `ended` is True once one was asked for after the last: a row goes on beyond the end."""
-
-    def __init__(self, text: IO[str]) -> None:
-        self._text, self.ended = text, False
-
-    def __iter__(self) -> "_Lines":
-        return self
-
-    def __next__(self) -> str:
-        line = self._text.readline()
-        self.ended = not line
-        if not line:
-            raise StopIteration
-        return line
-
-
-def _csv_rows(source: Source) -> Iterator[dict | Dropped]:
-    csv.field_size_limit(_LONGEST_FIELD)
-    with open_text(source, newline="") as text:
-        lines: list[str] = []
-        while len(lines) < 1 or (len(lines) == 1 and lines[0].strip().strip('"').lower().startswith("sep=")):
-            line = text.readline()
-            if not line:
-                break
-            lines += [line] if line.strip() else []
-        delimiter, names = _header(lines)
-        if not columns.are_known(names):
-            # Without a header, the first line is a message.
-            found = Redactor(True).words(", ".join(name or "(no name)" for name in names[:12]))
-            raise RecordError(f"{source} has the columns {found}. Needed are {columns.NEEDED}: rename the columns.")
-        lines_left = _Lines(text)
-        rows = csv.reader(lines_left, delimiter=delimiter)
-        for number in count(1):
-            try:
-                fields = next(rows)
-            except StopIteration:
-                return
-            except csv.Error:
-                yield Dropped("not CSV")
-                continue
-            if lines_left.ended:
-                if (lost := sum(field.count("\n") for field in fields)) > _LOST:
-                    raise RecordError(
-                        f"{source}, row {number}: a quote is not closed, and takes in the {lost:,} lines after it. "
-                        "Close it, or write a quote inside a field twice."
-                    )
-                yield Dropped("a quote that is not closed")
-            elif any(field.strip() for field in fields[len(names) :]):
-                yield Dropped("more fields than the header has")
-            elif any(fields):
-                yield dict(zip(names, fields, strict=False))
 
 
 __all__ = ["FEEDBACK", "NOT_JSON", "Member", "Source", "paths_of", "ratings_of", "rows_of", "skip_reason", "sources_of"]

@@ -20,33 +20,38 @@ _GZIP = b"\x1f\x8b"
 _PEEK = 64  # bytes by which an encoding is recognised
 
 
-class Openable(Protocol):
-    """A path, or a file in an archive."""
+class Source(Protocol):
+    """A file that may be opened more than once; as a string, what messages call it."""
+
+    @property
+    def name(self) -> str:
+        """The file's name, without its folder."""
+        ...
 
     def open(self, mode: str) -> IO[bytes]:
-        """Open the file for reading bytes."""
+        """Open the file for reading bytes, from its start."""
         ...
 
 
 @contextmanager
-def open_text(path: Openable, newline: str | None = None) -> Iterator[IO[str]]:
+def open_text(source: Source, newline: str | None = None) -> Iterator[IO[str]]:
     """Open a file in UTF-8, UTF-16 or UTF-32, gzip-compressed or not.
 
     Errors while reading it become a RecordError of one line.
     """
     try:
-        with path.open("rb") as raw:
+        with source.open("rb") as raw:
             compressed = raw.read(2) == _GZIP
             raw.seek(0)
             plain = io.BufferedReader(_unpacked(raw) if compressed else _raw(raw))
             yield io.TextIOWrapper(plain, encoding=encoding_of(plain.peek(_PEEK)[:_PEEK]), newline=newline)
     except UnicodeError as error:
         reason = getattr(error, "reason", str(error))
-        raise RecordError(f"{path} is not UTF-8 or UTF-16 ({reason}). Save it as UTF-8.") from None
+        raise RecordError(f"{source} is not UTF-8 or UTF-16 ({reason}). Save it as UTF-8.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise RecordError(f"{path} is a corrupt or truncated gzip file. Copy or download it again.") from None
+        raise RecordError(f"{source} is a corrupt or truncated gzip file. Copy or download it again.") from None
     except OSError as error:
-        raise RecordError(f"{path} cannot be read: {error.strerror or error}.") from None
+        raise RecordError(f"{source} cannot be read: {error.strerror or error}.") from None
 
 
 def _raw(file: IO[bytes]) -> io.BufferedReader:
@@ -73,12 +78,12 @@ def encoding_of(head: bytes) -> str:
     return "utf-8-sig"
 
 
-def read_json(path: Openable) -> Iterator[Any]:
+def read_json(source: Source) -> Iterator[Any]:
     """Yield the values of a JSON file: its lines, the items of its array, or its one object.
 
     Invalid JSON is yielded as the reason `NOT_JSON`: once per line or, in an array, once for the rest of it.
     """
-    with open_text(path) as text:
+    with open_text(source) as text:
         head = _next_line(text)
         if not head:
             return

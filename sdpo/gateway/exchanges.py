@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from sdpo.data.redact import ConversationRedactor, Redactor, Span, private_spans
+from sdpo.data.private_values import Span, private_spans
+from sdpo.data.redact import ConversationRedactor, Redactor
 from sdpo.gateway.history import SYSTEM_ROLES, Message, chained, hashes, map_texts, message_hash, split_system
 
 OPEN, COMPLETE, BROKEN = "open", "complete", "broken off"

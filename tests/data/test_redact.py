@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jobs import prep_logs
 from sdpo.data.conversation import Conversation, SourceMessage
 from sdpo.data.patterns import is_iban, is_luhn
-from sdpo.data.redact import Redactor, private_spans
+from sdpo.data.private_values import private_spans
+from sdpo.data.redact import Redactor
 from sdpo.runtime import launch
 from tests.conversations import openai
 from tests.preparation import report_of, rows_of, run, write
