@@ -14,7 +14,7 @@ from sdpo.data.found import own_words
 from sdpo.errors import SettingError
 from sdpo.gateway.conversations import conversation_of
 from sdpo.learn.collect import open_store
-from sdpo.registry.live import Live, read_live
+from sdpo.registry.live import Live, of_conversations, read_live
 from sdpo.registry.moves import promote, rollback
 from sdpo.runtime.commands import on_registry
 from sdpo.runtime.statistics import Interval, difference_interval
@@ -168,9 +168,7 @@ def run(settings: "CanarySettings", job: "Job") -> None:
         )
     store = open_store(settings)
     comparison = comparison_of(store, live, settings.tiny, settings.canary_min, settings.canary_margin)
-    print(
-        f"{live.canary.version} for {100 * live.canary.share:.3g}% of the conversations\n{table(comparison.measures)}\n"
-    )
+    print(f"{live.canary.version} for {of_conversations(live.canary.share)}\n{table(comparison.measures)}\n")
     print(f"{comparison.decision}: {comparison.reason}", flush=True)
     if settings.finish:
         print(finish(settings, comparison), flush=True)

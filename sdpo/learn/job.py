@@ -21,7 +21,7 @@ from sdpo.learn.stages import flags, learner_lock, stage_lock
 from sdpo.learn.work import CANARY, CANDIDATE, PREPARED, PROMOTED, words
 from sdpo.llm import check_claude
 from sdpo.llm.health import check_health, noted_if_dry
-from sdpo.registry.live import read_live
+from sdpo.registry.live import of_conversations, read_live
 from sdpo.runtime.commands import command, given_to_repeat
 from sdpo.runtime.ending import say
 from sdpo.runtime.provenance import provenance
@@ -170,7 +170,7 @@ def plan(settings: "LearnSettings") -> list[str]:
     left = [name for name in STAGES if name not in done]
     lines.append(f"stages: {' → '.join(left)}" + (f" (done before: {', '.join(done)})" if done else ""))
     if settings.canary:
-        lines.append(f"a version with the verdict to promote answers {100 * settings.canary:.3g}% of the conversations")
+        lines.append(f"a version with the verdict to promote answers {of_conversations(settings.canary)}")
     elif settings.auto_promote:
         lines.append("a version with the verdict to promote goes live")
     else:

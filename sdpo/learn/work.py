@@ -21,7 +21,7 @@ from sdpo.learn import canary, collect
 from sdpo.learn.journal import Journal
 from sdpo.learn.stages import Stages
 from sdpo.registry import moves, versions
-from sdpo.registry.live import read_live
+from sdpo.registry.live import of_conversations, read_live
 from sdpo.runtime import processes
 from sdpo.runtime.commands import on_registry
 from sdpo.runtime.run_directory import RunDirectory
@@ -280,7 +280,7 @@ class Work:
         if in_place != name:
             moves.promote(settings, name, reason=f"make learn, {self.folder.path.name}")
         if settings.canary:
-            return row | _ends(CANARY, 0, f"{name} answers {100 * settings.canary:.3g}% of the conversations")
+            return row | _ends(CANARY, 0, f"{name} answers {of_conversations(settings.canary)}")
         gain = self.results["register"].get("gain", "")  # nights of earlier versions did not keep it
         return row | _ends(PROMOTED, 0, f"{name} is live{gain and f': {gain}'}")
 

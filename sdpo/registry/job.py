@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from sdpo.registry.history import read_moves
-from sdpo.registry.live import read_live
+from sdpo.registry.live import of_conversations, read_live
 from sdpo.registry.moves import promote, rollback, states
 from sdpo.registry.trained import candidate_of, register
 from sdpo.registry.versions import Version, versions
@@ -34,7 +34,7 @@ def run_promote(settings: "PromoteSettings", job: "Job") -> None:
     if live.canary is not None and live.canary.version == version.name:
         compare, finish = (on_registry(settings.registry, word) for word in ("canary", "promote"))
         say(
-            f"{version.name} answers {100 * live.canary.share:.3g}% of the conversations. {back} takes it back.",
+            f"{version.name} answers {of_conversations(live.canary.share)}. {back} takes it back.",
             then=compare, why=f"compares it with what is live; {finish} lets it go live",
         )  # fmt: skip
     else:
@@ -79,7 +79,7 @@ def table(settings: "RegistrySettings") -> str:
     lines.insert(1, "-" * max(map(len, lines)))
     lines += ["", f"live: {live.version or 'the base model'}" + (f" ({live.model})" if live.model else "")]
     if live.canary is not None:
-        lines.append(f"canary: {live.canary.version} for {100 * live.canary.share:.3g}% of the conversations")
+        lines.append(f"canary: {live.canary.version} for {of_conversations(live.canary.share)}")
     return "\n".join(lines)
 
 

@@ -48,6 +48,11 @@ class Live:
         return self.version, self.model
 
 
+def of_conversations(share: float) -> str:
+    """Return a share of the conversations in words, such as `5% of the conversations`."""
+    return f"{100 * share:.3g}% of the conversations"
+
+
 def in_canary(conversation: str, canary: Canary) -> bool:
     """Return whether a conversation belongs to the candidate. Another candidate gets other conversations."""
     digest = hashlib.sha256(f"{canary.version}\n{conversation}".encode("utf-8", "surrogatepass")).digest()
