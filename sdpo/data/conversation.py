@@ -33,6 +33,7 @@ class SourceMessage(NamedTuple):
     missing: why there is no text (it then still separates the messages around it). leave_out: why this answer, though
     its text is known, is not to be learned from. beside: a picture or file belongs to the text. rating: the user's
     rating of the answer, 1 for thumbs up and -1 for thumbs down. id: its name in the source, if ratings refer to it.
+    finished: False for an answer that was truncated or stopped.
     """
 
     role: str
@@ -42,6 +43,7 @@ class SourceMessage(NamedTuple):
     beside: bool = False
     rating: float | None = None
     id: str = ""
+    finished: bool = True
 
 
 @dataclass
@@ -68,6 +70,7 @@ class _Turn:
     missing: str = ""  # why there is no text, or no complete text
     leave_out: str = ""
     rating: float | None = None
+    finished: bool = True
     hole: str = ""  # why a message after the text so far has none
 
     def add(self, message: SourceMessage) -> None:
@@ -81,6 +84,7 @@ class _Turn:
             self.missing = self.missing or message.missing or NO_TEXT
         elif message.missing != THOUGHTS:  # thoughts are never shown, so what is around them is one answer
             self.hole = message.missing or NO_TEXT
+        self.finished = message.finished if message.text else self.finished
         self.leave_out = self.leave_out or message.leave_out
         self.rating = self.rating if message.rating is None else message.rating
 
@@ -141,6 +145,7 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
                     completion=turn.text,
                     user_response=own_words(reply.text),
                     rating=turn.rating,
+                    finished=turn.finished,
                 )
             )
     return results

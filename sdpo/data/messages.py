@@ -23,6 +23,12 @@ SYSTEM_NAMES = (
     "system_instruction", "systemInstruction",
 )  # fmt: skip
 
+# Where the formats say how an answer ended, and what they say of one that did not come to its end.
+_ENDS = ("finish_reason", "finishReason", "stop_reason", "status", "type")
+_UNFINISHED = {
+    "length", "max_tokens", "max_output_tokens", "incomplete", "interrupted", "finished_partial_completion",
+}  # fmt: skip
+
 _TEXT_PARTS = {None, "text", "input_text", "output_text", "voice_note", "audio_transcription", "markdown", "plaintext"}
 _THOUGHT_PARTS = {
     "thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought", "think", "flag", "token_budget",
@@ -166,7 +172,17 @@ def read_message(given: Any) -> list[SourceMessage] | Dropped:
         content = content._replace(missing=THOUGHTS)
     leave_out = "an answer of weight 0" if role == "assistant" and given.get("weight") == 0 else ""
     content = content._replace(tools=content.tools or any(bool(call) for call in calls))
-    return message(role, content, leave_out=leave_out, rating=rating_in(given))
+    finished = role != "assistant" or is_finished(given)
+    return message(role, content, leave_out=leave_out, rating=rating_in(given), finished=finished)
+
+
+def is_finished(given: dict) -> bool:
+    """Return whether an answer came to its own end, by what an object says of it: most formats say nothing."""
+    told = [given, given.get("response_metadata"), given.get("finish_details")]
+    ends = [fields.get(name) for fields in told if isinstance(fields, dict) for name in _ENDS]
+    return given.get("finished") is not False and not any(
+        isinstance(end, str) and end.lower() in _UNFINISHED for end in ends
+    )
 
 
 def gemini_parts(parts: list) -> list:

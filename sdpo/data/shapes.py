@@ -9,6 +9,7 @@ from sdpo.data.messages import (
     content_of,
     gemini_parts,
     id_of,
+    is_finished,
     message,
     nonempty_text,
     rating_in,
@@ -134,19 +135,24 @@ def answer_messages(value: Any) -> list[SourceMessage]:
     if _list(value, "choices"):
         choice = value["choices"][0]
         one = choice.get("message") or {"content": choice.get("text")} if isinstance(choice, dict) else {}
-        return _assistant(one) if isinstance(one, dict) else []
+        return _ended(_assistant(one), choice) if isinstance(one, dict) else []
     if _list(value, "candidates"):
         candidate = value["candidates"][0]
-        return answer_messages(candidate.get("content")) if isinstance(candidate, dict) else []
+        return _ended(answer_messages(candidate.get("content")), candidate) if isinstance(candidate, dict) else []
     if _list(value, "output"):
         items = response_items(value["output"])
-        return [] if isinstance(items, Dropped) else items
+        return [] if isinstance(items, Dropped) else _ended(items, value)
     if isinstance(value.get("parts"), list):
         return _assistant({"content": gemini_parts(value["parts"])})
     for name in ("generations", "messages", "message", "output", "answer", "response", "result", "kwargs"):
         if value.get(name):
             return answer_messages(value[name])
     return _assistant(value) if "content" in value or "text" in value else []
+
+
+def _ended(answer: list[SourceMessage], told: dict) -> list[SourceMessage]:
+    """Return the answer, unfinished if the object that holds it says so."""
+    return answer if is_finished(told) else [one._replace(finished=False) for one in answer]
 
 
 def _list(value: dict, name: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdpo.gateway.answer import messages_of
+from sdpo.gateway.exchanges import BROKEN
 
 BRANCH = "~"  # between the id of a conversation and the number of a branch beside its newest one
 
@@ -21,8 +22,10 @@ class StoredConversation:
     """A conversation of the store, from the first message to the last answer, in OpenAI's form.
 
     `ratings` are `{"message": index, "rating": 1 or -1, "comment": text or None}`. `versions` has the registry's
-    version that gave each assistant message in order, "" for the base model. A branch that was left, because a message
-    was edited or an answer regenerated, is a conversation of its own: its id ends with ~2, ~3 and so on.
+    version that gave each assistant message in order, "" for the base model, None for a message that only the client
+    sent, such as a greeting or an example. `unfinished` are the indices of answers that were truncated or broken off. A
+    branch that was left, because a message was edited or an answer regenerated, is a conversation of its own: its id
+    ends with ~2, ~3 and so on.
     """
 
     id: str
@@ -31,7 +34,8 @@ class StoredConversation:
     updated_at: float
     messages: list[dict[str, Any]]
     ratings: list[dict[str, Any]]
-    versions: list[str]
+    versions: list[str | None]
+    unfinished: list[int]
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,13 @@ def _to_root(leaf: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]) ->
 
 def stored(name: str, path: Path, ratings: Mapping[str, Mapping[str, Any]]) -> StoredConversation:
     """Return the conversation of a path; `ratings` has the newest rating of each exchange."""
-    messages, versions, rated = [], [], []
+    messages, versions, rated, unfinished = [], [], [], []
     for index, (message, row) in enumerate(path.messages()):
         messages.append(message)
         if message.get("role") == "assistant":
-            versions.append(row["version"] if row else "")
+            versions.append(row["version"] if row else None)
+        if row and (row["state"] == BROKEN or row["finish_reason"] == "length"):
+            unfinished.append(index)
         rating = ratings.get(row["id"]) if row else None
         if rating:
             comment = json.loads(rating["comment"]) if rating["comment"] else None
@@ -103,4 +109,5 @@ def stored(name: str, path: Path, ratings: Mapping[str, Mapping[str, Any]]) -> S
         messages=messages,
         ratings=rated,
         versions=versions,
+        unfinished=unfinished,
     )

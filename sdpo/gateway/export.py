@@ -17,6 +17,8 @@ def row_of(conversation: StoredConversation) -> dict:
     messages = [dict(message) for message in conversation.messages]
     for rating in conversation.ratings:
         messages[rating["message"]]["rating"] = rating["rating"]
+    for index in conversation.unfinished:
+        messages[index]["finished"] = False
     answered = [version for version in conversation.versions if version]
     return {
         "id": conversation.id,
@@ -35,8 +37,8 @@ def write_conversations(
 ) -> int:
     """Write the conversations as JSON lines and return how many they are. The file is replaced when it is complete.
 
-    A line has `id`, `user`, `timestamp`, `model` and `messages` in OpenAI's form, answers with their `rating`, or what
-    `row` returns.
+    A line has `id`, `user`, `timestamp`, `model` and `messages` in OpenAI's form, answers with their `rating` and with
+    `"finished": false` if they were truncated or broken off, or what `row` returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 0

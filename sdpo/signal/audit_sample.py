@@ -95,7 +95,7 @@ def prepare(
 
     `length` is the maximum length of a sampled answer, in tokens.
     """
-    completions = [subject.completion(row.completion) for row in sample.rows]
+    completions = [subject.completion(row.completion, row.finished) for row in sample.rows]
     contexts = [subject.context(row.prompt) for row in sample.rows]
     kinds = annotator.kinds(sample.rows, subject)
     bare = subject.logps(contexts, completions, "scoring without hindsight")

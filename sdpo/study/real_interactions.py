@@ -37,14 +37,24 @@ def write_interactions(
         raise SettingError(f"INTERACTIONS={count}, but there are {len(rows)} English prompts of {split}. Lower it.")
     chosen = [rows[index * len(rows) // count] for index in range(count)]
     contexts = [encode_prompt(tokenizer, [{"role": "user", "content": row.prompt}]) for row in chosen]
-    answers = [text for text, _ in generate(policy, tokenizer, contexts, tokens, 32, temperature=1.0, seed=seed)]
-    asked = [(row, answer) for row, answer in zip(chosen, answers, strict=True) if answer.strip()]
+    answers = generate(policy, tokenizer, contexts, tokens, 32, temperature=1.0, seed=seed)
+    asked = [(row, answer, finished) for row, (answer, finished) in zip(chosen, answers, strict=True) if answer.strip()]
     for style in styles:
-        follow_ups = StyleUser(style, seed).react([row.prompt for row, _ in asked], [answer for _, answer in asked])
+        follow_ups = StyleUser(style, seed).react(
+            [row.prompt for row, _, _ in asked], [answer for _, answer, _ in asked]
+        )
         interactions = [
             Interaction(
-                row.id, row.id, 1, name, None, [{"role": "user", "content": row.prompt}], answer, follow_up.text
+                row.id,
+                row.id,
+                1,
+                name,
+                None,
+                [{"role": "user", "content": row.prompt}],
+                answer,
+                follow_up.text,
+                finished=finished,
             )
-            for (row, answer), follow_up in zip(asked, follow_ups, strict=True)
+            for (row, answer, finished), follow_up in zip(asked, follow_ups, strict=True)
         ]
         RunDirectory(folder).write_text(f"{name}-{style}.jsonl", "".join(interaction_lines(interactions)))

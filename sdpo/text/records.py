@@ -14,6 +14,7 @@ from sdpo.errors import RecordError, command, instead_of, nearest_first
 from sdpo.text.prompts import Message
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_USUAL = {"rating": None, "finished": True}  # fields that a row may lack, and what that means
 _OF_CONVERSATIONS = {"messages", "conversation", "conversations", "mapping", "chat_messages", "chat"}
 
 
@@ -32,6 +33,7 @@ class Interaction:
     `prompt` may begin with a system message; then user and assistant alternate, and the first and last messages are the
     user's. `user_response` is the follow-up. `turn_id` is the index of the answer in the conversation. `id` is unique
     in its file. `rating` is what the user rated the answer with, if that is known: 1 for thumbs up, -1 for thumbs down.
+    `finished` is False for an answer that was truncated or stopped, which has no end token.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Interaction:
     completion: str
     user_response: str
     rating: float | None = None
+    finished: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def read_interactions(path: Path, make_with: str) -> Iterator[Interaction]:
     """
     names = list(Interaction.__annotations__)
     for row in _read_records(path, make_with, _interaction_fault, "interaction"):
-        fields: dict[str, Any] = {name: row.get(name) for name in names}
+        fields: dict[str, Any] = {name: row.get(name, _USUAL.get(name)) for name in names}
         yield Interaction(**fields)
 
 
@@ -115,8 +118,8 @@ def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
     """
     for interaction in interactions:
         row = _checked(vars(interaction), _interaction_fault)
-        row = row if row["rating"] is not None else {name: row[name] for name in row if name != "rating"}
-        yield _encode(row | _lengths(row)) + "\n"
+        told = {name: value for name, value in row.items() if name not in _USUAL or value != _USUAL[name]}
+        yield _encode(told | _lengths(row)) + "\n"
 
 
 # Checking rows
@@ -165,6 +168,8 @@ def _field_fault(row: dict) -> str | None:
             return f"field {field} must be a non-empty string or null"
     if type(row.get("rating")) not in (int, float, type(None)):
         return "field rating must be a number or null"
+    if type(row.get("finished", True)) is not bool:
+        return "field finished must be true or false, or be omitted"
     turn = row.get("turn_id")
     if type(turn) is not int or turn < 0:
         return "field turn_id must be an integer of at least 0"

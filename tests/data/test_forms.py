@@ -7,7 +7,7 @@ import pytest
 
 from sdpo.data.conversation import FAILED, MEDIA, Dropped, interactions
 from sdpo.data.forms import Form, forms
-from tests.conversations import read
+from tests.conversations import read, tree
 
 ASK, ANSWER, REPLY, LAST = "Which tea is green?", "Sencha.", "And a black one?", "Assam."
 WORDS = [("user", ASK), ("assistant", ANSWER), ("user", REPLY), ("assistant", LAST), ("user", "Thanks.")]
@@ -292,6 +292,48 @@ def test_each_form_gives_the_words_that_were_said(tmp_path, label, name, make, l
         assert made[0].prompt[0] == {"role": "system", "content": "Be brief."}
     if label in ("Open WebUI export", "LibreChat export"):
         assert made[0].rating == 1 and made[1].rating is None
+
+
+def call(response):
+    return {"id": "c", "request": {"messages": [{"role": "user", "content": ASK}]}, "response": response}
+
+
+ENDED, CUT = {"role": "assistant", "content": ANSWER}, {"role": "assistant", "content": ANSWER, "finished": False}
+PART = {"type": "output_text", "text": ANSWER}
+ITEM = {"type": "message", "role": "assistant", "content": [PART]}
+
+
+@pytest.mark.parametrize(
+    ("row", "finished"),
+    [
+        (call({"choices": [{"message": ENDED, "finish_reason": "stop"}]}), True),
+        (call({"choices": [{"message": ENDED, "finish_reason": "length"}]}), False),
+        (call({**ENDED, "type": "message", "stop_reason": "end_turn"}), True),
+        (call({**ENDED, "type": "message", "stop_reason": "max_tokens"}), False),
+        (call({"candidates": [{"content": {"parts": [{"text": ANSWER}]}, "finishReason": "MAX_TOKENS"}]}), False),
+        (
+            call({"output": [ITEM], "status": "incomplete"}),
+            False,
+        ),
+        (call({"output": [ITEM], "status": "completed"}), True),
+        ({"id": "c", "messages": [{"role": "user", "content": ASK}, CUT]}, False),
+    ],
+)
+def test_an_answer_that_its_source_calls_truncated_is_not_finished(tmp_path, row, finished):
+    (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+    assert one.messages[-1].text == ANSWER and one.messages[-1].finished is finished
+
+
+@pytest.mark.parametrize(
+    "end",
+    [{"status": "finished_partial_completion"}, {"metadata": {"finish_details": {"type": "max_tokens"}}}],
+)
+def test_an_answer_that_was_stopped_in_chatgpt_is_not_finished(tmp_path, end):
+    row = tree()
+    messages = [node["message"] for node in row["mapping"].values() if node.get("message")]
+    next(one for one in messages if one["author"]["role"] == "assistant").update(end)
+    (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+    assert [made.finished for made in interactions(one)] == [False, True]
 
 
 def test_thoughts_in_a_librechat_text_leave_the_answer(tmp_path):

@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from sdpo.gateway.export import row_of
 from tests.gateway.running import gateway, said, streamed, text_of
 from tests.gateway.upstreams import TOOL, Upstream
 
@@ -211,6 +212,7 @@ def test_an_answer_that_the_upstream_breaks_off_is_kept_as_far_as_it_came(runnin
             got += chunk.choices[0].delta.content or ""
     [kept] = [one for one in running.store().conversations() if one.user == "broken"]
     assert kept.messages[-1] == said(got) and "one two three".startswith(got) and got
+    assert row_of(kept)["messages"][-1] == {**said(got), "finished": False}
 
 
 def test_a_client_that_disconnects_leaves_what_it_got_and_stops_the_upstream(running, upstream):

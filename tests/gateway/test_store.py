@@ -10,6 +10,7 @@ from sqlalchemy import select, text, update
 from sdpo.errors import RunError, SettingError
 from sdpo.gateway import migrations, retention
 from sdpo.gateway.exchanges import OPEN
+from sdpo.gateway.export import row_of
 from sdpo.gateway.recovery import taking_part
 from sdpo.gateway.schema import CONVERSATIONS, EXCHANGES, PIECES, RATINGS, USES
 from sdpo.gateway.store import Store
@@ -41,6 +42,17 @@ def test_a_conversation_comes_back_as_it_was_added(store_url):
     assert (kept.id, kept.user, kept.messages, kept.ratings) == ("one", "ann", CHAT, [rating])
     assert (kept.versions, kept.started_at) == (["", "v0001"], 100.0) and kept.updated_at >= 100
     assert store.conversation("one") == kept and store.conversation("two") is None
+
+
+def test_a_truncated_answer_is_exported_as_unfinished(store_url):
+    store = Store(store_url)
+    add(store, "one")
+    with store.writing.begin() as connection:
+        connection.execute(update(EXCHANGES).where(EXCHANGES.c.parent.is_(None)).values(finish_reason="length"))
+    [kept] = store.conversations()
+    told = [message.get("finished") for message in row_of(kept)["messages"]]
+    assert told == [False if index == kept.unfinished[0] else None for index in range(len(told))]
+    assert kept.messages[kept.unfinished[0]]["role"] == "assistant"
 
 
 def test_many_conversations_come_in_the_order_in_which_they_started(store_url):

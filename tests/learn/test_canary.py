@@ -5,7 +5,7 @@ import time
 from random import Random
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from sdpo.gateway.schema import EXCHANGES
 from sdpo.gateway.store import Store
@@ -138,12 +138,29 @@ def test_an_answer_counts_for_the_version_that_gave_it():
     found = "### Task:\nRespond to the user query using the provided context.\n<context>\nx\n</context>\n\n"
     roles, read = ("user", "assistant", "user", "assistant"), []
     messages = [{"role": role, "content": text} for role, text in zip(roles, ("a", "b", f"{found}c", "d"), strict=True)]
-    one = StoredConversation("x", "", 5.0, 6.0, messages, [{"message": 3, "rating": 1, "comment": None}], ["", "v0002"])
+    rated = [{"message": 3, "rating": 1, "comment": None}]
+    one = StoredConversation("x", "", 5.0, 6.0, messages, rated, ["", "v0002"], [])
     live = Live(None, None, Canary("v0002", "m", 0.5), changed_at=4.0)
     own, other = canary.arms([one], live, lambda text: read.append(text) or True)
     assert read == ["c"]  # not what a client had found for the question
     assert own.ratings == [("x", True)] and own.follow_ups == []
     assert other.ratings == [] and other.follow_ups == [("x", False)]
+
+
+def test_an_answer_that_only_the_client_sent_counts_for_no_version(tmp_path):
+    """A greeting that a client begins with was given by no model, so not by the base model either."""
+    store = Store(f"sqlite:///{tmp_path}/store.sqlite")
+    store.add_conversation(
+        [{"role": "user", "content": "tea?"}, {"role": "assistant", "content": "Sencha."}], versions=["v0002"]
+    )
+    greeted = [{"role": "assistant", "content": "How can I help?"}, {"role": "user", "content": "Which tea is green?"}]
+    with store.writing.begin() as connection:
+        connection.execute(update(EXCHANGES).values(messages=json.dumps(greeted)))
+    [one] = store.conversations()
+    assert one.versions == [None, "v0002"] and len(one.messages) == 3
+    live = Live(None, None, Canary("v0002", "m", 0.5), changed_at=0.0)
+    own, other = canary.arms([one], live, lambda text: False)
+    assert (own.follow_ups, other.follow_ups) == ([], [])
 
 
 def branches_of(store: Store, name: str) -> None:

@@ -126,9 +126,10 @@ def test_interactions_are_read_as_they_were_written(tmp_path, roles):
     path = tmp_path / "interactions.jsonl"
     rows = [
         interaction(prompt=messages(*roles)),
-        interaction(id="b", completion="<|im_end|>\u2028 😀 שלום", model="m"),
+        interaction(id="b", completion="<|im_end|>\u2028 😀 שלום", model="m", finished=False),
     ]
     lines = list(interaction_lines(rows))
+    assert "finished" not in json.loads(lines[0]) and json.loads(lines[1])["finished"] is False
     path.write_text("".join(lines), "utf-8", newline="\n")
     assert list(read_interactions(path, "make prep-logs")) == rows
     row = json.loads(lines[1])
@@ -153,6 +154,7 @@ def test_interactions_are_read_as_they_were_written(tmp_path, roles):
         ({"turn_id": "1"}, "field turn_id"),
         ({"model": 4}, "field model"),
         ({"timestamp": 1.5}, "field timestamp"),
+        ({"finished": "no"}, "field finished must be true or false"),
         ({"prompt": []}, "field prompt"),
         ({"prompt": "ask"}, "field prompt"),
         ({"prompt": ["ask"]}, r"field prompt\[0\]"),

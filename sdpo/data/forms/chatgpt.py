@@ -4,7 +4,7 @@ from typing import Any
 
 from sdpo.data.conversation import FAILED, Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, id_of, message, nonempty_text, role_of
+from sdpo.data.messages import content_of, id_of, is_finished, message, nonempty_text, role_of
 from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
 
 # Content types that were never shown as part of a question or an answer.
@@ -72,7 +72,8 @@ def _message(given: Any) -> Messages:
     if isinstance(read, Dropped):
         return read
     attachments = _field(metadata, "attachments")
-    return message(role, read._replace(media=read.media or bool(attachments)), id=own)
+    finished = role != "assistant" or is_finished({**given, "finish_details": _field(metadata, "finish_details")})
+    return message(role, read._replace(media=read.media or bool(attachments)), id=own, finished=finished)
 
 
 def _part(part: Any) -> Any:

@@ -66,8 +66,9 @@ def read_rows(
     held_out = rows.select([index for index, out in enumerate(flags) if out])
     summary = (
         f"{len(training)} interactions to train on, {len(held_out)} held out; truncated to {limits.context} tokens: "
-        f"history of {counts['history']}, prompt of {counts['prompt']}; to {limits.completion} tokens: completion of "
-        f"{counts['completion']}; dropped: {len(left_out)} too long, {untrainable} without tokens to train on"
+        f"history of {counts['history']}, prompt of {counts['prompt']}; to {limits.completion} tokens, or when they "
+        f"were logged: completions of {counts['completion']}; dropped: {len(left_out)} too long, {untrainable} without "
+        "tokens to train on"
     )
     return Rows(training, held_out, left_out, summary)
 

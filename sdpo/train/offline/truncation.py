@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from sdpo.text.chat import decode, encode_completion, encode_prompt, encode_text
+from sdpo.text.chat import decode, encode_answer, encode_prompt, encode_text
 from sdpo.text.hindsight import HindsightTemplate, with_hindsight
 from sdpo.text.prompts import Message
 from sdpo.text.records import Interaction
@@ -33,7 +33,7 @@ class TruncatedRow:
     """The ids of `x`, `x, o`, `y` and, with a null follow-up, `x, o∅`; and what was truncated.
 
     `cut` is what was cut from the contexts: "history", "prompt" (the last user message) or "". `completion_cut` is
-    True if `y` was truncated.
+    True if `y` was truncated, or is not finished.
     """
 
     context: list[int]
@@ -49,7 +49,7 @@ def truncate(
 ) -> TruncatedRow | None:
     """Return the row's ids within the limits, or None if follow-up and system message alone are too long.
 
-    A completion ends with the EOS token unless it was truncated.
+    A completion ends with the EOS token unless it was truncated, here or when it was generated.
     """
     messages, cut = list(interaction.prompt), ""
     while True:
@@ -65,14 +65,14 @@ def truncate(
         if shorter is None:
             return None
         messages = shorter
-    completion = encode_completion(tokenizer, interaction.completion)
+    completion = encode_answer(tokenizer, interaction.completion, interaction.finished)
     return TruncatedRow(
         context=encode_prompt(tokenizer, messages),
         hindsight=hindsight,
         completion=completion[: limits.completion],
         null=null,
         cut=cut,
-        completion_cut=len(completion) > limits.completion,
+        completion_cut=len(completion) > limits.completion or not interaction.finished,
     )
 
 

@@ -59,6 +59,15 @@ def test_the_follow_up_and_the_end_of_the_prompt_are_never_cut(tokenizer, row, c
     assert truncated.completion == answer[:completion] and truncated.completion_cut == (len(answer) > completion)
 
 
+def test_an_answer_that_was_broken_off_has_no_end_token_and_counts_as_truncated(tokenizer):
+    ended, broken = (
+        truncate(tokenizer, plain(finished=finished), TruncationLimits(10_000, 100, HINDSIGHT))
+        for finished in (True, False)
+    )
+    assert ended.completion == [*broken.completion, tokenizer.eos_token_id]
+    assert (ended.completion_cut, broken.completion_cut) == (False, True)
+
+
 def test_the_oldest_history_is_cut_first_and_its_answer_with_it(tokenizer):
     row = plain()
     complete = len(truncate(tokenizer, row, TruncationLimits(10_000, 10, HINDSIGHT)).hindsight)
