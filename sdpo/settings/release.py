@@ -28,8 +28,8 @@ class ReleaseSettings(LaunchSettings):
     max_drop: float = setting(
         0.02, "how far a benchmark may fall; a larger fall counts if chance does not explain it", at_least=0
     )
-    # The guard warns there (sdpo/train/guard.py), and docs/real.md has healthy runs at 0.02 to 0.08 and harmed ones at
-    # 0.15 and more.
+    # The guard warns there (sdpo/train/collapse.py), and docs/real.md has healthy runs at 0.02 to 0.08 and harmed ones
+    # at 0.15 and more.
     max_distance: float = setting(
         0.15, "the nats per token by which a checkpoint may differ from the start on general prompts", at_least=0
     )

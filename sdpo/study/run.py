@@ -28,7 +28,7 @@ from sdpo.tiny import MODEL_DIR, language, oracle
 from sdpo.tiny.data import SUFFIX, posts
 from sdpo.tiny.users import OracleUser, UnrelatedUser
 from sdpo.tiny.world import TinyOracle
-from sdpo.train import guard
+from sdpo.train import collapse, guard
 from sdpo.train.answers import read_completions
 from sdpo.train.callbacks import MetricsCallback, TeacherCallback
 from sdpo.train.online.sampling import OnlineConfig
@@ -259,11 +259,11 @@ def guard_result(teacher: str, measures: list[dict]) -> dict[str, int | None]:
 
     `measures` are the guard's measures of each step, as it recorded them in the run.
     """
-    detector = guard.CollapseDetector(teacher in FIXED)
+    detector = collapse.CollapseDetector(teacher in FIXED)
     levels = [(row["interactions"], detector.observe(row["measures"])) for row in measures]
     return {
         name: next((interactions for interactions, reached in levels if reached >= level), None)
-        for name, level in (("warned", guard.WARN), ("stopped", guard.STOP))
+        for name, level in (("warned", collapse.WARN), ("stopped", collapse.STOP))
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 from sdpo import progress
 from sdpo.errors import RunStopped
@@ -108,7 +109,26 @@ class MetricsCallback(TrainerCallback):
         if self.trainer.accelerator.is_main_process:
             processes = self.trainer.accelerator.num_processes
             self.run.mark_complete(state.global_step, processes, interim=self.trainer.is_interim)
-            self.run.remove_old_interim_checkpoints()
+
+
+class RotationCallback(TrainerCallback):
+    """Removes the checkpoints that SAVE_LIMIT does not keep, and old interim ones, which do not count towards it.
+
+    Add it after the MetricsCallback, which marks the new checkpoint as complete, and after the CollapseGuard, which
+    says whether it is the best one.
+    """
+
+    def __init__(self, run: RunDirectory, trainer: BaseTrainer) -> None:
+        self.run, self.trainer = run, trainer
+
+    def on_save(self, args, state, control, **_) -> None:
+        """Remove them. The last checkpoint and the guard's best one stay."""
+        if not self.trainer.accelerator.is_main_process:
+            return
+        self.run.remove_old_interim_checkpoints()
+        if limit := self.trainer.save_limit:
+            kept = limit + len(self.run.interim_checkpoints())
+            rotate_checkpoints(args.output_dir, kept, state.best_model_checkpoint)
 
 
 class TeacherCallback(TrainerCallback):

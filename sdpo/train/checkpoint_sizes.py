@@ -76,7 +76,7 @@ class CheckpointForecast(TrainerCallback):
                 "SCRATCH."
             )
         if self.trainer.accelerator.is_main_process:
-            print(forecast(size, count, args, free), flush=True)
+            print(forecast(size, count, args, free, self.trainer.save_limit), flush=True)
 
 
 def number_of_checkpoints(steps: int, done: int, every: int) -> int:
@@ -84,10 +84,10 @@ def number_of_checkpoints(steps: int, done: int, every: int) -> int:
     return steps // every - done // every + (steps % every > 0)
 
 
-def forecast(size: CheckpointSize, count: int, args: TrainingArguments, free: int) -> str:
-    """Return what `count` checkpoints take, and what to set if so many bytes of free disk are too few."""
+def forecast(size: CheckpointSize, count: int, args: TrainingArguments, free: int, limit: int | None = None) -> str:
+    """Return what `count` checkpoints take, of which `limit` are kept, and what to set if `free` bytes are too few."""
     # The new one is written before the oldest is removed, and the guard keeps the best one as well.
-    kept = min(count, args.save_total_limit + 2) if args.save_total_limit else count
+    kept = min(count, limit + 2) if limit else count
     parts = [f"weights {_gb(size.weights)}"]
     parts += [f"optimizer {_gb(size.optimizer)}"] if size.optimizer else []
     parts += [f"teacher {_gb(size.teacher)}"] if size.teacher else []

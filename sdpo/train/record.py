@@ -19,7 +19,6 @@ from sdpo.method.loss import HindsightLoss, LossResult
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.models.policy import hold_trained_weights_in_float32
-from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.prompts import Message
 from sdpo.train.sharding import ShardingCallback, keep_outputs_in_float32, move_before_wrapping
 from sdpo.train.teacher_weights import prepare_teacher
@@ -189,6 +188,8 @@ class BaseTrainer(Trainer):
         # Returns the divergence from the start model on its own answers; its weight in the loss.
         self.rehearsal: Callable[[nn.Module, int], Tensor | None] | None = None
         self.rehearsal_weight = 0.0
+        # The Trainer would remove checkpoints before a new one is complete, and with a limit of 1 the last one too.
+        self.save_limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.interrupted = False  # while a checkpoint is written because the run ends or waits before its time
 
     def precision_of_training(self) -> AbstractContextManager:
@@ -226,15 +227,9 @@ class BaseTrainer(Trainer):
         return self.interrupted and step < steps and step % self.state.save_steps != 0
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Save as ever, but let an interim checkpoint not count towards SAVE_LIMIT: it would displace one that is."""
-        limit, args = self.args.save_total_limit, self.args
-        interim = len(RunDirectory(Path(str(args.output_dir))).interim_checkpoints()) + self.is_interim
+        """Save as ever, and show that it is under way."""
         with progress.task(f"writing checkpoint-{self.state.global_step}"):
-            args.save_total_limit = limit + interim if limit else limit
-            try:
-                super()._save_checkpoint(model, trial)
-            finally:
-                args.save_total_limit = limit
+            super()._save_checkpoint(model, trial)
 
     def load_best(self) -> bool:
         """Load the best checkpoint into the policy; return False, and say so, if it has not what FSDP loads."""

@@ -29,6 +29,7 @@ from sdpo.train.callbacks import (
     GracefulStop,
     MetricsCallback,
     ProgressCallback,
+    RotationCallback,
     TeacherCallback,
 )
 from sdpo.train.checkpoint_sizes import CheckpointForecast
@@ -274,7 +275,7 @@ class Session(Generic[Config]):
             anchored = self.settings.teacher in FIXED
             self.guard = CollapseGuard(self.run_dir, self.trainer, row, answers, stops, anchored, self.start)
             callbacks.append(self.guard)
-        return [*callbacks, self.stop, ProgressCallback()]
+        return [*callbacks, RotationCallback(self.run_dir, self.trainer), self.stop, ProgressCallback()]
 
     def _start_model(self) -> StartModel | None:
         """Return the model that the run started from; None if nothing is measured with it."""

@@ -74,6 +74,5 @@ def test_too_small_a_disk_is_said_with_what_to_set(tmp_path: Path):
         "checkpoints: 22 of 48.0 GB (weights 32.0 GB, optimizer 16.0 GB), one every 3 steps, 1,056.0 GB"
     )
     assert "only 100.0 GB" in text and "SAVE_LIMIT=2" in text and "SAVE_ONLY_MODEL=1" in text
-    arguments.save_total_limit = 2
-    text = forecast(size, 22, arguments, free=200 * 10**9)
+    text = forecast(size, 22, arguments, free=200 * 10**9, limit=2)
     assert "at most 192.0 GB at a time" in text and "warning" not in text

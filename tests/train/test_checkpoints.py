@@ -1,5 +1,6 @@
 """Checkpoints whose files are no longer as they were written: the run goes on from the one before, and says so."""
 
+import errno
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ from transformers import TrainerCallback
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.runtime.checkpoint_files import COMPLETE, damage
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.train.teacher_weights import save_teacher
 from tests.training import OFFLINE, session_of, weights_of, write_interactions, write_model
 from tests.worlds import curve, rows_of
 
@@ -173,6 +175,55 @@ def test_an_interrupted_run_ends_with_the_checkpoints_of_one_that_is_not(job, ad
     for step in (4, 6):
         files = [run / f"checkpoint-{step}" / weights_file(adapter) for run in (whole, split)]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+class BestIs(TrainerCallback):
+    """Stands in for the guard: calls the checkpoint of this step the best one."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_save(self, args, state, control, **_):
+        if state.global_step == self.step:
+            state.best_model_checkpoint = f"{args.output_dir}/checkpoint-{state.global_step}"
+
+
+def first_of(run, callback):
+    """Put a callback before those of the run, where the guard stands too."""
+    run.trainer.callback_handler.callbacks.insert(0, callback)
+    return run
+
+
+@pytest.mark.parametrize(("job", "adapter"), KINDS)
+def test_with_a_limit_of_one_the_last_checkpoint_stays_beside_the_best(job, adapter, folder):
+    settings = {"train_n": 24, "save_steps": 2, "save_limit": 1}
+    assert first_of(session(folder, f"one-{adapter}", job, adapter, **settings), BestIs(2)).run()
+    assert list(RunDirectory(folder / f"one-{adapter}").checkpoints()) == [2, 6]
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stopped = first_of(session(folder, f"stopped-{adapter}", job, adapter, **settings), BestIs(2))
+        stopped.trainer.add_callback(Terminated())
+        assert not stopped.run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    run = RunDirectory(folder / f"stopped-{adapter}")
+    assert list(run.checkpoints()) == [2, 5]
+
+
+def test_a_full_disk_at_the_teachers_weights_leaves_the_checkpoint_before(folder, monkeypatch):
+    run = session(folder, "full", "train_offline", "lora", save_steps=2, save_limit=1, train_n=24)
+    saved = []
+
+    def full(*given):
+        saved.append(given)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save_teacher(*given)
+
+    monkeypatch.setattr("sdpo.train.callbacks.save_teacher", full)
+    with pytest.raises(OSError, match="No space"):
+        run.run()
+    assert list(RunDirectory(folder / "full").checkpoints()) == [2]
 
 
 def test_a_kill_before_an_interim_checkpoint_is_removed_leaves_it_to_the_next_start(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdpo.train.guard import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, CollapseGuard, repeated_share
+from sdpo.runtime.run_directory import RunDirectory
+from sdpo.train.collapse import LIMITS, OK, SETTLED, STOP, WARN, CollapseDetector, repeated_share
+from sdpo.train.guard import CollapseGuard
 from sdpo.train.record import LatestAnswers
 
 HEALTHY = {"repetition": 0.02, "entropy": 0.2, "length": 18.0, "signal_size": 0.3, "satisfied": 0.5}
@@ -220,6 +222,24 @@ def test_an_interim_checkpoint_is_never_the_best():
     trainer.is_interim = False
     guard.on_save(SimpleNamespace(output_dir="/run"), state, None)
     assert state.best_model_checkpoint == "/run/checkpoint-1"
+
+
+def test_a_resumed_run_has_the_best_checkpoint_of_one_that_was_not_interrupted(tmp_path):
+    """A checkpoint's own record was written before the guard judged it, and its folder may have moved."""
+    run = RunDirectory(tmp_path)
+    lost = [0.0, 0.0, 0.02, 0.09, 0.5, 0.5]
+    run.append("guard.jsonl", [
+        {"step": step, "interactions": 8 * step, "measures": {**HEALTHY, "lost": value}}
+        for step, value in enumerate(lost, start=1)
+    ])  # fmt: skip
+    for step in (2, 3, 4, 5):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        run.mark_complete(step, interim=step == 3)
+    for at, best in ((1, None), (2, 2), (4, 2), (5, 2), (6, 2)):
+        guard = CollapseGuard(run, SimpleNamespace(is_interim=False), dict, lambda: None, stops=True, anchored=True)
+        state = SimpleNamespace(best_model_checkpoint="/elsewhere/checkpoint-1", global_step=at)
+        guard.on_train_begin(SimpleNamespace(output_dir=str(tmp_path)), state, None)
+        assert state.best_model_checkpoint == (f"{tmp_path}/checkpoint-{best}" if best else None)
 
 
 @given(st.lists(st.floats(0, 0.6), min_size=1, max_size=12), st.integers(1, 4))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sdpo.train.guard import OK, STOP, CollapseDetector
+from sdpo.train.collapse import OK, STOP, CollapseDetector
 
 RUNS = {run["name"]: run for run in json.loads(Path(__file__).with_name("real_runs.json").read_text("utf-8"))}
 

@@ -17,7 +17,7 @@ from sdpo.method.loss import Contexts, Target, TokenTarget
 from sdpo.method.objective import Objective
 from sdpo.method.teacher import Teacher
 from sdpo.models.policy import with_adapter
-from sdpo.train.guard import repeated_share
+from sdpo.train.collapse import repeated_share
 from sdpo.train.record import BaseTrainer, LatestAnswers
 
 

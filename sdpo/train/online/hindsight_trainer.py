@@ -28,7 +28,7 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.text.hindsight import template_named
 from sdpo.text.prompts import Message
 from sdpo.train import guard
-from sdpo.train.callbacks import VALIDATION_FILE, MetricsCallback, TeacherCallback
+from sdpo.train.callbacks import VALIDATION_FILE, MetricsCallback, RotationCallback, TeacherCallback
 from sdpo.train.guard import CollapseGuard
 from sdpo.train.model_card import card
 from sdpo.train.objective import build_objective
@@ -190,6 +190,7 @@ class HindsightTrainer(OnlineTrainer):
                 start=self._start_model,
             )
             added.append(self.collapse_guard)
+        added.append(RotationCallback(run, self))
         if self.user is not None:
             added.append(RoundCallback(self.user))
         added.append(PassesCallback(self))

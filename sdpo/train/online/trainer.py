@@ -26,7 +26,7 @@ from sdpo.method.teacher import Teacher
 from sdpo.text.chat import encode_prompt
 from sdpo.text.hindsight import HINDSIGHT, HindsightTemplate, with_hindsight
 from sdpo.text.prompts import FOLLOW_UP_KINDS, NULL_FOLLOW_UP, Message
-from sdpo.train.guard import repeated_share
+from sdpo.train.collapse import repeated_share
 from sdpo.train.online.sampling import Answers, OnlineConfig, SamplingTrainer, User
 from sdpo.train.record import LatestAnswers
 from sdpo.users.simulator import FollowUp
