@@ -18,6 +18,7 @@ from sdpo.llm import (
     OpenAIBackend,
     ReplyCache,
     is_loopback,
+    price_for,
     price_of,
     read_prices,
     require_claude,
@@ -51,7 +52,6 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
 
     `check_path(setting, value)` checks the folder of a judge that is loaded in this job.
     """
-    prices = read_prices(settings.price_file)
     kind = judge_kind(judge, settings)
     if kind == ORACLE:
         make_oracle(settings, job)
@@ -60,11 +60,7 @@ def check_judge(judge: str, settings: EvalSettings, job: "Job", check_path: Call
         check_path("judge_model", judge_source(judge))
     elif kind == "claude":
         require_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL")
-    if _costs_money(kind, settings) and settings.max_cost is not None and price_of(judge, prices) is None:
-        raise SettingError(
-            f"MAX_COST needs the price of {judge}, which is unknown. Set PRICE_FILE to a file such as "
-            '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
-        )
+    price_for(judge, settings.price_file, settings.max_cost, _costs_money(kind, settings))
 
 
 def _refuse_misspelt(judge: str) -> None:

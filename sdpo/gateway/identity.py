@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,6 +39,7 @@ class Identity:
 
 def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> Identity:
     """Return who sent the request with this key, "" for none. The user is the key's name if nothing names one."""
+    headers = _as_meant(headers)
     named = [headers.get(name) for name in _USER]
     named += [open_webui.token_user(headers), headers.get(open_webui.EMAIL)]
     named += [body.get(name) for name in ("user", "safety_identifier") if isinstance(body.get(name), str)]
@@ -50,6 +52,17 @@ def identify(headers: Mapping[str, str], body: Mapping[str, Any], key: str) -> I
         opted_out=_says_yes(headers.get(_OPT_OUT)),
         task=_says_yes(headers.get(_BESIDE)) or open_webui.is_temporary(headers) or open_webui.is_task(headers, body),
     )
+
+
+def _as_meant(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers in UTF-8, in which most clients send them; HTTP's own reading is Latin-1."""
+    meant: dict[str, str] = {}
+    for name, value in headers.items():
+        if not value.isascii():
+            with suppress(UnicodeError):
+                value = value.encode("latin-1").decode("utf-8")
+        meant.setdefault(name.lower(), value)
+    return meant
 
 
 def _says_yes(value: str | None) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 import secrets
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -220,8 +221,16 @@ def _is_held_out(row: Interaction, share: float) -> bool:
 
 
 def _capped(rows: Sequence[Interaction], of: Mapping[str, str], most: float) -> list[Interaction]:
-    """Return the rows without those by which a person exceeds this share of them; each one's last rows stay."""
-    limit = max(1, int(most * len(rows)))
+    """Return the rows without those by which a person exceeds this share of what is kept; each one's last rows stay.
+
+    Of few persons, none can have a small share: twice an equal one is always allowed.
+    """
+    counts = Counter(of[row.conversation_id] for row in rows)
+    most = max(most, 2 / max(2, len(counts)))
+    # The rows kept grow with the limit, but ever less: from the first limit on that is too high, all are.
+    limit = 1 + bisect_left(
+        range(2, len(rows) + 1), True, key=lambda high: high > most * sum(min(count, high) for count in counts.values())
+    )
     seen, kept = Counter[str](), list[Interaction]()
     for row in reversed(rows):
         person = of[row.conversation_id]

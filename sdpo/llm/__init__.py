@@ -10,7 +10,7 @@ from sdpo.llm.cache import ReplyCache
 from sdpo.llm.claude_backend import ClaudeBackend, check_claude, claude_url, require_claude
 from sdpo.llm.client import Client
 from sdpo.llm.http_backend import escape_control_strings
-from sdpo.llm.meter import Meter, Price, Usage, price_of, read_prices
+from sdpo.llm.meter import Meter, Price, Usage, price_for, price_of, read_prices
 from sdpo.llm.openai_backend import OpenAIBackend
 from sdpo.llm.thoughts import has_thoughts, without_thoughts
 
@@ -34,6 +34,7 @@ __all__ = [
     "escape_control_strings",
     "has_thoughts",
     "is_loopback",
+    "price_for",
     "price_of",
     "read_prices",
     "require_claude",

@@ -49,6 +49,20 @@ def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
     return prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
 
 
+def price_for(model: str, price_file: Path | None, max_cost: float | None, charges: bool) -> Price | None:
+    """Return the price of a model, None if it is unknown.
+
+    Raises SettingError for an invalid file, and if the model's server `charges` and a limit cannot be kept without.
+    """
+    price = price_of(model, read_prices(price_file))
+    if price is None and max_cost is not None and charges:
+        raise SettingError(
+            f"MAX_COST needs the price of {model}, which is unknown. Set PRICE_FILE to a file such as "
+            '{"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
+        )
+    return price
+
+
 @dataclass
 class Usage:
     """The requests so far.

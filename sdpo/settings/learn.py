@@ -97,7 +97,11 @@ class LearnSettings(ComparisonSettings, JobSettings):
         0.2, "the share of persons whose interactions are held out for the evaluation", above=0, below=1
     )
     max_person_share: float = setting(
-        0.1, "the largest share of the training interactions that may come from one person", above=0, at_most=1
+        0.1,
+        "the largest share of the training interactions that may come from one person; with few persons twice an equal "
+        "share",
+        above=0,
+        at_most=1,
     )
     style: str | None = setting(None, "the style that users ask for, by name, if a rule or an oracle can read it")
     style_file: Path | None = setting(None, "a JSON file with your own styles", check=existing_file)

@@ -66,4 +66,5 @@ class AuditSettings(ContrastSettings, SignalSettings):
     judge_url: str | None = setting(None, "an OpenAI-compatible server with JUDGE_MODEL", check=http_address)
     judge_api_key: str | None = setting(None, "for a JUDGE_URL that requires a key", secret=True)
     max_cost: float | None = setting(None, "stop before the judge costs more US dollars than this", above=0)
+    price_file: Path | None = setting(None, "a JSON file of prices, instead of the shipped one", check=existing_file)
     concurrency: int = setting(32, "the maximum number of requests in flight", at_least=1)

@@ -100,5 +100,5 @@ class Annotator:
                 key_setting="JUDGE_API_KEY",
             )
         cache = ReplyCache(self._folder / "replies-judge.jsonl")
-        meter = Meter(price_of(name, read_prices()), settings.max_cost, cache.paid)
+        meter = Meter(price_of(name, read_prices(settings.price_file)), settings.max_cost, cache.paid)
         return ApiJudge(Client(backend, settings.concurrency, cache=cache, meter=meter))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sdpo import progress
 from sdpo.english.checkers import checker_of
 from sdpo.errors import EXIT_STOP, RecordError, SettingError, nearest
-from sdpo.llm import check_claude
+from sdpo.llm import check_claude, is_loopback, price_for
 from sdpo.llm.health import check_health, noted_if_dry
 from sdpo.runtime.ending import say
 from sdpo.settings.inputs import check_contrast, check_model, made_with, read_template
@@ -107,6 +107,8 @@ def _check_judge(settings: "AuditSettings") -> None:
         raise SettingError("JUDGE_MODEL=oracle works in the tiny world only. Add TINY=1, or name a model.")
     if name is None or name == "oracle":
         return
+    charges = name.startswith("claude-") if settings.judge_url is None else not is_loopback(settings.judge_url)
+    price_for(name, settings.price_file, settings.max_cost, charges)
     if settings.judge_url is not None:
         key = settings.judge_api_key
         with noted_if_dry(settings.dry_run):

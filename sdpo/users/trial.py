@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdpo.errors import on_one_line
 from sdpo.llm import has_thoughts
@@ -18,6 +18,7 @@ from sdpo.users.satisfaction import reads_as_satisfied
 from sdpo.users.simulator import FollowUp
 
 PROBES = 20
+FEWEST_OF_A_KIND = 4  # probes that fit, and that do not
 ECHO_WORDS = 6  # so many words in a row are copied, not chosen again
 LONG_WORDS = 60  # one or two short sentences are asked for
 
@@ -34,8 +35,7 @@ _INSTRUCTIONS = [
 ]
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(NamedTuple):
     """A prompt with an answer; `fits` is whether the answer fits the user's style, None if nobody knows."""
 
     prompt: str
@@ -65,16 +65,18 @@ def choose_probes(
 ) -> list[Probe]:
     """Return `count` of the pairs of prompt and answer, drawn by the seed; as many that fit as that do not.
 
-    `fits` takes an answer and its prompt. Without it the probes are any, and it is not known whether they fit. There
-    are fewer probes if there are not enough pairs.
+    `fits` takes an answer and its prompt. Without it the probes are any, and it is not known whether they fit; nor is
+    it used if hardly any pair fits, or hardly any does not: a user that always says the same would pass. There are
+    fewer probes if there are not enough pairs.
     """
     exchanges = list(exchanges)
     random = Random(seed)
     random.shuffle(exchanges)
-    if fits is None:
-        return [Probe(prompt, answer, None) for prompt, answer in exchanges[:count]]
-    probes = [Probe(prompt, answer, fits(answer, prompt)) for prompt, answer in exchanges]
-    chosen = [probe for kind in (True, False) for probe in [p for p in probes if p.fits is kind][: count // 2]]
+    probes = [Probe(prompt, answer, fits(answer, prompt) if fits else None) for prompt, answer in exchanges]
+    sides = [[probe for probe in probes if probe.fits is kind][: count // 2] for kind in (True, False)]
+    if min(map(len, sides)) < FEWEST_OF_A_KIND:
+        return [probe._replace(fits=None) for probe in probes[:count]]
+    chosen = sides[0] + sides[1]
     random.shuffle(chosen)
     return chosen
 

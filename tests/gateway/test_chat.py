@@ -67,6 +67,14 @@ def test_an_edited_message_makes_a_branch_and_nothing_is_doubled(running):
     assert [one.id.partition("~")[2] for one in kept] == ["", "2", "3"]
 
 
+@pytest.mark.parametrize("sent", ["Jörg 中".encode(), "Jörg".encode("latin-1")])
+def test_a_user_is_recognised_in_whichever_encoding_a_header_is_sent(running, sent):
+    response = running.chat("Hello", headers=[(b"x-user-id", sent)])
+    assert response.status_code == 200
+    users = {one.user for one in running.store().conversations()}
+    assert ("Jörg 中" if sent.startswith("Jö".encode()) else "Jörg") in users
+
+
 def test_a_conversation_named_by_a_header_is_one_whatever_its_messages_are(running):
     for header in ("x-conversation-id", "X-OpenWebUI-Chat-Id"):
         for text in ("first", "second"):

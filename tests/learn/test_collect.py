@@ -63,10 +63,14 @@ def test_nobody_gives_more_than_a_share_and_the_last_ones_stay():
     whole = collect.split(ROWS, persons, 0.2, 1.0)
     loud = [row for row in parts.train if persons[row.conversation_id] == "loud"]
     assert parts.by == "person" and parts.capped == len(whole.train) - len(parts.train) > 50
-    assert len(loud) == int(0.1 * len(whole.train))
+    assert len(loud) == int(0.1 * len(parts.train))
     assert loud == [row for row in whole.train if persons[row.conversation_id] == "loud"][-len(loud) :]
     counts = Counter(persons[row.conversation_id] for row in parts.train)
     assert max(counts.values()) == len(loud)
+    # Of few persons a tenth each would leave next to nothing.
+    few = {name: f"p{index % 12}" if index < 240 else "loud" for index, name in enumerate(PERSONS)}
+    counts = Counter(few[row.conversation_id] for row in collect.split(ROWS, few, 0.2, 0.1).train)
+    assert 0.1 < max(counts.values()) / counts.total() <= 2 / len(counts)
     # One's own chats are not limited: there is nobody else.
     assert collect.split(ROWS, dict.fromkeys(PERSONS, "me"), 0.2, 0.1).capped == 0
 

@@ -390,6 +390,11 @@ def test_the_kind_of_a_follow_up_by_model_and_by_oracle(model, tokenizer, tmp_pa
         (["--templates", "'open"], "TEMPLATES"),
         (["--judge-model", "claude-haiku-4-5"], "ANTHROPIC_API_KEY"),
         (["--judge-model", "./nowhere"], "JUDGE_MODEL=./nowhere"),
+        (["--judge-model", "claude-unpriced", "--max-cost", "1"], "MAX_COST needs the price of claude-unpriced"),
+        (
+            ["--judge-model", "m", "--judge-url", "http://198.51.100.1/v1", "--max-cost", "1"],
+            "MAX_COST needs the price of m, which is unknown. Set PRICE_FILE",
+        ),
         (["--judge-model", "oracel"], "Did you mean oracle"),
         (["--judge-model", "rule"], "needs a STYLE"),
         (["--judge-model", "rule", "--style", "casul"], "Did you mean casual"),

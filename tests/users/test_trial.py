@@ -153,6 +153,13 @@ def test_without_an_oracle_nobody_knows_what_is_right_but_the_form_is_checked():
     ]
 
 
+@pytest.mark.parametrize("fits", [lambda answer, prompt: False, lambda answer, prompt: True])
+def test_where_all_probes_are_on_one_side_nobody_knows_what_is_right(fits):
+    """A user that always complains would be right of answers none of which fits."""
+    chosen = choose_probes(english_probes(), fits, 3)
+    assert len(chosen) == PROBES and {probe.fits for probe in chosen} == {None}
+
+
 def test_complaining_in_the_words_of_the_persona_is_no_echo():
     persona = PERSONAS["brief"]
     assert not read_reaction(PROBE, FollowUp(persona, satisfied=False)).echo

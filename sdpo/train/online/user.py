@@ -17,8 +17,7 @@ from sdpo.llm import (
     ReplyCache,
     claude_url,
     is_loopback,
-    price_of,
-    read_prices,
+    price_for,
     require_claude,
 )
 from sdpo.settings import OnlineSettings
@@ -121,12 +120,5 @@ def _simulator_url(settings: OnlineSettings) -> str:
 
 def _price(settings: OnlineSettings) -> Price | None:
     """Return the price of the user's model, None without one. Raises SettingError if MAX_COST needs one."""
-    prices = read_prices(settings.price_file)
-    price = price_of(settings.user_model_name_or_path, prices)
     local = not settings.user_is_claude and (settings.simulator_url is None or is_loopback(settings.simulator_url))
-    if price is None and settings.max_cost is not None and not local:
-        raise SettingError(
-            f"MAX_COST needs the price of {settings.user_model_name_or_path}, which is not known. Name a PRICE_FILE "
-            'such as {"model": {"in": 1.0, "out": 5.0}}, in dollars per million tokens.'
-        )
-    return price
+    return price_for(settings.user_model_name_or_path, settings.price_file, settings.max_cost, charges=not local)
