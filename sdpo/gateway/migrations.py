@@ -5,16 +5,23 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Connection, insert, inspect, select, text, update
 
 from sdpo.errors import RunError
-from sdpo.gateway.schema import METADATA, SCHEMA
+from sdpo.gateway.schema import EXCHANGES, METADATA, SCHEMA
 
 
 def _system_hash(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE exchanges ADD COLUMN system_hash TEXT"))
 
 
+def _indexes(connection: Connection) -> None:
+    for name in ("exchanges_user", "exchanges_answered"):
+        connection.execute(text(f"DROP INDEX IF EXISTS {name}"))
+    for index in EXCHANGES.indexes:
+        index.create(connection, checkfirst=True)
+
+
 # What each version changes in a store of the version before it. A new store gets the tables of `schema.py` as they are.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {2: _system_hash}
-VERSION = 2
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {2: _system_hash, 3: _indexes}
+VERSION = 3
 _LOCK = 7_302_118_440  # any number, the same in every process
 
 

@@ -49,9 +49,9 @@ EXCHANGES = Table(
     Column("said", Text),  # the hash of the answer alone
 )
 Index("exchanges_conversation", EXCHANGES.c.conversation)
-Index("exchanges_answered", EXCHANGES.c.answered)
 Index("exchanges_asked", EXCHANGES.c.asked)
-Index("exchanges_user", EXCHANGES.c.user)
+Index("exchanges_user_answered", EXCHANGES.c.user, EXCHANGES.c.answered)  # SQLite takes one index for both
+Index("exchanges_parent", EXCHANGES.c.parent)
 Index("exchanges_started", EXCHANGES.c.started_at)
 Index("exchanges_message", EXCHANGES.c.message_id)
 Index("exchanges_open", EXCHANGES.c.state)

@@ -132,6 +132,8 @@ CREATE TABLE uses (conversation TEXT NOT NULL, run TEXT NOT NULL, until FLOAT NO
 CREATE TABLE opt_outs (mark TEXT NOT NULL PRIMARY KEY, opted_out_at FLOAT NOT NULL);
 CREATE TABLE keys (name TEXT NOT NULL PRIMARY KEY, hash TEXT NOT NULL UNIQUE, per_minute INTEGER NOT NULL, at_once
  INTEGER NOT NULL, created_at FLOAT NOT NULL, revoked_at FLOAT);
+CREATE INDEX exchanges_user ON exchanges (user);
+CREATE INDEX exchanges_answered ON exchanges (answered);
 INSERT INTO conversations VALUES ('old', '', 'ann', 5.0);
 INSERT INTO exchanges VALUES ('x-1', 'old', NULL, '', 'ann', 'complete', 'g', 5.0, 6.0, 'r', NULL, 'm', '', '{}', '[]',
  '[{"role": "user", "content": "Hello"}]', '[{"role": "assistant", "content": "Hi."}]', 'stop', NULL, 'h1', 'h2', 'h3');
@@ -155,6 +157,30 @@ def test_a_store_of_the_first_version_is_brought_to_this_one(tmp_path):
             return {name: {row[1] for row in connection.execute(f"PRAGMA table_info({name})")} for name in tables}
 
     assert columns(store) == columns(fresh)
+
+    def indexes(one: Store) -> set[str]:
+        with sqlite3.connect(one.path) as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'exchanges' AND sql IS NOT NULL"
+            return {row[0] for row in connection.execute(query)}
+
+    assert indexes(store) == indexes(fresh) >= {"exchanges_user_answered", "exchanges_parent"}
+
+
+@pytest.mark.parametrize("answers", [1, 2, 10])
+def test_the_place_of_a_request_is_found_without_reading_all_of_a_users_exchanges(tmp_path, answers):
+    """Clients that name no user are all one user."""
+    store = Store(f"sqlite:///{tmp_path / 'store.sqlite'}")
+    add(store, "one")
+    marks = ", ".join("?" * answers)
+    queries = {
+        f"SELECT * FROM exchanges WHERE answered IN ({marks}) AND key = ? AND user = ?": "exchanges_user_answered",
+        f"SELECT parent FROM exchanges WHERE parent IN ({marks})": "exchanges_parent",
+        "SELECT id FROM exchanges WHERE user = ?": "exchanges_user_answered",
+    }
+    with sqlite3.connect(store.path) as connection:
+        for query, index in queries.items():
+            [plan] = connection.execute(f"EXPLAIN QUERY PLAN {query}", ["x"] * query.count("?"))
+            assert "SEARCH" in plan[-1] and index in plan[-1]
 
 
 def test_a_store_of_a_newer_version_is_refused(store_url):
