@@ -17,14 +17,14 @@ from sdpo.english.emojis import emojis
 from sdpo.english.filler import closing_filler, opening_filler
 from sdpo.english.first_person import first_person
 from sdpo.english.lists import count_items
-from sdpo.english.markdown import count_words, has_word, read_markdown, with_plain_line_ends
+from sdpo.english.markdown import CODE, count_words, has_word, read_markdown, with_plain_line_ends
 from sdpo.english.own_words import own_words
 from sdpo.english.sentence_count import count_sentences
 from sdpo.english.styles import BRIEF_WORDS, check_style
 from sdpo.text.languages import language_of
 from sdpo.users.styles import OwnStyle
 
-_EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[\U0001f300-\U0001faff]))|！)")
+_EXCLAMATION = re.compile(r"[?？]*(?:[!‼](?=[\"'”’»)\]*_]*(?:\s|\Z|[☀-➿⭐\U0001f300-\U0001faff]))|！)")
 _FACTORIAL = re.compile(r"[\"'(]*(?:\d+|[a-z])\Z")
 _BRANDS = re.compile(r"(?:Yahoo|Jeopardy)\Z")
 _OPEN_BOLD = re.compile(r"(?:^|\s)(?:\*\*|__)(?=\w)(?!.*(?:\*\*|__))[^\n]*\Z")
@@ -115,8 +115,9 @@ def _one_sentence(text: str, _: str) -> str:
 def _spanish(text: str, _: str) -> str:
     if language_of(text) != "es":
         return "not in Spanish"
-    # The whole may be Spanish by its greater part.
-    read = (language_of(block.text) for block in read_markdown(with_plain_line_ends(text)).blocks)
+    # The whole may be Spanish by its greater part. Words of a program are English to the reader of languages.
+    blocks = read_markdown(with_plain_line_ends(text)).blocks
+    read = (language_of(block.text) for block in blocks if block.kind not in CODE)
     return next((f"a paragraph in another language ({found})" for found in read if found not in (None, "es")), "")
 
 
@@ -170,7 +171,7 @@ def is_punctuation(char: str) -> bool:
 
 def _exclaims(text: str) -> bool:
     for block in read_markdown(with_plain_line_ends(text)).blocks:
-        if block.kind in ("code", "indented"):
+        if block.kind in CODE:
             continue
         for match in _EXCLAMATION.finditer(block.text):
             rest = block.text[match.end() :].lstrip("\"'”’»)]*_").lstrip()

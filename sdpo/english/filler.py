@@ -17,10 +17,10 @@ _GOOD = _any(
 )
 _ASKED = _any(
     "questions?|ideas?|topics?|choices?|points?|thoughts?|requests?|one|query|subject|observation|goal|project|plan",
-    "decision|thinking|challenge|theme|debate|comparison|prompt",
+    "decision|thinking|challenge|theme|debate|comparison|prompt|catch|call",
 )
 _SHOWN = _any(_ASKED, "way|gift|gesture|hobby|adventure|combination|scenario")
-_VERY = "(?:really |very |truly |quite |absolutely |such an? |so )*"
+_VERY = "(?:really |very |truly |quite |absolutely |totally |such an? |so )*"
 _EAGER = _any("certainly|sure thing|sure|of course|gladly|no problem|by all means|with pleasure|my pleasure|you bet")
 _AGREEING = _any(_EAGER, "absolutely|definitely")
 _OWN = r"(?:here\b|below\b|the following\b|i\b|let(?:'s|’s| me| us)\b|happy\b|glad\b)"
@@ -32,8 +32,10 @@ _PRAISE = re.compile(
         rf"(?:that|this|such)(?:['’]?s| is| was)? (?:an?|one|such an?) {_VERY}{_GOOD}"
         rf"(?:(?:,| and|, and) {_VERY}\w+)?(?: \w+)? {_ASKED}\b",
         rf"what an? (?:[\w-]+,? ){{1,4}}{_SHOWN}(?=\s*[!.,:;…–—]| to\b|\Z)",
-        rf"(?:(?:that|it)['’]?s|that is|how) {_VERY}{_GOOD}\s*[!.,]",
-        rf"{_VERY}{_GOOD}(?: and {_GOOD})?(?: \w+)? {_ASKED}(?=\s*(?:[!.,:;–—…{GAP}-]|\Z))",
+        rf"(?:(?:that|it)['’]?s|that is|how) {_VERY}{_GOOD}\s*(?:[!.]|,(?! but\b))",
+        r"you(?:['’]re| are) (?:absolutely |totally |completely |quite )?right\b"
+        r"(?! (?:to|about|in|on|at|next|that|before))",
+        rf"{_VERY}{_GOOD}(?: and {_GOOD})?(?: \w+)? {_ASKED}(?=\s*(?:[!.,;–—…{GAP}-]|(?<!s):|\Z))",
         rf"an? {_VERY}{_GOOD}(?: and {_GOOD})?(?: \w+)? {_ASKED}\s*[!.]",
         rf"{_VERY}{_GOOD} {_ASKED} (?:on|about|there)\b",
         r"(?:great|good|excellent|interesting) qu\w*\Z",  # cut off
@@ -94,7 +96,8 @@ _OFFER = re.compile(
         r"\bwould you like\b[^.!]*\?|\bwant me to\b",
         rf"\b(?:shall|should|can|may|could) i (?:also |perhaps )?{_DO_FOR_YOU}\b[^.!]*\?",
         r"\bneed (?:any |more |further )?help with\b[^.!]*\?|\bhow else can i\b",
-        r"\A\W*(?:want|need|care for|interested in|curious (?:about|to)|anything|questions|thoughts)\b[^.!]*\?",
+        r"\A\W*(?:want|need|care for|interested in|curious (?:about|to)|anything|questions|thoughts|ready to|shall we"
+        r"|which (?:one|of (?:these|those|them))|would (?:an?|it|that) [^.!?]* (?:help|work))\b[^.!]*\?",
         r"\bany (?:other |more |further )?questions\?",
         r"(?:\A\W*|\bi(?:['’](?:d|m|ll)| am| would| will)\b[^.!?]{0,20})"
         rf"(?:happy|glad|delighted|pleased) to {_DO_FOR_YOU}\b",
@@ -139,7 +142,7 @@ _LAST = 3
 def opening_filler(text: str) -> str:
     """Return the praise or eagerness that an answer begins with, or an empty string."""
     passages = own_words(text)
-    if not passages or not passages[0].first:
+    if not passages or not passages[0].first or passages[0].kind == "heading":
         return ""
     opening = [sentence for passage in passages[:2] for sentence in sentences(passage.text)]
     head = passages[0].text.lstrip()

@@ -12,9 +12,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 GAP = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for what was taken out of a text: code, a picture, a quotation
+CODE = ("code", "indented")  # kinds of blocks
 _PARSER = MarkdownIt("commonmark").enable("table")
 _WORD = re.compile(r"[^\W_]+(?:['’‐‑_-][^\W_]+|(?<=\d)[.,:]\d+)*")
 _UNSPACED = re.compile("[\u0e00-\u0eff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_LINK = re.compile(r"\[([^][\n]*)\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)?\)")
 _MARKER = re.compile(r"^[ \t>]*(?:[-*+•]|\(?\d{1,3}[.)])[ \t]+", re.MULTILINE)
 _FENCE = re.compile(r"^[ \t>]*(?:`{3,}[^`\n]*|~{3,}.*)$", re.MULTILINE)
 
@@ -121,10 +123,10 @@ def has_word(text: str) -> bool:
 
 
 def count_words(text: str) -> int:
-    """Return how many words a reader counts: markers of lists and fences are none, hyphenated words are one.
+    """Return how many words a reader counts: list markers, fences and links' addresses are none, hyphenated words one.
 
     In scripts without spaces each character counts.
     """
-    text = _MARKER.sub("", _FENCE.sub("", with_plain_line_ends(text)))
+    text = _LINK.sub(r"\1", _MARKER.sub("", _FENCE.sub("", with_plain_line_ends(text))))
     unspaced = len(_UNSPACED.findall(text))
     return unspaced + len(_WORD.findall(_UNSPACED.sub(" ", text)))

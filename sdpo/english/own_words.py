@@ -48,8 +48,12 @@ _REFUSAL = re.compile(r"\W*(?:i['’]m sorry|i am sorry|sorry|i can(?:['’]t|no
 
 @dataclass(frozen=True)
 class Passage:
-    """A block in the assistant's own voice: `first` if nothing comes before, `last` if nothing foreign follows."""
+    """A block in the assistant's own voice: `first` if nothing comes before, `last` if nothing foreign follows.
 
+    `kind` is that of the block.
+    """
+
+    kind: str
     text: str
     first: bool
     last: bool
@@ -68,7 +72,7 @@ def own_words(text: str, prompt: str = "") -> list[Passage]:
     spoken = [has_word(block.text) for block in blocks]  # a rule or a lone emoji comes neither before nor after
     foreign = [spoken[number] and not own[number] for number in range(len(blocks))]
     return [
-        Passage(without_quotations(block.text), not any(spoken[:number]), not any(foreign[number:]))
+        Passage(block.kind, without_quotations(block.text), not any(spoken[:number]), not any(foreign[number:]))
         for number, block in enumerate(blocks)
         if own[number] and (spoken[number] or GAP in block.text)
     ]
