@@ -176,7 +176,7 @@ class ChatClient:
 async def _streamed(response: httpx.Response, server: str) -> AsyncIterator[tuple[str, str | None]]:
     """Yield (text, finish reason) of each event of a stream. Raises ServerError for an error in the stream."""
     done = False
-    async for line in response.aiter_lines():
+    async for line in _lines(response):
         if not line.startswith("data:"):
             continue
         data = line[5:].strip()
@@ -195,6 +195,16 @@ async def _streamed(response: httpx.Response, server: str) -> AsyncIterator[tupl
             yield _content(choice.get("delta")), reason
     if not done:
         raise httpx.RemoteProtocolError("the stream ended before the answer did")
+
+
+async def _lines(response: httpx.Response) -> AsyncIterator[str]:
+    """Yield the lines of a stream. httpx would also end one at characters such as U+2028, which JSON may hold."""
+    rest = b""
+    async for block in response.aiter_bytes():
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    yield rest.decode("utf-8", "replace")
 
 
 async def _whole(response: httpx.Response) -> AsyncIterator[tuple[str, str | None]]:

@@ -58,6 +58,7 @@ def test_a_stream_is_read_part_by_part_with_what_the_gateway_says_of_it():
     [
         (event("a") + event(None, "length") + "data: [DONE]\n\n", "a", False),
         (event("a", "stop"), "a", True),  # without [DONE]
+        (event("a\u2028b\u0085c", "stop").encode("ascii").decode("unicode-escape"), "a\u2028b\u0085c", True),
         (event([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "stop"), "ab", True),
         (event("a").replace("\n", "\r\n") + event("b", "stop"), "ab", True),
         (event("a", "stop") + 'data: {"choices": [], "usage": {"total_tokens": 3}}\n\ndata: [DONE]\n\n', "a", True),
