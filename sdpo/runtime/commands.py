@@ -59,15 +59,16 @@ def resume_command(settings: JobSettings, job: str, correct: Sequence[str] = ())
     )
 
 
-def new_run_command(settings: JobSettings, job: str, correct: Sequence[str] = ()) -> str:
+def new_run_command(settings: JobSettings, job: str, correct: Sequence[str] = (), **values: Any) -> str:
     """Return the command of a new run with the same settings, under a RUN_ID that no run beside this one has.
 
-    The names of settings to `correct` have "..." for a value, which the user fills in.
+    The names of settings to `correct` have "..." for a value, which the user fills in; `values` replace those given.
     """
     number, name = 2, settings.run_id or settings.run_directory_path.name
     while settings.run_directory_path.with_name(f"{name}-{number}").exists():
         number += 1
-    words = [*_repeated(settings, correct), f"RUN_ID={name}-{number}", *_to_fill_in(settings, correct)]
+    words = [*_repeated(settings, [*correct, *values]), *settings_module.as_words(values)]
+    words += [f"RUN_ID={name}-{number}", *_to_fill_in(settings, correct)]
     return command(job, *words, **_output_dir(settings, f"-{number}"))
 
 

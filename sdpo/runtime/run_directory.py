@@ -89,9 +89,11 @@ class RunDirectory:
                 f"{shown(settings, changed)}. Give the same settings to resume it. {another}"
             )
         if settings.get("save_only_model") and (last := self.last_checkpoint()):
+            if settings.get("adapter", "none") == "none":  # no run starts from an adapter
+                another = f"To train on from these weights give {as_words({'model': last})[0]} and another RUN_ID."
             raise RunError(
-                f"{last} has the weights alone (SAVE_ONLY_MODEL=1), so the run in {self.path} cannot be resumed. To "
-                f"train on from these weights give {as_words({'model': last})[0]} and another RUN_ID."
+                f"{last} has the weights alone (SAVE_ONLY_MODEL=1), so the run in {self.path} cannot be resumed. "
+                f"{another}"
             )
         rows = [math.prod(values.get(name) or 1 for name in STEP_SIZE) for values in (before, settings)]
         if rows[0] != rows[1]:

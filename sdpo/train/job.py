@@ -6,7 +6,7 @@ Importing this is cheap: torch, transformers and TRL are imported when the run s
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
@@ -205,17 +205,33 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
             f"WANDB_MODE=offline, and resume with: {resume_command(settings, job.name)}"
         ) from None
     if not finished:
-        print(f"stopped and saved; resume with: {resume_command(settings, job.name)}", flush=True)
+        print(f"stopped and saved; {_how_to_go_on(settings, job.name)}", flush=True)
         return RunStopped.exit_code
     return 0
 
 
 def _print_how_to_go_on(settings: "TrainingSettings", job: "Job") -> None:
     """Print the command that goes on with the run after Ctrl-C. The first process does so."""
-    if os.environ.get("RANK", "0") == "0" and not settings.save_only_model:
+    if os.environ.get("RANK", "0") == "0":
         last = RunDirectory(settings.run_directory_path).last_checkpoint()
-        kept = f"{last.name} is kept; resume with" if last else "no checkpoint is written yet; begin anew with"
-        print(f"{kept}: {resume_command(settings, job.name)}", file=sys.stderr, flush=True)
+        line = f"no checkpoint is written yet; begin anew with: {resume_command(settings, job.name)}"
+        if last:
+            line = f"{last.name} is kept; {_how_to_go_on(settings, job.name)}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _how_to_go_on(settings: "TrainingSettings", job: str, correct: Sequence[str] = ()) -> str:
+    """Return words and the command that resumes the run or, from weights alone, trains on in a new one.
+
+    The names of settings to `correct` have "..." for a value.
+    """
+    last = RunDirectory(settings.run_directory_path).last_checkpoint() if settings.save_only_model else None
+    if last is None:
+        return f"resume with: {resume_command(settings, job, correct)}"
+    alone = f"{last.name} has the weights alone (SAVE_ONLY_MODEL=1), so it is not resumed"
+    if settings.adapter != "none":  # no run starts from an adapter
+        return f"{alone}; a new run: {new_run_command(settings, job, correct)}"
+    return f"{alone}; train on from them with: {new_run_command(settings, job, correct, model=last)}"
 
 
 def _next_command(settings: "TrainingSettings", job: str, error: ServerError | BudgetReached) -> str:
@@ -227,7 +243,7 @@ def _next_command(settings: "TrainingSettings", job: str, error: ServerError | B
         if fixed := [name for name in correct if name not in MAY_CHANGE_ON_RESUME]:
             name = settings_module.shown_name(fixed[0])
             return f"The run is saved. A new run with another {name}: {new_run_command(settings, job, correct)}"
-    return f"The run is saved; resume it with: {resume_command(settings, job, correct)}"
+    return f"The run is saved; {_how_to_go_on(settings, job, correct)}"
 
 
 def check_driver() -> None:

@@ -104,6 +104,19 @@ def test_the_command_of_a_new_run_has_the_given_settings_and_a_free_name(tmp_pat
     assert resume_command(given, "x").endswith(f"GPUS=2 RUN_ID=a OUTPUT_DIR={tmp_path / 'a'}")
 
 
+@pytest.mark.parametrize(
+    ("adapter", "advice"), [("none", "give MODEL=.*/checkpoint-5 and another"), ("lora", "make x$")]
+)
+def test_only_whole_weights_are_named_to_train_on_from(adapter, advice, tmp_path):
+    run = RunDirectory(tmp_path)
+    values = {"adapter": adapter, "save_only_model": True}
+    run.open(values)
+    run.append("metrics.jsonl", [{"step": 5}])
+    run.last_checkpoint = lambda: run.path / "checkpoint-5"
+    with pytest.raises(RunError, match=f"cannot be resumed. .*{advice}"):
+        run.check(values, new_run="make x")
+
+
 def test_two_processes_cannot_use_one_directory(run):
     code = (
         "import sys; from pathlib import Path; from sdpo.errors import RunError\n"

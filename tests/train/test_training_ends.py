@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 import signal
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,15 +135,15 @@ class Refused:
 @pytest.mark.parametrize(
     ("error", "ending"),
     [
-        (ServerError("down."), "resume it with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine"),
-        (BudgetReached("spent."), "resume it with: make x SIMULATOR_URL=http://gpu7/v1 RUN_ID=mine MAX_COST=..."),
+        (ServerError("down."), "resume with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine"),
+        (BudgetReached("spent."), "resume with: make x SIMULATOR_URL=http://gpu7/v1 RUN_ID=mine MAX_COST=..."),
         (
             RequestRefused("key.", "SIMULATOR_API_KEY"),
-            "resume it with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine",
+            "resume with: make x SIMULATOR_URL=http://gpu7/v1 MAX_COST=1.0 RUN_ID=mine",
         ),
         (
             RequestRefused("url.", "SIMULATOR_URL"),
-            "resume it with: make x MAX_COST=1.0 RUN_ID=mine SIMULATOR_URL=...",
+            "resume with: make x MAX_COST=1.0 RUN_ID=mine SIMULATOR_URL=...",
         ),
         (
             RequestRefused("model.", "USER_MODEL_NAME_OR_PATH", "SIMULATOR_URL"),
@@ -214,6 +215,35 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(kept, loading, tmp
     expected = "checkpoint-5 is kept; resume with: make train-online-tldr LR=0.0001 RUN_ID=mine"
     anew = "no checkpoint is written yet; begin anew with: make train-online-tldr LR=0.0001 RUN_ID=mine"
     assert error.startswith(expected if kept else anew)
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_weights_alone_are_trained_on_from_and_not_resumed(adapter, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    run = settings(adapter=adapter, model="tiny", save_only_model=1, run_id="mine")
+    run = dataclasses.replace(run, output_dir=tmp_path / "mine")
+    (checkpoint := tmp_path / "mine" / "checkpoint-5").mkdir(parents=True)
+    RunDirectory(tmp_path / "mine").mark_complete(5)
+
+    def ending(end) -> str:
+        with suppress(KeyboardInterrupt):
+            run_session(run, SimpleNamespace(name="x"), lambda: SimpleNamespace(run=end))
+        return "".join(capsys.readouterr())
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    whole = f"train on from them with: make x ADAPTER=none SAVE_ONLY_MODEL=1 MODEL={checkpoint} RUN_ID=mine-2"
+    expected = (
+        whole if adapter == "none" else "a new run: make x MODEL=tiny ADAPTER=lora SAVE_ONLY_MODEL=1 RUN_ID=mine-2"
+    )
+    for end in (lambda: False, interrupted):
+        said = ending(end)
+        assert "checkpoint-5 has the weights alone (SAVE_ONLY_MODEL=1)" in said and "resume with" not in said
+        assert said.endswith(f"{expected}\n")
+    with pytest.raises(ServerError) as caught:
+        run_session(run, SimpleNamespace(name="x"), lambda: Refused(ServerError("down.")))
+    assert "has the weights alone" in str(caught.value) and str(caught.value).endswith(expected)
 
 
 def test_sigterm_ends_at_once_between_the_steps_and_after_the_step_in_training(capsys):
