@@ -56,7 +56,7 @@ def alternatives_of(plan: Plan) -> dict[str, dict[str, float]]:
     }
     peaks: dict[str, dict[str, float]] = {}
     for adapter in ("none", "lora", "qlora"):
-        # A teacher that moves cannot be a copy of 4-bit weights, and these are not sharded.
+        # A teacher that moves cannot be a copy of 4-bit weights, and these are not sharded (`check_sharded`).
         if adapter == "qlora" and plan.settings.teacher in ("ema", "gated"):
             continue
         peaks[adapter] = {
@@ -96,12 +96,15 @@ def _changes(plan: Plan, most_gpus: int) -> Iterator[dict[str, Any]]:
         yield {"optimizer": "adamw_8bit"}
     if settings.needs_start_model and not replace(settings, guard="off").needs_start_model:
         yield {"guard": "off"}
-    if not plan.step.sharded:
+    if not plan.step.sharded and settings.adapter != "qlora":
+        fsdp: dict[str, Any] = {"accelerate_config": FSDP2}
+        if settings.optimizer == "adamw_8bit":
+            fsdp = {"optimizer": "auto", **fsdp}
         gpus = settings.world_size if settings.world_size > 1 else 2
         while gpus <= max(most_gpus, settings.world_size):
-            yield {"accelerate_config": FSDP2, **({} if gpus == settings.world_size else {"world_size": gpus})}
+            yield {**fsdp, **({} if gpus == settings.world_size else {"world_size": gpus})}
             gpus *= 2
     if settings.adapter == "none":
         yield {"adapter": "lora"}
-    if settings.adapter != "qlora" and settings.teacher not in ("ema", "gated"):
+    if settings.adapter != "qlora" and not plan.step.sharded and settings.teacher not in ("ema", "gated"):
         yield {"adapter": "qlora"}

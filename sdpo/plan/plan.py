@@ -1,7 +1,6 @@
 """The plan of a run: what its settings mean for one device, and all that is computed from that."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from sdpo.plan.devices import CONTEXT, LOST
 from sdpo.plan.memory import Memory, memory_of
@@ -11,6 +10,7 @@ from sdpo.plan.shapes import Shape, read_shape
 from sdpo.plan.step import HALF, Step
 from sdpo.plan.work import Work, hours_of, work_of
 from sdpo.runtime.processes import SHARED_GPU_MEMORY
+from sdpo.runtime.sharding import check_sharded, is_sharded
 from sdpo.settings import OfflineSettings, OnlineSettings
 
 
@@ -41,7 +41,12 @@ class Plan:
 
 
 def plan_of(settings: OnlineSettings | OfflineSettings) -> Plan:
-    """Return the plan of a run. Raises SettingError if the shape of a model cannot be found."""
+    """Return the plan of a run.
+
+    Raises SettingError if the shape of a model cannot be found, and for settings that FSDP cannot train with.
+    """
+    if is_sharded(settings.accelerate_config):
+        check_sharded(settings)
     shape = read_shape(settings.model, "MODEL")
     rows = rows_of(settings)
     step = step_of(settings, shape, rows)
@@ -94,16 +99,6 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
         sharded=sharded,
         answers=max(min(batch, per_step) if generates else 0, settings.eval_batch_size if settings.eval_n else 0),
     )
-
-
-def is_sharded(config: Path | None) -> bool:
-    """Return whether an accelerate file shards the weights (FSDP)."""
-    if config is None:
-        return False
-    import yaml
-
-    content = yaml.safe_load(config.read_text("utf-8"))
-    return isinstance(content, dict) and content.get("distributed_type") == "FSDP"
 
 
 def _user(settings: OnlineSettings | OfflineSettings, shape: Shape) -> float | None:

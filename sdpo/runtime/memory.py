@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo.runtime.processes import ACCELERATE
+from sdpo.runtime.sharding import is_sharded
 from sdpo.settings import CommonSettings, TrainingSettings
 
 _GIB = 2**30
@@ -59,9 +60,11 @@ def advice(settings: CommonSettings) -> str:
         options.append(f"a lower EVAL_BATCH_SIZE (now {settings.eval_batch_size})")
     if settings.adapter == "none":
         options.append("ADAPTER=lora")
-    elif settings.adapter == "lora":
+    elif settings.adapter == "lora" and not is_sharded(settings.accelerate_config):
         options.append("ADAPTER=qlora")
-    inside = _FSDP2.is_relative_to(Path.cwd())
-    options.append(f"ACCELERATE_CONFIG={_FSDP2.relative_to(Path.cwd()) if inside else _FSDP2} with more GPUS")
+    if settings.adapter != "qlora":
+        path = _FSDP2.relative_to(Path.cwd()) if _FSDP2.is_relative_to(Path.cwd()) else _FSDP2
+        optimizer = "OPTIMIZER=auto " if settings.optimizer == "adamw_8bit" else ""
+        options.append(f"{optimizer}ACCELERATE_CONFIG={path} with more GPUS")
     resumed = " The last checkpoint can be resumed with the first." if "leaves a step" in options[0] else ""
     return f"Try in this order: {'; '.join(options)}.{resumed}"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdpo.runtime.sharding import check_sharded
 from sdpo.train.job import require_bitsandbytes
 from sdpo.train.tracking import trackers
 
@@ -19,7 +20,8 @@ def training_arguments(settings: "TrainingSettings") -> dict[str, Any]:
     """Return the trainer arguments that all training jobs share: sizes, optimizer, precision, saving, tracking."""
     on_gpu = torch.cuda.is_available()
     is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
-    # 8-bit AdamW cannot update weights that FSDP has sharded.
+    if is_sharded:
+        check_sharded(settings)
     auto = "adamw_8bit" if on_gpu and not is_sharded else "adamw"
     chosen = auto if settings.optimizer == "auto" else settings.optimizer
     if chosen == "adamw_8bit":

@@ -18,6 +18,7 @@ from sdpo.runtime.hub import check_upload
 from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.resuming import MAY_CHANGE_ON_RESUME
 from sdpo.runtime.run_directory import RunDirectory
+from sdpo.runtime.sharding import check_sharded, is_sharded
 from sdpo.settings.inputs import check_contrast, check_model, read_template
 from sdpo.text.records import read_prompts
 from sdpo.train.export import MERGED, by_hand, converter
@@ -55,6 +56,8 @@ def check_training(settings: "TrainingSettings", job: str) -> None:
     check_objective(settings)
     if settings.adapter == "qlora" or settings.optimizer == "adamw_8bit":
         require_bitsandbytes(settings)
+    if is_sharded(settings.accelerate_config):
+        check_sharded(settings)
     read_rehearsal_prompts(settings)
     recorded, resume = settings_module.redacted(settings), settings.resume == "auto"
     run = RunDirectory(settings.run_directory_path)

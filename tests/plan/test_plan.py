@@ -17,7 +17,7 @@ from jobs.__main__ import main as sdpo_command
 from sdpo.errors import SettingError
 from sdpo.models.policy import adapter_config, with_adapter
 from sdpo.plan import job as job_of_plan
-from sdpo.plan.fit import fits_of
+from sdpo.plan.fit import FSDP2, fits_of
 from sdpo.plan.memory import memory_of
 from sdpo.plan.plan import plan_of
 from sdpo.plan.shapes import Shape, read_shape, shape_of
@@ -166,6 +166,25 @@ def test_where_the_change_adds_gpus_another_without_them_is_named_too():
     assert "GPUS=" in small.change and small.without_more_gpus == "ADAPTER=qlora"
     assert all(fit.without_more_gpus != fit.change or fit.change is None for fit in fits_of(plan))
     assert "or without more GPUs with ADAPTER=qlora" in table(plan, fits_of(plan))
+
+
+@pytest.mark.parametrize(
+    ("values", "change"),
+    [
+        ({"optimizer": "adamw_8bit"}, "OPTIMIZER=auto ACCELERATE_CONFIG=jobs/accelerate/fsdp2.yaml GPUS=8"),
+        ({"optimizer": "adamw_8bit", "max_completion_tokens": 20_000, "adapter": "qlora"}, None),
+        ({"model": "Qwen/Qwen3-8B", "world_size": 2, "accelerate_config": FSDP2}, None),
+    ],
+)
+def test_no_change_shards_weights_in_four_bits_or_those_of_8_bit_adamw(values, change):
+    given = {"model": "Qwen/Qwen3-4B", "world_size": 1, "bs": 1} | values
+    assert fits_of(plan_with(**given))[0].change == change
+
+
+@pytest.mark.parametrize("values", [{"optimizer": "adamw_8bit"}, {"adapter": "qlora"}])
+def test_there_is_no_plan_of_what_fsdp_cannot_shard(values):
+    with pytest.raises(SettingError, match="FSDP"):
+        plan_with(accelerate_config=FSDP2, **values)
 
 
 def test_a_plan_is_quick_prints_a_table_writes_json_and_imports_no_torch(tmp_path):

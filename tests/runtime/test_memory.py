@@ -7,6 +7,7 @@ import torch
 
 from sdpo.runtime.launch import Job, main
 from sdpo.runtime.memory import advice, out_of_memory
+from sdpo.runtime.processes import ACCELERATE
 from sdpo.settings import CommonSettings, EvalSettings, OfflineSettings, OnlineSettings
 
 CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79 GiB")
@@ -38,7 +39,9 @@ def test_a_job_that_runs_out_of_memory_ends_in_one_line(tmp_path, capsys):
         (OfflineSettings(bs=3), ["BS=1 (now BS=3 GA=1)"], ["GA=2", "resumed"]),
         (OnlineSettings(gradient_checkpointing=False), ["BS=2 GA=2", "GRADIENT_CHECKPOINTING=1"], ["CONTEXT"]),
         (OnlineSettings(adapter="lora"), ["ADAPTER=qlora", "resumed with the first"], ["ADAPTER=lora", "EVAL_BATCH"]),
-        (OnlineSettings(adapter="qlora", eval_n=8), ["EVAL_BATCH_SIZE (now 16)"], ["ADAPTER"]),
+        (OnlineSettings(adapter="qlora", eval_n=8), ["EVAL_BATCH_SIZE (now 16)"], ["ADAPTER", "fsdp2.yaml"]),
+        (OnlineSettings(optimizer="adamw_8bit"), ["OPTIMIZER=auto ACCELERATE_CONFIG="], []),
+        (OnlineSettings(adapter="lora", accelerate_config=ACCELERATE / "fsdp2.yaml"), ["BS="], ["qlora"]),
         (EvalSettings(), ["EVAL_BATCH_SIZE", "JUDGE_BATCH_SIZE (now 8)"], ["GA"]),
         (CommonSettings(), ["smaller model"], ["Lower"]),
     ],

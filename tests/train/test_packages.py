@@ -3,10 +3,13 @@
 import pytest
 
 from sdpo.errors import SettingError
+from sdpo.runtime.processes import ACCELERATE
 from sdpo.settings import OfflineSettings
 from sdpo.train import job, session
 from sdpo.train.arguments import training_arguments
 from sdpo.train.job import check_training
+
+FSDP2 = ACCELERATE / "fsdp2.yaml"
 
 
 @pytest.fixture
@@ -28,6 +31,18 @@ def test_what_is_asked_for_is_refused_by_the_check(settings, values, message):
     check_training(settings(), "train-offline")
     with pytest.raises(SettingError, match=message):
         check_training(settings(**values), "train-offline")
+
+
+@pytest.mark.parametrize("values", [{"adapter": "qlora"}, {"optimizer": "adamw_8bit"}])
+def test_what_fsdp_cannot_shard_is_refused_by_the_check_and_where_a_launcher_shards(settings, values, monkeypatch):
+    monkeypatch.setattr(job, "find_spec", lambda name: object())
+    check_training(settings(**values), "train-offline")
+    with pytest.raises(SettingError, match="FSDP"):
+        check_training(settings(**values, accelerate_config=FSDP2), "train-offline")
+    training_arguments(settings(**values))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(SettingError, match="FSDP"):
+        training_arguments(settings(**values))
 
 
 def test_the_default_optimizer_on_a_gpu_is_refused_when_the_run_starts(settings, monkeypatch):
