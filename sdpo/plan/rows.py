@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from sdpo.errors import one_line
 from sdpo.settings import OfflineSettings, OnlineSettings
 from sdpo.text.split import is_held_out
 
@@ -34,16 +35,17 @@ class Rows:
 
 
 def rows_of(settings: OnlineSettings | OfflineSettings) -> Rows:
-    """Return the rows of a run. A file of data that does not exist is said in the notes."""
+    """Return the rows of a run. The notes say if the file of data does not exist or cannot be read."""
     return _online(settings) if isinstance(settings, OnlineSettings) else _offline(settings)
 
 
 def _online(settings: OnlineSettings) -> Rows:
     longest = Lengths(settings.max_prompt_tokens, settings.max_completion_tokens, settings.user_max_tokens + _TEMPLATE)
-    read = _read(_train_file(settings))
+    path = _train_file(settings)
+    read = _read(path)
     note = f"answers at MAX_COMPLETION_TOKENS ({settings.max_completion_tokens}); shorter ones take less time"
-    if read is None:
-        return Rows(settings.train_n, longest, longest, (f"prompts at MAX_PROMPT_TOKENS, {note}",))
+    if isinstance(read, str):
+        return Rows(settings.train_n, longest, longest, (f"{path} {read}: prompts at MAX_PROMPT_TOKENS, {note}",))
     prompt = min(read[1].prompt + _TEMPLATE, longest.prompt)
     return Rows(settings.train_n, longest, Lengths(prompt, longest.completion, longest.follow_up), (note,))
 
@@ -54,11 +56,9 @@ def _offline(settings: OfflineSettings) -> Rows:
     longest = Lengths(settings.max_context_tokens - follow_up, settings.max_completion_tokens, follow_up)
     path = _train_file(settings)
     read = _read(path)
-    if read is None:
+    if isinstance(read, str):
         count = settings.train_n or _ASSUMED_ROWS
-        return Rows(
-            count, longest, longest, (f"{path} does not exist: time and disk for {count:,} rows at the limits",)
-        )
+        return Rows(count, longest, longest, (f"{path} {read}: time and disk for {count:,} rows at the limits",))
     there, usual = read
     if settings.holdout:
         there = _training_rows(path, settings.holdout)
@@ -82,7 +82,7 @@ def _training_rows(path: Path | None, holdout: float) -> int:
     if path is None:
         return 0
     count = 0
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         for line in filter(str.strip, file):
             try:
                 count += not is_held_out(str(json.loads(line)["conversation_id"]), holdout)
@@ -97,22 +97,26 @@ def _train_file(settings: OnlineSettings | OfflineSettings) -> Path | None:
     return settings.train_jsonl
 
 
-def _read(path: Path | None) -> tuple[int, Lengths] | None:
-    """Return the number of lines and the mean lengths in tokens of the first rows; None without a usable file."""
+def _read(path: Path | None) -> tuple[int, Lengths] | str:
+    """Return the number of rows and the mean lengths in tokens of the first ones, or why there are none."""
     if path is None or not path.is_file():
-        return None
-    with path.open("rb") as file:
-        count = sum(1 for line in file if line.strip())
-    sums, number = [0, 0, 0], 0
+        return "does not exist"
+    sums, number, where = [0, 0, 0], 0, ""
     try:
-        with path.open(encoding="utf-8") as file:
-            for line in itertools.islice(file, _SAMPLE):
+        with path.open("rb") as lines:
+            count = sum(1 for line in lines if line.strip())
+        with path.open(encoding="utf-8-sig") as file:
+            rows = ((position, line) for position, line in enumerate(file, start=1) if line.strip())
+            for position, line in itertools.islice(rows, _SAMPLE):
+                where = f"line {position}: "
                 row = json.loads(line)
                 prompt = row["prompt"]
                 sums[0] += len(prompt) if isinstance(prompt, str) else sum(len(turn["content"]) for turn in prompt)
                 sums[1] += len(row.get("completion", ""))
                 sums[2] += len(row.get("user_response", ""))
                 number += 1
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # the job itself says what is wrong with the file
-    return (count, Lengths(*(total / number / CHARACTERS for total in sums))) if number else None
+    except KeyError as error:
+        return f"cannot be read ({where}no {error.args[0]})"
+    except (OSError, ValueError, TypeError) as error:
+        return f"cannot be read ({where}{one_line(error)})"
+    return (count, Lengths(*(total / number / CHARACTERS for total in sums))) if number else "has no rows"

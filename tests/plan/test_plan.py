@@ -277,6 +277,23 @@ def test_rows_that_are_there_give_the_time(tmp_path):
     assert more.count == 640 and "TRAIN_N=1000, but" in more.notes[1] and "has 640 rows: planned" in more.notes[1]
 
 
+def test_blank_lines_and_a_byte_order_mark_do_not_hide_the_rows_and_a_fault_is_said(tmp_path):
+    row = json.dumps({"prompt": "x" * 400, "completion": "y" * 200, "conversation_id": "c"}) + "\n"
+    for number, text in enumerate(("\n" + row * 640 + "\n", "\ufeff" + row * 640)):
+        (path := tmp_path / f"{number}.jsonl").write_text(text, "utf-8")
+        for holdout in (0, 1e-9):
+            rows = plan_with(train_jsonl=path, holdout=holdout).rows
+            assert rows.count == 640 and rows.usual.completion == 50 and "lengths of the rows" in rows.notes[0]
+    for text, why in (
+        ("\n" + row + "{\n", "cannot be read (line 3: "), ('{"a": 1}', "cannot be read (line 1: no prompt)"),
+        ("ä", "cannot be read ("), ("\n", "has no rows"),
+    ):  # fmt: skip
+        path.write_text(text, "latin-1")
+        assert plan_with(train_jsonl=path).rows.notes[0].startswith(f"{path} {why}")
+        online = plan_with("train-online-helpsteer", train_jsonl=path).rows
+        assert online.notes[0].startswith(f"{path} {why}") and "prompts at MAX_PROMPT_TOKENS" in online.notes[0]
+
+
 def test_the_tiny_model_has_its_own_shape():
     config = AutoConfig.from_pretrained(MODEL_DIR)
     shape = read_shape(str(MODEL_DIR), "M")
