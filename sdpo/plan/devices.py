@@ -52,6 +52,9 @@ MATRIX_SHARE = 0.81
 LAUNCH = {False: 0.323 / 28, True: 0.471 / 28}
 LAUNCH_TOKEN = {False: 8 / 249 / 28, True: 8 / 87 / 28}
 
+# The share of a GPU that vLLM reserves beside the trainer, for its copy of the weights and its cache: TRL's default.
+VLLM_SHARE = 0.3
+
 
 def gpus_here() -> list[float]:
     """Return the memory in bytes of each visible GPU of this machine; nothing if they do not say."""

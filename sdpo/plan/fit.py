@@ -1,12 +1,12 @@
 """Which devices a plan fits, and the cheapest single change of the settings with which it fits another."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdpo.plan.devices import CONTEXT, LOST, SIZES
+from sdpo.plan.devices import SIZES
 from sdpo.plan.memory import memory_of
-from sdpo.plan.plan import Plan, step_of
+from sdpo.plan.plan import Plan, changed
 from sdpo.runtime.processes import DDP
 from sdpo.settings import as_words
 
@@ -67,12 +67,16 @@ def alternatives_of(plan: Plan) -> dict[str, dict[str, float]]:
     return peaks
 
 
-def cheapest_change(plan: Plan, memory: float, most_gpus: int = _MOST_GPUS) -> str | None:
-    """Return the first change, in order of what it costs, with which the run fits this memory; None if none does."""
+def cheapest_change(
+    plan: Plan, memory: float, most_gpus: int = _MOST_GPUS, is_shared: Callable[[Plan], bool] = lambda _: False
+) -> str | None:
+    """Return the first change, in order of what it costs, with which the run fits this memory; None if none does.
+
+    `is_shared` says whether a changed plan's devices have the simulated user's server too.
+    """
     for change in _changes(plan, most_gpus):
-        settings = replace(plan.settings, **change)
-        peak = memory_of(step_of(settings, plan.shape, plan.rows)).peak
-        if peak * (1 + LOST) + CONTEXT <= memory:
+        other = changed(plan, **change)
+        if other.needed(memory, is_shared(other)) <= memory:
             if "accelerate_config" in change:
                 change["accelerate_config"] = "jobs/accelerate/fsdp2.yaml"
             return " ".join(as_words(change))

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from sdpo.errors import SdpoError, command
 from sdpo.plan.devices import GB, gpus_here
 from sdpo.plan.fit import cheapest_change, fits_of
-from sdpo.plan.plan import plan_of
+from sdpo.plan.plan import Plan, plan_of
 from sdpo.plan.table import summary, table, values
 from sdpo.runtime.files import replace_file
-from sdpo.runtime.processes import too_few_gpus, visible_gpus
+from sdpo.runtime.processes import shares_gpu, too_few_gpus, visible_gpus
 from sdpo.settings import CommonSettings, OfflineSettings, OnlineSettings
 
 if TYPE_CHECKING:
@@ -74,14 +74,23 @@ def warning(settings: CommonSettings, job: "Job") -> str | None:
         plan = plan_of(_training(settings))
     except SdpoError:  # a model whose shape cannot be planned may fit
         return None
-    size = min(gpus)
-    needed = plan.needed(size)
+    size, shared = min(gpus), _shares_gpu(plan)
+    needed = plan.needed(size, shared)
     if needed <= size:
         return None
-    change = cheapest_change(plan, size, len(gpus))
+    change = cheapest_change(plan, size, len(gpus), _shares_gpu)
     advice = f"{change} fits" if change else "no single change of the settings fits"
-    sizes = f"{needed / GB:.0f} GB of each GPU, and one here has {size / GB:.0f}"
+    if shared and plan.needed(size) <= size:
+        advice += f", {'and so does' if change else 'but'} the run with a server elsewhere (SIMULATOR_URL)"
+    beside = " beside the simulated user's server" if shared else ""
+    sizes = f"{needed / GB:.0f} GB of each GPU{beside}, and one here has {size / GB:.0f}"
     return f"warning: by its plan the run needs {sizes}: {advice}. {command('plan')} JOB={job.name} shows the parts."
+
+
+def _shares_gpu(plan: Plan) -> bool:
+    """Return whether the simulated user's server, which the job starts here, gets a GPU that the trainer uses."""
+    settings = plan.settings
+    return isinstance(settings, OnlineSettings) and plan.user is not None and shares_gpu(settings, visible_gpus())
 
 
 def _training(settings: CommonSettings) -> OnlineSettings | OfflineSettings:

@@ -1,8 +1,9 @@
 """The plan of a run: what its settings mean for one device, and all that is computed from that."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from sdpo.plan.devices import CONTEXT, LOST
+from sdpo.plan.devices import CONTEXT, LOST, VLLM_SHARE
 from sdpo.plan.memory import Memory, memory_of
 from sdpo.plan.outlay import ApiCost, Disk, api_cost_of, disk_of
 from sdpo.plan.rows import Rows, rows_of
@@ -35,9 +36,18 @@ class Plan:
     def needed(self, size: float, shared: bool = False) -> float:
         """Return the bytes that a device of this size needs to have; `shared` with the simulated user's server."""
         needed = self.memory.peak * (1 + LOST) + CONTEXT
+        if getattr(self.settings, "generation", None) == "vllm_colocate":
+            needed += VLLM_SHARE * size
         if shared and self.user is not None:
             needed += self.user + SHARED_GPU_MEMORY * size + CONTEXT
         return needed
+
+
+def changed(plan: Plan, **change: Any) -> Plan:
+    """Return the plan with changed settings, of which its memory is right."""
+    settings = replace(plan.settings, **change)
+    step = step_of(settings, plan.shape, plan.rows)
+    return replace(plan, settings=settings, step=step, memory=memory_of(step))
 
 
 def plan_of(settings: OnlineSettings | OfflineSettings) -> Plan:
@@ -71,7 +81,7 @@ def step_of(settings: OnlineSettings | OfflineSettings, shape: Shape, rows: Rows
     on_gpu = not settings.tiny
     layout = settings.layout if isinstance(settings, OfflineSettings) else "grouped"
     packed = layout == "packed" or (layout == "auto" and on_gpu)
-    generates = isinstance(settings, OnlineSettings) and settings.asks_user and settings.generation == "transformers"
+    generates = isinstance(settings, OnlineSettings) and settings.asks_user and "vllm" not in settings.generation
     linear = settings.contrast_margin == settings.contrast_plausibility == 0
     per_step = settings.bs * settings.ga
     batch = getattr(settings, "generation_batch", None) or per_step

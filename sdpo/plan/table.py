@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from sdpo import settings as settings_module
+from sdpo.plan.devices import VLLM_SHARE
 from sdpo.plan.fit import Fit, alternatives_of
 from sdpo.plan.memory import Memory
 from sdpo.plan.plan import Plan
@@ -16,7 +17,7 @@ def summary(plan: Plan, fits: list[Fit]) -> list[str]:
     memory = plan.memory
     largest = sorted(memory.parts.items(), key=lambda part: -part[1])[:3]
     parts = ", ".join(f"{name} {_gb(value)}" for name, value in largest)
-    sizes = f"; {_fits(fits)}" if plan.hours else ""
+    sizes = f"; {_fits(plan, fits)}" if plan.hours else ""
     lines = [f"memory of a {_place(plan)}: about {_gb(memory.peak)} at most ({parts}){sizes}"]
     times = ", ".join(f"{_time(hours)} on {name}" for name, hours in plan.hours.items() if name in ("RTX 4090", "H100"))
     about = f", about {times}{_gpus(plan)}{_without_user(plan)}" if times else ", on the CPU"
@@ -46,6 +47,7 @@ def table(plan: Plan, fits: list[Fit]) -> str:
     if plan.hours:
         lines += ["", "what fits, with 1 GB for the driver and libraries and 5 % lost between tensors"]
         lines += [_fit_row(plan, fit) for fit in fits]
+        lines += _engine(plan)
     if plan.hours and plan.user is not None:
         lines.append(
             f"  the user's server has {_gb(plan.user)} of weights; with SIMULATOR_URL, or one GPU more than GPUS,"
@@ -114,10 +116,26 @@ def _fit_row(plan: Plan, fit: Fit) -> str:
     return f"  {fit.size:4} GB  {text}"
 
 
-def _fits(fits: list[Fit]) -> str:
+def _engine(plan: Plan) -> list[str]:
+    """Return a line on the memory of an engine that generates beside the trainer, if there is one."""
+    generation = getattr(plan.settings, "generation", None)
+    if generation == "vllm_colocate":
+        return [
+            f"  vLLM takes {VLLM_SHARE * 100:.0f} % of each for itself, in which its copy of the weights has to fit"
+        ]
+    if generation == "continuous_batching":
+        return ["  continuous batching takes more than planned: its cache is in blocks of 256 tokens"]
+    return []
+
+
+def _fits(plan: Plan, fits: list[Fit]) -> str:
     first = next((fit for fit in fits if fit.fits), None)
     smaller = [fit for fit in fits if not fit.fits and fit.change]
     text = f"fits {first.size} GB" if first else "fits none of " + ", ".join(f"{fit.size}" for fit in fits) + " GB"
+    if first and plan.user is not None:
+        shared = next((fit.size for fit in fits if fit.fits_shared), None)
+        text += ", also" if shared == first.size else f" alone, {f'{shared} GB' if shared else 'none'}"
+        text += " beside the user's server"
     return text + (f", and {smaller[0].size} GB with {smaller[0].change}" if smaller else "")
 
 

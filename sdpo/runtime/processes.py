@@ -75,6 +75,11 @@ def simulator_gpu(settings: OnlineSettings, gpus: Sequence[str]) -> tuple[str, s
     return gpus[-1], f"GPU {gpus[-1]}, shared with the trainer: its cache gets {SHARED_GPU_MEMORY:.0%} of the memory"
 
 
+def shares_gpu(settings: OnlineSettings, gpus: Sequence[str]) -> bool:
+    """Return whether the simulated user's server, started on this machine, gets a GPU that the trainer uses."""
+    return simulator_gpu(settings, gpus)[0] in gpus[: settings.processes_here]
+
+
 def simulator_started_for_job(settings: OnlineSettings) -> bool:
     """Return whether the simulated user's server was started for the job and ends with it."""
     return settings_module.source(settings, "simulator_url") == STARTED_FOR_JOB or OWN_SIMULATOR_VARIABLE in os.environ

@@ -60,7 +60,7 @@ def simulated_user(settings: OnlineSettings, threads: int | None = None) -> Iter
     node = f".{settings.node_rank}" if settings.nnodes > 1 else ""
     directory = settings.run_directory_path
     log = directory.with_name(f"{directory.name}.simulator{node}.log")
-    shared = gpu in gpus[: settings.processes_here]
+    shared = processes.shares_gpu(settings, gpus)
     with server().serve(
         settings.user_model_name_or_path,
         gpu=gpu,

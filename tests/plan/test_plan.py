@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from trl import GRPOConfig
 
 from jobs import plan as plan_job
 from jobs.__main__ import main as sdpo_command
 from sdpo.errors import SettingError
 from sdpo.models.policy import adapter_config, with_adapter
 from sdpo.plan import job as job_of_plan
+from sdpo.plan.devices import VLLM_SHARE
 from sdpo.plan.fit import FSDP2, fits_of
 from sdpo.plan.memory import memory_of
 from sdpo.plan.plan import plan_of
@@ -187,6 +189,41 @@ def test_there_is_no_plan_of_what_fsdp_cannot_shard(values):
         plan_with(accelerate_config=FSDP2, **values)
 
 
+def settings_of_job(name: str, *flags: str):
+    job = JOBS[name]
+    return job, resolve(job.settings, flags, job=job.name, defaults=job.defaults, dotenv=Path("none"))
+
+
+def test_what_shares_the_gpu_counts_in_the_warning_and_in_a_dry_run(monkeypatch, tmp_path, capsys):
+    flags = ["--model", "Qwen/Qwen3-4B", "--gpus", "1", "--adapter", "lora", "--bs", "16"]
+    pretend_gpus(monkeypatch, tmp_path, [24564])
+    job, settings = settings_of_job("jobs.train_online_tldr", *flags)
+    line = job_of_plan.warning(settings, job)
+    assert (
+        "beside the simulated user's server" in line
+        and "and so does the run with a server elsewhere (SIMULATOR_URL)" in line
+    )
+    assert main(replace(job, check=None), [*flags, "--dry-run"]) == 0
+    assert "fits 24 GB alone, 40 GB beside the user's server" in capsys.readouterr().out
+    elsewhere = settings_of_job("jobs.train_online_tldr", *flags, "--simulator-url", "http://gpu7/v1")[1]
+    assert job_of_plan.warning(elsewhere, job) is None
+    pretend_gpus(monkeypatch, tmp_path, [24564] * 2)  # the second one is the server's
+    assert job_of_plan.warning(settings, job) is None
+
+
+def test_an_engine_beside_the_trainer_counts():
+    flags = {"world_size": 1, "adapter": "lora", "model": "Qwen/Qwen3-4B", "simulator_url": "http://gpu7/v1"}
+    plain, batching, colocated, served = (
+        plan_with("train-online-tldr", generation=name, **flags)
+        for name in ("transformers", "continuous_batching", "vllm_colocate", "vllm_server")
+    )
+    assert plain.step.answers == batching.step.answers > served.step.answers
+    assert colocated.needed(80e9) == served.needed(80e9) + VLLM_SHARE * 80e9
+    assert GRPOConfig.__dataclass_fields__["vllm_gpu_memory_utilization"].default == VLLM_SHARE
+    assert "vLLM takes 30 %" in table(colocated, fits_of(colocated)) and "vLLM" not in table(served, fits_of(served))
+    assert "continuous batching" in table(batching, fits_of(batching))
+
+
 def test_a_plan_is_quick_prints_a_table_writes_json_and_imports_no_torch(tmp_path):
     code = (
         "import sys, jobs.plan\n"
@@ -318,8 +355,7 @@ def test_a_run_that_is_too_large_for_the_gpus_here_is_said_before_it_starts(
     flags, mebibytes, said, monkeypatch, tmp_path
 ):
     pretend_gpus(monkeypatch, tmp_path, [mebibytes, 99999, 99999, 99999])
-    job = JOBS["jobs.train_offline"]
-    settings = resolve(job.settings, flags, job=job.name, defaults=job.defaults, dotenv=tmp_path / "none")
+    job, settings = settings_of_job("jobs.train_offline", *flags)
     line = job_of_plan.warning(settings, job)
     assert (line is None) == (said is None)
     assert not said or (said in line and f"one here has {mebibytes * 2**20 / 1e9:.0f}" in line and "\n" not in line)
