@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sdpo.plan.step import FLOAT, HALF, Step, passing, residual_size, row_length, saved, value_size
+from sdpo.runtime.disk import optimizer_bytes
 
 # Positions whose logits are held at once by the scores of tokens, or half as many where the LM head gets no gradient,
 # and by divergences (sdpo.method).
@@ -106,11 +107,7 @@ def _start(step: Step) -> float:
 
 
 def _optimizer(step: Step) -> float:
-    """Return AdamW's two moments. In 8 bits those of the embedding stay in 32."""
-    if not step.eight_bit:
-        return 2 * FLOAT * step.trained / _shards(step)
-    embedding = step.shape.embedding if step.adapter == "none" else 0
-    return 2.0 * (step.trained - embedding) + 2 * FLOAT * embedding
+    return optimizer_bytes(step.trained, step.in_32_bits, step.eight_bit) / _shards(step)
 
 
 # The phases

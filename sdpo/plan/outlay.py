@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sdpo.llm.meter import price_of, read_prices
 from sdpo.plan.rows import CHARACTERS, Rows
 from sdpo.plan.step import FLOAT, HALF, Step
+from sdpo.runtime.disk import CheckpointSize, checkpoint_size, kept_at_once, number_of_checkpoints, optimizer_bytes
 from sdpo.settings import OfflineSettings, OnlineSettings
 from sdpo.text.prompts import user_messages
 from sdpo.users.styles import personas
@@ -23,21 +24,17 @@ class ApiCost:
 
 @dataclass(frozen=True)
 class Disk:
-    """The bytes of a checkpoint by part, the number of checkpoints that are kept, and of the merged model."""
+    """The size of a checkpoint, how many are written and are there at most at a time, and the bytes of other models."""
 
-    parts: dict[str, float]
+    size: CheckpointSize
     checkpoints: int
-    merged: float
-
-    @property
-    def each(self) -> float:
-        """The bytes of one checkpoint."""
-        return sum(self.parts.values())
+    kept: int
+    models: dict[str, float]
 
     @property
     def total(self) -> float:
-        """The bytes of all that is kept."""
-        return self.each * self.checkpoints + self.merged
+        """The bytes of all that is there at a time, at most."""
+        return self.size.total * self.kept + sum(self.models.values())
 
 
 def api_cost_of(settings: OnlineSettings | OfflineSettings, rows: Rows, steps: int) -> ApiCost | None:
@@ -60,14 +57,17 @@ def api_cost_of(settings: OnlineSettings | OfflineSettings, rows: Rows, steps: i
 
 
 def disk_of(settings: OnlineSettings | OfflineSettings, step: Step, steps: int) -> Disk:
-    """Return the disk that a run's checkpoints take, and the merged model."""
-    shape, adapted = step.shape, settings.adapter != "none"
-    embedding = 0 if adapted else shape.embedding
-    moments = 2 * (step.trained - embedding) + 2 * FLOAT * embedding if step.eight_bit else 2 * FLOAT * step.trained
-    parts = {"weights": float(FLOAT * step.trained), "optimizer": float(moments)}
+    """Return the disk that a run's checkpoints take, and the models that are written at the end."""
+    shape, teacher = step.shape, 0
     if settings.teacher in ("ema", "gated"):
-        parts["teacher"] = float((FLOAT if settings.teacher == "ema" or not step.bf16 else HALF) * shape.parameters)
-    count = -(-steps // settings.save_steps)  # one more at the end, unless it falls on a step that is saved
-    kept = min(count, settings.save_limit) if settings.save_limit else count
-    merged = float(HALF * shape.parameters) if settings.merge_adapter and adapted else 0.0
-    return Disk(parts, kept, merged)
+        stored = shape.parameters + shape.embedding * shape.tied  # tied weights under both of their names
+        teacher = (FLOAT if settings.teacher == "ema" or not step.bf16 else HALF) * stored
+    optimizer = optimizer_bytes(step.trained, step.in_32_bits, step.eight_bit)
+    size = checkpoint_size(FLOAT * step.trained, optimizer, teacher, step.sharded, settings.save_only_model)
+    count = number_of_checkpoints(steps, 0, settings.save_steps)
+    models = {}
+    if settings.adapter != "none" and (settings.merge_adapter or settings.export != "none"):
+        models["merged model"] = float(HALF * shape.parameters)
+    if settings.export == "gguf":
+        models["GGUF"] = float(HALF * shape.parameters)
+    return Disk(size, count, kept_at_once(count, settings.save_limit), models)

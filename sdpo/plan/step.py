@@ -49,6 +49,11 @@ class Step:
         return self.shape.adapter_parameters(self.rank, self.targets)
 
     @property
+    def in_32_bits(self) -> int:
+        """The number of trained weights whose state 8-bit AdamW keeps in 32 bits: those of the embedding."""
+        return self.shape.embedding if self.adapter == "none" else 0
+
+    @property
     def prompt_tokens(self) -> int:
         """The tokens of the policy's forward pass on `x, y`."""
         return self.rows * (self.prompt + self.completion)

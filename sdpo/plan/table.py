@@ -7,6 +7,7 @@ from sdpo import settings as settings_module
 from sdpo.plan.devices import VLLM_SHARE
 from sdpo.plan.fit import Fit, alternatives_of
 from sdpo.plan.memory import Memory
+from sdpo.plan.outlay import Disk
 from sdpo.plan.plan import Plan
 
 _GB = 1e9
@@ -22,8 +23,7 @@ def summary(plan: Plan, fits: list[Fit]) -> list[str]:
     times = ", ".join(f"{_time(hours)} on {name}" for name, hours in plan.hours.items() if name in ("RTX 4090", "H100"))
     about = f", about {times}{_gpus(plan)}{_without_user(plan)}" if times else ", on the CPU"
     lines.append(f"time: {plan.work.steps:,} steps{about}")
-    disk = plan.disk
-    lines.append(f"disk: {disk.checkpoints} checkpoints of {_gb(disk.each)}, {_gb(disk.total)} in all")
+    lines.append(_disk(plan.disk))
     if plan.cost is not None:
         lines.append(_cost(plan))
     return lines
@@ -57,8 +57,7 @@ def table(plan: Plan, fits: list[Fit]) -> str:
     lines += ["", f"time: {per_step}{_gpus(plan)}{_without_user(plan)}"]
     lines += [f"  {name:12}{_time(hours):>10}" for name, hours in plan.hours.items()]
     disk = plan.disk
-    kinds = ", ".join(f"{name} {_gb(value)}" for name, value in disk.parts.items())
-    lines += ["", f"disk: {disk.checkpoints} checkpoints of {_gb(disk.each)} ({kinds}): {_gb(disk.total)} in all"]
+    lines += ["", _disk(disk, "; ".join(f"{name} {_gb(value)}" for name, value in disk.size.parts.items()))]
     if disk.checkpoints > 3 and plan.settings.save_limit is None:
         lines.append("  SAVE_LIMIT=3 keeps the last three; a larger SAVE_STEPS writes fewer")
     if plan.cost is not None:
@@ -85,7 +84,7 @@ def values(plan: Plan, fits: list[Fit]) -> dict[str, Any]:
         "work": dataclasses.asdict(plan.work) | {"flops": plan.work.flops},
         "hours": plan.hours,
         "api_cost": dataclasses.asdict(plan.cost) if plan.cost else None,
-        "disk": dataclasses.asdict(plan.disk) | {"each": plan.disk.each, "total": plan.disk.total},
+        "disk": dataclasses.asdict(plan.disk) | {"each": plan.disk.size.total, "total": plan.disk.total},
     }
 
 
@@ -145,6 +144,15 @@ def _cost(plan: Plan) -> str:
         return ""
     dollars = f"at most ${cost.dollars:,.2f}" if cost.dollars is not None else "no price known (PRICE_FILE)"
     return f"API: {cost.requests:,} requests to {cost.model}, {cost.tokens_in:,} tokens in: {dollars}"
+
+
+def _disk(disk: Disk, parts: str = "") -> str:
+    """Return what the run writes; `parts` are those of a checkpoint."""
+    number = f"{disk.checkpoints} checkpoints"
+    if disk.kept < disk.checkpoints:
+        number += f", at most {disk.kept} at a time, each"
+    models = "".join(f", {name} {_gb(value)}" for name, value in disk.models.items())
+    return f"disk: {number} of {_gb(disk.size.total)}{f' ({parts})' if parts else ''}{models}: {_gb(disk.total)} in all"
 
 
 def _place(plan: Plan) -> str:

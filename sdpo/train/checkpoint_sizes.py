@@ -1,7 +1,6 @@
 """What the checkpoints of a run take on the disk, printed before its first step."""
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
@@ -9,50 +8,32 @@ from transformers import TrainerCallback, TrainingArguments
 
 from sdpo.errors import SettingError
 from sdpo.method.teacher import Teacher
+from sdpo.runtime.disk import CheckpointSize, checkpoint_size, kept_at_once, number_of_checkpoints, optimizer_bytes
 from sdpo.train.record import BaseTrainer
 
 GB = 1e9
 _SMALLEST_QUANTIZED = 4096  # bitsandbytes keeps the state of smaller weights in float32
 
 
-@dataclass
-class CheckpointSize:
-    """The bytes of one checkpoint: the policy's weights, the optimizer's state and the teacher's own weights."""
+def size_of(policy: nn.Module, teacher: Teacher, args: TrainingArguments, sharded: bool = False) -> CheckpointSize:
+    """Return the size of this policy's checkpoints; under an adapter they have the adapter alone.
 
-    weights: int
-    optimizer: int
-    teacher: int
-
-    @classmethod
-    def of(
-        cls, policy: nn.Module, teacher: Teacher, args: TrainingArguments, sharded: bool = False
-    ) -> "CheckpointSize":
-        """Return the size for this policy; under an adapter a checkpoint has the adapter alone.
-
-        `sharded` is whether FSDP shards the policy: it writes the weights once more, to load them from, unless
-        SAVE_ONLY_MODEL leaves that out.
-        """
-        weights = {weight for weight in policy.parameters()}  # tied ones once
-        trained = [weight for weight in weights if weight.requires_grad]
-        is_adapter = hasattr(policy, "peft_config")
-        optimizer = 0
-        if not args.save_only_model:
-            for weight in trained:
-                eight_bit = "bnb_8bit" in str(args.optim) and weight.numel() >= _SMALLEST_QUANTIZED
-                optimizer += 2 * weight.numel() * (1 if eight_bit else 4)
-        own = teacher.run(_bytes_by_name)
-        keeps_teacher = teacher.kind in ("ema", "gated") and not args.save_only_model
-        copies = 2 if sharded and not args.save_only_model else 1
-        return cls(
-            copies * sum(weight.numel() * weight.element_size() for weight in (trained if is_adapter else weights)),
-            optimizer,
-            own if keeps_teacher else 0,
-        )
-
-    @property
-    def total(self) -> int:
-        """The bytes of one checkpoint."""
-        return self.weights + self.optimizer + self.teacher
+    `sharded` is whether FSDP shards the policy.
+    """
+    weights = {weight for weight in policy.parameters()}  # tied ones once
+    trained = {weight for weight in weights if weight.requires_grad}
+    written = trained if hasattr(policy, "peft_config") else weights
+    # transformers has bitsandbytes leave the state of embeddings in 32 bits.
+    embeddings = {module.weight for module in policy.modules() if isinstance(module, nn.Embedding)}
+    in_32_bits = {weight for weight in trained if weight in embeddings or weight.numel() < _SMALLEST_QUANTIZED}
+    number, in_full = (sum(weight.numel() for weight in chosen) for chosen in (trained, in_32_bits))
+    return checkpoint_size(
+        sum(weight.numel() * weight.element_size() for weight in written),
+        optimizer_bytes(number, in_full, "bnb_8bit" in args.optim),
+        teacher.run(_bytes_by_name) if teacher.kind in ("ema", "gated") else 0,
+        sharded,
+        args.save_only_model,
+    )
 
 
 class CheckpointForecast(TrainerCallback):
@@ -66,7 +47,7 @@ class CheckpointForecast(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **_) -> None:
         """Print the sizes."""
-        size = CheckpointSize.of(self.trainer.model, self.teacher, args, self.trainer.is_fsdp_enabled)
+        size = size_of(self.trainer.model, self.teacher, args, self.trainer.is_fsdp_enabled)
         count = number_of_checkpoints(state.max_steps, state.global_step, args.save_steps)
         free = shutil.disk_usage(self.folder).free
         if count and size.total > free:
@@ -79,18 +60,10 @@ class CheckpointForecast(TrainerCallback):
             print(forecast(size, count, args, free, self.trainer.save_limit), flush=True)
 
 
-def number_of_checkpoints(steps: int, done: int, every: int) -> int:
-    """Return how many checkpoints are still to be written: one every so many steps, and one after the last step."""
-    return steps // every - done // every + (steps % every > 0)
-
-
 def forecast(size: CheckpointSize, count: int, args: TrainingArguments, free: int, limit: int | None = None) -> str:
     """Return what `count` checkpoints take, of which `limit` are kept, and what to set if `free` bytes are too few."""
-    # The new one is written before the oldest is removed, and the guard keeps the best one as well.
-    kept = min(count, limit + 2) if limit else count
-    parts = [f"weights {_gb(size.weights)}"]
-    parts += [f"optimizer {_gb(size.optimizer)}"] if size.optimizer else []
-    parts += [f"teacher {_gb(size.teacher)}"] if size.teacher else []
+    kept = kept_at_once(count, limit)
+    parts = [f"{name} {_gb(part)}" for name, part in size.parts.items()]
     needed = kept * size.total
     text = (
         f"checkpoints: {count} of {_gb(size.total)} ({', '.join(parts)}), one every {args.save_steps} steps, "

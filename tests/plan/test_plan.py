@@ -139,6 +139,26 @@ def test_teachers_and_copies_take_what_they_hold():
     assert lasting(optimizer="adamw")["optimizer"] == 8 * weights
 
 
+def test_the_disk_is_that_of_all_that_is_written():
+    def disk(**values):
+        return plan_with(**{"world_size": 1, "model": "Qwen/Qwen3-4B", "train_jsonl": "none.jsonl"} | values).disk
+
+    shape = read_shape("Qwen/Qwen3-4B", "M")
+    weights, embedding = shape.parameters, shape.embedding
+    assert disk().size.parts == {"weights": 4 * weights, "optimizer": 2 * weights + 6 * embedding}
+    assert disk(save_only_model=1, teacher="ema").size.parts == {"weights": 4 * weights}
+    sharded = {"accelerate_config": FSDP2, "world_size": 2}
+    assert disk(**sharded).size.parts == {"weights": 8 * weights, "optimizer": 8 * weights}
+    assert disk(**sharded, save_only_model=1).size.total == 4 * weights
+    assert disk(teacher="gated").size.teacher == 2 * (weights + embedding)
+    limited = disk(save_limit=2, save_steps=1)
+    assert limited.kept == 4 < limited.checkpoints and limited.total == 4 * limited.size.total
+    assert disk(export="gguf").models == {"GGUF": 2 * weights}
+    adapter = disk(adapter="lora", export="gguf")
+    assert adapter.models == {"merged model": 2 * weights, "GGUF": 2 * weights}
+    assert adapter.total == adapter.kept * adapter.size.total + 4 * weights
+
+
 def test_processes_divide_or_copy_the_weights():
     single, copies = plan_with(world_size=1), plan_with(world_size=4)
     shards = plan_with(world_size=4, accelerate_config=ROOT / "jobs/accelerate/fsdp2.yaml", optimizer="adamw")

@@ -5,11 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from torch import nn
 from transformers import TrainingArguments
 
 from sdpo.errors import RunError, SettingError
+from sdpo.method.teacher import Teacher
+from sdpo.plan.plan import plan_of
+from sdpo.runtime.disk import CheckpointSize, number_of_checkpoints
 from sdpo.train import checkpoint_sizes
-from sdpo.train.checkpoint_sizes import CheckpointSize, forecast, number_of_checkpoints
+from sdpo.train.checkpoint_sizes import forecast, size_of
 from tests.training import session_of, write_interactions, write_model
 
 
@@ -35,7 +39,9 @@ def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only
     assert ("weights alone" in said[0]) == only_model
     names = {path.name for path in folders[0].iterdir()}
     assert ("optimizer.pt" in names) == ("teacher.safetensors" in names) == (not only_model)
-    size = CheckpointSize.of(run.trainer.model, run.teacher, run.trainer.args)
+    size = size_of(run.trainer.model, run.teacher, run.trainer.args)
+    planned = plan_of(run.settings).disk
+    assert planned.size == size and planned.checkpoints == len(folders)
     large = [path for path in folders[0].iterdir() if path.suffix in (".safetensors", ".pt")]
     written = sum(path.stat().st_size for path in large if "rng" not in path.name and "scheduler" not in path.name)
     assert size.total == pytest.approx(written, rel=0.1)
@@ -64,6 +70,12 @@ def test_a_disk_without_room_for_one_checkpoint_ends_the_run_before_its_first_st
 
 def test_the_number_of_checkpoints():
     assert [number_of_checkpoints(*given) for given in ((9, 0, 3), (10, 0, 3), (10, 6, 3), (2, 0, 3))] == [3, 4, 2, 1]
+
+
+def test_8_bit_adamw_keeps_the_embedding_and_small_weights_in_32_bits(tmp_path):
+    policy = nn.Sequential(nn.Embedding(20_000, 64), nn.Linear(64, 256))
+    arguments = TrainingArguments(output_dir=str(tmp_path), optim="adamw_bnb_8bit", use_cpu=True)
+    assert size_of(policy, Teacher("live", policy), arguments).optimizer == 8 * (20_000 * 64 + 256) + 2 * 64 * 256
 
 
 def test_too_small_a_disk_is_said_with_what_to_set(tmp_path: Path):

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from sdpo.method.teacher import Teacher
 from sdpo.train.arguments import training_arguments
-from sdpo.train.checkpoint_sizes import CheckpointSize
+from sdpo.train.checkpoint_sizes import size_of
 from sdpo.train.results import print_results
 from sdpo.train.sharding import move_before_wrapping
 from tests.training import session_of, write_interactions, write_model
@@ -73,10 +73,10 @@ def test_the_size_of_a_sharded_checkpoint_counts_the_weights_of_fsdps_own_file(t
     policy = torch.nn.Linear(2, 2)
     teacher = Teacher("live", policy)
     arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
-    alone, sharded = (CheckpointSize.of(policy, teacher, arguments, flag).weights for flag in (False, True))
+    alone, sharded = (size_of(policy, teacher, arguments, flag).weights for flag in (False, True))
     assert sharded == 2 * alone > 0
     arguments.save_only_model = True
-    assert CheckpointSize.of(policy, teacher, arguments, True).weights == alone
+    assert size_of(policy, teacher, arguments, True).weights == alone
 
 
 @pytest.mark.parametrize("sharded", [True, False])
