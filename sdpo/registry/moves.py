@@ -17,19 +17,20 @@ from sdpo.errors import ServerError, SettingError
 from sdpo.registry.history import CANARY, END_CANARY, PROMOTE, ROLLBACK, Move, append_move, former, read_moves
 from sdpo.registry.live import Canary, Live, read_live, write_live
 from sdpo.registry.serving import upstream_of
-from sdpo.registry.versions import KeptBack, Version, check_files, locked, read, set_state, versions
+from sdpo.registry.versions import KeptBack, Version, check_files, locked, number_of, read, set_state, versions
 from sdpo.runtime.commands import on_registry
 
 if TYPE_CHECKING:
     from sdpo.settings import RegistrySettings
 
 BASE = "base"  # the name of the base model, as a version to roll back to
-_NOTHING = "nothing to promote: {} has no candidate. {} lists what there is; VERSION=... names one of them."
+_NOTHING = "nothing to promote: {} has no candidate{}. {} lists what there is; VERSION=... names one of them."
 
 
 def promote(settings: "RegistrySettings", name: str | None, force: bool = False, reason: str = "") -> Version:
     """Let a version go live: this one, the canary, or the newest candidate; with CANARY as a canary. Return it.
 
+    A candidate without a name is newer than what is live or tried: repeated, the command puts no older one there.
     A version that is live already is loaded again, and its canary too: a server may have lost them in a restart. What
     a move that was killed has left there is unloaded.
     Raises SettingError if there is none, KeptBack if its verdict is to keep the model that is there and `force` is not
@@ -38,7 +39,7 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
     registry = settings.registry
     with locked(registry):
         live = read_live(registry)
-        version = _chosen(registry, live, name, canary=settings.canary == 0)
+        version = _chosen(settings, live) if name is None else read(registry, name)
         if version.kept and not force:
             sentence = version.verdict.get("sentence") or "it was not evaluated"
             raise KeptBack(f"{version.name} has no verdict that lets it go live: {sentence}. FORCE=1 promotes it.")
@@ -50,7 +51,7 @@ def promote(settings: "RegistrySettings", name: str | None, force: bool = False,
                 raise SettingError(f"{version.name} is live already. Choose another VERSION for the canary.")
             after = replace(live, canary=Canary(version.name, model, settings.canary))
             _move(settings, CANARY, live, after, reason)
-        elif (live.version, live.model) == (version.name, model) and name is not None:
+        elif (live.version, live.model) == (version.name, model):
             kept: set[str | None] = {model}
             if live.canary is not None:
                 kept.add(server.load(read(registry, live.canary.version)))
@@ -124,18 +125,38 @@ def reconcile(registry: Path) -> None:
             set_state(registry, name, state)
 
 
-def _chosen(registry: Path, live: Live, name: str | None, canary: bool) -> Version:
-    """Return the version of this name; else the canary, if it may be meant, or the newest candidate."""
-    if name is not None:
-        return read(registry, name)
-    if live.canary is not None and canary:
-        return read(registry, live.canary.version)
-    every = versions(registry)
-    now = states(every, live, read_moves(registry, live))
-    candidates = [version for version in every if now[version.name] == "candidate"]
-    if not candidates:
-        raise SettingError(_NOTHING.format(registry, on_registry(registry, "versions")))
-    return candidates[-1]
+def _chosen(settings: "RegistrySettings", live: Live) -> Version:
+    """Return what is promoted without a name: the canary, if it may be meant, or the newest candidate.
+
+    That is newer than what is live or tried. If there is none because a promotion was killed behind its move, its
+    version is returned: the same command goes on. Raises SettingError if there is none.
+    """
+    registry, tried = settings.registry, live.canary.version if live.canary else None
+    if tried is not None and not settings.canary:
+        return read(registry, tried)
+    every, done = versions(registry), read_moves(registry, live)
+    now = states(every, live, done)
+    passed = [name for name in (live.version, tried) if name is not None]
+    newest = max(passed, key=number_of, default=None)
+    for version in reversed(every):
+        if now[version.name] == "candidate" and (newest is None or number_of(version.name) > number_of(newest)):
+            return version
+    moved, action = (tried, CANARY) if settings.canary else (live.version, PROMOTE)
+    unwritten = any(version.state != now[version.name] for version in every)
+    if moved and done and done[-1].action == action and (unwritten or _left_behind(settings, live)):
+        return read(registry, moved)
+    place = "" if newest is None else f" that is newer than {newest}, which is {'tried' if newest == tried else 'live'}"
+    raise SettingError(_NOTHING.format(registry, place, on_registry(registry, "versions")))
+
+
+def _left_behind(settings: "RegistrySettings", live: Live) -> bool:
+    """Return whether the server holds what neither side needs: of a move that was killed before it was unloaded."""
+    if settings.upstream is None:
+        return False
+    try:
+        return bool(upstream_of(settings).others({live.model, live.canary.model if live.canary else None}))
+    except ServerError:
+        return False
 
 
 def _move(settings: "RegistrySettings", action: str, live: Live, after: Live, reason: str) -> None:

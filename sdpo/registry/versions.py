@@ -100,7 +100,7 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
     """
     with locked(registry, _LONG):
         kind = "model" if base_of(str(source)) is None else "adapter"
-        name = f"v{max((int(one.name[1:]) for one in versions(registry)), default=0) + 1:04d}"
+        name = f"v{max((number_of(one.name) for one in versions(registry)), default=0) + 1:04d}"
         temporary = registry / "versions" / f".new-{os.getpid()}"
         for left in (registry / "versions").glob(".new-*"):  # of a process that was killed
             shutil.rmtree(left)
@@ -137,7 +137,12 @@ def add(registry: Path, source: Path, base: str, run: Path | None = None, **fact
 def versions(registry: Path) -> list[Version]:
     """Return all versions in order of their numbers. Raises RunError for a version that cannot be read."""
     folders = sorted(path for path in registry.glob("versions/v*") if re.fullmatch(r"v[0-9]{4,}", path.name))
-    return [read(registry, path.name) for path in sorted(folders, key=lambda path: int(path.name[1:]))]
+    return [read(registry, path.name) for path in sorted(folders, key=lambda path: number_of(path.name))]
+
+
+def number_of(name: str) -> int:
+    """Return the number of a version by its name: a newer one has a higher number."""
+    return int(name[1:])
 
 
 def read(registry: Path, name: str) -> Version:

@@ -44,9 +44,10 @@ class RollbackSettings(RegistrySettings):
     """Moving the live pointer."""
 
     version: str | None = setting(
-        None, "the version, such as v0003; if not set, the newest candidate, or the former one to roll back to",
+        None,
+        "the version, such as v0003; else the newest candidate after the live one, or the former one to roll back to",
         check=plain_name,
-    )  # fmt: skip
+    )
     force: bool = setting(False, "promote a version although its verdict is to keep the model that is there")
 
 

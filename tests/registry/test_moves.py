@@ -62,6 +62,40 @@ def test_rollback_by_name_skips_what_came_between(registry):
         moves.rollback(given, "v0009")
 
 
+def test_what_is_promoted_without_a_name_is_newer_than_what_is_live_or_tried(registry):
+    given = settings(registry)
+    assert moves.promote(given, None).name == "v0003"
+    for repeated in (given, replace(given, canary=0.1)):
+        with pytest.raises(SettingError, match="no candidate that is newer than v0003, which is live") as caught:
+            moves.promote(repeated, None)
+        assert "VERSION=" in str(caught.value) and read_live(registry).version == "v0003"
+    assert moves.promote(given, "v0001").name == "v0001"  # by its name
+    moves.promote(replace(given, canary=0.1), "v0003")
+    with pytest.raises(SettingError, match="no candidate that is newer than v0003, which is tried"):
+        moves.promote(replace(given, canary=0.1), None)
+    moves.rollback(given)
+    assert moves.promote(given, None).name == "v0002"
+
+
+@pytest.mark.parametrize("killed", ["reconcile", "_unload"])
+@pytest.mark.parametrize("canary", [0.0, 0.1])
+def test_a_promotion_without_a_name_that_was_killed_behind_its_move_goes_on(registry, monkeypatch, killed, canary):
+    with FakeVllm() as server:
+        given = settings(registry, server.url)
+        moves.promote(given, "v0001")
+        if canary:
+            moves.promote(replace(given, canary=canary), "v0002")
+        given = replace(given, canary=canary)
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(moves, killed, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            moves.promote(given, None)
+        assert moves.promote(given, None).name == "v0003"
+        assert state(registry)["v0003"] == ("canary" if canary else "live")
+        assert len(server.loaded) == (2 if canary else 1)
+        with pytest.raises(SettingError, match="no candidate that is newer than v0003"):
+            moves.promote(given, None)
+
+
 def test_a_version_to_keep_back_goes_live_by_force_alone(registry, adapters):
     kept = add(registry, adapters[0], KEEP)
     with pytest.raises(SettingError, match="FORCE=1") as caught:
