@@ -3,7 +3,7 @@
 Importing this is cheap; torch and transformers are imported when the evaluation starts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,7 @@ def check(settings: EvalSettings, job: "Job") -> None:
         print(f"note: {no_run(settings)}\n")
         return
     if len(settings.run_dirs) > 1:
-        check_sequence(settings, job, partial(check_model, settings))
-        _check_servers(settings)
+        _check_servers(settings, check_sequence(settings, job, partial(check_model, settings)))
         return
     run = evaluated_run(settings)
     errors = list(_errors(_checks(settings, job)).values())
@@ -65,7 +64,7 @@ def _checks(settings: EvalSettings, job: "Job") -> Iterator[Callable[[], object]
         yield partial(check_judge, judge, settings, job, partial(check_model, settings))
     baseline = baseline_model(settings, run)
     yield lambda: check_model(settings, "baseline", base_of(baseline) or baseline)
-    yield lambda: _check_servers(settings)
+    yield lambda: _check_servers(settings, settings.judges)
 
 
 def _errors(checks: Iterator[Callable[[], object]]) -> dict[str, SdpoError]:
@@ -92,8 +91,8 @@ def run(settings: EvalSettings, job: "Job") -> int:
         session.folder.unlock()
 
 
-def _check_servers(settings: EvalSettings) -> None:
-    """Raise ServerError if a server does not respond, lacks a model or refuses its key.
+def _check_servers(settings: EvalSettings, judges: Sequence[str]) -> None:
+    """Raise ServerError if a server, of answers or of these judges, does not respond, lacks a model or refuses its key.
 
     One that is loading has the time that a reply may take. A dry run notes one that does not respond.
     """
@@ -112,7 +111,7 @@ def _check_servers(settings: EvalSettings) -> None:
             settings.answer_url, baseline_model(settings, run), *(folder.name for folder in folders),
             setting="ANSWER_URL", model_setting="BASELINE", advice=_SERVED_AS, api_key=settings.answer_api_key,
         )  # fmt: skip
-    kinds = {judge: judge_kind(judge, settings) for judge in settings.judges}
+    kinds = {judge: judge_kind(judge, settings) for judge in judges}
     for judge in (judge for judge, kind in kinds.items() if kind == "claude"):
         check_claude(judge, settings.anthropic_api_key, "JUDGE_MODEL", settings.dry_run)
     if settings.judge_url and (served := [judge for judge, kind in kinds.items() if kind == "server"]):
@@ -121,4 +120,4 @@ def _check_servers(settings: EvalSettings) -> None:
         ask = 0 if settings.dry_run else settings.judge_timeout
         check(settings.judge_url, *served, setting="JUDGE_URL", model_setting="JUDGE_MODEL", api_key=key, ask=ask)
     elif settings.judge_url:
-        print(f"note: JUDGE_URL is not used: no judge of JUDGE_MODEL={settings.judge_model} is a server's.", flush=True)
+        print("note: JUDGE_URL is not used: no judge that is asked is a server's.", flush=True)

@@ -107,8 +107,11 @@ def judge_of_tastes(settings: "EvalSettings") -> str | None:
     return next((judge for judge in settings.judges if judge_kind(judge, settings) != ORACLE), None)
 
 
-def check_sequence(settings: "EvalSettings", job: "Job", check_path: Callable[[str, str], None]) -> None:
-    """Check everything that several runs need and that needs no model. Raises SdpoError."""
+def check_sequence(settings: "EvalSettings", job: "Job", check_path: Callable[[str, str], None]) -> list[str]:
+    """Check everything that several runs need and that needs no model, and return the judges that are asked.
+
+    Raises SdpoError.
+    """
     if settings.answer_url:
         raise SettingError(
             "ANSWER_URL cannot be used with several runs: their models are loaded here. Leave it out, or give one run."
@@ -126,8 +129,9 @@ def check_sequence(settings: "EvalSettings", job: "Job", check_path: Callable[[s
     judged_persona(settings, run)
     evaluation_prompts(settings, run, job)
     judge = judge_of_tastes(settings)
-    if judge is not None and any(column.oracle is None for column in tastes):
-        check_judge(judge, settings, job, check_path)
+    asked = [judge] if judge is not None and any(column.oracle is None for column in tastes) else []
+    for one in asked:
+        check_judge(one, settings, job, check_path)
     check_path("baseline", settings.baseline or "")
     for before, stage in zip([None, *found], found, strict=False):
         origin = Path(stage.base).resolve()
@@ -135,6 +139,7 @@ def check_sequence(settings: "EvalSettings", job: "Job", check_path: Callable[[s
             notes.append(f"{stage.run.path} started from {stage.base}, not from a result of {before.run.path}")
     for note in notes:
         print(f"note: {note}", flush=True)
+    return asked
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

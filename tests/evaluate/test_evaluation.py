@@ -350,7 +350,7 @@ def test_unusable_settings_give_a_one_line_error(run, capsys, tmp_path):
     assert "ANTHROPIC_API_KEY" in rejected(capsys, *arguments(run, judge_model="claude-haiku"))
     given = arguments(run, judge_model="oracle", judge_url="http://127.0.0.1:9/v1")
     assert launch.main(eval_tldr.JOB, [*given, "--dry-run"]) == 0
-    assert "note: JUDGE_URL is not used: no judge of JUDGE_MODEL=oracle is a server's." in capsys.readouterr().out
+    assert "note: JUDGE_URL is not used: no judge that is asked is a server's." in capsys.readouterr().out
     assert "PRICE_FILE" in rejected(
         capsys, *arguments(run, judge_model="m", judge_url="http://198.51.100.1/v1", max_cost=1)
     )

@@ -232,6 +232,13 @@ def test_what_several_runs_cannot_do_is_said_before_a_model_is_loaded(tmp_path, 
     assert "is not a run directory" in error(1)
 
 
+def test_of_a_judge_that_is_not_asked_nothing_is_demanded(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    runs = make_runs(tmp_path, **dict(list(STYLES.items())[:2]))  # the oracle reads both tastes
+    flags = arguments(runs[0], run_dir=f"{runs[0]} {runs[1]}", judge_model="claude-haiku")
+    assert main(eval_tldr.JOB, [*flags, "--dry-run"]) == 0, capsys.readouterr().err
+
+
 def test_settings_of_several_runs_are_the_last_ones_and_the_baseline_the_first_ones_start(tmp_path, capsys):
     runs = make_runs(tmp_path, **STYLES)
     settings = resolve(EvalSettings, ["--run-dir", f"{runs[0]} {runs[2]}"], job="eval")
