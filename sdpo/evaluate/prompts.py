@@ -42,7 +42,7 @@ class EvaluationPrompt:
 def holds_interactions(path: Path) -> bool:
     """Return whether the first row of a JSONL file is an interaction and not a prompt; False if it cannot be read."""
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             row = json.loads(next((line for line in lines if line.strip()), "null"))
     except (OSError, ValueError, RecursionError):
         return False

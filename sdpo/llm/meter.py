@@ -34,7 +34,7 @@ def read_prices(path: Path | None = None) -> dict[str, Price]:
     try:
         return {
             model: Price(float(row["in"]), float(row["out"]))
-            for model, row in json.loads((path or PRICES).read_text("utf-8")).items()
+            for model, row in json.loads((path or PRICES).read_text("utf-8-sig")).items()
             if row["in"] >= 0 and row["out"] >= 0
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

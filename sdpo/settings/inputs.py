@@ -137,7 +137,7 @@ def read_template(name: str, path: Path | None) -> HindsightTemplate:
     if path is None:
         return shipped
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"the template {path} cannot be read: {error}.") from None
     if text.count("{follow_up}") != 1:

@@ -39,7 +39,7 @@ def read_cases(path: Path = CASES_FILE) -> list[Case]:
     Raises RecordError that names the file, the case (by id, or by its number if it has none) and the field.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         rows = json.loads(text) if text.strip() else []
     except OSError as error:
         raise RecordError(f"CASES_JSON={path} cannot be read: {error.strerror or error}.") from None

@@ -40,7 +40,7 @@ def own_styles(style_file: Path | None) -> dict[str, OwnStyle]:
     if style_file is None:
         return {}
     try:
-        added = json.loads(Path(style_file).read_text("utf-8"))
+        added = json.loads(Path(style_file).read_text("utf-8-sig"))
     except OSError as error:
         raise SettingError(f"STYLE_FILE {style_file} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:

@@ -133,6 +133,8 @@ def test_prompts_and_interactions_are_told_apart(logs, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(prompt_lines([Prompt("a", "Hello?")])), "utf-8")
     assert holds_interactions(logs) and not holds_interactions(prompts)
+    logs.write_bytes(logs.read_text("utf-8").encode("utf-8-sig"))  # as Notepad saves it
+    assert holds_interactions(logs)
     for name, content in (("empty", ""), ("list", "[1]\n"), ("cut", '{"prompt": ['), ("bytes", "\x00\n")):
         (tmp_path / name).write_text(content)
         assert not holds_interactions(tmp_path / name)

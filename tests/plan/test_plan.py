@@ -326,6 +326,9 @@ def test_rows_that_are_there_give_the_time(tmp_path):
     (tmp_path / "rows.jsonl").write_text((json.dumps(row) + "\n") * 640)
     known, unknown = plan_with(train_jsonl=tmp_path / "rows.jsonl"), plan_with(train_jsonl=tmp_path / "none.jsonl")
     assert known.rows.usual.completion == 50 and known.work.steps == 640 // (4 * 8 * 4) * 2
+    marked = tmp_path / "marked.jsonl"
+    marked.write_bytes((tmp_path / "rows.jsonl").read_text().encode("utf-8-sig"))  # as Notepad saves it
+    assert plan_with(train_jsonl=marked).rows.usual == known.rows.usual
     assert known.memory.peak == unknown.memory.peak  # of the longest rows that there can be
     assert known.work.training_flops < unknown.work.training_flops / 10
     assert "does not exist" in unknown.rows.notes[0]

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from sdpo import settings
 from sdpo.errors import SettingError
+from sdpo.llm import read_prices
 from sdpo.settings import OnlineSettings, SimulatorSettings, elsewhere
 from sdpo.settings import resolve as resolve_module
+from sdpo.settings.inputs import read_template
+from sdpo.signal.cases import read_cases
+from sdpo.users.styles import own_styles
 
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cr3t-value-that-must-not-appear"
@@ -182,6 +186,19 @@ def test_other_programs_variables_in_dotenv_are_exported():
     environment = {}
     resolve_module.export_dotenv(environment=environment, secrets=False)
     assert SECRET not in environment.values() and environment["HF_HOME"] == "/models"
+
+
+def test_files_that_settings_name_may_begin_with_a_byte_order_mark(tmp_path):
+    def marked(text: str) -> Path:
+        path = tmp_path / "file"
+        path.write_bytes(text.encode("utf-8-sig"))  # as Notepad saves it
+        return path
+
+    case = {"id": "a", "tag": "constrain", "raw_prompt": "x", "unrelated_followup": "u", "feedback_followup": "f"}
+    assert [one.id for one in read_cases(marked(json.dumps([case])))] == ["a"]
+    assert own_styles(marked('{"mine": "I like rhymes."}')).keys() == {"mine"}
+    assert read_prices(marked('{"mine": {"in": 1, "out": 2}}')).keys() == {"mine"}
+    assert read_template("system", marked("({follow_up})")).text == "({follow_up})"
 
 
 def test_dotenv_is_parsed_like_python_dotenv_and_errors_name_the_line():
