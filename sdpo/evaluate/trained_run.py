@@ -52,8 +52,9 @@ class TrainedRun:
 
     @property
     def model(self) -> str | None:
-        """The model the run started from, None if it was not recorded."""
-        return self.settings.get("model")
+        """The model the run started from, None if it was not recorded; of a folder where it is from here."""
+        recorded = self.settings.get("model")
+        return str(self.located(recorded)) if recorded and not Path(recorded).exists() else recorded
 
     @property
     def style_file(self) -> Path | None:

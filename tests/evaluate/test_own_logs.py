@@ -122,6 +122,19 @@ def test_files_that_are_recorded_by_a_relative_path_are_found_from_elsewhere(log
     assert [one.id for one in again] == [one.id for one in used] and 0 < len(used) < 40
 
 
+def test_the_model_that_a_run_started_from_is_found_from_elsewhere(logs, tmp_path, monkeypatch):
+    (logs.parent / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    for model, found in (("models/mine", str(logs.parent / "models/mine")), ("owner/name", "owner/name")):
+        run = offline_run(tmp_path / model.partition("/")[2], train_jsonl=str(logs), model=model)
+        written = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(written | {"folder": str(logs.parent)}))
+        monkeypatch.chdir(logs.parent)
+        assert read_run(run).model == model
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert read_run(run).model == found and resolved(run).baseline == found
+
+
 def test_a_style_is_judged_by_where_one_is_given(logs, tmp_path):
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     settings = resolved(run, "--style", "no_emojis")
