@@ -56,10 +56,12 @@ def harm_rules(
     baseline: Condition | None,
     answers: int,
     limits: ReleaseSettings,
+    alike: float = 1.0,
 ) -> list[Rule]:
     """Return the rules of harm of one checkpoint; what was not measured is among them.
 
-    `changes` are the checkpoint's benchmarks, `answers` is the number of answers that a condition's shares are of.
+    `changes` are the checkpoint's benchmarks, `answers` is the number of answers that a condition's shares are of, and
+    `alike` how many of them count as one case: those of one conversation do.
     """
     own, other = condition or Condition(), baseline or Condition()
     usable = [change for change in changes if isfinite(change.difference) and isfinite(change.standard_error)]
@@ -72,7 +74,7 @@ def harm_rules(
     if not changes:
         rules.append(not_measured(BENCHMARKS))
     rules += [*_distance(own, limits), *_moved(own, other, limits)]
-    counts = [tuple(share.of(of) or answers for of in (other, own)) for share, _, _ in measured]
+    counts = [tuple(round((share.of(of) or answers) / alike) for of in (other, own)) for share, _, _ in measured]
     tests = zip(measured, counts, strict=True)
     certain = holm([risen_share_p_value(before, after, *of) for (_, after, before), of in tests], _SHARE_ALARMS)
     shares = zip(measured, certain, strict=True)

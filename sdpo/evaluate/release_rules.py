@@ -13,6 +13,7 @@ from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTr
 from sdpo.evaluate.gain_rules import GAIN_RULE, TRUTH, WORSE, fits_of, gain_rules
 from sdpo.evaluate.harm_rules import harm_rules
 from sdpo.evaluate.rule import FAILED, GAIN, HARM, NOT_MEASURED, PASSED, WARNING, Rule, outcome
+from sdpo.runtime.statistics import design_effect
 from sdpo.settings.release import ReleaseSettings
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _release(step: int, checkpoints: int, evidence: Evidence, limits: ReleaseSet
     rows = [row for row in evidence.rows if row.checkpoint == step]
     answers = max((row.prompts for row in rows), default=0)
     changes = [change for change in evidence.benchmarks if change.checkpoint == step]
-    harm = harm_rules(changes, own, baseline, answers, limits)
+    harm = harm_rules(changes, own, baseline, answers, limits, design_effect(evidence.conversations))
     fits = fits_of(own, baseline, evidence.conversations)
     rules = [*gain_rules(rows, fits, truths, checkpoints, limits), *harm, _evidence(harm)]
     rules.append(_overlap(evidence.overlap, answers))

@@ -213,6 +213,14 @@ def test_the_language_of_few_readable_answers_proves_nothing():
     assert failed(verdict(start=many[1], own=many[0])) == {"language"}
 
 
+def test_one_conversation_that_is_refused_throughout_is_one_case_of_a_refusal():
+    refusing = replace(HEALTHY, refusals=16 / 128)
+    known = evidence(own=refusing, start=replace(START, refusals=0.0), rows=[replace(ROW, prompts=128)])
+    assert failed(verdict(known)) == {"refusals"}
+    eight = [str(prompt // 16) for prompt in range(128)]  # of which one has all 16 refusals
+    assert verdict(replace(known, conversations=eight)).verdict == PROMOTE
+
+
 def test_a_benchmark_that_is_no_number_is_said_not_to_be_measured():
     found = verdict(benchmarks=[change(10, 40), replace(change(10, 40), task="wiki", difference=float("nan"))])
     assert {"benchmark wiki"} == {rule.name for rule in found.rules if rule.outcome == NOT_MEASURED} - {"gain"}
