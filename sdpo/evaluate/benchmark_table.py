@@ -1,6 +1,7 @@
 """The benchmarks in the report of an evaluation: a table on the terminal, and one on the page."""
 
 from collections.abc import Sequence
+from math import isnan
 
 from markupsafe import Markup
 
@@ -49,10 +50,15 @@ def _rows(changes: Sequence[BenchmarkChange]) -> list[tuple[str, ...]]:
             change.metric.removesuffix(",none") + ("" if change.higher_is_better else " (lower is better)"),
             str(change.checkpoint),
             str(change.items),
-            f"{change.baseline:.4f}",
-            f"{change.value:.4f}",
-            f"{change.difference:+.4f}",
-            f"{change.standard_error:.4f}",
+            _shown(change.baseline),
+            _shown(change.value),
+            _shown(change.difference, "+.4f"),
+            _shown(change.standard_error),
         )
         for change in sorted(changes, key=lambda change: (order.index(change.task), change.checkpoint))
     ]
+
+
+def _shown(value: float | None, form: str = ".4f") -> str:
+    """Return a figure as text; None, which a file has in place of one that is not finite, is a dash."""
+    return "–" if value is None or isnan(value) else format(value, form)

@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +243,7 @@ def _report(benchmarks: list[Benchmark], scores: Mapping[str, Mapping[str, TaskS
     report = {
         "lm_eval": __version__,
         "models": run.records,
-        "changes": [one.row() for one in every],
+        "changes": [asdict(one) for one in every],
         "computed": {name: run.computed[name] for name in scores},
     }
     return BenchmarkReport(rows, report)

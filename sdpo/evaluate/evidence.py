@@ -1,7 +1,7 @@
 """What an evaluation knows of a checkpoint beside its win rate, as plain values that the verdict reads."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
 
@@ -25,10 +25,6 @@ class BenchmarkChange:
     difference: float
     standard_error: float
     higher_is_better: bool = True
-
-    def row(self) -> dict[str, Any]:
-        """Return the fields for JSON, which has no numbers that are not finite: None in their place."""
-        return {name: None if _is_not_finite(value) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -87,5 +83,10 @@ class JudgeTruth:
     rule_high: float | None = None
 
 
-def _is_not_finite(value: object) -> bool:
-    return isinstance(value, float) and not isfinite(value)
+def finite(value: Any) -> Any:
+    """Return a value for JSON, which has no numbers that are not finite: None in their place, however deep."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -9,7 +9,7 @@ import numpy as np
 
 from sdpo import settings as settings_module
 from sdpo.evaluate.condition_report import aligned, as_json, condition_table, rounded
-from sdpo.evaluate.evidence import Condition
+from sdpo.evaluate.evidence import Condition, finite
 from sdpo.evaluate.forgetting_matrix import WIN_RATE, Cell, Forgotten, Matrix
 from sdpo.evaluate.sequence import Stage
 from sdpo.runtime.commands import command, given_to_repeat
@@ -53,7 +53,7 @@ def write(folder: RunDirectory, settings: EvalSettings, found: Forgetting) -> No
         {
             "settings": settings_module.redacted(settings),
             "given": given_to_repeat(settings),
-            **_summary(found),
+            **finite(_summary(found)),
             **provenance(),
         },
     )

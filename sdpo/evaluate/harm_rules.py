@@ -111,6 +111,12 @@ def _benchmark(change: BenchmarkChange, certain: bool, limits: ReleaseSettings) 
 
 
 def _unusable(change: BenchmarkChange) -> Rule:
+    """Return the rule of a benchmark whose figures are not finite: a harm where the baseline's is."""
+    if isfinite(change.baseline) and not isfinite(change.value):
+        text = (
+            f"{change.task} ({change.metric}) went from {change.baseline:.3f} to {change.value} on {change.items} items"
+        )
+        return Rule(f"benchmark {change.task}", HARM, outcome(False), text, change.difference)
     return Rule(f"benchmark {change.task}", HARM, NOT_MEASURED, f"benchmark {change.task}: its figure is no number")
 
 

@@ -1,6 +1,5 @@
 """The release of an evaluation: its verdict on the screen, in release.json, at the top of the page, as an exit code."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sdpo.errors import KEEP_EXIT_CODE
+from sdpo.evaluate.evidence import finite
 from sdpo.evaluate.gain_rules import GAIN_RULE
 from sdpo.evaluate.release_rules import MEANING, Decision, Release
 from sdpo.evaluate.rule import Rule
@@ -36,7 +36,7 @@ def write(folder: RunDirectory, decision: Decision, settings: EvalSettings) -> N
             "verdict": decision.verdict,
             "checkpoint": None if decision.chosen is None else decision.chosen.checkpoint,
             "sentence": decision.sentence,
-            "releases": [_release(release) for release in decision.releases],
+            "releases": finite([_release(release) for release in decision.releases]),
             "limits": limits,
         },
     )
@@ -115,12 +115,9 @@ def _release(release: Release) -> dict[str, Any]:
         "checkpoint": release.checkpoint,
         "verdict": release.verdict,
         "reasons": release.reasons,
-        "rules": [{name: _json(value) for name, value in asdict(rule).items()} for rule in release.rules],
+        "rules": [{name: _rounded(value) for name, value in asdict(rule).items()} for rule in release.rules],
     }
 
 
-def _json(value: Any) -> Any:
-    """Return a value of a rule as JSON: rounded, and None for a figure that is not a finite number."""
-    if not isinstance(value, float):
-        return value
-    return round(value, 6) if math.isfinite(value) else None
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value

@@ -13,6 +13,7 @@ from sdpo.evaluate import judge_truth, release
 from sdpo.evaluate.benchmark_table import benchmark_table
 from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.condition_report import as_json, condition_table
+from sdpo.evaluate.evidence import finite
 from sdpo.evaluate.run_folders import beside
 from sdpo.evaluate.trained_run import TrainedRun
 from sdpo.evaluate.win_rates import BASELINE, WinRate
@@ -71,7 +72,7 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
         print(release.text(comparison.release), flush=True)
         release.write(folder, comparison.release, settings)
     how = {"settings": _identity(settings), "given": given_to_repeat(settings), **provenance()}
-    folder.write_json("eval.json", {**how, **_summary(run, comparison)})
+    folder.write_json("eval.json", {**how, **finite(_summary(run, comparison))})
     for name in FILES[1:]:  # the launcher writes the report at the end
         print(f"  {folder.path / name}", flush=True)
     _say_what_came_of_it(folder, settings, run, comparison)
@@ -196,7 +197,7 @@ def _summary(run: TrainedRun, comparison: Comparison) -> dict:
         "weights": dict(comparison.weights),
         "rows": [asdict(row) for row in comparison.rows],
         "agreement": list(comparison.agreement),
-        "benchmarks": [change.row() for change in comparison.benchmarks],
+        "benchmarks": [asdict(change) for change in comparison.benchmarks],
         "benchmark_scores": dict(comparison.benchmark_scores),
         "judge_truth": [asdict(truth) for truth in comparison.judge_truth],
         "warnings": list(comparison.warnings),

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdpo.evaluate import release
 from sdpo.evaluate.drop_tests import holm, paired_p_value, risen_share_p_value
-from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth
+from sdpo.evaluate.evidence import BASELINE, BenchmarkChange, Condition, JudgeTruth, finite
 from sdpo.evaluate.release_rules import KEEP, MEANING, PROMOTE, PROMOTE_WITH_WARNING, Evidence, decide
 from sdpo.evaluate.rule import NOT_MEASURED
 from sdpo.evaluate.win_rates import WinRate
@@ -224,6 +224,19 @@ def test_one_conversation_that_is_refused_throughout_is_one_case_of_a_refusal():
 def test_a_benchmark_that_is_no_number_is_said_not_to_be_measured():
     found = verdict(benchmarks=[change(10, 40), replace(change(10, 40), task="wiki", difference=float("nan"))])
     assert {"benchmark wiki"} == {rule.name for rule in found.rules if rule.outcome == NOT_MEASURED} - {"gain"}
+
+
+def test_a_benchmark_that_a_checkpoint_took_beyond_all_numbers_is_harm():
+    infinite = float("inf")
+    broken = BenchmarkChange(3, "wiki", "word_perplexity", 62, 12.0, infinite, infinite, float("nan"), False)
+    found = verdict(benchmarks=[change(10, 40), broken])
+    assert found.verdict == KEEP and failed(found) == {"benchmark wiki"} and "12.000 to inf" in found.reasons[0]
+    # A file of JSON has no such number.
+    assert finite({"rows": [asdict(broken), (-infinite, "inf", 3)]}) == {
+        "rows": [asdict(broken) | {"value": None, "difference": None, "standard_error": None}, [None, "inf", 3]]
+    }
+    unknown = replace(broken, baseline=infinite, difference=float("nan"))
+    assert verdict(benchmarks=[change(10, 40), unknown]).verdict == PROMOTE_WITH_WARNING
 
 
 def test_all_harms_together_are_all_named():

@@ -102,6 +102,16 @@ def test_an_evaluation_shows_its_verdict_with_the_figure_of_every_rule(tmp_path)
     assert f"make eval-tldr RUN_DIR={tmp_path / 'run'} EVAL_N=96 TINY=1" in text
 
 
+def test_a_benchmark_that_is_no_number_leaves_the_others_on_the_page(tmp_path):
+    folder = write_evaluation(tmp_path / "eval")
+    written = json.loads((folder / "eval.json").read_text())
+    broken = written["benchmarks"][0] | {"task": "wiki", "value": None, "difference": None, "standard_error": None}
+    written["benchmarks"].append(broken)
+    (folder / "eval.json").write_text(json.dumps(written))
+    text = page_of(folder).text
+    assert "sdpo_facts acc 12 64 0.7500 0.5000 -0.2500 0.0600" in text and "wiki acc 12 64 0.7500 – – –" in text
+
+
 def test_a_run_and_its_evaluation_are_on_one_page_with_links_to_their_own(tmp_path):
     run = write_run(tmp_path / "run")
     write_evaluation(run / "eval")
