@@ -1,6 +1,6 @@
-"""Whether chance explains a loss: exact tests of paired and of unpaired shares, and Holm's correction for several.
+"""Whether chance explains a change: exact tests of paired and of unpaired shares, and Holm's correction for several.
 
-Pure functions of numbers. A p-value is one-sided: the probability of a loss at least this large without a difference.
+Pure functions of numbers. A p-value is one-sided: the probability of a change at least this large without a difference.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,15 @@ def paired_p_value(items: int, loss: float, standard_error: float) -> float:
     if flips is None:
         return _above(total / sqrt(_squares(items, loss, standard_error)))
     lost = (flips + round(total)) // 2
-    if flips > _EXACT_FLIPS:
-        return _above((2 * lost - 1 - flips) / sqrt(flips))
-    return sum(comb(flips, count) for count in range(lost, flips + 1)) / 2**flips
+    return sign_p_value(lost, flips - lost)
+
+
+def sign_p_value(for_it: int, against: int) -> float:
+    """Return the p-value of so many cases for a change and against it, by the exact sign test; 1 without any."""
+    cases = for_it + against
+    if cases > _EXACT_FLIPS:
+        return _above((2 * for_it - 1 - cases) / sqrt(cases))
+    return sum(comb(cases, count) for count in range(for_it, cases + 1)) / 2**cases
 
 
 def risen_share_p_value(before: float, after: float, answers_before: int, answers_after: int) -> float:

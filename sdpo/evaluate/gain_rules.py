@@ -6,9 +6,11 @@ was not measured, in the order in which they were named. The others are asked fo
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from math import ceil, floor
 from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
+from sdpo.evaluate.drop_tests import sign_p_value
 from sdpo.evaluate.evidence import Condition, JudgeTruth
 from sdpo.evaluate.judges import ORACLE
 from sdpo.evaluate.rule import FAILED, GAIN, NOT_MEASURED, PASSED, WARNING, Rule, outcome
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 GAIN_RULE, TRUTH, WORSE = "gain", "judge's truth", "worse"
 EVEN = 0.5  # the win rate without a difference
 _EXACT = (ORACLE, RULE_JUDGE)
+_BY_CHANCE = ", which chance may explain"
 
 
 class Fits(NamedTuple):
@@ -46,15 +49,16 @@ def gain_rules(
 
     `rows` are the checkpoint's, one per judge, `read` is from `fits_of`; `checkpoints` is the number of them that are
     compared: the best of many without a gain would win by luck, so each interval is wider the more there are
-    (Bonferroni).
+    (Bonferroni). Where cases are few the exact sign test has to agree.
     """
-    z = NormalDist().inv_cdf(1 - 0.025 / max(1, checkpoints))
+    level = 0.025 / max(1, checkpoints)
+    z = NormalDist().inv_cdf(1 - level)
     judged = by_trust(rows, truths)
-    fits = _adherence(read, z) if read else None
+    fits = _adherence(read, z, level) if read else None
     if fits is not None:
         deciding, rules = None, [fits]
     elif judged:
-        deciding, rules = judged[0], [_win(judged[0], z)]
+        deciding, rules = judged[0], [_win(judged[0], z, level)]
     else:
         return [Rule(GAIN_RULE, GAIN, NOT_MEASURED, "no gain: no judge compared this checkpoint with the baseline")]
     if deciding is not None and deciding.judge not in _EXACT:
@@ -90,7 +94,7 @@ def fits_of(condition: Condition | None, baseline: Condition | None, conversatio
     return [Fits(*one) for one in zip(condition.fits, baseline.fits, groups, strict=True)]
 
 
-def _adherence(read: Sequence[Fits], z: float) -> Rule:
+def _adherence(read: Sequence[Fits], z: float, level: float) -> Rule:
     """Return the rule of the paired gain in adherence."""
     changes = [one for one in read if one.own != one.baseline]
     gained = sum(one.own for one in changes)
@@ -106,18 +110,31 @@ def _adherence(read: Sequence[Fits], z: float) -> Rule:
     # Of the answers that changed, the interval of the share that changed for the better.
     low, high = (changed * (2 * bound - 1) for bound in interval)
     text += f", {100 * gain:+.1f} points (from {100 * low:+.1f} to {100 * high:+.1f})"
-    found = "" if low > 0 else f"{WORSE}: " if high < 0 else "no gain that is certain: "
-    return Rule(GAIN_RULE, GAIN, outcome(low > 0), found + text, gain, low, high, 0.0)
+    passed = low > 0 and not _chance(gained / alike, lost / alike, level)
+    found = "" if passed else f"{WORSE}: " if high < 0 else "no gain that is certain: "
+    text += _BY_CHANCE if low > 0 and not passed else ""
+    return Rule(GAIN_RULE, GAIN, outcome(passed), found + text, gain, low, high, 0.0)
 
 
-def _win(row: "WinRate", z: float) -> Rule:
+def _chance(better: float, worse: float, level: float) -> bool:
+    """Return whether chance explains that so many cases are better, by the exact test, rounded against them.
+
+    Of few cases Wilson's interval alone is too sure: four of four are above one half, and so are one of 16 times by
+    chance.
+    """
+    return sign_p_value(floor(better), ceil(worse)) > level
+
+
+def _win(row: "WinRate", z: float, level: float) -> Rule:
     """Return the rule of the win rate by the deciding judge."""
     interval = row.wilson(z=z)
     if interval is None:
         text = f"no gain: {row.judge} named no winner in {row.prompts} prompts"
         return Rule(GAIN_RULE, GAIN, FAILED, text, threshold=EVEN)
-    rate, passed = row.wins / (row.wins + row.losses), interval[0] > EVEN
+    rate, wide = row.wins / (row.wins + row.losses), interval[0] <= EVEN
+    passed = not wide and not _chance(row.wins / row.design_effect, row.losses / row.design_effect, level)
     text = f"win rate {rate:.3f} by {row.judge} (from {interval[0]:.3f} to {interval[1]:.3f})"
+    text += "" if passed or wide else _BY_CHANCE
     return Rule(GAIN_RULE, GAIN, outcome(passed), text if passed else f"no gain: {text}", rate, *interval, EVEN)
 
 

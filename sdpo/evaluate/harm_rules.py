@@ -19,7 +19,7 @@ from sdpo.settings.release import KIND_FACTOR, TOPIC_NOISE, ReleaseSettings
 # The shares of pairs without a difference that may lose a benchmark, or a share of answers; 5 % together.
 _BENCHMARK_ALARMS, _SHARE_ALARMS = 0.04, 0.01
 BENCHMARKS = "benchmarks"
-_Z = 1.96
+_Z, _ROUNDING = 1.96, 1e-9
 
 Figures = Callable[[Condition], float | None]
 
@@ -88,6 +88,11 @@ def loss_of(change: BenchmarkChange) -> float:
     return -change.difference if change.higher_is_better else change.difference
 
 
+def _exceeds(value: float, limit: float) -> bool:
+    """Return whether a difference of shares is above the limit, by more than the last digits of a float."""
+    return value - limit > _ROUNDING
+
+
 def not_measured(name: str) -> Rule:
     """Return the rule of a figure that is missing: it is neither passed nor failed."""
     return Rule(name, HARM, NOT_MEASURED, f"{name}: not measured")
@@ -95,19 +100,21 @@ def not_measured(name: str) -> Rule:
 
 def _benchmark(change: BenchmarkChange, certain: bool, limits: ReleaseSettings) -> Rule:
     loss, half = loss_of(change), _Z * change.standard_error
-    harmed = certain and loss > limits.max_drop
+    over = _exceeds(loss, limits.max_drop)
+    harmed = certain and over
     text = (
         f"{change.task} ({change.metric}) went from {change.baseline:.3f} to {change.value:.3f} on {change.items} items"
     )
     if harmed:
         text += f": worse by more than {limits.max_drop:g}, and chance does not explain it"
-    elif loss > limits.max_drop:
+    elif over:
         text += ", which chance may explain"
     else:
         text += f": {'no worse' if loss <= 0 else f'not worse by more than {limits.max_drop:g}'}"
     name = f"benchmark {change.task}"
     bounds = change.difference - half, change.difference + half
-    return Rule(name, HARM, outcome(not harmed), text, change.difference, *bounds, threshold=-limits.max_drop)
+    threshold = -limits.max_drop if change.higher_is_better else limits.max_drop
+    return Rule(name, HARM, outcome(not harmed), text, change.difference, *bounds, threshold=threshold)
 
 
 def _unusable(change: BenchmarkChange) -> Rule:
@@ -197,4 +204,4 @@ def _share(share: _Share, after: float, before: float, certain: bool, limits: Re
     limit = share.limit(limits)
     rise = after - before
     sentence = f"{after:.1%} of its answers {share.what}, of the baseline's {before:.1%} (at most {limit:.1%} more)"
-    return Rule(share.name, HARM, outcome(not (certain and rise > limit)), sentence, rise, threshold=limit)
+    return Rule(share.name, HARM, outcome(not (certain and _exceeds(rise, limit))), sentence, rise, threshold=limit)

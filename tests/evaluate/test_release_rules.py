@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from math import comb
 
 import numpy as np
 import pytest
@@ -129,6 +130,27 @@ def test_the_prompts_of_one_conversation_are_no_cases_of_their_own():
     assert verdict(rows=[replace(row, design_effect=6.0)]).gain.outcome == "failed"
 
 
+def test_a_gain_is_certain_by_the_exact_test_too():
+    """Of four answers that changed at random, all are better in one of sixteen cases; Wilson's interval excludes it."""
+    start = replace(START, fits=fits(0))
+    for better, expected in ((4, KEEP), (5, KEEP), (6, PROMOTE)):
+        row = replace(ROW, wins=better, losses=0)
+        assert wilson(better, 0)[0] > 0.5
+        assert verdict(rows=[row]).verdict == expected
+        assert verdict(rows=[row], own=replace(HEALTHY, fits=fits(better)), start=start).verdict == expected
+    assert "which chance may explain" in verdict(rows=[replace(ROW, wins=5, losses=0)]).reasons[0]
+
+
+def test_a_gain_by_chance_is_no_more_frequent_than_is_meant():
+    for changed in range(1, 60):
+        certain = [
+            better
+            for better in range(changed + 1)
+            if verdict(rows=[replace(ROW, wins=better, losses=changed - better)]).gain.outcome == "passed"
+        ]
+        assert sum(comb(changed, better) for better in certain) / 2**changed <= 0.025, changed
+
+
 def test_the_most_trusted_judge_decides():
     poor = {"other": JudgeTruth("other", 60, 0.7, {}, 0.6, 0.8)} | TRUTHS
     loser = replace(ROW, judge="other", wins=60, losses=70)
@@ -142,8 +164,8 @@ def test_the_most_trusted_judge_decides():
 
 def test_several_checkpoints_need_a_clearer_win():
     """The best of five without any gain wins by luck more often than one does."""
-    lucky = replace(ROW, wins=60, losses=40)
-    assert wilson(60, 40)[0] > 0.5 and verdict(rows=[lucky]).verdict == PROMOTE
+    lucky = replace(ROW, wins=61, losses=39)
+    assert wilson(61, 39)[0] > 0.5 and verdict(rows=[lucky]).verdict == PROMOTE
     rows = [lucky, *(replace(ROW, checkpoint=step, wins=50, losses=50) for step in (6, 9, 12, 15))]
     assert decide(evidence(rows), LIMITS).verdict == KEEP
 
@@ -279,6 +301,26 @@ def test_limits_are_those_of_the_settings():
 )
 def test_a_benchmark_counts_if_it_fell_by_more_than_the_limit_and_not_by_chance(benchmark, expected):
     assert verdict(benchmarks=[benchmark]).verdict == expected
+
+
+def test_a_fall_or_a_rise_of_exactly_the_limit_is_within_it():
+    fallen = BenchmarkChange(3, "ifeval", "acc", 300, 0.90, 0.88, 0.88 - 0.90, change(6, 0).standard_error)
+    assert fallen.difference < -LIMITS.max_drop  # by the last digit of a float
+    found = verdict(benchmarks=[fallen])
+    assert found.verdict == PROMOTE and any("not worse by more than 0.02" in rule.sentence for rule in found.rules)
+    risen = replace(HEALTHY, refusals=0.1 + LIMITS.max_refusals)
+    assert risen.refusals - 0.1 > LIMITS.max_refusals
+    rows_of_many, start = [replace(ROW, prompts=4000)], replace(START, refusals=0.1)
+    assert verdict(rows=rows_of_many, own=risen, start=start).verdict == PROMOTE
+
+
+def test_the_limit_of_a_benchmark_has_the_sign_of_its_losses():
+    limits = {
+        rule.name: (rule.figure, rule.threshold)
+        for better in (True, False)
+        for rule in verdict(benchmarks=[change(60, 0, task=str(better), better_is_higher=better)]).rules
+    }
+    assert limits["benchmark True"] == (-0.2, -0.02) and limits["benchmark False"] == (0.2, 0.02)
 
 
 def test_benchmarks_of_other_checkpoints_say_nothing():
