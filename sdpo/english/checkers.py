@@ -112,13 +112,13 @@ def _one_sentence(text: str, _: str) -> str:
     return f"{sentences} sentences" if sentences > 1 else ""
 
 
-def _spanish(text: str, _: str) -> str:
-    if language_of(text) != "es":
-        return "not in Spanish"
-    # The whole may be Spanish by its greater part. Words of a program are English to the reader of languages.
+def _in_language(code: str, name: str, text: str, _: str) -> str:
+    if language_of(text) != code:
+        return f"not in {name}"
+    # The whole may be in it by its greater part. Words of a program are English to the reader of languages.
     blocks = read_markdown(with_plain_line_ends(text)).blocks
     read = (language_of(block.text) for block in blocks if block.kind not in CODE)
-    return next((f"a paragraph in another language ({found})" for found in read if found not in (None, "es")), "")
+    return next((f"a paragraph in another language ({found})" for found in read if found not in (None, code)), "")
 
 
 _VIOLATIONS: dict[str, Callable[[str, str], str]] = {
@@ -134,7 +134,8 @@ _VIOLATIONS: dict[str, Callable[[str, str], str]] = {
     "less_filler_praise": _less_filler_praise,
     "no_punctuation": _no_punctuation,
     "one_sentence": _one_sentence,
-    "spanish": _spanish,
+    "spanish": partial(_in_language, "es", "Spanish"),
+    "chinese": partial(_in_language, "zh", "Chinese"),
 }
 CHECKERS: Mapping[str, Checker] = MappingProxyType(
     {style: Checker(style, violation) for style, violation in _VIOLATIONS.items()}

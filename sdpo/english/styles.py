@@ -33,6 +33,7 @@ STYLES: MappingProxyType[str, str] = MappingProxyType(
             "no_punctuation",
             "one_sentence",
             "spanish",
+            "chinese",
         )
     }
 )

@@ -275,6 +275,7 @@ PERSONAS: dict[str, str] = {
     "brief": "I like very short answers, of thirty words at most.",
     "one_sentence": "I want an answer of one sentence.",
     "spanish": "I want answers in Spanish.",
+    "chinese": "I want answers in Chinese.",
 }
 
 

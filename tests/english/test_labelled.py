@@ -31,7 +31,7 @@ def test_no_pair_or_prompt_is_repeated_or_used_elsewhere():
     assert not set(asked) & used
     assert all(pair.persona == PERSONAS[pair.style] for pair in PAIRS)
     # An answer's language and its number of sentences need no judge.
-    assert set(CHECKERS) - {pair.style for pair in PAIRS} == {"one_sentence", "spanish"}
+    assert set(CHECKERS) - {pair.style for pair in PAIRS} == {"one_sentence", "spanish", "chinese"}
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.id)

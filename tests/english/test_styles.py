@@ -20,7 +20,9 @@ ONLY_IN = {  # words that name a style's subject beyond doubt
     r"punctuation|comma|full stop": {"no_punctuation"},
     r"too long|shorter|brief|concise|fewer words|wordy": {"brief"},
     r"(?:one|single|first) sentence\b": {"one_sentence", "brief"},
-    r"spanish|english": {"spanish"},
+    r"spanish": {"spanish"},
+    r"chinese": {"chinese"},
+    r"english": {"spanish", "chinese"},
 }
 
 
