@@ -178,8 +178,8 @@ def read_message(given: Any) -> list[SourceMessage] | Dropped:
 
 def is_finished(given: dict) -> bool:
     """Return whether an answer came to its own end, by what an object says of it: most formats say nothing."""
-    told = [given, given.get("response_metadata"), given.get("finish_details")]
-    ends = [fields.get(name) for fields in told if isinstance(fields, dict) for name in _ENDS]
+    places = [given, given.get("response_metadata"), given.get("finish_details")]
+    ends = [fields.get(name) for fields in places if isinstance(fields, dict) for name in _ENDS]
     return given.get("finished") is not False and not any(
         isinstance(end, str) and end.lower() in _UNFINISHED for end in ends
     )

@@ -150,9 +150,9 @@ def answer_messages(value: Any) -> list[SourceMessage]:
     return _assistant(value) if "content" in value or "text" in value else []
 
 
-def _ended(answer: list[SourceMessage], told: dict) -> list[SourceMessage]:
+def _ended(answer: list[SourceMessage], given: dict) -> list[SourceMessage]:
     """Return the answer, unfinished if the object that holds it says so."""
-    return answer if is_finished(told) else [one._replace(finished=False) for one in answer]
+    return answer if is_finished(given) else [one._replace(finished=False) for one in answer]
 
 
 def _list(value: dict, name: str) -> bool:

@@ -7,6 +7,7 @@ from sdpo.english import PROBES_FILE
 
 _LANGUAGES = ("spanish", "chinese")
 
+
 @cache
 def probes(style: str = "") -> tuple[tuple[str, str], ...]:
     """Return pairs of a prompt and an answer: for each style of this room some answers fit it and some do not.

@@ -118,8 +118,8 @@ def interaction_lines(interactions: Iterable[Interaction]) -> Iterator[str]:
     """
     for interaction in interactions:
         row = _checked(vars(interaction), _interaction_fault)
-        told = {name: value for name, value in row.items() if name not in _USUAL or value != _USUAL[name]}
-        yield _encode(told | _lengths(row)) + "\n"
+        written = {name: value for name, value in row.items() if name not in _USUAL or value != _USUAL[name]}
+        yield _encode(written | _lengths(row)) + "\n"
 
 
 # Checking rows

@@ -18,7 +18,8 @@ from sdpo.tiny import language, oracle
 from sdpo.tiny.language import AXES
 
 VOCABULARY = 1280
-_LATER = {"brief", "one_sentence", "spanish", "chinese"}  # newer than the shipped tokenizer, which has to come out the same
+# Newer than the shipped tokenizer, which has to come out the same.
+_LATER = {"brief", "one_sentence", "spanish", "chinese"}
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
 
 # ChatML. As with Qwen3, an empty thought disables thinking, and the default is enabled.

@@ -73,10 +73,10 @@ def choose_probes(
     random = Random(seed)
     random.shuffle(exchanges)
     probes = [Probe(prompt, answer, fits(answer, prompt) if fits else None) for prompt, answer in exchanges]
-    sides = [[probe for probe in probes if probe.fits is kind][: count // 2] for kind in (True, False)]
-    if min(map(len, sides)) < FEWEST_OF_A_KIND:
+    halves = [[probe for probe in probes if probe.fits is kind][: count // 2] for kind in (True, False)]
+    if min(map(len, halves)) < FEWEST_OF_A_KIND:
         return [probe._replace(fits=None) for probe in probes[:count]]
-    chosen = sides[0] + sides[1]
+    chosen = halves[0] + halves[1]
     random.shuffle(chosen)
     return chosen
 

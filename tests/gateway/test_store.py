@@ -50,8 +50,8 @@ def test_a_truncated_answer_is_exported_as_unfinished(store_url):
     with store.writing.begin() as connection:
         connection.execute(update(EXCHANGES).where(EXCHANGES.c.parent.is_(None)).values(finish_reason="length"))
     [kept] = store.conversations()
-    told = [message.get("finished") for message in row_of(kept)["messages"]]
-    assert told == [False if index == kept.unfinished[0] else None for index in range(len(told))]
+    marks = [message.get("finished") for message in row_of(kept)["messages"]]
+    assert marks == [False if index == kept.unfinished[0] else None for index in range(len(marks))]
     assert kept.messages[kept.unfinished[0]]["role"] == "assistant"
 
 
