@@ -5,6 +5,7 @@ A run may have been killed at any moment, so nothing here trusts a file: a trunc
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,7 +122,10 @@ def read_folder(path: Path) -> Folder:
     path = path.resolve()
     folder = Folder(path, _kind(path) or OTHER)
     if path.is_dir():
-        folder.inside = list(_inside(path, _DEPTH))[:_MOST_INSIDE]
+        every = list(_inside(path, _DEPTH))
+        folder.inside = _newest(path, every)
+        if left := len(every) - len(folder.inside):
+            folder.note(f"{left} older runs and evaluations in it are left out: give those that you want as RUN_DIR")
     if _kind(path) is None and not folder.inside:
         raise RunError(
             f"{path} has no run.json, metrics.jsonl, eval.json, release.json or {LEARN_FILE}. Give the folder of a "
@@ -167,6 +171,24 @@ def _inside(path: Path, depth: int) -> Iterator[Folder]:
             yield Folder(item, kind)
         if depth > 1:
             yield from _inside(item, depth - 1)
+
+
+def _newest(path: Path, every: list[Folder]) -> list[Folder]:
+    """Return the newest _MOST_INSIDE folders inside a folder, in their order; a run stays with what is in it."""
+    groups: dict[str, list[Folder]] = {}
+    for one in every:
+        groups.setdefault(one.path.relative_to(path).parts[0], []).append(one)
+    kept: list[Path] = []
+    for group in sorted(groups.values(), key=lambda group: max(map(_changed, group)), reverse=True):
+        if kept and len(kept) + len(group) > _MOST_INSIDE:
+            break
+        kept += [one.path for one in group[:_MOST_INSIDE]]
+    return [one for one in every if one.path in kept]
+
+
+def _changed(folder: Folder) -> float:
+    """Return when the results of a folder were last written."""
+    return max((os.stat(file).st_mtime for name in _MARKS if (file := folder.path / name).is_file()), default=0.0)
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

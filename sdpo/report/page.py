@@ -1,5 +1,6 @@
 """The page: the sections of every folder in a fixed order, and what is missing said beside them."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -96,9 +97,14 @@ def _title(parts: Sequence[Folder]) -> str:
 
 
 def _names(parts: Sequence[Folder]) -> dict[Path, str]:
-    """Return a name per folder, longer where two would have the same."""
-    short = [part.name for part in parts]
-    return {part.path: part.name if short.count(part.name) == 1 else "/".join(part.path.parts[-3:]) for part in parts}
+    """Return a name per folder, longer where two would have the same until they differ."""
+    names = {part.path: part.name for part in parts}
+    for length in range(3, max(len(path.parts) for path in names) + 1):
+        uses = Counter(names.values())
+        if len(uses) == len(names):
+            break
+        names = {path: name if uses[name] == 1 else str(Path(*path.parts[-length:])) for path, name in names.items()}
+    return names
 
 
 def _folder(folder: Folder, name: str, metrics: Metrics, index: int, beside: Path) -> Markup:

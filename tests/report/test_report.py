@@ -150,6 +150,26 @@ def test_several_runs_share_a_chart_for_each_measure(tmp_path):
     assert not (folders[0] / "report.html").exists() and "Report of 2 folders" in page.text
 
 
+def test_of_a_folder_with_many_runs_the_newest_are_shown_and_the_others_counted(tmp_path):
+    for number in range(30):
+        run = write_run(tmp_path / f"run-{number:02}", steps=1)
+        write_evaluation(run / "eval")
+        for file in [*run.glob("*.json*"), *(run / "eval").glob("*.json")]:
+            os.utime(file, (1e9 + number, 1e9 + number))
+    os.utime(tmp_path / "run-03" / "eval" / "eval.json", (2e9, 2e9))  # evaluated last
+    folder = read_folder(tmp_path)
+    shown = {one.path.relative_to(tmp_path).parts[0] for one in folder.inside}
+    assert shown == {"run-03", *(f"run-{number}" for number in range(19, 30))} and len(folder.inside) == 24
+    assert "36 older runs and evaluations in it are left out" in page_of(tmp_path).text
+
+
+def test_runs_whose_last_names_agree_have_curves_of_their_own(tmp_path):
+    folders = [write_run(tmp_path / first / "runs" / "tldr" / "a", steps=3) for first in ("one", "two")]
+    page = page_of(*folders, path=tmp_path / "both.html")
+    labels = [str(attributes["aria-label"]) for tag, attributes in page.elements if tag == "svg"]
+    assert any("one/runs/tldr/a:" in label and "two/runs/tldr/a:" in label for label in labels)
+
+
 # The command
 
 
