@@ -8,16 +8,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 _SANDBOX = Path(__file__).with_name("sandbox.py")
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
+# A fenced block: what stands beside its first fence, and its content; the last one may have no end.
+_BLOCK = re.compile(r"^[ \t]*```[ \t]*([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def code_in(answer: str) -> str:
-    """Return the code of an answer: its first fenced block, or all of it if it has none."""
-    block = _FENCE.search(answer)
-    return block[1] if block else answer
+    """Return the code of an answer: its first fenced block of Python, else of no language, else of any; else all of it.
+
+    A block in a list loses its indentation.
+    """
+    blocks = [(language.strip().lower(), code) for language, code in _BLOCK.findall(answer)]
+    named = [code for language, code in blocks if language.startswith("py")]
+    unnamed = [code for language, code in blocks if not language]
+    found = named or unnamed or [code for _, code in blocks]
+    return textwrap.dedent(found[0]) if found else answer
 
 
 def passes(code: str, tests: str, seconds: int = 5, size: int = 512 * 2**20) -> bool:

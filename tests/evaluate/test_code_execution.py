@@ -96,3 +96,20 @@ def test_the_code_of_an_answer_is_its_first_block():
     assert code_in("Here:\n```python\na = 1\n```\nand\n```\nb\n```") == "a = 1\n"
     assert code_in("```\na = 1") == "a = 1"
     assert code_in("a = 1") == "a = 1"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "```python3\na = 1\n```\nIt is one.",
+        "``` python\na = 1\n```",
+        '```python title="a"\na = 1\n```',
+        "```python\r\na = 1\r\n```\r\n",
+        "1. Like this:\n   ```python\n   a = 1\n   ```",
+        "```bash\npip install x\n```\nThen:\n```python\na = 1\n```",
+        "```text\n2\n```\nThen:\n```\na = 1\n```",
+        "```code\na = 1\n```",
+    ],
+)
+def test_the_code_of_an_answer_is_found_however_its_block_is_written(answer):
+    assert code_in(answer).strip() == "a = 1"
