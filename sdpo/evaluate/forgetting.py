@@ -15,7 +15,7 @@ from sdpo.evaluate.condition import Subject, Taste, general_kinds
 from sdpo.evaluate.condition_session import NO_GENERAL_PROMPTS, meter_of, template_of
 from sdpo.evaluate.evidence import Condition
 from sdpo.evaluate.forgetting_matrix import Cell, Matrix, adherence_cell, win_rate_cell
-from sdpo.evaluate.forgetting_report import Forgetting, write
+from sdpo.evaluate.forgetting_report import FILES, Forgetting, write
 from sdpo.evaluate.models import EvaluatedModel
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.sequence import START, Column, columns, judge_of_tastes, stages
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 class ForgettingSession(EvalSession):
     """One evaluation of several runs; every process of the job has one."""
+
+    files = FILES
 
     def __init__(self, settings: "EvalSettings", job: "Job") -> None:
         super().__init__(settings, job)

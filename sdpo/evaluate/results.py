@@ -26,7 +26,8 @@ from sdpo.runtime.run_directory import RunDirectory
 from sdpo.settings import EvalSettings
 
 # eval.json is last because it records the settings of the others: it is written last and moved first.
-FILES = ("report.html", "pairs.html", "winrate.png", "eval.csv", "release.json", "eval.json")
+FILES = ("pairs.html", "winrate.png", "eval.csv", "release.json", "eval.json")
+REPORT = "report.html"  # the launcher writes it at the end; until then it may be another job's
 
 # Settings that do not affect the results.
 _MAY_CHANGE = {"output_dir", "scratch", "run_id", "dry_run", "tiny", "world_size", "accelerate_config", "concurrency"}
@@ -35,16 +36,21 @@ _MAY_CHANGE |= {"judge_truth"}  # the labelled pairs are reported beside the ver
 _MAY_CHANGE |= {"fail_on_keep"}
 
 
-def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> None:
-    """Move the results of an evaluation with other settings to earlier/, so that results are never mixed."""
-    written = folder.read_json("eval.json")
+def archive_earlier_results(folder: RunDirectory, settings: EvalSettings, files: Sequence[str] = FILES) -> None:
+    """Move the results of an evaluation with other settings to earlier/, so that results are never mixed.
+
+    `files` are those of this kind of evaluation; the last one records its settings and, of several, its runs.
+    """
+    written = folder.read_json(files[-1])
     if written is None:
-        for name in FILES:  # writing was interrupted, so the settings of these files are unknown
+        for name in files:  # writing was interrupted, so the settings of these files are unknown
             (folder.path / name).unlink(missing_ok=True)
         return
     # What an evaluation of an earlier version has no value for was not there to be set: it counts as not set.
     defaults = {name: item.default for name, item in settings_module.settings_of(type(settings)).items()}
-    if all(written["settings"].get(name, defaults[name]) == value for name, value in _identity(settings).items()):
+    same = all(written["settings"].get(name, defaults[name]) == value for name, value in _identity(settings).items())
+    runs = [str(path.resolve()) for path in settings.run_dirs]
+    if same and [row["run"] for row in written.get("runs", [])] in ([], runs):
         return
     earlier = folder.path / "earlier" / written["started"].replace(":", "-")
     number = 1
@@ -52,7 +58,7 @@ def archive_earlier_results(folder: RunDirectory, settings: EvalSettings) -> Non
         number += 1
         earlier = earlier.with_name(f"{written['started'].replace(':', '-')}-{number}")
     earlier.mkdir(parents=True)
-    for name in reversed(FILES):
+    for name in (*reversed(files), REPORT):
         if (folder.path / name).exists():
             (folder.path / name).replace(earlier / name)
     print(f"moved the results of an evaluation with other settings to {earlier}", flush=True)
@@ -73,7 +79,7 @@ def write(folder: RunDirectory, settings: EvalSettings, run: TrainedRun, compari
         release.write(folder, comparison.release, settings)
     how = {"settings": _identity(settings), "given": given_to_repeat(settings), **provenance()}
     folder.write_json("eval.json", {**how, **finite(_summary(run, comparison))})
-    for name in FILES[1:]:  # the launcher writes the report at the end
+    for name in FILES:
         print(f"  {folder.path / name}", flush=True)
     _say_what_came_of_it(folder, settings, run, comparison)
 

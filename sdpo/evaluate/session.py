@@ -41,6 +41,8 @@ _API_JUDGES = ("claude", "server")  # kinds of judges that only the main process
 class EvalSession:
     """One evaluation of a run; every process of the job has one."""
 
+    files: Sequence[str] = results.FILES
+
     def __init__(self, settings: "EvalSettings", job: "Job") -> None:
         silence_libraries()
         self.settings, self.job = settings, job
@@ -55,7 +57,7 @@ class EvalSession:
         if self.state.is_main_process:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             self.folder.lock()
-            results.archive_earlier_results(self.folder, settings)
+            results.archive_earlier_results(self.folder, settings, self.files)
             print(f"evaluation directory: {self.folder.path}", flush=True)
         self.state.wait_for_everyone()
         self.model_cache = ModelCache(settings.precision)

@@ -10,7 +10,7 @@ import pytest
 from jobs import eval as eval_job
 from jobs import eval_helpsteer, eval_tldr
 from sdpo import settings
-from sdpo.evaluate.results import FILES
+from sdpo.evaluate.results import FILES, REPORT, archive_earlier_results
 from sdpo.evaluate.run_folders import newest_run
 from sdpo.evaluate.trained_run import default_steps, read_run
 from sdpo.runtime import launch
@@ -145,6 +145,9 @@ def test_results_of_other_settings_are_archived_and_never_mixed(run, tmp_path):
     add_checkpoint(run, 3, noise=0.01)
     first = evaluate(run, eval_n=4)
     (run / "eval" / "eval.json").rename(tmp_path / "eval.json")
+    (run / "eval" / "report.html").write_text("of another job")
+    archive_earlier_results(RunDirectory(run / "eval"), settings.EvalSettings())
+    assert (run / "eval" / "report.html").exists() and not (run / "eval" / "release.json").exists()
     repeated = evaluate(run, eval_n=4)  # as after a kill before the last file of a report
     shutil.move(tmp_path / "eval.json", run / "eval" / "eval.json")
     assert first["rows"] == repeated["rows"]
@@ -152,7 +155,7 @@ def test_results_of_other_settings_are_archived_and_never_mixed(run, tmp_path):
     assert {row["prompts"] for row in other["rows"]} == {8}
     (earlier,) = (run / "eval" / "earlier").iterdir()
     assert json.loads((earlier / "eval.json").read_text())["rows"] == first["rows"]
-    assert {path.name for path in earlier.iterdir()} == set(FILES)
+    assert {path.name for path in earlier.iterdir()} == {*FILES, REPORT}
     # Changed weights under the same name are answered again.
     before = rows_of(run / "eval" / "answers-0.jsonl")
     shutil.rmtree(run / "checkpoint-3")

@@ -8,7 +8,8 @@ import pytest
 from jobs import eval as eval_job
 from jobs import eval_tldr
 from sdpo.evaluate.forgetting_matrix import Matrix, adherence_cell, win_rate_cell
-from sdpo.evaluate.forgetting_report import draw_matrix, table
+from sdpo.evaluate.forgetting_report import FILES, draw_matrix, table
+from sdpo.evaluate.results import REPORT
 from sdpo.evaluate.trained_run import fill
 from sdpo.runtime.launch import main
 from sdpo.runtime.run_directory import RunDirectory
@@ -202,6 +203,20 @@ def test_tastes_of_the_same_name_are_columns_of_their_own(tmp_path):
         (model, taste) for taste in report["tastes"] for model in ("start", "after a", "after b")
     ]
     assert [(row["taste"], row["learned_after"]) for row in report["forgotten"]] == [("mine (a)", "after a")]
+
+
+@pytest.mark.slow
+def test_the_results_of_other_runs_are_moved_to_earlier(tmp_path):
+    runs = make_runs(tmp_path, **STYLES)
+    all_three = matrix_job(runs, eval_n=4)
+    folder = runs[-1] / "eval" / "forgetting"
+    (folder / "report.html").write_text("as it was")
+    assert matrix_job(runs, eval_n=4)["cells"] == all_three["cells"]
+    assert not (folder / "earlier").exists()
+    assert len(matrix_job(runs[1:], eval_n=4)["runs"]) == 2
+    (earlier,) = (folder / "earlier").iterdir()
+    assert {path.name for path in earlier.iterdir()} == {*FILES, REPORT}
+    assert json.loads((earlier / "forgetting.json").read_text("utf-8"))["runs"] == all_three["runs"]
 
 
 @pytest.mark.slow
