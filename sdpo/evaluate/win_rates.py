@@ -139,7 +139,7 @@ def _row(
 def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | None]]]) -> list[dict]:
     """Return, for each two judges, the share of judged pairs with the same outcome and Cohen's κ of the outcomes.
 
-    Either number is None if it is undefined.
+    Pairs of which either could not be read are left out. Either number is None if it is undefined.
     """
     rows = []
     for one, other in combinations(verdict_pairs, 2):
@@ -147,7 +147,7 @@ def agreement(verdict_pairs: Mapping[str, Mapping[str, Sequence[VerdictPair | No
             (outcome(first), outcome(second))
             for name in verdict_pairs[one]
             for first, second in zip(verdict_pairs[one][name], verdict_pairs[other][name], strict=True)
-            if first and second
+            if first and second and None not in (*first, *second)
         ]
         firsts, seconds = [pair[0] for pair in labels], [pair[1] for pair in labels]
         same = sum(first == second for first, second in labels)

@@ -11,7 +11,7 @@ from sdpo.evaluate.comparison import Comparison
 from sdpo.evaluate.prompts import EvaluationPrompt
 from sdpo.evaluate.release_rules import PROMOTE_WITH_WARNING, Decision, Release
 from sdpo.evaluate.trained_run import TrainedRun
-from sdpo.evaluate.win_rates import WinRate, table_rows
+from sdpo.evaluate.win_rates import WinRate, agreement, table_rows
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.statistics import wilson
 from sdpo.settings import EvalSettings
@@ -47,6 +47,19 @@ def ending(tmp_path, capsys, rows, chosen: int | None) -> str:
 
 def _name(row: WinRate) -> str:
     return f"checkpoint-{row.checkpoint}"
+
+
+def test_judges_agree_on_nothing_where_a_verdict_cannot_be_read():
+    unread, read = (
+        {"checkpoint-1": [(None, None)] * 9 + [("A", "B")]},
+        {"checkpoint-1": [(None, "A")] * 9 + [("B", "A")]},
+    )
+    (row,) = agreement({"one": unread, "other": read})
+    assert (row["pairs"], row["agreement"]) == (1, 0.0)
+    (row,) = agreement(
+        {"one": {"checkpoint-1": unread["checkpoint-1"][:9]}, "other": {"checkpoint-1": read["checkpoint-1"][:9]}}
+    )
+    assert (row["pairs"], row["agreement"]) == (0, None)
 
 
 def test_in_a_table_the_prompts_of_one_conversation_count_as_one():
