@@ -157,6 +157,8 @@ def chosen(text: str, checks: Sequence[Check] | None = None) -> list[Check]:
     names = text.replace(",", " ").split()
     if names == ["all"]:
         return list(known.values())
+    if not names:
+        raise SettingError(f"CHECKS={text} names no check. Choose from {', '.join(known)}, or all.")
     for name in names:
         if name not in known:
             raise SettingError(f"CHECKS={name} is unknown.{nearest(name, known)} Choose from {', '.join(known)}.")

@@ -6,7 +6,7 @@ says in one line why not, before anything is trained, generated or scored.
 
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -107,6 +107,14 @@ def _set_end_token(tokenizer: PreTrainedTokenizerBase, end: str | None, named: s
         return
     tokenizer.eos_token = end
     _note(f"{named}: answers end with {end}, as in its chat template, not with {before or 'no token'}")
+
+
+def quantization_of(source: str) -> Any:
+    """Return how a model's files have its weights quantized; None if they do not, or have no configuration."""
+    try:
+        return getattr(AutoConfig.from_pretrained(source), "quantization_config", None)
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _vocabulary_size(source: str) -> int | None:

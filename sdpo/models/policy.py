@@ -18,8 +18,9 @@ from transformers import (
 )
 from transformers.trainer_utils import align_special_tokens
 
-from sdpo.models.inspection import check_adapter
+from sdpo.models.inspection import check_adapter, quantization_of
 from sdpo.models.pretrained import load_tokenizer, load_weights
+from sdpo.settings.inputs import check_quantized
 
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
@@ -41,8 +42,7 @@ def load_model(
         arguments["device_map"] = {"": int(os.environ.get("LOCAL_RANK", 0)) if torch.cuda.is_available() else "cpu"}
     tokenizer = load_tokenizer(name, "MODEL")
     model = load_weights(name, "MODEL", dtype, **arguments)
-    if four_bit:
-        keep_gradients(model)
+    keep_gradients(model)  # also of weights that are 4-bit ones in the model's files
     return tokenizer, model
 
 
@@ -60,12 +60,14 @@ def keep_gradients(model: PreTrainedModel) -> None:
 def load_policy(settings: "TrainingSettings", bf16: bool) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     """Return (tokenizer, model) for a training job, without the adapter, which is known to fit the model.
 
-    Raises SettingError as `load_model` does, and for an adapter that does not fit.
+    Raises SettingError as `load_model` does, for an adapter that does not fit, and for quantized weights that the
+    settings cannot train.
     """
     # Under an adapter the base weights are never updated, so they need no more precision than the computation. FSDP
     # requires one dtype for all weights of a layer, and the adapter's are float32.
     is_sharded = os.environ.get("ACCELERATE_USE_FSDP") == "true"
     dtype = torch.bfloat16 if bf16 and settings.adapter != "none" and not is_sharded else torch.float32
+    check_quantized(settings, quantization_of(settings.model))
     tokenizer, model = load_model(settings.model, dtype, settings.adapter == "qlora")
     config = adapter_config(settings)
     if config is not None:

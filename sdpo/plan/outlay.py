@@ -9,6 +9,7 @@ from sdpo.runtime.disk import CheckpointSize, checkpoint_size, kept_at_once, num
 from sdpo.settings import OfflineSettings, OnlineSettings
 from sdpo.text.prompts import user_messages
 from sdpo.users.styles import personas
+from sdpo.users.trial import PROBES
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def api_cost_of(settings: OnlineSettings | OfflineSettings, rows: Rows, steps: i
     messages = user_messages(persona, "", "", settings.user_states_satisfaction)
     frame = sum(len(message["content"]) for message in messages) / CHARACTERS
     measured = (steps // settings.eval_steps) * settings.eval_n if settings.eval_steps else 0
-    requests = rows.count + measured
+    requests = rows.count + measured + (0 if settings.user_trial == "off" else PROBES)
     tokens_in = int(requests * (frame + rows.usual.prompt + rows.usual.completion))
     tokens_out = requests * settings.user_max_tokens
     price = price_of(settings.user_model_name_or_path, read_prices(settings.price_file))

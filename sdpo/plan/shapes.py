@@ -14,7 +14,15 @@ TABLE = Path(__file__).with_name("models.json")
 # Models of other types may have layers that the formulas do not know.
 _NORMALIZES_QUERIES = ("qwen3",)
 _HAS_BIASES = ("qwen2",)
-KNOWN_TYPES = ("qwen3", "qwen2", "llama", "mistral", "smollm3")
+# What transformers takes where a config.json leaves it out, by type; where that is None, it follows from other entries.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "qwen2": {"num_key_value_heads": 32},
+    "llama": {},
+    "mistral": {"num_key_value_heads": 8},
+    "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
+}
+KNOWN_TYPES = tuple(_DEFAULTS)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ def shape_of(config: Any, named: str) -> Shape:
                 f"{named} is a model of type {kind}; the plan's formulas are those of {', '.join(KNOWN_TYPES)}. "
                 "Train without a plan, or plan for a model of one of these types and about that size."
             )
+        config = _DEFAULTS[kind] | config
         heads = int(config["num_attention_heads"])
         hidden = int(config["hidden_size"])
         return Shape(

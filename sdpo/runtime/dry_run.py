@@ -56,12 +56,12 @@ def print_dry_run(settings: CommonSettings, job: "Job", arguments: Sequence[str]
 
 
 def _without_dry_run(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments without the flag of the dry run and its value, if it has one."""
+    """Return the arguments without the flag or the word of the dry run, and the flag's value if it has one."""
     kept: list[str] = []
     follows = False  # whether the last argument was the flag alone
     for argument in arguments:
         name = argument.partition("=")[0]
-        if name == "--dry-run" or (follows and not argument.startswith("--")):
+        if name in ("--dry-run", "DRY_RUN") or (follows and not argument.startswith("--")):
             follows = argument == "--dry-run"
             continue
         kept.append(argument)

@@ -1,5 +1,6 @@
 """Checks of the files and models that settings name, before a model is loaded. Importing this module is cheap."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from sdpo.errors import SettingError, command, instead_of, nearest, one_line
 from sdpo.settings import given, given_by_user, source
 from sdpo.settings.common import CommonSettings
 from sdpo.settings.contrast import OF_NULL_CONTRAST, ContrastSettings
+from sdpo.settings.training import TrainingSettings
 from sdpo.settings.weights import weights_fault
 from sdpo.text.hindsight import HindsightTemplate, template_named
 
@@ -71,6 +73,35 @@ def check_model(settings: CommonSettings, name: str, value: str) -> None:
     if certain or not settings.dry_run:
         raise SettingError(message)
     print(f"note: {message} Its name could not be checked.", flush=True)
+
+
+def check_quantized(settings: TrainingSettings, quantization: Any) -> None:
+    """Raise SettingError for settings that cannot train weights which their model has quantized.
+
+    `quantization` is the `quantization_config` of the model's configuration, None for weights that are not.
+    """
+    if not quantization:
+        return
+    method = quantization.get("quant_method") if isinstance(quantization, Mapping) else None
+    if settings.adapter == "none":
+        raise SettingError(
+            f"MODEL={settings.model} has quantized weights ({method or 'of an unnamed kind'}), which cannot be "
+            "trained. Set ADAPTER=lora, or give the model as it was before."
+        )
+    if settings.teacher in ("ema", "gated"):
+        raise SettingError(
+            f"TEACHER={settings.teacher} updates its own copy of the weights, which MODEL={settings.model} has "
+            "quantized. Choose TEACHER=frozen, or give the model as it was before."
+        )
+
+
+def local_config(model: str) -> dict[str, Any]:
+    """Return the config.json of a model's folder, empty for a name of the hub and a file that cannot be read."""
+    try:
+        config = json.loads((Path(model).expanduser() / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _models_like(value: str) -> str:

@@ -19,7 +19,7 @@ from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.resuming import MAY_CHANGE_ON_RESUME
 from sdpo.runtime.run_directory import RunDirectory
 from sdpo.runtime.sharding import check_sharded, is_sharded
-from sdpo.settings.inputs import check_contrast, check_model, read_template
+from sdpo.settings.inputs import check_contrast, check_model, check_quantized, local_config, read_template
 from sdpo.text.records import read_prompts
 from sdpo.train.export import MERGED, by_hand, converter
 from sdpo.train.tracking import check_tracking, is_tracking_error, prepare_tracking
@@ -95,6 +95,7 @@ def check_outside(settings: "TrainingSettings", *models: str) -> None:
     """
     for name in models:
         check_model(settings, name, getattr(settings, name))
+    check_quantized(settings, local_config(settings.model).get("quantization_config"))
     check_hub(settings, "Try again, or leave PUSH_TO_HUB out, and give it with this RUN_ID when the run has finished.")
     note_missing_converter(settings, "checkpoint-N", "\n  It can wait until the run has ended.")
     check_tracking(settings)

@@ -106,6 +106,8 @@ def test_checks_are_chosen_by_name_in_the_order_of_the_list():
     assert [check.name for check in chosen("shape-4b, rows")] == ["rows", "shape-4b"]
     with pytest.raises(SettingError, match=r"CHECKS=row is unknown\. Did you mean rows\?"):
         chosen("row")
+    with pytest.raises(SettingError, match=r"CHECKS=, names no check\. Choose from device, "):
+        chosen(",")
     assert main(JOB, ["--checks", "no-such-check"]) == 2
 
 

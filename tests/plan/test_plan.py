@@ -22,7 +22,7 @@ from sdpo.plan.devices import VLLM_SHARE
 from sdpo.plan.fit import FSDP2, fits_of
 from sdpo.plan.memory import memory_of
 from sdpo.plan.plan import plan_of
-from sdpo.plan.shapes import Shape, read_shape, shape_of
+from sdpo.plan.shapes import KNOWN_TYPES, Shape, read_shape, shape_of
 from sdpo.plan.step import Step
 from sdpo.plan.table import table
 from sdpo.runtime.launch import main
@@ -260,7 +260,7 @@ def test_a_plan_is_quick_prints_a_table_writes_json_and_imports_no_torch(tmp_pat
     assert path.name == "plan.json" and str(path) in done.stdout.replace("runs/", f"{tmp_path}/runs/")
     content = json.loads(path.read_text("utf-8"))
     assert sum(content["memory"]["parts"].values()) == pytest.approx(content["memory"]["peak"])
-    assert content["settings"]["train_n"] == 64 and content["api_cost"]["requests"] == 64
+    assert content["settings"]["train_n"] == 64 and content["api_cost"]["requests"] == 64 + 20  # the trial's
     assert content["settings"]["anthropic_api_key"] == "redacted"
 
 
@@ -352,6 +352,16 @@ def test_blank_lines_and_a_byte_order_mark_do_not_hide_the_rows_and_a_fault_is_s
         assert plan_with(train_jsonl=path).rows.notes[0].startswith(f"{path} {why}")
         online = plan_with("train-online-helpsteer", train_jsonl=path).rows
         assert online.notes[0].startswith(f"{path} {why}") and "prompts at MAX_PROMPT_TOKENS" in online.notes[0]
+
+
+@pytest.mark.parametrize("kind", KNOWN_TYPES)
+def test_what_a_config_leaves_out_is_the_default_of_its_type(kind):
+    given = {"hidden_size": 64, "num_attention_heads": 32, "intermediate_size": 96, "num_hidden_layers": 2}
+    given |= {"vocab_size": 130_000, "model_type": kind}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**given))
+    assert shape_of(given, "M=x").parameters == model.num_parameters()
+    assert shape_of(model.config.to_diff_dict(), "M=x").parameters == model.num_parameters()
 
 
 def test_the_tiny_model_has_its_own_shape():

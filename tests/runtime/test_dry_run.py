@@ -20,7 +20,7 @@ from tests.commands import ROOT, clean_environment
 from tests.training import write_interactions, write_model
 
 
-@pytest.mark.parametrize("flag", [["--dry-run"], ["--dry-run", "1"], ["--dry-run=1"]])
+@pytest.mark.parametrize("flag", [["--dry-run"], ["--dry-run", "1"], ["--dry-run=1"], ["DRY_RUN=1"]])
 @pytest.mark.parametrize("first", [True, False])
 def test_the_printed_command_is_the_given_one_without_the_dry_run(flag, first):
     others = ["--tiny", "--seed", "1"]

@@ -1,13 +1,17 @@
 """Settings that need a package which is not installed are refused before a model is loaded."""
 
+import json
+
 import pytest
 
 from sdpo.errors import SettingError
+from sdpo.models.policy import load_policy
 from sdpo.runtime.processes import ACCELERATE
 from sdpo.settings import OfflineSettings
 from sdpo.train import job, session
 from sdpo.train.arguments import training_arguments
-from sdpo.train.job import check_training
+from sdpo.train.job import check_outside, check_training
+from tests.training import write_model
 
 FSDP2 = ACCELERATE / "fsdp2.yaml"
 
@@ -31,6 +35,29 @@ def test_what_is_asked_for_is_refused_by_the_check(settings, values, message):
     check_training(settings(), "train-offline")
     with pytest.raises(SettingError, match=message):
         check_training(settings(**values), "train-offline")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, r"has quantized weights \(bitsandbytes\), .* Set ADAPTER=lora"),
+        ({"adapter": "lora", "teacher": "ema"}, r"^TEACHER=ema updates .* Choose TEACHER=frozen"),
+        ({"adapter": "lora", "teacher": "gated"}, r"^TEACHER=gated updates "),
+        ({"adapter": "lora", "teacher": "frozen"}, None),
+    ],
+)
+def test_quantized_weights_take_an_adapter_alone(settings, values, message, tmp_path):
+    path = write_model(tmp_path / "model") / "config.json"
+    content = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"quantization_config": content}), "utf-8")
+    given = settings(model=str(path.parent), **values)
+    if message is None:
+        check_outside(given, "model")
+        return
+    with pytest.raises(SettingError, match=message):
+        check_outside(given, "model")
+    with pytest.raises(SettingError, match=message):
+        load_policy(given, bf16=False)
 
 
 @pytest.mark.parametrize("values", [{"adapter": "qlora"}, {"optimizer": "adamw_8bit"}])
