@@ -206,7 +206,7 @@ def run_session(settings: "TrainingSettings", job: "Job", start: Callable[[], Tr
             raise
         raise RunError(
             f"wandb cannot track the run: {one_line(error)}. Correct WANDB_ENTITY, WANDB_PROJECT or the key, or set "
-            f"WANDB_MODE=offline, and resume with: {resume_command(settings, job.name)}"
+            f"WANDB_MODE=offline; {_how_to_go_on(settings, job.name)}"
         ) from None
     if not finished:
         print(f"stopped and saved; {_how_to_go_on(settings, job.name)}", flush=True)
