@@ -151,12 +151,23 @@ def interactions(conversation: Conversation) -> list[Interaction | Dropped]:
     return results
 
 
-def rated_end(conversation: Conversation) -> tuple[tuple[str, ...], str, float] | None:
-    """Return the texts before the answer that a conversation ends with, the answer and its rating, if it was rated."""
+class End(NamedTuple):
+    """The answer that a conversation ends with, the texts before it, and what is known of it beside its text."""
+
+    texts: tuple[str, ...]
+    answer: str
+    rating: float | None
+    finished: bool
+
+
+def end_of(conversation: Conversation) -> End | None:
+    """Return the answer that a conversation ends with, if it was rated or is not finished."""
     turns = _joined(conversation.messages).turns
-    if not turns or turns[-1].role != "assistant" or turns[-1].rating is None or not turns[-1].text:
+    last = turns[-1] if turns else _Turn("user")
+    if last.role != "assistant" or not last.text or (last.rating is None and last.finished):
         return None
-    return tuple(earlier.text for earlier in _history(turns, len(turns) - 1)), turns[-1].text, turns[-1].rating
+    texts = tuple(earlier.text for earlier in _history(turns, len(turns) - 1))
+    return End(texts, last.text, last.rating, last.finished)
 
 
 def _history(turns: list[_Turn], index: int) -> list[_Turn]:

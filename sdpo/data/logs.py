@@ -177,8 +177,8 @@ def _write_all(spool: Spool, writer: InteractionWriter, redactor: Redactor, coun
         for one in interactions(shown):
             if isinstance(one, Interaction) and one.turn_id in spooled.repeated:
                 results.append(REPEATED)
-            elif isinstance(one, Interaction) and one.turn_id in spooled.ratings:
-                results.append(replace(one, rating=spooled.ratings[one.turn_id]))
+            elif isinstance(one, Interaction) and one.turn_id in spooled.known:
+                results.append(replace(one, **spooled.known[one.turn_id]))
             else:
                 results.append(one)
         kept = writer.write(shown, results, file)

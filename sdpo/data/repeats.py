@@ -11,8 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from sdpo.data.conversation import Conversation, Dropped, SourceMessage, interactions, rated_end
+from sdpo.data.conversation import Conversation, Dropped, SourceMessage, end_of, interactions
 from sdpo.data.seen_hashes import SeenHashes, full_disk_as_os_error
 from sdpo.text.records import Interaction
 
@@ -21,14 +22,14 @@ REPEATED = Dropped("repeats what a longer or earlier conversation holds")
 
 @dataclass(frozen=True)
 class Spooled:
-    """A conversation, which of its turns others hold, and the ratings that others hold of its turns.
+    """A conversation, which of its turns others hold, and fields of its answers that others know: `rating`, `finished`.
 
     `has_new` is whether it has an interaction that is its own.
     """
 
     conversation: Conversation
     repeated: set[int]
-    ratings: dict[int, float]
+    known: dict[int, dict[str, Any]]
     has_new: bool
 
 
@@ -40,8 +41,8 @@ class Spool:
         self._count = 0
         self._database = sqlite3.connect("", isolation_level=None)
         owners = "CREATE TABLE owners (hash INTEGER PRIMARY KEY, length INTEGER, owner INTEGER, said INTEGER)"
-        ratings = "CREATE TABLE ratings (hash INTEGER PRIMARY KEY, rating REAL)"
-        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", owners, ratings, "BEGIN"):
+        ends = "CREATE TABLE ends (hash INTEGER PRIMARY KEY, rating REAL, finished INTEGER)"
+        for statement in ("PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", owners, ends, "BEGIN"):
             self._database.execute(statement)
 
     def __enter__(self) -> "Spool":
@@ -58,15 +59,15 @@ class Spool:
         owner, self._count = self._count, self._count + 1
         said = _said(conversation)
         rows = [(_key(one), length, owner, said) for one in interactions(conversation) if isinstance(one, Interaction)]
-        end = rated_end(conversation)
-        rated = [(hash((_rated_in(conversation), *end[:2])), end[2])] if end else []
+        end = end_of(conversation)
+        ends = [(hash((_known_in(conversation), *end[:2])), end.rating, end.finished)] if end else []
         with full_disk_as_os_error():
             self._database.executemany(
                 "INSERT INTO owners VALUES (?, ?, ?, ?) ON CONFLICT (hash) DO UPDATE SET length = excluded.length, "
                 "owner = excluded.owner, said = excluded.said WHERE excluded.length > owners.length",
                 rows,
             )
-            self._database.executemany("INSERT OR REPLACE INTO ratings VALUES (?, ?)", rated)
+            self._database.executemany("INSERT OR REPLACE INTO ends VALUES (?, ?, ?)", ends)
 
     def conversations(self) -> Iterator[Spooled]:
         """Yield each conversation in the order in which they were added."""
@@ -79,7 +80,7 @@ class Spool:
             said = _said(conversation)
             # Two conversations of the same words are two if their ids say so.
             again = not named.add(hash((conversation.id, said)))
-            repeated, ratings, has_new = set[int](), dict[int, float](), False
+            repeated, known, has_new = set[int](), dict[int, dict[str, Any]](), False
             for one in interactions(conversation):
                 if not isinstance(one, Interaction):
                     continue
@@ -88,22 +89,24 @@ class Spool:
                     repeated.add(one.turn_id)
                 else:
                     has_new = True
-                if one.rating is None and (rating := self._rating(one, conversation)) is not None:
-                    ratings[one.turn_id] = rating
-            yield Spooled(conversation, repeated, ratings, has_new)
+                if beside := self._known(one, conversation):
+                    known[one.turn_id] = beside
+            yield Spooled(conversation, repeated, known, has_new)
 
     def _owner(self, key: int) -> tuple[int, int]:
         return self._database.execute("SELECT owner, said FROM owners WHERE hash = ?", (key,)).fetchone()
 
-    def _rating(self, interaction: Interaction, conversation: Conversation) -> float | None:
-        """Return the rating of this answer in a conversation that ended with it."""
-        key = hash((_rated_in(conversation), _texts(interaction), interaction.completion))
-        found = self._database.execute("SELECT rating FROM ratings WHERE hash = ?", (key,)).fetchone()
-        return found[0] if found else None
+    def _known(self, interaction: Interaction, conversation: Conversation) -> dict[str, Any]:
+        """Return the fields of this answer that a conversation knew which ended with it."""
+        key = hash((_known_in(conversation), _texts(interaction), interaction.completion))
+        found = self._database.execute("SELECT rating, finished FROM ends WHERE hash = ?", (key,)).fetchone()
+        rating, finished = found or (None, 1)
+        fields: dict[str, Any] = {"rating": rating} if interaction.rating is None and rating is not None else {}
+        return fields if finished else fields | {"finished": False}
 
 
-def _rated_in(conversation: Conversation) -> str | None:
-    """Return where a rating of an answer holds: in logs each request has its own id, so it holds in all of them."""
+def _known_in(conversation: Conversation) -> str | None:
+    """Return where it holds what is known of an answer: in logs, where each request has its own id, in all of them."""
     return None if conversation.logged else conversation.id
 
 

@@ -212,6 +212,15 @@ def test_a_rating_of_the_last_answer_is_kept_when_the_next_request_holds_the_rep
     assert report_of(folder)["ratings"] == {"thumbs up": 1}
 
 
+@pytest.mark.parametrize(("reason", "finished"), [("length", False), ("stop", True)])
+def test_that_an_answer_was_truncated_is_kept_when_the_next_request_holds_the_reply(reason, finished):
+    answer = {"message": {"role": "assistant", "content": "Answer."}, "finish_reason": reason}
+    first = {"request": {"messages": openai(SAID[:1])["messages"]}, "response": {"choices": [answer]}}
+    write(Path("in.jsonl"), [first, {"request": openai(SAID), "response": {"choices": []}}])
+    (one,) = interactions_of(run(prep_logs, "--input", "in.jsonl"))
+    assert one.get("finished", True) is finished
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_a_damaged_file_in_an_archive_is_one_line(method, capsys):
     with zipfile.ZipFile("in.zip", "w", method) as packed:
