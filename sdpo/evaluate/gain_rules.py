@@ -119,8 +119,7 @@ def _adherence(read: Sequence[Fits], z: float, level: float) -> Rule:
 def _chance(better: float, worse: float, level: float) -> bool:
     """Return whether chance explains that so many cases are better, by the exact test, rounded against them.
 
-    Of few cases Wilson's interval alone is too sure: four of four are above one half, and so are one of 16 times by
-    chance.
+    Of few cases Wilson's interval alone is too sure: it takes four of four for a gain, which chance gives once in 16.
     """
     return sign_p_value(floor(better), ceil(worse)) > level
 
