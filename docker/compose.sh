@@ -62,7 +62,7 @@ build)
 up)
   names=$(given up | sed 's/.*/"&"/' | paste -sd, -)
   case $variants in *two-nodes*) trainers='trainer trainer-2' ;; *) trainers=trainer ;; esac
-  { echo services: && printf "  %s: {environment: [$names]}\\n" $trainers; } | docker compose $files -f - up --no-build "$@"
+  { echo services: && printf "  %s: {environment: [$names]}\\n" prep $trainers; } | docker compose $files -f - up --no-build "$@"
   ;;
 loop) # the model's server, the gateway and the learner
   names=$(given loop | sed 's/.*/"&"/' | paste -sd, -)

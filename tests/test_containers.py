@@ -200,7 +200,8 @@ def test_up_passes_on_names_of_settings_without_their_values(docker):
     recorded = docker("up", "--detach", LR="0.5", ANTHROPIC_API_KEY=SECRET, DOCKER_VARIANT="cpu", OTHER="1")
     assert recorded[0] == "compose -f compose.yaml -f docker/compose.cpu.yaml -f - up --no-build --detach"
     passed = yaml.safe_load("\n".join(recorded[recorded.index("services:") :]))["services"]
-    assert passed == {"trainer": {"environment": ["ANTHROPIC_API_KEY", "LR"]}}
+    # What is prepared depends on them too: the model, the data.
+    assert passed == dict.fromkeys(("prep", "trainer"), {"environment": ["ANTHROPIC_API_KEY", "LR"]})
     assert SECRET not in str(recorded)
 
 

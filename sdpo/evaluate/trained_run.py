@@ -15,8 +15,9 @@ from sdpo.errors import RunError, SettingError
 from sdpo.evaluate.run_folders import named_runs, newest_run, no_run
 from sdpo.runtime.checkpoint_files import WEIGHTS, damage
 from sdpo.runtime.commands import command
+from sdpo.runtime.processes import visible_gpus
 from sdpo.runtime.run_directory import RunDirectory
-from sdpo.settings import DEFAULT, JOB, RUN, TINY, EvalSettings
+from sdpo.settings import DEFAULT, JOB, MACHINE, RUN, TINY, EvalSettings
 from sdpo.settings.recorded import under_present_names
 from sdpo.users.styles import FILE as STYLES
 from sdpo.users.styles import own_styles, persona_of
@@ -130,7 +131,15 @@ def fill(settings: EvalSettings, job: "Job") -> EvalSettings:
         values["ckpts"] = " ".join(map(str, steps))
     if settings.output_dir is None:
         values["output_dir"] = path / "eval" / (settings.run_id or ("forgetting" if several else ""))
-    return _replaced(settings, **values)
+    return _on_this_machine(_replaced(settings, **values))
+
+
+def _on_this_machine(settings: EvalSettings) -> EvalSettings:
+    """Return the settings with a process for each GPU, if the default is more: the figures stay the same."""
+    if settings.tiny or settings.accelerate_config or settings.nnodes > 1 or not _is_default(settings, "world_size"):
+        return settings
+    gpus = max(1, len(visible_gpus()))
+    return settings.derived(MACHINE, world_size=gpus) if gpus < settings.world_size else settings
 
 
 def _offline_prompts(run: TrainedRun) -> str | None:

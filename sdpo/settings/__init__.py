@@ -87,6 +87,7 @@ __all__ = [
 FLAG, MAKE, ENVIRONMENT, TINY, DOTENV = "flag", "Make variable", "environment", "TINY", ".env"
 RECIPE, JOB, DEFAULT = "RECIPE", "job's default", "default"
 RUN = "the run"  # the settings that a run recorded
+MACHINE = "this machine's GPUs"
 
 
 def settings_of(kind: type[CommonSettings]) -> dict[str, Setting]:

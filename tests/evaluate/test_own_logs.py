@@ -58,6 +58,17 @@ def resolved(run, *flags, job=eval_helpsteer.JOB):
     return fill(settings, job)
 
 
+@pytest.mark.parametrize(
+    ("flags", "gpus", "used"), [((), 0, 1), ((), 1, 1), ((), 3, 3), ((), 8, 4), (("--gpus", "4"), 1, 4)]
+)
+def test_by_default_an_evaluation_takes_no_more_processes_than_there_are_gpus(
+    flags, gpus, used, logs, tmp_path, monkeypatch
+):
+    """The command that a run of one process ends with does not name GPUS, and the figures are the same with any."""
+    monkeypatch.setattr("sdpo.evaluate.trained_run.visible_gpus", lambda: [str(number) for number in range(gpus)])
+    assert resolved(offline_run(tmp_path / "run", train_jsonl=str(logs)), *flags).world_size == used
+
+
 def test_the_runs_own_interactions_are_the_prompts_and_each_follow_up_is_judged_by(logs, tmp_path):
     run = offline_run(tmp_path / "run", train_jsonl=str(logs))
     settings = resolved(run)
