@@ -60,7 +60,12 @@ def _overview(by_kind: Mapping[type[CommonSettings], list[Job]]) -> str:
         own = {name: declared for name, declared in settings_of(kind).items() if declared.group == _group(kind)}
         lines += ["", f"## {_heading(_group(kind))}", "", *_table(own.values(), [])]
     lines += ["", "## Recipes", ""]
-    lines += ["`RECIPE` sets these in training and in the audit. A setting that is given takes precedence.", ""]
+    lines += [
+        "`RECIPE` sets these in training and in the audit, as far as a job has them: offline training has no "
+        "`CONTENT_WEIGHT` and `ITERATIONS`, and the audit the contrast alone. A setting that is given takes "
+        "precedence.",
+        "",
+    ]
     for name, values in RECIPES.items():
         shown = ", ".join(f"`{key.upper()}={as_text(value)}`" for key, value in values.items())
         lines.append(f"- `{name}`: {shown or 'the defaults'}")

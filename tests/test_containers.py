@@ -201,7 +201,7 @@ def test_up_passes_on_names_of_settings_without_their_values(docker):
     assert recorded[0] == "compose -f compose.yaml -f docker/compose.cpu.yaml -f - up --no-build --detach"
     passed = yaml.safe_load("\n".join(recorded[recorded.index("services:") :]))["services"]
     # What is prepared depends on them too: the model, the data.
-    assert passed == dict.fromkeys(("prep", "trainer"), {"environment": ["ANTHROPIC_API_KEY", "LR"]})
+    assert passed == {name: {"environment": ["ANTHROPIC_API_KEY", "LR"]} for name in ("prep", "trainer")}
     assert SECRET not in str(recorded)
 
 

@@ -99,8 +99,8 @@ class LearnSettings(ComparisonSettings, JobSettings):
     )
     max_person_share: float = setting(
         0.1,
-        "the largest share of the training interactions that may come from one person; with few persons twice an equal "
-        "share",
+        "the largest share of the training interactions that may come from one person; of 10 to 19 persons twice an "
+        "equal share, with fewer no limit",
         above=0,
         at_most=1,
     )
