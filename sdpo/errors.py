@@ -114,7 +114,17 @@ def command(words: str) -> str:
 
 def help_command(job: str) -> str:
     """Return the command line that lists a job's settings; make's own --help would take the flag for itself."""
-    return f"{'.venv/bin/' if _PROGRAM == 'make' else ''}sdpo {job} --help"
+    return in_environment(f"sdpo {job} --help")
+
+
+def in_environment(words: str) -> str:
+    """Return a command line of the environment that the jobs run in: a checkout's is .venv, which nobody activates."""
+    return f"{'.venv/bin/' if _PROGRAM == 'make' else ''}{words}"
+
+
+def pip_install(package: str) -> str:
+    """Return the command line that installs a package for the jobs."""
+    return in_environment(f"pip install '{package}'")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, pip_install
 from sdpo.settings.inputs import check_model_path, read_template
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def check(settings: "ChatSettings", job: "Job") -> None:
         check_model_path("model", settings.model)  # one of the hub is looked for at the first /signal
     missing = _missing_packages(settings)
     if missing:
-        raise SettingError(f"the chat needs {missing}, which is not installed. Run pip install 'sdpo[loop]'.")
+        raise SettingError(f"the chat needs {missing}, which is not installed. Run {pip_install('sdpo[loop]')}.")
 
 
 def _missing_packages(settings: "ChatSettings") -> str:

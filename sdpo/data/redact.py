@@ -14,9 +14,10 @@ from typing import Any
 
 from sdpo.data.conversation import Conversation
 from sdpo.data.private_values import KINDS, MARK, Span, apart, private_spans
-from sdpo.errors import SettingError, one_line
+from sdpo.errors import SettingError, in_environment, one_line, pip_install
 
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+_LANGUAGE_MODEL = in_environment("python -m spacy download en_core_web_lg")
 _REPEATED = 6  # characters from which on a key or password is looked for again where nothing says what it is
 
 
@@ -177,8 +178,8 @@ def check_names(redact: bool) -> None:
         raise SettingError("REDACT_NAMES=1 needs REDACT=1. Give both, or neither.")
     if find_spec("presidio_analyzer") is None:
         raise SettingError(
-            "REDACT_NAMES=1 needs presidio, which is not installed. Install it: pip install 'sdpo[names]', then "
-            "python -m spacy download en_core_web_lg; or leave REDACT_NAMES out."
+            f"REDACT_NAMES=1 needs presidio, which is not installed. Install it: {pip_install('sdpo[names]')}, then "
+            f"{_LANGUAGE_MODEL}; or leave REDACT_NAMES out."
         )
 
 
@@ -197,6 +198,6 @@ def _analyzer() -> Any:
         return AnalyzerEngine()
     except (Exception, SystemExit) as error:  # it exits where the language model is missing and cannot be had
         raise SettingError(
-            f"REDACT_NAMES=1: presidio does not start: {one_line(error, 120)} Install its language model: python -m "
-            "spacy download en_core_web_lg; or leave REDACT_NAMES out."
+            f"REDACT_NAMES=1: presidio does not start: {one_line(error, 120)} Install its language model: "
+            f"{_LANGUAGE_MODEL}; or leave REDACT_NAMES out."
         ) from None

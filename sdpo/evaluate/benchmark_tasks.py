@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdpo.errors import SettingError, nearest, one_line
+from sdpo.errors import SettingError, nearest, one_line, pip_install
 from sdpo.settings import EvalSettings
 
 OWN_TASKS = Path(__file__).parent / "tasks"
@@ -78,7 +78,7 @@ def uses_chat_template(settings: EvalSettings, task: Any) -> bool:
 def _found(settings: EvalSettings, names: list[str]) -> tuple[Any, list[str]]:
     """Return a manager of lm-eval's that knows all the names, and the names with patterns replaced by theirs."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise SettingError("BENCHMARKS needs lm-eval, which is not installed: pip install 'sdpo[benchmarks]'")
+        raise SettingError(f"BENCHMARKS needs lm-eval, which is not installed: {pip_install('sdpo[benchmarks]')}")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     from lm_eval.tasks import TaskManager
 

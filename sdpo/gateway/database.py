@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, pip_install
 
 BEGIN_WRITING = "BEGIN IMMEDIATE"  # SQLite: waits for another who writes
 _BUSY_SECONDS = 30
@@ -27,7 +27,8 @@ def open_engine(url: str, create: bool = True) -> Engine:
         import psycopg  # noqa: F401
     except ImportError:
         raise SettingError(
-            f"STORE_URL={shown(url)} needs psycopg, which is not installed. Install it: pip install 'sdpo[postgres]'."
+            f"STORE_URL={shown(url)} needs psycopg, which is not installed. Install it: "
+            f"{pip_install('sdpo[postgres]')}."
         ) from None
     return create_engine(parsed.set(drivername="postgresql+psycopg"), pool_size=8, max_overflow=8, pool_pre_ping=True)
 

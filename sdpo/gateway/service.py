@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from sdpo import settings as settings_module
-from sdpo.errors import RunError, SettingError
+from sdpo.errors import RunError, SettingError, pip_install
 from sdpo.llm.address import checked_url
 from sdpo.runtime.commands import command
 from sdpo.runtime.ending import say
@@ -55,7 +55,7 @@ def check_packages(job: "Job") -> None:
     missing = [name for name in ("aiohttp", "httpx", "sqlalchemy", "starlette", "uvicorn") if find_spec(name) is None]
     if missing:
         raise SettingError(
-            f"{job.name} needs {' and '.join(missing)}. Install what is missing: pip install 'sdpo[loop]'."
+            f"{job.name} needs {' and '.join(missing)}. Install what is missing: {pip_install('sdpo[loop]')}."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
-from sdpo.errors import ServerError, SettingError
+from sdpo.errors import ServerError, SettingError, pip_install
 from sdpo.llm.address import checked_url, is_loopback
 from sdpo.llm.backend import Reply, Request, RequestRefused
 from sdpo.llm.health import instead_of
@@ -33,7 +33,7 @@ def require_claude(model: str, api_key: str | None, setting: str) -> None:
             f"{setting}={model} needs ANTHROPIC_API_KEY. Put it into the environment or .env, or set another {setting}."
         )
     if find_spec("anthropic") is None:
-        raise SettingError("the anthropic package is not installed: make setup, or pip install 'sdpo[claude]'.")
+        raise SettingError(f"the anthropic package is not installed: make setup, or {pip_install('sdpo[claude]')}.")
 
 
 def check_claude(model: str, api_key: str | None, setting: str, dry_run: bool) -> None:
@@ -72,7 +72,7 @@ class ClaudeBackend(HttpBackend):
             import anthropic
         except ImportError:
             raise SettingError(
-                f"{model} needs the anthropic package. Install it: make setup, or pip install 'sdpo[claude]'."
+                f"{model} needs the anthropic package. Install it: make setup, or {pip_install('sdpo[claude]')}."
             ) from None
         self.settings = ("ANTHROPIC_BASE_URL", model_setting, "ANTHROPIC_API_KEY")
         super().__init__(anthropic, url, model, api_key)

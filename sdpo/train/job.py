@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from sdpo import settings as settings_module
-from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line
+from sdpo.errors import BudgetReached, RunError, RunStopped, ServerError, SettingError, command, one_line, pip_install
 from sdpo.llm import RequestRefused
 from sdpo.runtime.commands import new_run_command, resume_command
 from sdpo.runtime.hub import check_upload
@@ -72,7 +72,7 @@ def require_bitsandbytes(settings: "TrainingSettings") -> None:
     """Raise SettingError if bitsandbytes, which 4-bit weights and 8-bit AdamW need, is not installed."""
     if find_spec("bitsandbytes") is not None:
         return
-    install = "needs the bitsandbytes package. Install it (pip install 'sdpo[gpu]'), or set"
+    install = f"needs the bitsandbytes package. Install it ({pip_install('sdpo[gpu]')}), or set"
     if settings.adapter == "qlora":
         raise SettingError(f"ADAPTER=qlora {install} ADAPTER=lora.")
     raise SettingError(

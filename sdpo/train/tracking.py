@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sdpo.errors import SettingError
+from sdpo.errors import SettingError, in_environment
 from sdpo.llm import checked_url, is_loopback, shown_url
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_tracking(settings: "TrainingSettings") -> None:
         if packages and all(find_spec(name) is None for name in packages):
             raise SettingError(
                 f"REPORT_TO={settings.report_to} needs the {packages[0]} package, which is not installed. Install it "
-                f"(pip install {packages[0]}), or set REPORT_TO=none."
+                f"({in_environment(f'pip install {packages[0]}')}), or set REPORT_TO=none."
             )
         return
     mode = _given_mode()
