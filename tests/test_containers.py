@@ -51,6 +51,15 @@ def test_every_variant_is_valid_and_locked_down(variants):
 
 
 @needs_compose
+def test_what_trains_leaves_the_gpu_of_what_serves_alone():
+    for profiles, trains, serves in (((), "trainer", "simulator"), (("loop",), "learner", "server")):
+        services = composed([], *profiles)["services"]
+        [device] = services[serves]["deploy"]["resources"]["reservations"]["devices"]
+        assert device["device_ids"] == ["0"]
+        assert services[trains]["environment"]["CUDA_VISIBLE_DEVICES"] == "1,2,3,4,5,6,7"
+
+
+@needs_compose
 def test_only_the_inside_network_is_internal():
     networks = composed(["cpu"])["networks"]
     assert networks["inside"]["internal"] is True
