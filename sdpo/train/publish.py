@@ -13,10 +13,11 @@ from sdpo.train.model_card import write_card
 if TYPE_CHECKING:
     from sdpo.settings import TrainingSettings
 
-# Of a checkpoint the model alone: not the optimizer, nor what names this machine's folders.
+# Of a checkpoint the model alone: not the optimizer, the teacher, nor what names this machine's folders.
 MODEL_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "adapter_config.json",
-    "tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "added_tokens.json", "*.model",
+    "config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json",
+    "adapter_config.json", "adapter_model*.safetensors", "tokenizer*", "chat_template*", "special_tokens_map.json",
+    "vocab*", "merges.txt", "added_tokens.json", "*.model",
 )  # fmt: skip
 
 

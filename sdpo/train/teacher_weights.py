@@ -13,7 +13,9 @@ from trl.models.utils import prepare_fsdp
 
 from sdpo.method.teacher import Teacher, trained_weights
 
-FILE = "teacher.safetensors"
+# Not beside the policy's weights: vLLM loads every *.safetensors in a folder without an index.
+FILE = "teacher/weights.safetensors"
+_EARLIER_FILE = "teacher.safetensors"
 
 
 def prepare_teacher(teacher: Teacher, accelerator: Accelerator, policy: nn.Module) -> None:
@@ -49,10 +51,12 @@ def save_teacher(teacher: Teacher, folder: Path, main: bool) -> None:
     """Write the teacher's own weights to the folder, if it has any; every process calls it, the `main` one writes."""
     weights = teacher.state_dict()
     if main and weights is not None:
+        (folder / FILE).parent.mkdir(exist_ok=True)
         save_file({name: weight.clone().contiguous() for name, weight in weights.items()}, folder / FILE)
 
 
 def load_teacher(teacher: Teacher, folder: Path) -> None:
-    """Load the weights that `save_teacher` wrote; every process calls it."""
+    """Load the weights that `save_teacher` wrote, also in an earlier version; every process calls it."""
     if teacher.kind in ("ema", "gated"):
-        teacher.load_state_dict(load_file(folder / FILE))
+        path = folder / FILE
+        teacher.load_state_dict(load_file(path if path.exists() else folder / _EARLIER_FILE))

@@ -107,6 +107,11 @@ def test_a_checkpoint_stores_only_teachers_that_cannot_be_reconstructed(kind, tm
     assert not torch.allclose(logps(loaded), logps(teacher), atol=1e-4)
     load_teacher(loaded, tmp_path)
     assert torch.equal(logps(loaded), logps(teacher))
+    assert not list(tmp_path.glob("*.safetensors"))  # a server takes all of them for the policy's weights
+    (tmp_path / "teacher" / "weights.safetensors").replace(tmp_path / "teacher.safetensors")
+    older, _ = prepared(kind, False)  # a checkpoint of an earlier version
+    load_teacher(older, tmp_path)
+    assert torch.equal(logps(older), logps(teacher))
     for other in ("live", "frozen"):
         (tmp_path / other).mkdir()
         save_teacher(prepared(other, False)[0], tmp_path / other, main=True)

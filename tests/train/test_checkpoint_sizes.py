@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from torch import nn
 from transformers import TrainingArguments
 
@@ -14,6 +15,7 @@ from sdpo.plan.plan import plan_of
 from sdpo.runtime.disk import CheckpointSize, number_of_checkpoints
 from sdpo.train import checkpoint_sizes
 from sdpo.train.checkpoint_sizes import forecast, size_of
+from sdpo.train.publish import MODEL_FILES
 from tests.training import session_of, write_interactions, write_model
 
 
@@ -37,12 +39,14 @@ def test_a_checkpoint_takes_what_was_said_and_weights_alone_are_not_resumed(only
     folders = sorted((tmp_path / "run").glob("checkpoint-*"))
     assert said and int(said[1]) == len(folders) == 2
     assert ("weights alone" in said[0]) == only_model
-    names = {path.name for path in folders[0].iterdir()}
-    assert ("optimizer.pt" in names) == ("teacher.safetensors" in names) == (not only_model)
+    names = {path.relative_to(folders[0]).as_posix() for path in folders[0].rglob("*")}
+    assert ("optimizer.pt" in names) == ("teacher/weights.safetensors" in names) == (not only_model)
+    uploaded = set(filter_repo_objects(names, allow_patterns=[*MODEL_FILES]))
+    assert {name for name in uploaded if name.endswith(".safetensors")} == {"model.safetensors"}
     size = size_of(run.trainer.model, run.teacher, run.trainer.args)
     planned = plan_of(run.settings).disk
     assert planned.size == size and planned.checkpoints == len(folders)
-    large = [path for path in folders[0].iterdir() if path.suffix in (".safetensors", ".pt")]
+    large = [path for path in folders[0].rglob("*") if path.suffix in (".safetensors", ".pt")]
     written = sum(path.stat().st_size for path in large if "rng" not in path.name and "scheduler" not in path.name)
     assert size.total == pytest.approx(written, rel=0.1)
     (tmp_path / "run" / "summary.json").unlink()
