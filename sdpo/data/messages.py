@@ -34,6 +34,7 @@ _THOUGHT_PARTS = {
     "thinking", "redacted_thinking", "reasoning", "reasoning_content", "thought", "think", "flag", "token_budget",
     "summary_text", "reasoning_text",
 }  # fmt: skip
+_BESIDE = ("step-start", "source", "data-")  # parts that are no content
 _TOOL_WORDS = ("tool", "function", "_call", "mcp_", "code_execution")
 _UP = {"thumbs_up", "thumbsup", "up", "like", "liked", "good", "positive", "upvote", "👍", "true", "yes"}
 _DOWN = {"thumbs_down", "thumbsdown", "down", "dislike", "disliked", "bad", "negative", "downvote", "👎", "false", "no"}
@@ -157,14 +158,14 @@ def read_message(given: Any) -> list[SourceMessage] | Dropped:
         return Dropped("a message of unknown role")
     parts = given.get("parts")
     if isinstance(parts, list) and given.get("content") is None:
-        content = content_of(gemini_parts(parts))
+        content = content_of(typed_parts(parts))
     else:
         values = (given.get(name) for name in ("content", "value", "text"))
         content = content_of(next((value for value in values if value is not None), None))
     if isinstance(content, Dropped):
         return content
     extra = given.get("additional_kwargs")
-    calls = [given.get("tool_calls"), given.get("function_call")]
+    calls = [given.get(name) for name in ("tool_calls", "function_call", "toolInvocations")]
     calls += [extra.get("tool_calls"), extra.get("function_call")] if isinstance(extra, dict) else []
     if not content.text and not content.missing and given.get("refusal"):
         content = content._replace(missing=REFUSAL)
@@ -185,14 +186,17 @@ def is_finished(given: dict) -> bool:
     )
 
 
-def gemini_parts(parts: list) -> list:
-    """Return parts of Gemini's interface as parts with a type."""
+def typed_parts(parts: list) -> list:
+    """Return parts of Gemini's interface or of Vercel's AI SDK as parts with a type, without steps and sources."""
     results: list[dict] = []
     for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(part, str):
             results.append({"type": "text", "text": part})
         elif not isinstance(part, dict):
             results.append({"type": "unknown"})
+        elif isinstance(kind, str):
+            results += [] if kind.startswith(_BESIDE) else [part]
         elif part.get("thought") is True or part.get("isThought"):
             results.append({"type": "thought"})
         elif isinstance(part.get("text"), str):

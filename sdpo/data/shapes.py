@@ -7,7 +7,6 @@ from typing import Any
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.messages import (
     content_of,
-    gemini_parts,
     id_of,
     is_finished,
     message,
@@ -17,6 +16,7 @@ from sdpo.data.messages import (
     read_messages,
     role_of,
     system_text,
+    typed_parts,
 )
 from sdpo.data.times import moment, time_of
 
@@ -143,7 +143,7 @@ def answer_messages(value: Any) -> list[SourceMessage]:
         items = response_items(value["output"])
         return [] if isinstance(items, Dropped) else _ended(items, value)
     if isinstance(value.get("parts"), list):
-        return _assistant({"content": gemini_parts(value["parts"])})
+        return _assistant({"content": typed_parts(value["parts"])})
     for name in ("generations", "messages", "message", "output", "answer", "response", "result", "kwargs"):
         if value.get(name):
             return answer_messages(value[name])

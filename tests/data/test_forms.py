@@ -336,6 +336,28 @@ def test_an_answer_that_was_stopped_in_chatgpt_is_not_finished(tmp_path, end):
     assert [made.finished for made in interactions(one)] == [False, True]
 
 
+def parts(*parts):
+    messages = [{"role": role, "parts": [{"type": "text", "text": text}]} for role, text in WORDS]
+    messages[1]["parts"] = list(parts)
+    return {"id": "c", "messages": messages}
+
+
+def test_thoughts_and_tools_in_the_parts_of_vercels_ai_sdk_are_seen(tmp_path):
+    shown = {"type": "text", "text": ANSWER}
+    beside = [{"type": "step-start"}, {"type": "source-url", "url": "https://a"}, {"type": "data-weather", "data": {}}]
+    row = parts(*beside, {"type": "reasoning", "text": "They want tea."}, shown)
+    (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+    assert interactions(one)[0].completion == ANSWER and not one.messages[1].beside
+    for kind in ("tool-getTea", "dynamic-tool"):
+        row = parts({"type": kind, "toolCallId": "t", "state": "output-available", "input": {}}, shown)
+        (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+        assert interactions(one)[0] == Dropped("a tool was used")
+    earlier = parts(shown)
+    earlier["messages"][1] = {"role": "assistant", "content": ANSWER, "toolInvocations": [{"toolName": "getTea"}]}
+    (one,), _, _ = read(written([earlier], tmp_path / "l.json", False), tmp_path)
+    assert interactions(one)[0] == Dropped("a tool was used")
+
+
 def test_thoughts_in_a_librechat_text_leave_the_answer(tmp_path):
     row = librechat(recursive=False)
     row["messages"][1]["text"] = f":::thinking\nThey want tea.\n:::\n{ANSWER}"
