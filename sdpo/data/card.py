@@ -7,7 +7,7 @@ from typing import Any
 
 SPLITS = ("train", "validation", "test")
 # The columns of interactions. Without them the types of the first rows would count: a model that only later rows name,
-# or ratings that only later rows have, would then be errors.
+# or ratings and unfinished answers that only later rows have, would then be errors.
 INTERACTION_COLUMNS = {
     "id": "string",
     "conversation_id": "string",
@@ -21,6 +21,7 @@ INTERACTION_COLUMNS = {
     "completion_length": "int64",
     "user_response_length": "int64",
     "rating": "float64",
+    "finished": "bool",
 }
 
 

@@ -14,7 +14,7 @@ from sdpo.errors import RecordError, command, instead_of, nearest_first
 from sdpo.text.prompts import Message
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
-_USUAL = {"rating": None, "finished": True}  # fields that a row may lack, and what that means
+_USUAL = {"rating": None, "finished": True}  # fields that a row may lack or have as null, and what that means
 _OF_CONVERSATIONS = {"messages", "conversation", "conversations", "mapping", "chat_messages", "chat"}
 
 
@@ -86,7 +86,8 @@ def read_interactions(path: Path, make_with: str) -> Iterator[Interaction]:
     """
     names = list(Interaction.__annotations__)
     for row in _read_records(path, make_with, _interaction_fault, "interaction"):
-        fields: dict[str, Any] = {name: row.get(name, _USUAL.get(name)) for name in names}
+        values = {name: value for name, value in row.items() if value is not None}
+        fields: dict[str, Any] = {name: values.get(name, _USUAL.get(name)) for name in names}
         yield Interaction(**fields)
 
 
@@ -168,7 +169,7 @@ def _field_fault(row: dict) -> str | None:
             return f"field {field} must be a non-empty string or null"
     if type(row.get("rating")) not in (int, float, type(None)):
         return "field rating must be a number or null"
-    if type(row.get("finished", True)) is not bool:
+    if not isinstance(row.get("finished"), bool | None):
         return "field finished must be true or false, or be omitted"
     turn = row.get("turn_id")
     if type(turn) is not int or turn < 0:

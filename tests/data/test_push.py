@@ -14,7 +14,7 @@ from jobs import push_data as push_data_job
 from sdpo.data import push
 from sdpo.data.card import dataset_card
 from sdpo.runtime import launch
-from sdpo.text.records import Interaction, interaction_lines
+from sdpo.text.records import Interaction, interaction_lines, read_interactions
 from tests.commands import clean_environment
 from tests.upload_hub import UploadHub
 
@@ -43,7 +43,7 @@ def test_load_dataset_reads_the_folder_and_its_files(module, splits):
         (file,) = folder.glob("*.jsonl" if len(splits) == 1 else f"{split}.jsonl")
         rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
         assert list(loaded[split]["id"]) == [row["id"] for row in rows]
-        named = {**rows[0], **({"rating": None} if "completion" in rows[0] else {})}
+        named = {**rows[0], **({"rating": None, "finished": None} if "completion" in rows[0] else {})}
         if "timestamp" in named:  # the reader writes times in its own form
             named["timestamp"] = named["timestamp"].replace("T", " ").removesuffix("+00:00")
         assert loaded[split][0] == named
@@ -55,12 +55,18 @@ def test_values_that_only_later_rows_have_are_read_too(tmp_path):
     message = [{"role": "user", "content": "why?"}]
     first = Interaction("0", "c", 1, None, None, message, "so" * 500, "no")
     rows = [dataclasses.replace(first, id=str(number)) for number in range(9000)]  # more than is read at once
-    rows.append(Interaction("9000", "c", 1, "a-model", "2026-11-14T22:13:20Z", message, "so", "no", rating=-1))
+    rows.append(
+        Interaction("9000", "c", 1, "a-model", "2026-11-14T22:13:20Z", message, "so", "no", rating=-1, finished=False)
+    )
     (tmp_path / "a_interactions.jsonl").write_text("".join(interaction_lines(rows)))
     report = {"job": "prep-logs", "source": str(tmp_path), "counts": {"interactions": {}}}
     (tmp_path / "README.md").write_text(dataset_card(report, ["a_interactions.jsonl", "report.json"]))
     loaded = load_dataset(str(tmp_path), split="train", cache_dir="cache")
     assert (loaded[9000]["model"], loaded[9000]["rating"], loaded[0]["rating"]) == ("a-model", -1, None)
+    assert (loaded[9000]["finished"], loaded[0]["finished"]) == (False, None)
+    loaded.to_json(tmp_path / "back.jsonl")
+    back = read_interactions(tmp_path / "back.jsonl", "")
+    assert [(one.id, one.finished) for one in back] == [(one.id, one.finished) for one in rows]
     assert str(tmp_path) not in (tmp_path / "README.md").read_text()
 
 
