@@ -24,10 +24,12 @@ SYSTEM_NAMES = (
 )  # fmt: skip
 
 # Where the formats say how an answer ended, and what they say of one that did not come to its end.
-_ENDS = ("finish_reason", "finishReason", "stop_reason", "status", "type")
+_ENDS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "done_reason", "status", "type")
 _UNFINISHED = {
     "length", "max_tokens", "max_output_tokens", "incomplete", "interrupted", "finished_partial_completion",
+    "userstopped", "maxpredictedtokensreached", "contextlengthreached",
 }  # fmt: skip
+_CUT = {"finished": "false", "unfinished": "true", "partial": "true"}  # in a table as text
 
 _TEXT_PARTS = {None, "text", "input_text", "output_text", "voice_note", "audio_transcription", "markdown", "plaintext"}
 _THOUGHT_PARTS = {
@@ -181,7 +183,8 @@ def is_finished(given: dict) -> bool:
     """Return whether an answer came to its own end, by what an object says of it: most formats say nothing."""
     places = [given, given.get("response_metadata"), given.get("finish_details")]
     ends = [fields.get(name) for fields in places if isinstance(fields, dict) for name in _ENDS]
-    return given.get("finished") is not False and not any(
+    flags = {name: str(given[name]).lower() for name in _CUT if isinstance(given.get(name), bool | str)}
+    return all(_CUT[name] != flag for name, flag in flags.items()) and not any(
         isinstance(end, str) and end.lower() in _UNFINISHED for end in ends
     )
 

@@ -146,7 +146,7 @@ def answer_messages(value: Any) -> list[SourceMessage]:
         return _assistant({"content": typed_parts(value["parts"])})
     for name in ("generations", "messages", "message", "output", "answer", "response", "result", "kwargs"):
         if value.get(name):
-            return answer_messages(value[name])
+            return _ended(answer_messages(value[name]), value)
     return _assistant(value) if "content" in value or "text" in value else []
 
 

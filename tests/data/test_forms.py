@@ -336,6 +336,55 @@ def test_an_answer_that_was_stopped_in_chatgpt_is_not_finished(tmp_path, end):
     assert [made.finished for made in interactions(one)] == [False, True]
 
 
+def changed(value, at, **fields):
+    """Return rows with more fields in the object at a path of names and indices."""
+    inner = value
+    for key in at:
+        inner = inner[key]
+    inner.update(fields)
+    return value
+
+
+def interrupted():
+    rows = claude_code()
+    said = {"role": "user", "content": [{"type": "text", "text": "[Request interrupted by user]"}]}
+    rows[4]["parentUuid"] = "i"  # the follow-up
+    return [*rows[:4], {**rows[4], "uuid": "i", "parentUuid": "m1", "message": said}, *rows[4:]]
+
+
+STATS = {"genInfo": {"stats": {"stopReason": "userStopped"}}}
+SAMPLE = {"step": 1, "prompt": ASK, "completion": ANSWER, "follow_up": REPLY, "finished": False}
+INTERACTION = {"id": "c_1", "conversation_id": "c", "turn_id": 1, "prompt": chat(1), "completion": ANSWER,
+               "user_response": REPLY, "finished": False}  # fmt: skip
+LINES = [{"conversation_id": "c", "role": role, "content": text} for role, text in WORDS]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        SAMPLE,
+        INTERACTION,
+        changed(json.loads(json.dumps(LINES)), [1], finish_reason="length"),
+        changed(json.loads(json.dumps(LINES)), [1], finished=False),
+        changed(librechat(recursive=False), ["messages", 1], unfinished=True),
+        changed(librechat(recursive=False), ["messages", 1], finish_reason="incomplete"),
+        changed(lmstudio(), ["messages", 1, "versions", 1, "steps", 1], **STATS),
+        changed(grok(), ["conversations", 0, "responses", 3, "response"], partial=True),
+        changed(ai_studio(), ["chunkedPrompt", "chunks", 2], finishReason="MAX_TOKENS"),
+        {**call({"message": ENDED, "done": True, "done_reason": "length"}),
+         "request": {"messages": chat(1)}, "user_response": REPLY},
+        interrupted(),
+    ],
+    ids=["sample", "interaction", "line", "finished of a line", "LibreChat", "LibreChat's reason", "LM Studio", "Grok",
+         "AI Studio", "Ollama", "Claude Code"],
+)  # fmt: skip
+def test_an_answer_that_other_forms_call_truncated_or_stopped_is_not_finished(tmp_path, rows):
+    (one,), _, _ = read(written(rows, tmp_path / "l.json", False), tmp_path)
+    answers = [message.finished for message in one.messages if message.role == "assistant" and message.text]
+    assert answers == [False, *[True] * (len(answers) - 1)]
+    assert [made.finished for made in interactions(one)] == answers[: len(interactions(one))]
+
+
 def parts(*parts):
     messages = [{"role": role, "parts": [{"type": "text", "text": text}]} for role, text in WORDS]
     messages[1]["parts"] = list(parts)

@@ -58,7 +58,8 @@ def _message(row: dict, message: Any) -> list[SourceMessage] | Dropped:
         if one.role == "user" and _CLIENT.match(text):
             continue
         text = _INTERRUPTED.sub("", text).strip()
-        results.append(one._replace(text=text, missing="" if text else one.missing or FAILED))
+        finished = not _INTERRUPTED.search(one.text)  # of the answer before it, see _join
+        results.append(one._replace(text=text, missing="" if text else one.missing or FAILED, finished=finished))
     return results
 
 
@@ -76,13 +77,23 @@ def _join(pieces: list[Piece]) -> Iterator[Conversation | Dropped]:
         whole = by_id[names[0]]["parent"] is None
         kept = [by_id[key] for key in names] if whole else main
     fault = next((value["fault"] for value in kept if value["fault"]), "")
-    messages = [SourceMessage(*one) for value in kept for one in value["messages"]]
+    messages = _interrupted([SourceMessage(*one) for value in kept for one in value["messages"]])
     if fault or not messages:
         yield from [Dropped(fault or "no messages", pieces[0].where)] * len(pieces)
         return
     models = [value["model"] for value in kept if value["model"] and value["model"] != "<synthetic>"]
     when = next((value["time"] for value in kept if value["time"]), None)
     yield Conversation(pieces[0].key, messages, models[-1] if models else None, when, rows=len(pieces))
+
+
+def _interrupted(messages: list[SourceMessage]) -> list[SourceMessage]:
+    """Return the messages with the answers that the user interrupted as unfinished: the next message says so."""
+    results: list[SourceMessage] = []
+    for one in messages:
+        if one.role == "user" and not one.finished and results and results[-1].role == "assistant":
+            results[-1] = results[-1]._replace(finished=False)
+        results.append(one._replace(finished=True) if one.role == "user" else one)
+    return results
 
 
 FORM = Form("Claude Code session", _matches, _read, _join)

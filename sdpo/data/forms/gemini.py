@@ -43,7 +43,7 @@ def _content(chunk: Any) -> Any:
         return {"role": chunk.get("role"), "parts": []}
     text = isinstance(chunk.get("text"), str)
     part = {"text": chunk["text"], "thought": chunk.get("isThought") is True} if text else {"file": True}
-    return {"role": chunk.get("role"), "parts": [part]}
+    return {"role": chunk.get("role"), "parts": [part], "finishReason": chunk.get("finishReason")}
 
 
 FORM = Form("Gemini contents", _matches, _read)

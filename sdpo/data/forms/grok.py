@@ -4,7 +4,7 @@ from typing import Any
 
 from sdpo.data.conversation import Conversation, Dropped
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, id_of, message, rating_in, role_of
+from sdpo.data.messages import content_of, id_of, is_finished, message, rating_in, role_of
 from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf, read_each
 from sdpo.data.times import moment
 
@@ -49,7 +49,7 @@ def _message(one: dict) -> Messages:
         content = content_of([{"type": "text", "text": content.text}, {"type": "file"}])
     if isinstance(content, Dropped):
         return content
-    return message(role, content, rating=rating_in(one) if role == "assistant" else None)
+    return message(role, content, rating=rating_in(one) if role == "assistant" else None, finished=is_finished(one))
 
 
 FORM = Form("Grok export", _matches, _read)

@@ -5,7 +5,7 @@ from typing import Any
 
 from sdpo.data.conversation import FAILED, Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, id_of, message, nonempty_text, rating_in, system_text
+from sdpo.data.messages import content_of, id_of, is_finished, message, nonempty_text, rating_in, system_text
 from sdpo.data.shapes import BROKEN, Messages, branch, conversation, newest_leaf
 
 _THOUGHTS = re.compile(r"\A\s*:::thinking[^\n]*\n(?:.*?\n)??:::[^\S\n]*(?:\n\s*|\Z)", re.DOTALL)
@@ -73,7 +73,7 @@ def _message(one: dict) -> Messages:
         return [SourceMessage(role, "", FAILED)]
     files = one.get("files")
     content = content._replace(media=content.media or (isinstance(files, list) and bool(files)))
-    return message(role, content, rating=rating_in(one) if role == "assistant" else None)
+    return message(role, content, rating=rating_in(one) if role == "assistant" else None, finished=is_finished(one))
 
 
 def _without_thoughts(text: Any) -> Any:

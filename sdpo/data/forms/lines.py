@@ -7,7 +7,7 @@ from sdpo.data.columns import CONVERSATION_NAMES, ROLE_NAMES, TEXT_NAMES, TIME_N
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form, Piece
 from sdpo.data.forms.order import in_order, place_of, shown
-from sdpo.data.messages import content_of, first, id_of, message, nonempty_text, rating_in, role_of
+from sdpo.data.messages import content_of, first, id_of, is_finished, message, nonempty_text, rating_in, role_of
 from sdpo.data.times import time_of
 
 
@@ -31,7 +31,7 @@ def _read(row: dict, name: str) -> Piece | Dropped:
         fault = content.reason
     else:
         read = content._replace(tools=content.tools or bool(row.get("tool_calls")))
-        messages = message(role, read, rating=rating_in(row))
+        messages = message(role, read, rating=rating_in(row), finished=is_finished(row))
     value: dict[str, Any] = {
         **place_of(row), "fault": fault, "column": column, "messages": [list(one) for one in messages],
         "model": nonempty_text(row.get("model")), "time": time_of(first(row, TIME_NAMES)),

@@ -4,7 +4,7 @@ from typing import Any
 
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form
-from sdpo.data.messages import content_of, message, nonempty_text, role_of, system_text
+from sdpo.data.messages import content_of, is_finished, message, nonempty_text, role_of, system_text
 from sdpo.data.shapes import Messages, conversation
 
 
@@ -44,9 +44,13 @@ def _message(version: dict) -> Messages:
         content = content_of(version.get("content"))
         return content if isinstance(content, Dropped) else message(role, content)
     parts: list = []
+    finished = True
     for step in steps:
         if not isinstance(step, dict):
             continue
+        generated = step.get("genInfo")
+        if isinstance(generated, dict) and isinstance(generated.get("stats"), dict):
+            finished = is_finished(generated["stats"])  # the last one's: generation can be continued
         if step.get("type") == "contentBlock" and isinstance(step.get("content"), list):
             style = step.get("style")
             thinking = isinstance(style, dict) and style.get("type") == "thinking"
@@ -54,7 +58,7 @@ def _message(version: dict) -> Messages:
         elif "tool" in str(step.get("type")).lower():
             parts.append({"type": "tool_call"})
     content = content_of([_part(part) for part in parts])
-    return content if isinstance(content, Dropped) else message(role, content)
+    return content if isinstance(content, Dropped) else message(role, content, finished=finished)
 
 
 def _part(part: Any) -> Any:

@@ -15,7 +15,7 @@ from sdpo.data.columns import (
 from sdpo.data.conversation import Conversation, Dropped, SourceMessage
 from sdpo.data.forms import Form, Piece
 from sdpo.data.forms.order import in_order, place_of
-from sdpo.data.messages import first, id_of, nonempty_text, rating_in, rating_of, system_text
+from sdpo.data.messages import first, id_of, is_finished, nonempty_text, rating_in, rating_of, system_text
 from sdpo.data.shapes import answer_messages, request_messages
 from sdpo.data.times import time_of
 
@@ -40,7 +40,11 @@ def _read(row: dict, name: str) -> Piece | Dropped:
     reply = request_messages(follow_up) if follow_up else []
     if isinstance(reply, Dropped):
         return reply
-    answer = [one._replace(rating=rating) if one.role == "assistant" else one for one in answer]
+    finished = is_finished(row)
+    answer = [
+        one._replace(rating=rating, finished=one.finished and finished) if one.role == "assistant" else one
+        for one in answer
+    ]
     value: dict[str, Any] = {
         **place_of(row), "calls": any(one.role == "assistant" for one in question),
         "messages": [list(one) for one in (*system_text(row), *question, *answer)],
