@@ -87,7 +87,7 @@ def _head(name: str, settings: dict, summary: dict, merged: bool) -> str:
         if after.get(figure) is not None
     ]
     return ModelCardData(
-        base_model=None if base.startswith(("/", ".")) else base or None,
+        base_model=base if _is_on_hub(base) else None,
         license=settings.get("model_license"),
         datasets=[source] if source else None,
         library_name="transformers" if merged or settings.get("adapter", "none") == "none" else "peft",
@@ -96,6 +96,18 @@ def _head(name: str, settings: dict, summary: dict, merged: bool) -> str:
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()
+
+
+def _is_on_hub(name: str) -> bool:
+    """Return whether a model's name is one of the hub's, by its form; the hub refuses a card with another."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return bool(name) and not Path(name).exists()
 
 
 def _source_of(data: str | None) -> str | None:

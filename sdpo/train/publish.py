@@ -53,14 +53,15 @@ def finish_model(
         is_written = export_gguf(merged or checkpoint, run.path, settings.llama_cpp)
         done.append("written as GGUF" if is_written else NOT_EXPORTED)
     if settings.push_to_hub:
+        model, about = (merged, merged) if settings.merge_adapter and merged else (checkpoint, run.path)
         address = upload(
-            merged if settings.merge_adapter and merged else checkpoint,
+            model,
             settings.push_to_hub,
             settings.hf_token,
             public=settings.hub_public,
             message=f"{job}, {run.path.name}",
             files=MODEL_FILES,
-            more={"README.md": run.path / "README.md"},
+            more={"README.md": about / "README.md"},
             again=command(
                 job, merge_adapter=settings.merge_adapter, push_to_hub=settings.push_to_hub,
                 hub_public=settings.hub_public, model_license=settings.model_license, output_dir=run.path,

@@ -74,7 +74,8 @@ def test_a_finished_run_is_merged_exported_and_uploaded_without_training(run, tm
     assert all(after[path] == before[path] for path in kept) and (run / "model.gguf").exists()
     assert set(load(hub.files["me/brief"]["model.safetensors"])) and (run / "merged" / "model.safetensors").exists()
     head = yaml.safe_load(hub.files["me/brief"]["README.md"].decode().split("---")[1])
-    assert head["license"] == "mit" and TOKEN not in done.stdout + done.stderr
+    assert (head["license"], head["library_name"]) == ("mit", "transformers")
+    assert TOKEN not in done.stdout + done.stderr
 
 
 def test_it_can_be_repeated_and_its_upload_is_that_of_a_training(run, tmp_path):

@@ -162,6 +162,16 @@ def test_the_card_names_the_data_it_was_prepared_from_and_no_folder_of_this_mach
     assert "datasets" not in yaml.safe_load(card("a-job", {"settings": values}, {}).split("---")[1])
 
 
+def test_the_card_names_the_base_model_if_that_is_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "qwen").mkdir(parents=True)
+    (tmp_path / "qwen").mkdir()
+    folders = ("models/qwen", "qwen", "./qwen", "~/qwen", "runs/one/checkpoint-2", "/home/me/qwen")
+    for model, named in {"gpt2": "gpt2", "Qwen/Qwen3-4B": "Qwen/Qwen3-4B", **dict.fromkeys(folders)}.items():
+        head = yaml.safe_load(card("a-job", {"settings": {"model": model}}, {}).split("---")[1])
+        assert head.get("base_model") == named, model
+
+
 # GGUF
 
 
