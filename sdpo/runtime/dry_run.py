@@ -11,6 +11,7 @@ from sdpo.runtime import processes
 from sdpo.runtime.loading import load
 from sdpo.runtime.user_server import needs_user, starts_server
 from sdpo.settings import CommonSettings, LaunchSettings
+from sdpo.settings.command_line import name_of_word
 
 if TYPE_CHECKING:
     from sdpo.runtime.job import Job
@@ -61,7 +62,8 @@ def _without_dry_run(arguments: Sequence[str]) -> list[str]:
     follows = False  # whether the last argument was the flag alone
     for argument in arguments:
         name = argument.partition("=")[0]
-        if name in ("--dry-run", "DRY_RUN") or (follows and not argument.startswith("--")):
+        is_value = follows and not argument.startswith("--") and name_of_word(argument) is None
+        if is_value or name in ("--dry-run", "DRY_RUN"):
             follows = argument == "--dry-run"
             continue
         kept.append(argument)
