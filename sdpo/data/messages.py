@@ -68,12 +68,14 @@ def content_of(content: Any) -> Content | Dropped:
         content = [content]
     if not isinstance(content, list):
         return Dropped("a message that is not text")
-    texts, tools, media, refused, thoughts = [], False, False, False, False
+    texts, tools, media, refused, thoughts, between = [], False, False, False, False, "\n"
     for part in content:
         text = part if isinstance(part, str) else _part_text(part)
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(text, str):
             texts += [text] if text else []
+            if isinstance(part, dict) and part.get("citations"):
+                between = ""  # blocks are then split within sentences, where a source begins or ends
         elif not isinstance(part, dict):
             media = media or part is not None
         elif isinstance(kind, str) and any(word in kind for word in _TOOL_WORDS):
@@ -85,7 +87,7 @@ def content_of(content: Any) -> Content | Dropped:
         elif kind not in _TEXT_PARTS if isinstance(kind, str | None) else True:
             media = True
     missing = MEDIA if media else REFUSAL if refused else THOUGHTS if thoughts else ""
-    return _checked(Content("\n".join(texts), tools, media, missing))
+    return _checked(Content(between.join(texts), tools, media, missing))
 
 
 def _part_text(part: Any) -> str | None:

@@ -407,6 +407,15 @@ def test_thoughts_and_tools_in_the_parts_of_vercels_ai_sdk_are_seen(tmp_path):
     assert interactions(one)[0] == Dropped("a tool was used")
 
 
+def test_the_blocks_of_an_answer_with_citations_are_one_text(tmp_path):
+    blocks = [{"type": "text", "text": text} for text in ("The grass is ", "green", " and the sky\n\nis ", "blue", ".")]
+    for cited in (blocks[1], blocks[3]):
+        cited["citations"] = [{"type": "char_location", "cited_text": cited["text"], "document_index": 0}]
+    row = {"id": "c", "messages": [*chat(1), {"role": "assistant", "content": blocks}]}
+    (one,), _, _ = read(written([row], tmp_path / "l.json", False), tmp_path)
+    assert one.messages[-1].text == "The grass is green and the sky\n\nis blue."
+
+
 def test_thoughts_in_a_librechat_text_leave_the_answer(tmp_path):
     row = librechat(recursive=False)
     row["messages"][1]["text"] = f":::thinking\nThey want tea.\n:::\n{ANSWER}"
