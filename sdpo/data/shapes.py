@@ -150,9 +150,13 @@ def answer_messages(value: Any) -> list[SourceMessage]:
     return _assistant(value) if "content" in value or "text" in value else []
 
 
-def _ended(answer: list[SourceMessage], given: dict) -> list[SourceMessage]:
+def _ended(answer: list[SourceMessage], given: Any) -> list[SourceMessage]:
     """Return the answer, unfinished if the object that holds it says so."""
-    return answer if is_finished(given) else [one._replace(finished=False) for one in answer]
+    return (
+        answer
+        if not isinstance(given, dict) or is_finished(given)
+        else [one._replace(finished=False) for one in answer]
+    )
 
 
 def _list(value: dict, name: str) -> bool:
