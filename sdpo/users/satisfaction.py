@@ -134,16 +134,17 @@ _PRAISE_IDIOM = re.compile(
     r"|\bno (?:complaints?|changes?|notes)\b"
 )
 _REQUEST = re.compile(
-    r"\bplease\b|\b(?:could|can|would|will) you\b"
+    r"\bplease\b|\b(?:could|can|would|will) you\b|\b(?:can|could|may) i (?:have|get)\b"
     r"|\bi(?:'d| would) (?:like|prefer|rather|be (?:happier|glad)|love|appreciate|have \w+ed)\b"
-    r"|\bi (?:really |just |only )?(?:want|wish|need|prefer|miss|asked|hoped|expected|was hoping)\b"
+    r"|\bi (?:really |just |only |had )?(?:want|wish|need|prefer|miss|asked|hoped|expected|was hoping)\b"
     r"|\btoo (?!\bbad\b)\w+|\b(?:instead|next time|rather than|unfortunately|should (?:be|have|use|not)|shouldn't"
     r"|could (?:be|have)|needs? (?:to|more|a|an)|would help)\b"
     rf"|\b(?:not|isn't|wasn't|don't|didn't|doesn't|can't|never|hardly) (?:\w+ ){{0,3}}{_GLAD}\b"
     r"|\bbut\b|\bhowever\b|\bexcept\b|\b(?:bothers?|annoy\w*|distract\w*|dislike|hate|disappoint\w*|dull|flat)\b"
     r"|(?:^|[.!?,;:–—-] )(?:just |and |so |then )?"
     r"(?:add|use|make|give|put|cut|drop|remove|skip|avoid|leave|stop|write|turn|say|tell|get rid|keep|shorten|trim"
-    r"|rewrite|rephrase|end|start|begin|try|include|format|strip|break|list|take|liven|be|don't|do not)\b"
+    r"|rewrite|rephrase|end|start|begin|try|include|format|strip|break|list|take|liven|be|don't|do not"
+    r"|(?:answer|reply|respond)(?= (?:me|in|with|again|only)\b))\b"
 )
 _PRAISE = re.compile(
     r"\bpraised\b|\b(?:thanks|thank you|perfect(?:ly)?|great|wonderful(?:ly)?|excellent|brilliant|fantastic|lovely"
