@@ -109,7 +109,7 @@ _PROGRAM = "make" if (Path(__file__).parents[1] / "Makefile").is_file() else "sd
 
 def command(words: str) -> str:
     """Return the command line that runs a job, for messages: with make in a checkout, else with sdpo."""
-    return f"{_PROGRAM} {words}"
+    return f"make {words.replace('$', '$$')}" if _PROGRAM == "make" else f"{_PROGRAM} {words}"
 
 
 def help_command(job: str) -> str:

@@ -69,9 +69,20 @@ def paths_of(source: Path, own: Sequence[Path] = ()) -> list[Path]:
     """Return the file, or all files of the folder that are not hidden and not the job's `own`, written before."""
     if source.is_file():
         return [source]
-    found = sorted(path for path in source.rglob("*") if path.is_file() and not path.name.startswith("."))
+    found = sorted(path for path in _files_in(source) if path.is_file() and not path.name.startswith("."))
     left_out = {path.resolve() for path in own}
     return [path for path in found if path.resolve() not in left_out]
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and those inside it, also where they are links; each folder once."""
+    seen: set[str] = set()
+    for inner, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(inner)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(inner, name) for name in names)
 
 
 def sources_of(source: Path, scratch: Path, own: Sequence[Path] = ()) -> list[Source]:

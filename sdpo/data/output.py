@@ -74,6 +74,7 @@ class _PendingFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self.temporary.unlink(missing_ok=True)  # of a process that was killed: in containers the numbers recur
         self._folder = os.open(path.parent, os.O_RDONLY)
         try:
             self._has_temporary_name, descriptor = self._open()

@@ -1,5 +1,6 @@
 """Uploads prepared data to the hub: private unless said otherwise, and nothing that was not redacted by accident."""
 
+import glob
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def run(settings: "PushDataSettings", job: "Job") -> None:
         settings.hf_token,
         public=settings.public,
         message=f"{sum(count_rows(folder).values())} rows",
-        files=[*count_rows(folder), CARD],
+        files=[*map(glob.escape, count_rows(folder)), CARD],
         kind="dataset",
         again=_again(settings, job),
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpo import errors
 from sdpo import settings as settings_module
 from sdpo.llm.address import without_credentials
 from sdpo.report.folder import EVALUATION, Folder, listing, mapping
@@ -45,7 +46,7 @@ def command(folder: Folder, written: Mapping[str, Any]) -> str:
         for name, value in values.items()
         if value is not None and name not in left_out and value != "redacted"
     }
-    return " ".join(["make", job, *settings_module.as_words(kept)])
+    return errors.command(" ".join([job, *settings_module.as_words(kept)]))
 
 
 def exact(written: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ AUDIT = "audit"
 
 
 def check(settings: "RealStudySettings", job: "Job") -> None:
-    """Raise SettingError for an unknown part, template or style, or a variant that is not NAME=value words."""
+    """Raise SettingError for an unknown part, template or style, two models of one name, or what is no setting."""
     from sdpo.english.styles import check_style
     from sdpo.text.prompts import HINDSIGHT_TEMPLATES
 
@@ -39,6 +39,11 @@ def check(settings: "RealStudySettings", job: "Job") -> None:
                 raise SettingError(f"{name.upper()}={item} is unknown.{hint} Choose from {', '.join(known)}.")
     for style in items(settings.styles):
         check_style(style)
+    names = [Path(model).name for model in dict.fromkeys(settings.model.split())]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise SettingError(
+            f"MODEL={settings.model}: two models are named {twice}, and results are kept by name. Rename one folder."
+        )
     for variant in variants(settings):
         for word in shlex.split(variant):
             if "=" not in word:

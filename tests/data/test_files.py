@@ -187,6 +187,8 @@ def anonymous(request, monkeypatch):
 def test_files_appear_together_and_only_when_published(tmp_path, anonymous):
     folder = tmp_path / "a" / "b"
     paths = [folder / "first", folder / "second"]
+    folder.mkdir(parents=True)
+    (folder / f".first.{os.getpid()}").write_text("half")  # of a container that was killed: there numbers recur
     with Outputs(paths, force=False) as outputs:
         for path in paths:
             outputs[path].write(path.name.encode())

@@ -240,6 +240,15 @@ def test_a_file_whose_name_is_not_utf8_is_read():
     assert said(run(prep_logs, "--input", "chats")) == [("Ask.", "Answer.", "Reply.")]
 
 
+def test_folders_that_are_links_are_read_and_each_once(tmp_path):
+    write(tmp_path / "elsewhere" / "more.jsonl", [openai(SAID)])
+    Path("chats").mkdir()
+    for name, target in (("mine", tmp_path / "elsewhere"), ("again", tmp_path / "elsewhere"), ("round", Path("chats"))):
+        Path("chats", name).symlink_to(target.resolve())
+    folder = run(prep_logs, "--input", "chats")
+    assert said(folder) == [("Ask.", "Answer.", "Reply.")] and report_of(folder)["files"] == ["more.jsonl"]
+
+
 @pytest.mark.parametrize("value", [{"messages": None}, None])
 def test_messages_of_several_conversations_in_one_list_are_several_conversations(value):
     ids = (10**18 + 1, 10**18 + 2)  # as chat servers number them

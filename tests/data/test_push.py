@@ -72,6 +72,7 @@ def test_values_that_only_later_rows_have_are_read_too(tmp_path):
 
 def test_data_are_uploaded_as_a_private_dataset_and_a_dry_run_says_how_many_rows():
     folder = prepared(prep_english)
+    (folder / "validation.jsonl").rename(folder / "validation[1].jsonl")
     rows = {path.name: len(path.read_text("utf-8").splitlines()) for path in folder.glob("*.jsonl")}
     with UploadHub(TOKEN) as hub:
         planned = push_data(hub, "--data", str(folder), "--repo", "me/prompts", "--dry-run")
@@ -85,7 +86,7 @@ def test_data_are_uploaded_as_a_private_dataset_and_a_dry_run_says_how_many_rows
         "dataset",
         "private",
     )
-    assert set(hub.files["me/prompts"]) == {"README.md", "train.jsonl", "validation.jsonl"}
+    assert set(hub.files["me/prompts"]) == {"README.md", "train.jsonl", "validation[1].jsonl"}
     assert hub.files["me/prompts"]["train.jsonl"] == (folder / "train.jsonl").read_bytes()
     assert TOKEN not in planned.stdout + planned.stderr + done.stdout + done.stderr
 

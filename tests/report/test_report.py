@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs import report as job_module
+from sdpo import errors
 from sdpo import settings as settings_module
 from sdpo.errors import RunError
 from sdpo.report import write_report
@@ -192,10 +193,15 @@ def test_the_command_repeats_the_run(tmp_path, job, flags):
     assert match and command.startswith("make ")
     from html import unescape
 
-    make, target, *words = shlex.split(unescape(match[1]))
+    make, target, *words = shlex.split(unescape(match[1]).replace("$$", "$"))  # as make reads it
     assert (make, target) == ("make", JOBS[job].name)
     given = dict(word.split("=", 1) for word in words)
     assert settings_module.redacted(settings_for(job, **given)) == settings_module.redacted(settings_for(job, *flags))
+
+
+def test_without_a_makefile_the_command_is_that_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(errors, "_PROGRAM", "sdpo")
+    assert "sdpo train-online-tldr TINY=1" in page_of(write_run(tmp_path / "run", flags=["--tiny"])).text
 
 
 def test_a_folder_from_before_given_settings_were_recorded_names_those_that_differ(tmp_path):

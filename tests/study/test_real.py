@@ -99,6 +99,7 @@ def resolved(tmp_path, **changes):
         ({"templates": "befor"}, "Did you mean before"),
         ({"styles": "breif"}, "brief"),
         ({"variants": "LR 1e-4"}, "NAME=value|setting such as"),
+        ({"model": "org/tiny runs/a/merged runs/b/merged/"}, "two models are named merged"),
     ],
 )
 def test_what_cannot_be_studied_is_refused_before_a_model_is_loaded(tmp_path, changes, message):
