@@ -138,14 +138,14 @@ def test_an_error_of_wandb_while_the_run_starts_is_one_line(monkeypatch, tmp_pat
     from wandb.errors import CommError
 
     monkeypatch.setenv("WANDB_MODE", "offline")
-    settings = SimpleNamespace(output_dir=tmp_path, run_id="r", sources={}, report_to="wandb")
+    settings = SimpleNamespace(output_dir=tmp_path, run_id="r", sources={}, report_to="wandb", save_only_model=False)
 
     class Session:
         def run(self):
             raise CommError("entity x not found during upsertBucket")
 
     monkeypatch.setattr("sdpo.train.job.resume_command", lambda *_: "make x")
-    with pytest.raises(RunError, match="entity x not found"):
+    with pytest.raises(RunError, match="entity x not found.*resume with: make x"):
         run_session(settings, SimpleNamespace(name="x"), Session)
 
 
