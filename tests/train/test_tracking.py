@@ -145,7 +145,7 @@ def test_an_error_of_wandb_while_the_run_starts_is_one_line(monkeypatch, tmp_pat
             raise CommError("entity x not found during upsertBucket")
 
     monkeypatch.setattr("sdpo.train.job.resume_command", lambda *_: "make x")
-    with pytest.raises(RunError, match="entity x not found.*resume with: make x"):
+    with pytest.raises(RunError, match=r"entity x not found.*resume with: make x"):
         run_session(settings, SimpleNamespace(name="x"), Session)
 
 
