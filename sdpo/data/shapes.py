@@ -152,11 +152,9 @@ def answer_messages(value: Any) -> list[SourceMessage]:
 
 def _ended(answer: list[SourceMessage], given: Any) -> list[SourceMessage]:
     """Return the answer, unfinished if the object that holds it says so."""
-    return (
-        answer
-        if not isinstance(given, dict) or is_finished(given)
-        else [one._replace(finished=False) for one in answer]
-    )
+    if isinstance(given, dict) and not is_finished(given):
+        return [one._replace(finished=False) for one in answer]
+    return answer
 
 
 def _list(value: dict, name: str) -> bool:
